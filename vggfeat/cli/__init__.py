@@ -1,0 +1,113 @@
+"""The command line: one file per verb, imported only when its verb is called; errors become one line on stderr."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from vggfeat._version import __version__
+from vggfeat.cli.options import debugging
+from vggfeat.errors import UsageError, VggfeatError, unknown_name
+
+DONE, FAILED, USAGE, SKIPPED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: done; failed; wrong usage; done, but some images were skipped; interrupted."""
+
+VERBS = {
+    "nets": "Table 1 and 2: nets, depth, parameters, published weights.",
+    "download": "Fetch published weights, checked against their hash.",
+    "train": "Train a net as the paper did.",
+    "extract": "Images to descriptors, in one HDF5 file.",
+    "svm": "Fit linear SVMs on descriptors and score them.",
+    "predict": "Score new images with a fitted model.",
+    "info": "What a file is, and how it was made.",
+    "bench": "Measure this machine.",
+    "quickstart": "The whole road, offline, in about a minute.",
+}
+"""One line a verb, in the order of a user's work: `--help` imports none of their files."""
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb's file only when that verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"vggfeat.cli.{name}"), name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], VERBS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="vggfeat")
+def vggfeat() -> None:
+    """VGG nets for transfer learning: dense multi-scale descriptors, linear SVMs, the paper's protocols.
+
+    Results go to stdout (a path, or JSON with --json), everything else to stderr. Exit codes: 0 done, 1 failed,
+    2 wrong usage, 3 done but some images were skipped, 130 interrupted.
+
+    \b
+    Example:
+      find photos -name '*.jpg' | vggfeat extract --net D --scales 256,384,512 --aggregate stack
+    """
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with its code."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code; every error is one line on stderr."""
+    try:
+        code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our stdout has gone (`vggfeat nets | head -1`): not our failure. Point stdout at
+        # nothing, so that the interpreter's own flush at exit stays quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return DONE
+    except (KeyboardInterrupt, click.Abort):
+        return _report("interrupted", INTERRUPTED)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        if debugging():
+            raise
+        hint = getattr(error, "ctx", None)
+        advice = f" (see '{hint.command_path} --help')" if hint else ""
+        return _report(error.format_message().rstrip(".") + advice, USAGE)
+    except UsageError as error:
+        if debugging():
+            raise
+        return _report(str(error), USAGE)
+    except VggfeatError as error:
+        if debugging():
+            raise
+        return _report(str(error), FAILED)
+    except Exception as error:
+        if debugging():
+            raise
+        return _report(f"{type(error).__name__}: {error} (a defect of vggfeat; --debug shows where)", FAILED)
+    return code if isinstance(code, int) else DONE
+
+
+def _report(message: str, code: int) -> int:
+    """Prints the one line that an error is, line breaks and control characters made visible."""
+    line = "".join(c if c.isprintable() else " " if c == "\n" else ascii(c)[1:-1] for c in message)
+    print(f"vggfeat: {line}", file=sys.stderr)
+    return code

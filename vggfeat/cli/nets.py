@@ -1,0 +1,25 @@
+"""`vggfeat nets`."""
+
+from __future__ import annotations
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.options import common
+from vggfeat.stages.nets import nets as list_nets
+
+
+@click.command()
+@common
+def nets(as_json: bool, quiet: bool) -> None:
+    """Table 1 and 2: nets, depth, parameters, published weights.
+
+    \b
+    Example:
+      vggfeat nets --json
+    """
+    rows = list_nets()
+    if as_json:
+        report.print_json({"nets": rows})
+    else:
+        report.print_nets(rows)

@@ -1,0 +1,105 @@
+"""Option decorators that several verbs share. Flag names follow timm and torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_debug = False
+
+
+def debugging() -> bool:
+    """Whether --debug was given: then errors show their traceback."""
+    return _debug
+
+
+def _set_debug(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    global _debug  # the one switch that must outlive click's context: main() reads it after the context is gone
+    _debug = _debug or value
+
+
+class Numbers(click.ParamType):
+    """A comma-separated list of numbers, such as `256,384,512`."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float], metavar: str) -> None:
+        self.kind = kind
+        self.metavar = metavar
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The placeholder in the help."""
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The tuple of numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(word) for word in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no comma-separated list of numbers such as {self.metavar}", param, ctx)
+
+
+SCALES = Numbers(int, "Q,Q,..")
+
+
+def common(command: F) -> F:
+    """--json, --quiet and --debug, which every verb takes; --debug never reaches the command."""
+    for option in (
+        click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks."),
+        click.option("--quiet", is_flag=True, help="No progress, tables or notes on stderr; errors still show."),
+        click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
+    ):
+        command = option(command)
+    return command
+
+
+def net_options(many: bool = False) -> Callable[[F], F]:
+    """--net, --weights, --width, --seed and --offline; with `many`, --net and --weights may repeat."""
+
+    def decorate(command: F) -> F:
+        repeat = " Repeat to stack several nets." if many else ""
+        for option in (
+            click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
+            click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights."),
+            click.option(
+                "--width", type=float, default=1.0, show_default=True, help="Channel factor of random weights' nets."
+            ),
+            click.option(
+                "--weights", metavar="NAME|FILE", multiple=many, default=("published",) if many else "published",
+                help="published, oxford, oxford-keras, torchvision, none (random, Glorot), or a file: a vggfeat "
+                "checkpoint, torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
+            ),
+            click.option(
+                "--net", multiple=many, metavar="NET", default=None,
+                help="A, A-LRN, B, C, D, E or shallow-B; a checkpoint knows its own.  [default: D]" + repeat,
+            ),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def device_options(command: F) -> F:
+    """--device and --precision."""
+    for option in (
+        click.option(
+            "--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]), default="auto",
+            show_default=True, help="auto: bf16 where the hardware has it natively, else fp32.",
+        ),
+        click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+data_option = click.option(
+    "--data", metavar="DIR", envvar="VGGFEAT_DATA", default="data", show_default=True,
+    help="The data root (also VGGFEAT_DATA).",
+)  # fmt: skip

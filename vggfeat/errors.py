@@ -1,0 +1,55 @@
+"""Exceptions, each with the sentence that its reader needs. The command line turns them into one line on stderr."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VggfeatError(Exception):
+    """Something failed that the user can mend; the message names the thing and the way out (exit code 1)."""
+
+
+class UsageError(VggfeatError):
+    """What was asked for makes no sense: an unknown name, settings that contradict each other (exit code 2)."""
+
+
+class WeightsError(VggfeatError):
+    """A weights file or name cannot be used; the message says why."""
+
+
+class DownloadError(VggfeatError):
+    """A file could not be fetched, or what came is not what was published."""
+
+
+class ImageError(VggfeatError):
+    """One image cannot be used. It costs that image its row's values, never the run."""
+
+
+class DatasetError(VggfeatError):
+    """A data set is missing, incomplete or not laid out as its protocol says."""
+
+
+class StoreError(VggfeatError):
+    """A descriptor file cannot be opened, resumed, read or written."""
+
+
+class RecipeError(UsageError):
+    """A recipe has a key or a value that it must not have."""
+
+
+class TrainingError(VggfeatError):
+    """Training cannot go on (NaN, a stalled start, too many unreadable images); the message advises."""
+
+
+class ModelError(VggfeatError):
+    """A fitted model file cannot be read or does not suit the descriptors."""
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+    """The error for a name that is not among the valid ones; it suggests the nearest and lists them all."""
+    choices = list(valid)
+    folded = {choice.casefold(): choice for choice in choices}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
+    return UsageError(f"no {kind} {name!r}; {hint}valid: {', '.join(choices)}")
