@@ -72,6 +72,8 @@ class VGG(nn.Module):
         self.weights_name = "none"
         self.weights_sha256: str | None = None
         """Hash of the file that the values came from; None: hash the tensors (`fingerprint`)."""
+        self.precision = "fp32"
+        """Number format to run in (devices.py's names); the tensors themselves stay float32."""
         self.training_record: dict[str, Any] = {}
         """How the values were trained, as plain data; kept by `save`."""
         self.features, channels = _trunk(self.spec, width)

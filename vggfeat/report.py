@@ -72,6 +72,28 @@ def _stack(layers: list[str]) -> str:
     )
 
 
+def print_info(result: dict[str, Any]) -> None:
+    """A file's description on stdout, `name: value` a line; long lists are counted."""
+    for name, value in result.items():
+        if isinstance(value, dict) and len(value) > 8:
+            text = f"{len(value)} entries (--json shows them)"
+        elif isinstance(value, dict):
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
+        elif isinstance(value, list | tuple):
+            text = ",".join(map(str, value)) if len(value) <= 8 else f"{len(value)} values (--json shows them)"
+        else:
+            text = str(value)
+        print(f"{name}: {text}")
+
+
+def print_failures(errors: dict[str, str], total: int, shown: int = 10) -> None:
+    """The first images that failed, each with its reason, and how many there are."""
+    for name, reason in list(errors.items())[:shown]:
+        note(f"skipped {name}: {reason}")
+    more = f" ({len(errors) - shown} more in the file: vggfeat info --json)" if len(errors) > shown else ""
+    note(f"{len(errors)} of {total} images skipped{more}")
+
+
 class Ticker:
     """Progress of a long run: a bar on a terminal, a plain line at intervals elsewhere.
 

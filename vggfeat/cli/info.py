@@ -1,0 +1,27 @@
+"""`vggfeat info`."""
+
+from __future__ import annotations
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.options import common
+
+
+@click.command()
+@click.argument("file")
+@common
+def info(file: str, as_json: bool, quiet: bool) -> None:
+    """What a descriptor file, checkpoint or model is, and how it was made.
+
+    \b
+    Example:
+      vggfeat info descriptors/caltech101-D-oxford-256_384_512-stack.h5
+    """
+    from vggfeat.stages.info import info as describe
+
+    result = describe(file)
+    if as_json:
+        report.print_json(result)
+    else:
+        report.print_info(result)

@@ -1,0 +1,52 @@
+"""Caltech-101 and Caltech-256: `<class>/<file>.jpg`, one class an image, no subsets of their own (Appendix B)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.errors import DatasetError
+
+
+def load_caltech101(data_root: str | Path) -> Dataset:
+    """Caltech-101 in `caltech101/101_ObjectCategories`: 102 classes, BACKGROUND_Google among them."""
+    return _load("caltech101", Path(data_root, "caltech101", "101_ObjectCategories"), classes=102)
+
+
+def load_caltech256(data_root: str | Path) -> Dataset:
+    """Caltech-256 in `caltech256/256_ObjectCategories`: 257 classes, 257.clutter among them."""
+    return _load("caltech256", Path(data_root, "caltech256", "256_ObjectCategories"), classes=257)
+
+
+def _load(name: str, root: Path, classes: int) -> Dataset:
+    """Ids are `class/file.jpg`; classes and files in byte order of their names; strays that are no .jpg left out."""
+    if not root.is_dir():
+        raise DatasetError(
+            f"no {name} at {root}: fetch it with 'vggfeat download --dataset {name}', "
+            "or name the folder that holds it with --data"
+        )
+    class_names = tuple(entry for entry in _names(root) if (root / entry).is_dir())
+    if len(class_names) != classes:
+        raise DatasetError(
+            f"{root} holds {len(class_names)} class folders, {name} has {classes}; fetch it anew with "
+            f"'vggfeat download --dataset {name}', or read a part of it with --dataset folder"
+        )
+    samples = []
+    for label, class_name in enumerate(class_names):
+        files = [file for file in _names(root / class_name) if file.lower().endswith(".jpg")]
+        if not files:
+            raise DatasetError(
+                f"{root / class_name} holds no images; fetch the data anew with 'vggfeat download --dataset {name}'"
+            )
+        samples += [Sample(f"{class_name}/{file}", str(root / class_name / file), label) for file in files]
+    return Dataset(name, tuple(samples), class_names)
+
+
+def _names(folder: Path) -> list[str]:
+    """The names inside a folder, in byte order, without hidden ones."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208
+    except OSError as error:
+        raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+    return sorted((name for name in names if not name.startswith(".")), key=os.fsencode)

@@ -1,0 +1,171 @@
+"""The user's own images: paths, folders and lists, as samples whose ids are the paths as given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.errors import DatasetError, UsageError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""What counts as an image inside a folder; a file named by itself may have any name."""
+
+_BOM = b"\xef\xbb\xbf"
+
+NAME = "images"
+"""The data set name of images that carry no labels."""
+
+ARGUMENTS = "arguments"
+
+Place = tuple[str, int]
+"""Where an entry was given: a source ("stdin", a file's name, ARGUMENTS) and a line or position from 1."""
+
+
+def from_paths(paths: Iterable[str]) -> Dataset:
+    """The images that a user names one by one, in the order given; a folder stands for the images below it.
+
+    Raises UsageError for a path that does not exist, DatasetError for a folder without images and a path that is
+    given twice.
+    """
+    return _dataset(_named(paths))
+
+
+def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -> Dataset:
+    """The images of a list: one `path` or `id<TAB>path` a line, in the list's order.
+
+    Lists are read as bytes: LF or CRLF ends a line, blank lines are skipped, names that are no UTF-8 survive. Whether
+    the files exist is left to the reader of the images, which costs a missing one its own row alone.
+
+    Args:
+        source: a file, or a binary stream such as sys.stdin.buffer.
+        nul: the entries end with NUL in place of a line break, as `find -print0` writes them.
+
+    Raises DatasetError for a list that cannot be read, a line that makes no sense and an id that occurs twice.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return _dataset(_listed("stdin", source, nul))
+    try:
+        with Path(source).open("rb") as stream:
+            return _dataset(_listed(os.fspath(source), stream, nul))
+    except OSError as error:
+        raise DatasetError(f"{os.fspath(source)}: this list cannot be read: {error.strerror}") from error
+
+
+def _dataset(entries: Iterable[tuple[Sample, Place]]) -> Dataset:
+    """The samples, their ids checked to be unique."""
+    samples: list[Sample] = []
+    seen: dict[str, Place] = {}
+    for sample, place in entries:
+        first = seen.setdefault(sample.id, place)
+        if first is not place:
+            source = "" if place[0] == ARGUMENTS else f"{place[0]}, "
+            unit = "arguments" if place[0] == ARGUMENTS else "lines"
+            raise DatasetError(
+                f"{source}{unit} {first[1]} and {place[1]}: {sample.id!r} is given twice; ids must be unique"
+            )
+        samples.append(sample)
+    return Dataset(NAME, tuple(samples), exif=True)
+
+
+def images_under(folder: str) -> Iterator[str]:
+    """Paths of the images below a folder, depth first, in byte order of the names; hidden names are left out.
+
+    Links are followed, but not into a folder that holds them (`find -L` does the same). Raises DatasetError for a
+    folder that cannot be read.
+    """
+    # One entry a folder still to read: its path and the (device, inode) of itself and all folders above it.
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    while pending:
+        path, above = pending.pop()
+        if not (above or os.path.isdir(path)):
+            raise DatasetError(f"{path}: no such folder")
+        if above and not os.path.isdir(path):
+            yield path
+            continue
+        status = os.stat(path)
+        key = (status.st_dev, status.st_ino)
+        if key in above:
+            continue
+        try:
+            names = sorted(os.listdir(path), key=os.fsencode, reverse=True)  # noqa: PTH208 (bytes kept as given)
+        except OSError as error:
+            raise DatasetError(f"{path}: this folder cannot be read: {error.strerror}") from error
+        pending += [(os.path.join(path, name), above | {key}) for name in names if _wanted(path, name)]
+
+
+def _wanted(folder: str, name: str) -> bool:
+    """Whether a name inside a folder is worth a look: an image by its suffix, or a folder; nothing hidden."""
+    if name.startswith("."):
+        return False
+    return is_image_name(name) or os.path.isdir(os.path.join(folder, name))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends as an image's does, in any case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _named(paths: Iterable[str]) -> Iterator[tuple[Sample, Place]]:
+    for position, path in enumerate(paths, start=1):
+        if not os.path.lexists(path):
+            raise UsageError(f"{path}: no such file or folder")
+        images = list(images_under(path)) if os.path.isdir(path) else [path]
+        if not images:
+            suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+            raise DatasetError(f"{path}: no images in this folder or below it ({suffixes})")
+        for image in images:
+            yield Sample(image, image), (ARGUMENTS, position)
+
+
+def _listed(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[Sample, Place]]:
+    for number, entry in _lines(stream, nul):
+        place = (source, number)
+        yield _sample(entry, place), place
+
+
+def _lines(stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:
+    """Numbered entries that are not blank, their line ends (LF or CRLF, or NUL) taken off."""
+    if nul:
+        entries: Iterable[bytes] = stream.read().split(b"\0")
+    else:
+        entries = (line.removesuffix(b"\n").removesuffix(b"\r") for line in stream)
+    for number, entry in enumerate(entries, start=1):
+        text = entry.removeprefix(_BOM) if number == 1 else entry
+        if text.strip():
+            yield number, text
+
+
+def _sample(entry: bytes, place: Place) -> Sample:
+    """`path` or `id<TAB>path`, read as bytes so that names which are no UTF-8 survive."""
+    if b"\0" in entry:
+        raise DatasetError(f"{_where(place)}: a NUL byte; for a list that NULs separate give -0")
+    given_id, tab, path = entry.partition(b"\t")
+    if not tab:
+        path = given_id
+    if not given_id.strip() or not path.strip():
+        raise DatasetError(f"{_where(place)}: expected `path` or `id<TAB>path`, found {os.fsdecode(entry)!r}")
+    return Sample(id=os.fsdecode(given_id), path=os.fsdecode(path))
+
+
+def _where(place: Place) -> str:
+    return f"{place[0]}, line {place[1]}"
+
+
+def labelled_tree(root: Path) -> Iterator[tuple[str, str, str]]:
+    """(class, id, path) of each image of a `<class>/*.jpg` tree, the id being the path below the root.
+
+    Classes and images are in byte order of their names; images deeper inside a class belong to it too.
+    """
+    top = os.fspath(root)
+    try:
+        names = sorted(os.listdir(top), key=os.fsencode)  # noqa: PTH208
+    except OSError as error:
+        raise DatasetError(f"{top}: this folder cannot be read: {error.strerror}") from error
+    for name in names:
+        if name.startswith(".") or not os.path.isdir(os.path.join(top, name)):
+            continue
+        for path in images_under(os.path.join(top, name)):
+            yield name, os.path.relpath(path, top).replace(os.sep, "/"), path

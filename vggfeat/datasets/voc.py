@@ -1,0 +1,220 @@
+"""PASCAL VOC: classification (2007, 2012) and action classification (2012), as their devkits lay them out."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+from vggfeat.datasets.sample import Box, Dataset, Sample
+from vggfeat.errors import DatasetError
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+ACTIONS = (
+    "jumping", "phoning", "playinginstrument", "reading", "ridingbike", "ridinghorse", "running", "takingphoto",
+    "usingcomputer", "walking",
+)  # fmt: skip
+"""The scored actions. A person doing something else ("other") is negative for all of them."""
+
+UNLABELLED = 0
+"""The label of images whose truth only the evaluation server knows. Like a difficult one, it is left out everywhere."""
+
+_SOURCES = {
+    "VOC2007": "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/",
+    "VOC2012": "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/",
+}
+
+
+def load_voc2007(data_root: str | Path) -> Dataset:
+    """VOC-2007 classification: train, val and test images with labels 1, 0 (difficult), -1 a class."""
+    return _classification("voc2007", Path(data_root, "VOCdevkit", "VOC2007"), labelled=("train", "val", "test"))
+
+
+def load_voc2012(data_root: str | Path) -> Dataset:
+    """VOC-2012 classification: train and val with labels, and the test images, unlabelled, where they are there."""
+    return _classification("voc2012", Path(data_root, "VOCdevkit", "VOC2012"), labelled=("train", "val"))
+
+
+def load_voc2012_action(data_root: str | Path) -> Dataset:
+    """VOC-2012 action: one sample a person, id `<image>_<index>`, with the person's box; labels 1, -1 an action.
+
+    Persons of the test set, where they are there, are unlabelled.
+    """
+    root = Path(data_root, "VOCdevkit", "VOC2012")
+    sets = _sets_folder("voc2012-action", root, "Action")
+    samples: list[Sample] = []
+    for subset in ("train", "val"):
+        samples += _persons(root, subset, _person_labels(sets, subset))
+    samples += _persons(root, "test", dict.fromkeys(_test_persons(root, sets), (UNLABELLED,) * len(ACTIONS)))
+    return Dataset("voc2012-action", tuple(samples), ACTIONS)
+
+
+def _classification(name: str, root: Path, labelled: tuple[str, ...]) -> Dataset:
+    """The images of each subset in the order of `ImageSets/Main/<subset>.txt`."""
+    sets = _sets_folder(name, root, "Main")
+    samples: list[Sample] = []
+    for subset in ("train", "val", "test"):
+        file = sets / f"{subset}.txt"
+        if subset not in labelled and not file.exists():
+            continue
+        ids = [words[0] for _, words in _lines(file, (1, 2))]
+        if subset in labelled:
+            columns = [_image_labels(sets / f"{class_name}_{subset}.txt", file, ids) for class_name in CLASSES]
+            labels = list(zip(*columns, strict=True))
+        else:
+            labels = [(UNLABELLED,) * len(CLASSES)] * len(ids)
+        samples += [
+            Sample(id, str(_image(root, id)), values, subset=subset) for id, values in zip(ids, labels, strict=True)
+        ]
+    return Dataset(name, tuple(samples), CLASSES)
+
+
+def _sets_folder(name: str, root: Path, task: str) -> Path:
+    """`ImageSets/<task>`, the pictures' folder beside it checked too."""
+    for folder in (root / "ImageSets" / task, root / "JPEGImages"):
+        if not folder.is_dir():
+            raise DatasetError(
+                f"no {name} here: {folder} is missing; fetch it with 'vggfeat download --dataset {name}' or unpack the "
+                f"archives of {_SOURCES[root.name]} so that {root} is there, or name the data root with --data"
+            )
+    return root / "ImageSets" / task
+
+
+def _image(root: Path, id: str) -> Path:
+    return root / "JPEGImages" / f"{id}.jpg"
+
+
+def _lines(file: Path, widths: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Line number and words of each line that is not blank; columns are separated by any white space."""
+    try:
+        text = file.read_text("ascii")
+    except OSError as error:
+        raise DatasetError(
+            f"{file}: {error.strerror}; unpack all archives of {_source(file)} into one VOCdevkit folder"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file}: not a VOC image set (byte {error.start} is no ASCII)") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) not in widths:
+            columns = " or ".join(str(width) for width in widths)
+            raise DatasetError(f"{file}, line {number}: expected {columns} columns, found {line.strip()!r}")
+        yield number, words
+
+
+def _source(file: Path) -> str:
+    return next((url for year, url in _SOURCES.items() if year in file.parts), "the VOC devkit")
+
+
+def _image_labels(file: Path, set_file: Path, ids: list[str]) -> list[int]:
+    """The labels 1, 0, -1 of a class, in the order of the image set, which must be the file's own."""
+    lines = list(_lines(file, (2,)))
+    if len(lines) != len(ids):
+        raise DatasetError(f"{file} has {len(lines)} images, {set_file.name} has {len(ids)}")
+    labels = []
+    for (number, (id, word)), expected in zip(lines, ids, strict=True):
+        if id != expected:
+            raise DatasetError(f"{file}, line {number}: image {id!r} where {set_file.name} has {expected!r}")
+        labels.append(_label(file, number, word, ("1", "0", "-1")))
+    return labels
+
+
+def _label(file: Path, number: int, word: str, valid: tuple[str, ...]) -> int:
+    if word not in valid:
+        raise DatasetError(f"{file}, line {number}: label {word!r} is none of {', '.join(valid)}")
+    return int(word)
+
+
+Person = tuple[str, int]
+"""An image's id and the 1-based index of the person among the objects of its annotation."""
+
+
+def _person_labels(sets: Path, subset: str) -> dict[Person, tuple[int, ...]]:
+    """Each person's labels; all class files of a subset must name the same persons."""
+    columns: list[dict[Person, int]] = []
+    for action in ACTIONS:
+        file = sets / f"{action}_{subset}.txt"
+        column: dict[Person, int] = {}
+        for number, (id, index, label) in _lines(file, (3,)):
+            person = (id, _index(file, number, index))
+            if person in column:
+                raise DatasetError(f"{file}, line {number}: person {id} {index} is given twice")
+            column[person] = _label(file, number, label, ("1", "-1"))
+        if columns and (odd := next(iter(column.keys() ^ columns[0].keys()), None)):
+            raise DatasetError(
+                f"{file} and {ACTIONS[0]}_{subset}.txt name different persons: {odd[0]} {odd[1]} is in one alone"
+            )
+        columns.append(column)
+    return {person: tuple(column[person] for column in columns) for person in columns[0]}
+
+
+def _test_persons(root: Path, sets: Path) -> list[Person]:
+    """The persons of the test set, whose labels only the server has; none where its archive was not unpacked.
+
+    The list names persons (`id index`), or images alone: then all persons of their annotations are meant.
+    """
+    file = next((file for file in (sets / f"{ACTIONS[0]}_test.txt", sets / "test.txt") if file.exists()), None)
+    if file is None:
+        return []
+    persons: list[Person] = []
+    for number, words in _lines(file, (1, 2, 3)):
+        if len(words) > 1:
+            persons.append((words[0], _index(file, number, words[1])))
+        else:
+            objects = _objects(root, words[0])
+            persons += [(words[0], at) for at, item in enumerate(objects, 1) if item.findtext("name") == "person"]
+    return list(dict.fromkeys(persons))
+
+
+def _index(file: Path, number: int, word: str) -> int:
+    if not (word.isdigit() and int(word) >= 1):
+        raise DatasetError(f"{file}, line {number}: object index {word!r} is no number from 1")
+    return int(word)
+
+
+def _persons(root: Path, subset: str, labels: dict[Person, tuple[int, ...]]) -> Iterator[Sample]:
+    """One sample a person. Persons of one image follow each other, so its annotation is read once."""
+    last, objects = "", list[ElementTree.Element]()
+    for (id, index), values in labels.items():
+        if id != last:
+            last, objects = id, _objects(root, id)
+        if index > len(objects):
+            raise DatasetError(
+                f"{_annotation(root, id)} has {len(objects)} objects; ImageSets/Action ({subset}) names object {index}"
+            )
+        box = _box(root, id, objects[index - 1])
+        yield Sample(f"{id}_{index}", str(_image(root, id)), values, box, subset)
+
+
+def _annotation(root: Path, id: str) -> Path:
+    return root / "Annotations" / f"{id}.xml"
+
+
+def _objects(root: Path, id: str) -> list[ElementTree.Element]:
+    """The annotated objects of an image, in file order."""
+    file = _annotation(root, id)
+    try:
+        return ElementTree.parse(file).getroot().findall("object")
+    except OSError as error:
+        raise DatasetError(f"{file}: {error.strerror}; unpack all archives of {_source(file)}") from error
+    except ElementTree.ParseError as error:
+        raise DatasetError(f"{file}: not a VOC annotation: {error}") from error
+
+
+def _box(root: Path, id: str, item: ElementTree.Element) -> Box:
+    """The object's box, from VOC's 1-based inclusive pixels to 0-based half-open ones."""
+    try:
+        xmin, ymin, xmax, ymax = (
+            float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax")
+        )
+    except ValueError as error:
+        raise DatasetError(f"{_annotation(root, id)}: an object without a complete bndbox") from error
+    if not (xmax >= xmin and ymax >= ymin):
+        raise DatasetError(f"{_annotation(root, id)}: the box {xmin:g} {ymin:g} {xmax:g} {ymax:g} is empty")
+    return (xmin - 1, ymin - 1, xmax, ymax)

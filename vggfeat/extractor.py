@@ -1,0 +1,182 @@
+"""Images -> descriptors: decoding, scales, flips, regions and nets in the paper's order (Appendix B)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vggfeat import images
+from vggfeat.catalog import INPUT_SIDE
+from vggfeat.datasets import Sample
+from vggfeat.dense import DenseNet
+from vggfeat.errors import ImageError, UsageError, unknown_name
+from vggfeat.networks import VGG
+from vggfeat.pooling import AGGREGATES, Aggregate, Described, aggregated_dim, combine, pool_flips
+
+Region = Literal["image", "box", "both"]
+REGIONS: tuple[Region, ...] = ("image", "box", "both")
+
+
+@dataclass(frozen=True)
+class DescriptorSettings:
+    """What a descriptor is made of, apart from the nets. Raises UsageError where a value makes no sense."""
+
+    scales: tuple[int, ...] = (256, 384, 512)
+    """Smallest sides Q in pixels, at least 224."""
+    aggregate: Aggregate = "stack"
+    flip: bool = True
+    layer: Literal["fc6", "fc7"] = "fc7"
+    region: Region = "image"
+    """The whole image, the sample's box, or both stacked (VOC action, Appendix B)."""
+    exif: bool = True
+    """Honour the EXIF orientation: for users' own pictures; the benchmarks' protocols ignored it."""
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise UsageError("no scales: name at least one smallest side, such as 256")
+        for Q in self.scales:
+            if Q < INPUT_SIDE:
+                raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
+        if len(set(self.scales)) < len(self.scales):
+            raise UsageError(f"scales {','.join(map(str, self.scales))}: one is named twice")
+        for kind, value, valid in (
+            ("aggregation", self.aggregate, AGGREGATES),
+            ("layer", self.layer, ("fc6", "fc7")),
+            ("region", self.region, REGIONS),
+        ):
+            if value not in valid:
+                raise unknown_name(kind, value, valid)
+
+
+class Extractor:
+    """Runs one or several nets over samples.
+
+    A sample's values do not depend on the others beyond rounding, and calling it again with the same samples gives
+    the same bits on one CPU type.
+
+    Args:
+        nets: nets to stack, in order; all at one precision and on one device.
+        settings: scales, aggregation, flips, layer, region.
+        workers: threads that decode and rescale ahead of the net.
+    """
+
+    def __init__(self, nets: Sequence[VGG], settings: DescriptorSettings, *, workers: int = 2) -> None:
+        if not nets:
+            raise UsageError("no net to extract with")
+        self.nets = tuple(nets)
+        self.settings = settings
+        self._dense = [DenseNet(net, settings.layer) for net in nets]
+        self._regions: tuple[Literal["image", "box"], ...] = (
+            ("image", "box") if settings.region == "both" else (settings.region,)
+        )
+        # Nets whose weights share a rescaling filter share the rescaled pictures.
+        self._filters = tuple(dict.fromkeys(dense.filter for dense in self._dense))
+        self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+
+    @property
+    def parts(self) -> int:
+        """Unit descriptors that one descriptor stacks: nets times regions."""
+        return len(self._dense) * len(self._regions)
+
+    @property
+    def layer_dims(self) -> tuple[int, ...]:
+        """Length of each part's layer."""
+        return tuple(dense.dim for dense in self._dense for _ in self._regions)
+
+    @property
+    def dim(self) -> int:
+        """Length D of a descriptor."""
+        settings = self.settings
+        return sum(aggregated_dim(dim, len(settings.scales), settings.aggregate) for dim in self.layer_dims)
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that changes a value, as plain data: the ground of a descriptor file's fingerprint."""
+        return {
+            "nets": [
+                {
+                    "net": net.net,
+                    "weights": net.weights_name,
+                    "weights_sha256": net.fingerprint(),
+                    "width": net.width,
+                    "preprocessing": asdict(net.preprocessing),
+                }
+                for net in self.nets
+            ],
+            "precision": self._dense[0].precision,
+            **asdict(self.settings),
+        }
+
+    def prepare(self, samples: Sequence[Sample]) -> list[Future[_Prepared]]:
+        """Starts decoding and rescaling in the background; `finish` takes what this returns."""
+        return [self._pool.submit(self._prepare, sample) for sample in samples]
+
+    def describe(self, samples: Sequence[Sample]) -> Described:
+        """Descriptors of these samples, in their order."""
+        return self.finish(self.prepare(samples))
+
+    def finish(self, prepared: Sequence[Future[_Prepared]]) -> Described:
+        """Runs the nets over pictures that `prepare` has started on."""
+        failures: dict[int, str] = {}
+        pictures: dict[int, _Prepared] = {}
+        for row, future in enumerate(prepared):
+            try:
+                pictures[row] = future.result()
+            except ImageError as error:
+                failures[row] = str(error)
+        parts = [
+            self._part(dense, region, list(pictures.values())) for dense in self._dense for region in self._regions
+        ]
+        rows = list(pictures)
+        for position in np.flatnonzero(~np.isfinite(np.stack([p.sum((1, 2)) for p in parts]).sum(0))):
+            failures[rows[position]] = "the net's activations are not finite"
+        return self._gather(len(prepared), rows, parts, failures)
+
+    def close(self) -> None:
+        """Ends the decoding threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, sample: Sample) -> _Prepared:
+        picture = images.decode(sample.path, exif=self.settings.exif)
+        regions = {region: _cut(picture, sample, region) for region in self._regions}
+        return {
+            (region, filter, Q): images.rescale(part, Q, filter)
+            for region, part in regions.items()
+            for filter in self._filters
+            for Q in self.settings.scales
+        }
+
+    def _part(self, dense: DenseNet, region: str, pictures: Sequence[_Prepared]) -> NDArray[np.float32]:
+        """(n, S, D_layer): one net on one region of each picture, flips averaged."""
+        out = np.empty((len(pictures), len(self.settings.scales), dense.dim), dtype=np.float32)
+        for s, Q in enumerate(self.settings.scales):
+            batch = [picture[region, dense.filter, Q] for picture in pictures]
+            means = dense(batch)
+            out[:, s] = pool_flips(means, dense(batch, flip=True)) if self.settings.flip else means
+        return out
+
+    def _gather(self, n: int, rows: list[int], parts: list[NDArray[np.float32]], failures: dict[int, str]) -> Described:
+        """Aggregates, normalises and stacks the parts into rows of n; failed rows are NaN."""
+        descriptors = np.full((n, self.dim), np.nan, dtype=np.float32)
+        descriptors[rows] = combine(parts, self.settings.aggregate)
+        scales = np.full((n, sum(self.layer_dims) * len(self.settings.scales)), np.nan, dtype=np.float32)
+        scales[rows] = np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1)
+        descriptors[list(failures)] = scales[list(failures)] = np.nan
+        return Described(descriptors, scales, failures)
+
+
+_Prepared = dict[tuple[str, str, int], images.Picture]
+"""One sample's rescaled pictures by (region, filter, Q)."""
+
+
+def _cut(picture: Image.Image, sample: Sample, region: Literal["image", "box"]) -> Image.Image:
+    if region == "image":
+        return picture
+    if sample.box is None:
+        raise ImageError("has no box: --region box needs a data set of boxes, such as voc2012-action")
+    return images.crop(picture, sample.box)

@@ -1,0 +1,157 @@
+"""Pictures: decode, rescale, crop. The only file that opens them.
+
+Everything a stranger's file can do wrong ends in one ImageError with a short reason, before much memory is taken.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import warnings
+from io import BytesIO
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vggfeat.catalog import Filter
+from vggfeat.errors import ImageError
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""What a folder is searched for, in any case; a path given by name may have any suffix."""
+
+# An explicit list: Pillow also has readers that start other programs (EPS) or that nobody has tested here.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
+
+MAX_PIXELS = 100_000_000
+"""Most pixels of a file: 300 MB decoded. A larger header is a mistake or a decompression bomb."""
+
+MAX_RESCALED_PIXELS = 8_000_000
+"""Most pixels after rescaling: VGG-D's first layers then take about 4 GB in fp32. A 1x5000 picture at Q = 256
+would have 330 million; a panorama of 12:1 at Q = 768 still passes."""
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def decode(source: str | os.PathLike[str] | bytes, *, exif: bool = False) -> Image.Image:
+    """An image file (path) or its bytes -> a loaded RGB picture.
+
+    Grey, palette, CMYK and 16-bit pictures are converted; transparency is laid on white; of an animation the first
+    frame counts. `exif` honours the EXIF orientation.
+
+    Raises ImageError with the reason: missing, unreadable, no image, truncated, too large.
+    """
+    with _open(source) as stream:
+        try:
+            with warnings.catch_warnings():
+                # Pillow's own size warning comes between its limit and twice that; ours is an error before it.
+                warnings.simplefilter("ignore")
+                picture = Image.open(stream, formats=_FORMATS)
+                _check_size(picture.size)
+                picture.load()
+                return _to_rgb(ImageOps.exif_transpose(picture) if exif else picture)
+        except ImageError:
+            raise
+        except UnidentifiedImageError:
+            raise ImageError(_not_an_image(stream)) from None
+        except MemoryError:
+            raise ImageError("not enough memory to decode it") from None
+        except Exception as error:
+            # Pillow's decoders raise nearly anything on damaged data (OSError, SyntaxError, struct.error, ...);
+            # for the run they all mean the same: this image has no pixels.
+            raise ImageError(f"damaged image: {error or type(error).__name__}") from None
+
+
+def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
+    """A binary stream of a regular file (a FIFO would hang, a device never end) or of the bytes themselves."""
+    if isinstance(source, bytes):
+        return BytesIO(source)
+    try:
+        mode = os.stat(source).st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError("is a folder")
+        if not stat.S_ISREG(mode):
+            raise ImageError("no regular file")
+        return open(source, "rb")  # noqa: PTH123, SIM115 - the caller closes it; Path() costs more than the open
+    except OSError as error:
+        raise ImageError((error.strerror or str(error)).lower()) from None
+    except ValueError as error:  # an embedded NUL
+        raise ImageError(str(error)) from None
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{width}x{height} pixels: more than {MAX_PIXELS // 10**6} million")
+
+
+def _not_an_image(stream: BinaryIO) -> str:
+    """Why Pillow knows no such format, from the first bytes."""
+    stream.seek(0)
+    head = stream.read(64)
+    if not head:
+        return "empty file"
+    if not head.strip(b"\0"):
+        return "no image: only zero bytes"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "no image: an HTML or XML page"
+    return f"no image of a known format ({', '.join(_FORMATS)})"
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Any Pillow mode -> RGB, as a viewer would show it."""
+    mode = picture.mode
+    if mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if mode.startswith("I"):
+        return _from_16_bit(picture)
+    if mode == "F":
+        raise ImageError("32-bit float pixels, whose range is unknown: convert it to 8 bits a channel")
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        opaque = Image.new("RGBA", picture.size, "white")
+        opaque.alpha_composite(picture.convert("RGBA"))
+        return opaque.convert("RGB")
+    return picture.convert("RGB")
+
+
+def _from_16_bit(picture: Image.Image) -> Image.Image:
+    """Grey values 0 to 65535 -> 0 to 255, rounded (Pillow itself would clip them at 255)."""
+    values = np.asarray(picture).astype(np.int64)
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise ImageError("32-bit integer pixels beyond 65535: convert it to 8 or 16 bits a channel")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def crop(picture: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+    """The part inside a box (xmin, ymin, xmax, ymax; 0-based, half-open), cut at the picture's border.
+
+    Raises ImageError where nothing is left.
+    """
+    left, top = max(0, round(box[0])), max(0, round(box[1]))
+    right, bottom = min(picture.width, round(box[2])), min(picture.height, round(box[3]))
+    if left >= right or top >= bottom:
+        raise ImageError(f"box {tuple(box)} lies outside of the {picture.width}x{picture.height} picture")
+    return picture.crop((left, top, right, bottom))
+
+
+def rescaled_size(width: int, height: int, Q: int) -> tuple[int, int]:
+    """(width, height) with the smallest side at Q pixels and the longer one at int(Q * long / short)."""
+    short, long = min(width, height), max(width, height)
+    longer = Q * long // short
+    return (Q, longer) if width <= height else (longer, Q)
+
+
+def rescale(picture: Image.Image, Q: int, filter: Filter = "bilinear") -> Picture:
+    """Isotropic rescaling to smallest side Q (Sect. 3.2), antialiased -> (H, W, 3) RGB.
+
+    Raises ImageError where the result would be too large (extreme shapes).
+    """
+    size = rescaled_size(picture.width, picture.height, Q)
+    if size[0] * size[1] > MAX_RESCALED_PIXELS:
+        raise ImageError(f"{picture.width}x{picture.height} becomes {size[0]}x{size[1]} at Q = {Q}: too large")
+    resized = picture if picture.size == size else picture.resize(size, _FILTERS[filter])
+    return np.asarray(resized)

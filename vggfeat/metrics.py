@@ -1,0 +1,127 @@
+"""The paper's measures as pure functions: average precision (both definitions), class recall, top-k error."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vggfeat.errors import unknown_name
+
+Definition = Literal["voc2007", "voc2010"]
+
+RECALL_STEPS = 10
+"""VOC 2007 reads the precision at recalls 0/10, 1/10 .. 10/10."""
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike, definition: Definition = "voc2007") -> float:
+    """Average precision of one class, as PASCAL VOC defines it.
+
+    Args:
+        labels: (N,) of 1, 0 (difficult: neither hit nor miss, dropped before ranking) and -1, in image-set order.
+        scores: (N,), higher is surer; equal scores keep the image-set order. Minus infinity stands for an image that
+            has no score.
+        definition: "voc2007": mean over recalls 0, 0.1 .. 1 of the largest precision at that recall or above;
+            "voc2010" (2010 and later): the area under the precision envelope.
+
+    Returns:
+        A value from 0 to 1, or nan where no label is 1.
+
+    Raises ValueError for scores that are NaN, other labels and different lengths.
+
+    References:
+        Everingham, Winn: The PASCAL Visual Object Classes Challenge development kits 2007 (3.4.1) and 2012 (3.4.1).
+    """
+    if definition not in get_args(Definition):
+        raise unknown_name("definition of average precision", definition, get_args(Definition))
+    truth, values = _ranked_input(labels, scores)
+    positives = np.count_nonzero(truth == 1)
+    if positives == 0:
+        return float("nan")
+    order = np.argsort(-values[truth != 0], kind="stable")
+    hits = np.cumsum(truth[truth != 0][order] == 1)  # true positives among the first 1, 2, .. images
+    precision = hits / np.arange(1, len(hits) + 1)
+    # The largest precision from each rank on: recall never falls, so this is the largest at that recall or above.
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    if definition == "voc2007":
+        # In integers, for 0.3, 0.6 and 0.7 are not exact. Every recall up to 1 is reached by the last rank.
+        steps = np.arange(RECALL_STEPS + 1)
+        first = np.searchsorted(RECALL_STEPS * hits, steps * positives, side="left")
+        return float(envelope[first].mean())
+    # Recall rises by 1/positives at each hit and nowhere else.
+    rises = np.diff(hits, prepend=0) == 1
+    return float(envelope[rises].sum() / positives)
+
+
+def _ranked_input(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if truth.ndim != 1 or truth.shape != values.shape:
+        raise ValueError(f"labels {truth.shape} and scores {values.shape} must be two vectors of one length")
+    if not np.isin(truth, (-1, 0, 1)).all():
+        raise ValueError("labels must be 1, 0 (difficult) or -1")
+    if np.isnan(values).any():
+        raise ValueError(f"the score of image {int(np.isnan(values).argmax())} is NaN")
+    return truth.astype(np.int64), values
+
+
+def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, num_classes: int | None = None) -> NDArray[np.int64]:
+    """(K, K) counts: row = true class, column = predicted class. K defaults to the largest class + 1."""
+    truth, guess = _classes(labels, "labels"), _classes(predicted, "predicted")
+    if truth.shape != guess.shape:
+        raise ValueError(f"labels {truth.shape} and predicted {guess.shape} must be two vectors of one length")
+    largest = int(max(truth.max(initial=-1), guess.max(initial=-1)))
+    k = largest + 1 if num_classes is None else num_classes
+    if largest >= k:
+        raise ValueError(f"class {largest} among {k} classes")
+    return np.bincount(truth * k + guess, minlength=k * k).reshape(k, k)
+
+
+def _classes(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    classes = np.asarray(values)
+    if classes.ndim != 1 or (classes.size and (classes.dtype.kind not in "iu" or classes.min() < 0)):
+        raise ValueError(f"{name} must be a vector of class indices from 0")
+    return classes.astype(np.int64)
+
+
+def class_recalls(labels: ArrayLike, predicted: ArrayLike, num_classes: int | None = None) -> NDArray[np.float64]:
+    """(K,) share of each class's images that were predicted as that class; nan for a class without images."""
+    counts = confusion_matrix(labels, predicted, num_classes)
+    images = counts.sum(axis=1)
+    return np.divide(counts.diagonal(), images, out=np.full(len(counts), np.nan), where=images > 0)
+
+
+def mean_class_recall(labels: ArrayLike, predicted: ArrayLike, num_classes: int | None = None) -> float:
+    """Mean of the recalls of the classes that have images (Appendix B's measure for Caltech); nan without images."""
+    recalls = class_recalls(labels, predicted, num_classes)
+    present = recalls[~np.isnan(recalls)]
+    return float(present.mean()) if present.size else float("nan")
+
+
+def topk_error(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
+    """Share of the images whose class is not among the k best-scored ones (Sect. 4: k = 1 and 5).
+
+    An equal score counts against the image: its class is among the k best if fewer than k others score as much or
+    more. So a net that gives every class the same score is always wrong, whatever the order of the classes.
+
+    Args:
+        labels: (N,) class indices.
+        scores: (N, K).
+        k: from 1 to K.
+
+    Raises ValueError for NaN scores, classes out of range and shapes that do not fit.
+    """
+    truth, values = _classes(labels, "labels"), np.asarray(scores)
+    if values.ndim != 2 or len(values) != len(truth):
+        raise ValueError(f"scores {values.shape} must have one row for each of the {len(truth)} labels")
+    if not 1 <= k <= values.shape[1]:
+        raise ValueError(f"k = {k} is not between 1 and the number of classes, {values.shape[1]}")
+    if truth.size == 0:
+        return float("nan")
+    if truth.max() >= values.shape[1]:
+        raise ValueError(f"class {int(truth.max())} among {values.shape[1]} classes")
+    if np.isnan(values).any():
+        raise ValueError(f"a score of image {int(np.isnan(values).any(axis=1).argmax())} is NaN")
+    own = values[np.arange(len(truth)), truth]
+    others = np.count_nonzero(values >= own[:, None], axis=1) - 1
+    return float(np.mean(others >= k))

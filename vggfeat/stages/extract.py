@@ -1,0 +1,164 @@
+"""Images to descriptors, in one HDF5 file (Appendix B)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets.listing import from_paths
+from vggfeat.errors import UsageError
+from vggfeat.extractor import DescriptorSettings, Extractor, Region
+from vggfeat.networks import VGG
+from vggfeat.pooling import Aggregate, Described
+from vggfeat.store import FAILED, PENDING, DescriptorWriter
+from vggfeat.weights import load_net
+
+log = logging.getLogger("vggfeat")
+
+BLOCK = 16
+"""Rows computed and committed together. Blocks follow from the input list alone, so that a resumed run forms the
+same ones and its values are the same bits."""
+
+Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+NetLike = str | VGG
+
+
+def extract(
+    images: Images,
+    *,
+    net: NetLike | Sequence[NetLike] | None = None,
+    weights: str | os.PathLike[str] | None | Sequence[str | os.PathLike[str] | None] = "published",
+    scales: Sequence[int] = (256, 384, 512),
+    aggregate: Aggregate = "stack",
+    flip: bool = True,
+    layer: str = "fc7",
+    region: Region = "image",
+    exif: bool | None = None,
+    store: str = "float32",
+    keep_scales: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    width: float = 1.0,
+    seed: int = 0,
+    device: str | None = None,
+    precision: str = "auto",
+    workers: int | None = None,
+    offline: bool | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> Path:
+    """Writes one L2-normalised descriptor an image into an HDF5 file and returns its path (Appendix B).
+
+    Args:
+        images: paths of images and folders (searched recursively), or a Dataset, which brings its labels along.
+        net: name of Table 1 ("D" by default), or a net from `load_net`; several are stacked into one descriptor.
+        weights: as `load_net` takes them; one for all nets, or one a net.
+        scales: smallest sides Q in pixels, at least 224.
+        aggregate: "stack", "average" or "max" over the scales.
+        flip: average each scale with the mirror image's descriptor.
+        layer: "fc7", the penultimate layer, or "fc6".
+        region: "image", the sample's "box", or "both" stacked.
+        exif: honour the EXIF orientation; by default for users' own pictures, not for the benchmark sets.
+        store: "float32" or "float16" in the file.
+        keep_scales: store each scale's activations too, so that they can be aggregated anew without the net.
+        output: the file; by default `descriptors/<dataset>-<net>-<weights>-<scales>-<aggregate>.h5`.
+        resume: go on with the file where it stopped. overwrite: replace it.
+        width, seed: of nets with random weights.
+        device, precision, offline: as `load_net` takes them.
+        workers: threads that decode ahead of the net; as many as there are cores by default.
+        progress: called with (rows done, rows, rows failed).
+
+    An image that cannot be read costs its own row alone: status 2 and a reason (`read_descriptors(path).errors()`).
+
+    Raises UsageError for settings that make no sense, StoreError for the file, WeightsError and DownloadError for
+    the weights, DatasetError for the list.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite: choose one")
+    if store not in ("float32", "float16"):
+        raise UsageError(f"store {store!r}: float32 or float16")
+    dataset = images if isinstance(images, Dataset) else from_paths(_as_paths(images))
+    if not dataset.samples:
+        raise UsageError("no images to extract from")
+    settings = DescriptorSettings(
+        tuple(scales), aggregate, flip, layer, region, dataset.exif if exif is None else exif  # type: ignore[arg-type]
+    )
+    nets = [
+        one if isinstance(one, VGG) else load_net(
+            one, its_weights, width=width, seed=seed, device=device, precision=precision, offline=offline
+        )
+        for one, its_weights in _paired(net, weights)
+    ]  # fmt: skip
+    extractor = Extractor(nets, settings, workers=workers or os.cpu_count() or 1)
+    path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
+    writer = DescriptorWriter(
+        path, dataset, extractor.provenance(), dim=extractor.dim, layer_dims=extractor.layer_dims,
+        store=store, keep_scales=keep_scales, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    try:
+        _run(extractor, writer, dataset.samples, progress or (lambda done, total, failed: None))
+    finally:
+        writer.close()
+        extractor.close()
+    failed = int((writer.status == FAILED).sum())
+    if failed:
+        log.warning("%s: %d of %d images failed", path, failed, len(dataset.samples))
+    return path
+
+
+def _run(
+    extractor: Extractor,
+    writer: DescriptorWriter,
+    samples: Sequence[Sample],
+    progress: Callable[[int, int, int], None],
+) -> None:
+    """Block by block: while the net works on one, the next is being decoded."""
+
+    def tick() -> None:
+        progress(int((writer.status != PENDING).sum()), len(samples), int((writer.status == FAILED).sum()))
+
+    tick()
+    for rows, described in _described(extractor, samples, list(writer.pending(BLOCK))):
+        writer.write(rows, described)
+        tick()
+
+
+def _described(
+    extractor: Extractor, samples: Sequence[Sample], blocks: list[range]
+) -> Iterator[tuple[range, Described]]:
+    started = [extractor.prepare(samples[rows.start : rows.stop]) for rows in blocks[:1]]
+    for rows, following in zip(blocks, [*blocks[1:], None], strict=True):
+        if following is not None:
+            started.append(extractor.prepare(samples[following.start : following.stop]))
+        yield rows, extractor.finish(started.pop(0))
+
+
+def default_output(dataset: str, nets: Sequence[VGG], settings: DescriptorSettings) -> Path:
+    """`descriptors/<dataset>-<net>-<weights>-<scales>-<aggregate>.h5`."""
+    names = "+".join(net.net for net in nets)
+    weights = "+".join(dict.fromkeys(Path(net.weights_name).stem for net in nets))
+    scales = "_".join(map(str, settings.scales))
+    return Path("descriptors") / f"{dataset}-{names}-{weights}-{scales}-{settings.aggregate}.h5"
+
+
+def _as_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+    return [os.fspath(path) for path in ([images] if isinstance(images, str | os.PathLike) else images)]
+
+
+def _paired(
+    net: NetLike | Sequence[NetLike] | None,
+    weights: str | os.PathLike[str] | None | Sequence[str | os.PathLike[str] | None],
+) -> list[tuple[NetLike | None, str | os.PathLike[str] | None]]:
+    """Each net with its weights: one name of weights serves all nets, and one net may be left to its file."""
+    nets: list[NetLike | None] = list(net) if isinstance(net, list | tuple) else [net]  # type: ignore[list-item]
+    files = list(weights) if isinstance(weights, list | tuple) else [weights]
+    if len(files) == 1:
+        files *= len(nets)
+    elif net is None:
+        nets = [None] * len(files)
+    if len(nets) != len(files):
+        raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one --weights for all nets, or one each")
+    return list(zip(nets, files, strict=True))
