@@ -18,10 +18,8 @@ randomised eigenvectors.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -36,8 +34,12 @@ Double = NDArray[np.float64]
 SMALL_N = 1000
 RITZ = 64
 """Eigenvectors of K in the preconditioner: the features' mean direction alone has an eigenvalue near 0.4 n."""
+SHRINK = 0.1
+"""A Newton step's own accuracy: its active set changes before more of it would count."""
 MAX_NEWTON = 60
 MAX_CG = 200
+LADDER_START, LADDER_TOL = 0.1, 1e-2
+"""A cold start climbs from this C |x|^2, where nearly all samples are active but the ridge 1/(2C) rules."""
 
 
 @dataclass
@@ -71,7 +73,12 @@ class Gram:
     @property
     def direct_limit(self) -> int:
         """Active sets up to this size are factorised: |F|^3/3 flops then cost less than some six products of 2 n^2."""
-        return self.n if self.n <= SMALL_N else int((20.0 * self.n**2) ** (1 / 3))
+        return self.n if self.n <= SMALL_N else int((8.0 * self.n**2) ** (1 / 3))
+
+    def prepare(self) -> None:
+        """Finds the eigenvectors now, before threads ask for them."""
+        if self.n > self.direct_limit:
+            self.ritz()
 
     def ritz(self) -> tuple[Array, Array, Array]:
         """(A, Z, rest): V = X'A (D, r) is orthonormal, Z = X V (n, r) = K A, rest = diag(K - Z Z') (n,)."""
@@ -118,9 +125,11 @@ def relative(gap: Double, primal: Double) -> Double:
     return np.divide(gap, primal, out=np.zeros_like(gap), where=primal > 0)
 
 
-def line_search(y: Array, cost: Array, beta: Array, f: Array, step: Array, f_step: Array) -> Double:
-    """(k,) exact minimisers t >= 0 of P(beta + t step): Newton on P', which is piecewise linear and increasing in t."""
-    slope, curve = row_dot(beta, f_step), row_dot(step, f_step)
+def line_search(y: Array, cost: Array, f: Array, f_step: Array, slope: Double, curve: Double) -> Double:
+    """(k,) exact minimisers t >= 0 of P along a step: Newton on P', which is piecewise linear and increasing in t.
+
+    slope (k,) is w's inner product with the step, curve (k,) the step's squared length, f_step (k, n) what it adds to f.
+    """
     margin, pull = 1 - y * f, y * f_step  # slack at t: max(0, margin - t pull)
     weighted = cost * pull
     t = np.ones(len(y))
@@ -137,21 +146,38 @@ def line_search(y: Array, cost: Array, beta: Array, f: Array, step: Array, f_ste
     return t
 
 
-def factorised_step(K: Array, y: Array, h: Array, beta: Array) -> Array:
-    """The whole Newton step of one class, (n,): beta becomes the solution of (K_FF + 1/h_F) beta_F = y_F, 0 outside F."""
+def factorised_solution(K: Array, h: Array, target: Array) -> Array:
+    """(n,): the solution of (K_FF + 1/h_F) x_F = target_F on one class's active set F, and 0 outside of it."""
     active = np.flatnonzero(h)
-    step = -beta
-    if len(active):
-        system = K[np.ix_(active, active)]
-        system.ravel()[:: len(active) + 1] += 1 / h[active]
-        try:
-            factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-            step[active] += scipy.linalg.cho_solve(factor, y[active], check_finite=False)
-        except np.linalg.LinAlgError:  # K is singular to rounding beside a tiny 1/h: a huge C in float32
-            system = K[np.ix_(active, active)].astype(np.float64)
-            system.ravel()[:: len(active) + 1] += 1 / h[active] + 1e-6 * system.diagonal().max()
-            step[active] += scipy.linalg.solve(system, y[active], assume_a="pos", check_finite=False)
-    return step
+    solution = np.zeros_like(target)
+    if not len(active):
+        return solution
+    square, ridge, diagonal = np.ix_(active, active), 1 / h[active], slice(None, None, len(active) + 1)
+    system = K[square]
+    system.ravel()[diagonal] += ridge
+    try:
+        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:  # K_FF is singular to rounding and 1/h lost beside it: a huge C, in float32
+        system = K[square]
+        system.ravel()[diagonal] += ridge + 100 * np.finfo(K.dtype).eps * np.trace(system)
+        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    solution[active] = scipy.linalg.cho_solve(factor, target[active], check_finite=False)
+    return solution
+
+
+def factorised_steps(gram: Gram, y: Array, h: Array, beta: Array, f: Array, polish: bool) -> tuple[Array, Array]:
+    """Newton steps (k, n) of classes with small active sets, and their products with K.
+
+    The new beta is solved for and multiplied whole, so that f is as good as one product, whatever came before. Polishing
+    starts from a better f than K has: it solves for the step, from the residual.
+    """
+    if not polish:
+        new = np.stack([factorised_solution(gram.K, *one) for one in zip(h, y, strict=True)])
+        return new - beta, new @ gram.K - f
+    leaving = np.where(h > 0, 0, -beta)
+    residual = y - f - leaving @ gram.K - np.divide(beta, h, out=np.zeros_like(beta), where=h > 0)
+    step = leaving + np.stack([factorised_solution(gram.K, *one) for one in zip(h, residual, strict=True)])
+    return step, step @ gram.K
 
 
 class Deflation:
@@ -193,7 +219,7 @@ class Deflation:
 
 
 def conjugate_gradient_step(
-    gram: Gram, h: Array, g: Array, Kg: Array, enough: Double, shrink: float
+    gram: Gram, h: Array, g: Array, Kg: Array, enough: Double, shrink: float = SHRINK
 ) -> tuple[Array, Array]:
     """Newton steps (k, n) of k classes and their products with K, by conjugate gradients in w written in beta.
 
@@ -242,7 +268,7 @@ def conjugate_gradient_step(
 
 
 def newton(
-    gram: Gram, y: Array, cost: Array, state: State, tol: float, max_steps: int = MAX_NEWTON, shrink: float = 0.1
+    gram: Gram, y: Array, cost: Array, state: State, tol: float, max_steps: int = MAX_NEWTON, polish: bool = False
 ) -> State:
     """Newton steps on k problems from `state` until each one's relative gap is at most tol; a new state.
 
@@ -255,28 +281,129 @@ def newton(
         y_, c_, b_, f_ = y[live], cost[live], beta[live], f[live]
         slack = 1 - y_ * f_
         np.maximum(slack, 0, out=slack)
-        alpha = 2 * c_ * slack * y_
-        g = alpha - b_
-        Kg = g @ gram.K
-        primal, distance = objective_and_gap(slack, c_, row_dot(b_, f_), row_dot(alpha, f_ + Kg))
-        gap[live] = relative(distance, primal)
+        gap[live], primal = support_gap(gram.diagonal, y_, c_, b_, f_, slack)
         go = gap[live] > tol
         if turn == max_steps or not go.any():
             break
-        live, y_, c_, b_, f_, g, Kg, primal = live[go], y_[go], c_[go], b_[go], f_[go], g[go], Kg[go], primal[go]
-        h = 2 * c_ * (slack[go] > 0)
+        live, y_, c_, b_, f_, slack, primal = live[go], y_[go], c_[go], b_[go], f_[go], slack[go], primal[go]
+        h = 2 * c_ * (slack > 0)
         small = np.count_nonzero(h, axis=1) <= gram.direct_limit
-        step, K_step = np.empty_like(g), np.empty_like(g)
+        step, K_step = np.empty_like(b_), np.empty_like(b_)
+        moving = np.ones(len(live), dtype=bool)
         if small.any():
-            for k in np.flatnonzero(small):
-                step[k] = factorised_step(gram.K, y_[k], h[k], b_[k])
-            K_step[small] = step[small] @ gram.K
+            step[small], K_step[small] = factorised_steps(gram, y_[small], h[small], b_[small], f_[small], polish)
         if not small.all():
-            big = ~small
-            enough = tol * primal[big]  # twice the gap that |X' r|^2 stands for, before one more step
-            step[big], K_step[big] = conjugate_gradient_step(gram, h[big], g[big], Kg[big], enough, shrink)
-        t = line_search(y_, c_, b_, f_, step, K_step)[:, None].astype(g.dtype)
-        beta[live] += t * step
-        f[live] += t * K_step
-        steps[live] += 1
+            big = np.flatnonzero(~small)
+            alpha = 2 * c_[big] * slack[big] * y_[big]
+            g = alpha - b_[big]
+            Kg = g @ gram.K
+            quad, dual_quad = row_dot(b_[big], f_[big]), row_dot(alpha, f_[big] + Kg)
+            primal_big, distance = objective_and_gap(slack[big], c_[big], quad, dual_quad)
+            gap[live[big]] = np.minimum(gap[live[big]], relative(distance, primal_big))
+            on = gap[live[big]] > tol
+            moving[big[~on]] = False
+            big = big[on]
+            if len(big):
+                enough = tol * primal_big[on]  # twice the gap that |X' r|^2 stands for, before one more step
+                step[big], K_step[big] = conjugate_gradient_step(gram, h[big], g[on], Kg[on], enough)
+        if not moving.all():
+            live, y_, c_, b_, f_ = live[moving], y_[moving], c_[moving], b_[moving], f_[moving]
+            step, K_step = step[moving], K_step[moving]
+        if len(live):
+            t = line_search(y_, c_, f_, K_step, row_dot(b_, K_step), row_dot(step, K_step))[:, None].astype(step.dtype)
+            beta[live] += t * step
+            f[live] += t * K_step
+            steps[live] += 1
     return State(beta, f, gap, steps)
+
+
+def support_gap(
+    gram_diagonal: Array, y: Array, cost: Array, beta: Array, f: Array, slack: Array, quad: Double | None = None
+) -> tuple[Double, Double]:
+    """Relative gap (k,) with beta itself as the dual point, and P (k,): no product with K, and none of its rounding.
+
+    2 c (1 - y f) turns an error of 1e-6 in f into one of 2e-6 c in alpha, which has the mean direction's eigenvalue to
+    grow by; beta comes from the solve. Where y beta < 0, or the cost is 0, it is cut off to be feasible; the length that
+    this adds to |X'(alpha y)| is bounded by the triangle inequality. quad is |w|^2 where w is X' beta only up to
+    rounding, e: |X' beta|^2 is then 2 beta f - |w|^2 + |e|^2, and |e|^2 is of the order of the rounding squared.
+    """
+    dual = y * beta
+    cut = np.where(cost > 0, np.minimum(dual, 0), dual)
+    alpha = dual - cut
+    quad_beta = row_dot(beta, f)
+    if quad is None:
+        quad = quad_beta
+    added = (np.abs(cut) @ np.sqrt(gram_diagonal)).astype(np.float64)
+    dual_quad = 2 * quad_beta - quad - 2 * row_dot(cut * y, f) + added**2
+    loss = row_dot(cost * slack, slack)
+    over = np.divide(alpha, 2 * cost, out=np.zeros_like(alpha), where=cost > 0)
+    curvature = dual_quad + row_dot(over, alpha)
+    total = alpha.sum(axis=1, dtype=np.float64)
+    best = np.divide(total**2, 2 * curvature, out=np.zeros_like(total), where=curvature > 0)
+    primal = quad / 2 + loss
+    return relative(primal - best, primal), primal
+
+
+def path(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float) -> list[State]:
+    """One State per entry of Cs, each (k,) in the dtype of K: costs are C_k unit, with unit (k, n) broadcast.
+
+    Each solution starts the next; start (k, n) is a beta for the first, and without it a ladder of smaller C leads up to it.
+    Classes go to the machine's cores in groups, one BLAS thread each, so that what is not a product runs in parallel too.
+    """
+    k = len(y)
+    gram.prepare()
+    cores = _cores()
+    groups = np.array_split(np.arange(k), max(1, min(k // 8, cores * -(-k // (96 * cores)))))
+
+    def run(group: NDArray[np.intp]) -> list[State]:
+        begin = None if start is None else start[group]
+        return _walk(gram, y[group], unit[group], [C[group] for C in Cs], begin, tol)
+
+    with threadpool_limits(max(1, cores // len(groups)), "blas"), ThreadPoolExecutor(min(cores, len(groups))) as pool:
+        parts = list(pool.map(run, groups))
+    return [
+        State(*(np.concatenate(field) for field in zip(*((s.beta, s.f, s.gap, s.steps) for s in same), strict=True)))
+        for same in zip(*parts, strict=True)
+    ]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _walk(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float) -> list[State]:
+    """The path of one group of classes, on the calling thread."""
+    zero = np.zeros_like(y)
+    state = State(zero, zero, np.zeros(len(y)), np.zeros(len(y), dtype=np.int64))
+    if start is not None:
+        state = replace(state, beta=start, f=start @ gram.K)
+    else:
+        for C in _ladder(gram, unit, Cs[0]):
+            state = newton(gram, y, C[:, None] * unit, state, LADDER_TOL)
+    before, found = state, []
+    for turn, C in enumerate(Cs):
+        cost = C[:, None] * unit
+        ahead = state
+        if turn > 1:
+            ahead = _extrapolate(y, cost, before, state)
+        solved = newton(gram, y, cost, replace(ahead, steps=np.zeros_like(state.steps)), tol)
+        before, state = state, solved
+        found.append(solved)
+    return found
+
+
+def _extrapolate(y: Array, cost: Array, before: State, state: State) -> State:
+    """The best point at the new cost on the line through the last two solutions: it saves about one Newton step."""
+    step, f_step = state.beta - before.beta, state.f - before.f
+    slope, curve = row_dot(state.beta, f_step), row_dot(step, f_step)
+    t = line_search(y, cost, state.f, f_step, slope, curve)[:, None].astype(step.dtype)
+    return replace(state, beta=state.beta + t * step, f=state.f + t * f_step)
+
+
+def _ladder(gram: Gram, unit: Array, C: Array) -> list[Array]:
+    """Smaller C, ascending by tens, to come before a cold one: from zero, every sample is active and K_FF at its worst."""
+    if gram.n <= gram.direct_limit:
+        return []
+    size = float((C[:, None] * unit).max() * gram.diagonal.mean())
+    rungs = max(0, int(np.ceil(np.log10(max(size, 1e-30) / LADDER_START))))
+    return [C * C.dtype.type(10.0**-rung) for rung in range(rungs, 0, -1)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -50,9 +51,11 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     if precision not in valid:
         raise unknown_name("precision", precision, ("auto", *valid))
     if precision == "tf32" and not (device.type == "cuda" and _capability(device) >= 8):
-        raise UsageError(f"precision tf32 needs a CUDA device of capability 8 or later, not {device}: take auto or fp32")
+        raise UsageError(
+            f"precision tf32 needs a CUDA device of capability 8 or later, not {device}: take auto or fp32"
+        )
     if precision == "fp16" and device.type == "cpu" and not _native(device, "fp16"):
-        raise UsageError("precision fp16: this CPU has no fp16 arithmetic: take auto or fp32")
+        raise UsageError("precision fp16: this CPU has no fp16 arithmetic: take auto")
     return precision  # type: ignore[return-value]  # one of `valid`
 
 
@@ -62,7 +65,7 @@ def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
         return kind == "fp16" or _capability(device) >= 8
     if device.type != "cpu":
         return False
-    listed = getattr(torch.cpu, "get_capabilities", dict)()
+    listed: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if any(listed.get(name, False) for name in _CPU_FEATURES[kind]):
         return True
     asked = getattr(torch.cpu, f"_is_avx512_{kind}_supported", None)  # all that torch 2.11 has

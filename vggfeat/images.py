@@ -9,11 +9,12 @@ import os
 import stat
 import warnings
 from io import BytesIO
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from vggfeat.catalog import Filter
 from vggfeat.errors import ImageError
@@ -21,11 +22,8 @@ from vggfeat.errors import ImageError
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""What a folder is searched for, in any case; a path given by name may have any suffix."""
-
 # An explicit list: Pillow also has readers that start other programs (EPS) or that nobody has tested here.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 
 MAX_PIXELS = 100_000_000
 """Most pixels of a file: 300 MB decoded. A larger header is a mistake or a decompression bomb."""
@@ -58,6 +56,9 @@ def decode(source: str | os.PathLike[str] | bytes, *, exif: bool = False) -> Ima
             raise
         except UnidentifiedImageError:
             raise ImageError(_not_an_image(stream)) from None
+        except Image.DecompressionBombError:
+            # Pillow's own limit, above ours, is checked while it reads the header.
+            raise ImageError(_too_large()) from None
         except MemoryError:
             raise ImageError("not enough memory to decode it") from None
         except Exception as error:
@@ -71,12 +72,12 @@ def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return BytesIO(source)
     try:
-        mode = os.stat(source).st_mode
+        mode = Path(source).stat().st_mode
         if stat.S_ISDIR(mode):
             raise ImageError("is a folder")
         if not stat.S_ISREG(mode):
             raise ImageError("no regular file")
-        return open(source, "rb")  # noqa: PTH123, SIM115 - the caller closes it; Path() costs more than the open
+        return Path(source).open("rb")
     except OSError as error:
         raise ImageError((error.strerror or str(error)).lower()) from None
     except ValueError as error:  # an embedded NUL
@@ -86,7 +87,11 @@ def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
 def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} pixels: more than {MAX_PIXELS // 10**6} million")
+        raise ImageError(_too_large(f"{width}x{height} pixels: "))
+
+
+def _too_large(size: str = "") -> str:
+    return f"{size}more than {MAX_PIXELS // 10**6} million pixels"
 
 
 def _not_an_image(stream: BinaryIO) -> str:
@@ -115,6 +120,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         opaque = Image.new("RGBA", picture.size, "white")
         opaque.alpha_composite(picture.convert("RGBA"))
         return opaque.convert("RGB")
+    if mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
+        # Pillow takes every CMYK JPEG for Adobe's, whose values are inverted; without its marker they are not.
+        picture = ImageChops.invert(picture)
     return picture.convert("RGB")
 
 
@@ -155,3 +163,21 @@ def rescale(picture: Image.Image, Q: int, filter: Filter = "bilinear") -> Pictur
         raise ImageError(f"{picture.width}x{picture.height} becomes {size[0]}x{size[1]} at Q = {Q}: too large")
     resized = picture if picture.size == size else picture.resize(size, _FILTERS[filter])
     return np.asarray(resized)
+
+
+def rescaled_crop(
+    picture: Image.Image, Q: int, left: int, top: int, side: int, filter: Filter = "bilinear"
+) -> Picture:
+    """The square of `side` pixels at (left, top) of the picture rescaled to smallest side Q -> (side, side, 3) RGB.
+
+    Equal to cutting it out of `rescale`'s result (to one grey level), but computes the pixels of the square alone.
+    Raises ImageError as `rescale` does, and ValueError for a square that is not inside.
+    """
+    width, height = rescaled_size(picture.width, picture.height, Q)
+    if not (0 <= left <= width - side and 0 <= top <= height - side):
+        raise ValueError(f"no square of {side} at ({left}, {top}) in {width}x{height}")
+    if width * height > MAX_RESCALED_PIXELS:
+        raise ImageError(f"{picture.width}x{picture.height} becomes {width}x{height} at Q = {Q}: too large")
+    x, y = picture.width / width, picture.height / height
+    box = (left * x, top * y, (left + side) * x, (top + side) * y)
+    return np.asarray(picture.resize((side, side), _FILTERS[filter], box=box))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,6 @@ from vggfeat.catalog import (
     Preprocessing,
     net_spec,
     scaled,
-    weights_rows,
 )
 from vggfeat.devices import resolve_device, resolve_precision
 from vggfeat.errors import UsageError, WeightsError
@@ -45,7 +45,7 @@ NAMES = ("published", *SOURCES, "none")
 
 def load_net(
     net: str | None = None,
-    weights: str | Path | None = "published",
+    weights: str | os.PathLike[str] | None = "published",
     *,
     width: float = 1.0,
     num_classes: int = NUM_CLASSES,
@@ -101,7 +101,7 @@ def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
     return glorot_(model.to_empty(device="cpu"), seed)
 
 
-def _existing(weights: str | Path) -> Path:
+def _existing(weights: str | os.PathLike[str]) -> Path:
     path = Path(weights)
     if path.is_file():
         return path
@@ -126,7 +126,7 @@ class Layer(NamedTuple):
     name: str
     """What the file calls it."""
     weight: Tensor
-    """(out, in, k, k) of a convolution, (out, in) of a fully-connected layer; the first one's inputs in C, H, W order."""
+    """(out, in, k, k) of a convolution, (out, in) of a fully-connected layer, the first one's inputs in C, H, W order."""
     bias: Tensor
     """(out,)."""
 
@@ -145,7 +145,7 @@ class Layers:
     training_record: dict[str, Any] = field(default_factory=dict)
 
 
-def read_weights(path: str | Path) -> Layers:
+def read_weights(path: str | os.PathLike[str]) -> Layers:
     """The layers of a weights file of any format that vggfeat reads; the content tells which.
 
     Raises WeightsError with the reason.
@@ -164,7 +164,8 @@ def read_weights(path: str | Path) -> Layers:
 
         return Layers([Layer(*layer) for layer in read_caffemodel(path)], OXFORD)
     raise WeightsError(
-        f"{path}: no weights file that vggfeat reads (a vggfeat checkpoint, torchvision's .pth, Keras' .h5, a .caffemodel)"
+        f"{path}: no weights file that vggfeat reads "
+        "(a vggfeat checkpoint, torchvision's .pth, Keras' .h5 or a .caffemodel)"
     )
 
 
@@ -222,7 +223,9 @@ def _named_layers(path: Path, state: Mapping[Any, Any]) -> list[Layer]:
         match = _PARAMETER.fullmatch(str(key))
         if match is None:
             why = "; nets with batch normalisation are not Table 1's" if "running_mean" in str(key) else ""
-            raise WeightsError(f"{path}: {str(key)!r} is no parameter of a VGG net named as torchvision names them{why}")
+            raise WeightsError(
+                f"{path}: {str(key)!r} is no parameter of a VGG net named as torchvision names them{why}"
+            )
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
             raise WeightsError(f"{path}: {key} is no plain tensor of floating-point numbers")
         claimed += value.numel() * value.element_size()
@@ -284,7 +287,7 @@ def _preprocessing(record: Mapping[str, Any]) -> Preprocessing:
 def _built(path: Path, content: Layers, net: str | None) -> VGG:
     """The net that the layers are. Raises WeightsError where they are none, UsageError where they are another."""
     layers = content.layers
-    if len(layers) < 4 or any(layer.weight.ndim != 2 for layer in layers[-3:]):
+    if [layer.weight.ndim for layer in layers] != [4] * (len(layers) - 3) + [2] * 3:
         raise WeightsError(
             f"{path}: has no classifier of three fully-connected layers (a features-only file?), so no penultimate "
             "layer to take descriptors from"
@@ -296,7 +299,9 @@ def _built(path: Path, content: Layers, net: str | None) -> VGG:
         raise WeightsError(f"{path}: its layers' shapes are not those of net {spec.name} at width {width}")
     for layer in layers:
         if layer.bias.shape != layer.weight.shape[:1]:
-            raise WeightsError(f"{path}: {layer.name} has {layer.weight.shape[0]} outputs and {layer.bias.numel()} biases")
+            raise WeightsError(
+                f"{path}: {layer.name} has {layer.weight.shape[0]} outputs and {layer.bias.numel()} biases"
+            )
     if content.class_names and len(content.class_names) != shapes[-1][0]:
         raise WeightsError(f"{path}: names {len(content.class_names)} classes and scores {shapes[-1][0]}")
     with torch.device("meta"):

@@ -33,7 +33,7 @@ def load_folder(data_root: str | Path) -> Dataset:
 
 def _tree(root: Path) -> Dataset:
     """Ids are the paths below the root; a class is a folder of the root, its images may lie deeper."""
-    found = list(labelled_tree(root))
+    found = list(labelled_tree(os.fspath(root)))
     class_names = tuple(dict.fromkeys(name for name, _, _ in found))
     if not found:
         raise DatasetError(f"{root}: no images in class folders; a labelled data set is a <class>/*.jpg tree")
@@ -55,7 +55,7 @@ def _table(file: Path) -> Dataset:
         if not multi and not names:
             raise DatasetError(f"{file}, line {line}: no label for {path!r}")
         value = tuple(1 if name in names else -1 for name in class_names) if multi else class_names.index(names[0])
-        samples.append(Sample(path, os.path.join(file.parent, path), value, subset=subset))
+        samples.append(Sample(path, str(file.parent / path), value, subset=subset))
     return Dataset("folder", tuple(samples), class_names, exif=True)
 
 

@@ -1,5 +1,8 @@
 """The user's own images: paths, folders and lists, as samples whose ids are the paths as given."""
 
+# A path stays the string, and the bytes, that the user gave: pathlib would tidy it.
+# ruff: noqa: PTH112, PTH116, PTH122
+
 from __future__ import annotations
 
 import os
@@ -70,42 +73,29 @@ def _dataset(entries: Iterable[tuple[Sample, Place]]) -> Dataset:
     return Dataset(NAME, tuple(samples), exif=True)
 
 
-def images_under(folder: str) -> Iterator[str]:
+def images_under(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
     """Paths of the images below a folder, depth first, in byte order of the names; hidden names are left out.
 
-    Links are followed, but not into a folder that holds them (`find -L` does the same). Raises DatasetError for a
-    folder that cannot be read.
+    Links are followed, but not into a folder that holds them, as with `find -L`; `above` has the (device, inode) of
+    the folders already entered. Raises DatasetError for a folder that cannot be read.
     """
-    # One entry a folder still to read: its path and the (device, inode) of itself and all folders above it.
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
-    while pending:
-        path, above = pending.pop()
-        if not (above or os.path.isdir(path)):
-            raise DatasetError(f"{path}: no such folder")
-        if above and not os.path.isdir(path):
-            yield path
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
+    key = (status.st_dev, status.st_ino)
+    if key in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
             continue
-        status = os.stat(path)
-        key = (status.st_dev, status.st_ino)
-        if key in above:
-            continue
-        try:
-            names = sorted(os.listdir(path), key=os.fsencode, reverse=True)  # noqa: PTH208 (bytes kept as given)
-        except OSError as error:
-            raise DatasetError(f"{path}: this folder cannot be read: {error.strerror}") from error
-        pending += [(os.path.join(path, name), above | {key}) for name in names if _wanted(path, name)]
-
-
-def _wanted(folder: str, name: str) -> bool:
-    """Whether a name inside a folder is worth a look: an image by its suffix, or a folder; nothing hidden."""
-    if name.startswith("."):
-        return False
-    return is_image_name(name) or os.path.isdir(os.path.join(folder, name))
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file's name ends as an image's does, in any case."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        # os.path.isdir answers no for a link that leads nowhere or to itself, where entry.is_dir would raise.
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from images_under(entry.path, above | {key})
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield entry.path
 
 
 def _named(paths: Iterable[str]) -> Iterator[tuple[Sample, Place]]:
@@ -154,18 +144,13 @@ def _where(place: Place) -> str:
     return f"{place[0]}, line {place[1]}"
 
 
-def labelled_tree(root: Path) -> Iterator[tuple[str, str, str]]:
+def labelled_tree(root: str) -> Iterator[tuple[str, str, str]]:
     """(class, id, path) of each image of a `<class>/*.jpg` tree, the id being the path below the root.
 
     Classes and images are in byte order of their names; images deeper inside a class belong to it too.
     """
-    top = os.fspath(root)
-    try:
-        names = sorted(os.listdir(top), key=os.fsencode)  # noqa: PTH208
-    except OSError as error:
-        raise DatasetError(f"{top}: this folder cannot be read: {error.strerror}") from error
-    for name in names:
-        if name.startswith(".") or not os.path.isdir(os.path.join(top, name)):
-            continue
-        for path in images_under(os.path.join(top, name)):
-            yield name, os.path.relpath(path, top).replace(os.sep, "/"), path
+    for path in images_under(root):
+        below = os.path.relpath(path, root).replace(os.sep, "/")
+        class_name, slash, _ = below.partition("/")
+        if slash:
+            yield class_name, below, path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vggfeat.errors import ImageError
+
 Box = tuple[float, float, float, float]
 """(xmin, ymin, xmax, ymax) in pixels, 0-based, half-open: width is xmax - xmin."""
 
@@ -21,6 +23,26 @@ class Sample:
     box: Box | None = None
     subset: str = ""
     """The data set's own part: "train", "val", "test", or "" where it has none."""
+    span: tuple[int, int] | None = None
+    """(offset, length) in bytes where `path` is a tar file that holds the image; None where it is the image."""
+
+    def source(self) -> str | bytes:
+        """What images.decode takes: the path, or the bytes of a member of a tar file.
+
+        Raises ImageError where the tar file has gone or ends too early.
+        """
+        if self.span is None:
+            return self.path
+        offset, length = self.span
+        try:
+            with open(self.path, "rb") as stream:  # noqa: PTH123 - as in images.py
+                stream.seek(offset)
+                content = stream.read(length)
+        except OSError as error:
+            raise ImageError(f"{self.path}: {error.strerror}") from None
+        if len(content) < length:
+            raise ImageError(f"{self.path} ends inside of it")
+        return content
 
 
 @dataclass(frozen=True)

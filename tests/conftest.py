@@ -1,0 +1,38 @@
+"""What several tests share: real data where it lies beside the checkout, small nets, small pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Set before anything imports torch or keras: no test may fetch, and Keras runs on torch here.
+os.environ["VGGFEAT_OFFLINE"] = "1"
+os.environ["KERAS_BACKEND"] = "torch"
+for name in ("VGGFEAT_DATA", "VGGFEAT_CACHE"):
+    os.environ.pop(name, None)
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The real data sets beside the checkout."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real data sets (shared/data beside the checkout) are not here")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of six small JPEGs of different sizes with structure in them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i, size in enumerate([(60, 40), (40, 60), (50, 50), (60, 40), (80, 30), (33, 47)]):
+        small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=95)
+    return folder

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+
+from vggfeat.catalog import NETS, net_spec
+from vggfeat.errors import UsageError
+from vggfeat.networks import VGG, gaussian_, glorot_, weighted_layers
+
+TABLE_2 = {
+    "A": 132_863_336,
+    "A-LRN": 132_863_336,
+    "B": 133_047_848,
+    "C": 133_638_952,
+    "D": 138_357_544,
+    "E": 143_667_240,
+    "shallow-B": 134_503_528,
+}
+TORCHVISION = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_parameter_counts_are_table_2s(name):
+    with torch.device("meta"):
+        net = VGG(name)
+    assert sum(p.numel() for p in net.parameters()) == TABLE_2[name]
+    assert NETS[name].parameters() == TABLE_2[name]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_catalog_counts_parameters_at_any_width_and_number_of_classes(name):
+    net = VGG(name, width=0.1, num_classes=7)
+    assert sum(p.numel() for p in net.parameters()) == NETS[name].parameters(num_classes=7, width=0.1)
+
+
+def test_depths_are_table_1s():
+    assert [NETS[n].weight_layers for n in NETS] == [11, 11, 13, 16, 16, 19, 8]
+
+
+@pytest.mark.parametrize(("net", "name"), TORCHVISION.items())
+def test_parameters_have_torchvisions_names_and_shapes(net, name):
+    with torch.device("meta"):
+        ours, theirs = VGG(net).state_dict(), getattr(torchvision.models, name)().state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("name", ["A", "A-LRN", "B", "C", "D", "E", "shallow-B"])
+def test_dense_and_classifier_form_agree_at_224(name):
+    net = glorot_(VGG(name, width=1 / 8, num_classes=20), seed=3).eval()
+    crops = torch.from_numpy(np.random.default_rng(0).normal(0, 50, (2, 3, 224, 224)).astype(np.float32))
+    with torch.inference_mode():
+        classified, dense = net(crops), net.dense(crops, "scores")
+    assert dense.shape == (2, 1, 1, 20)
+    assert (dense[:, 0, 0] - classified).norm() / classified.norm() < 1e-5
+
+
+def test_the_dense_form_equals_convolutions_with_the_same_weights():
+    net = glorot_(VGG("A", width=1 / 16, num_classes=5), seed=1).eval()
+    images = torch.randn(2, 3, 250, 330)
+    fc6, fc7, fc8 = (layer for layer in weighted_layers(net) if isinstance(layer, torch.nn.Linear))
+    with torch.inference_mode():
+        x = net.features(images)
+        assert x.shape[2:] == (8, 11), "ceil pooling keeps the border: 250 -> 8, 330 -> 11"
+        x = F.relu(F.conv2d(x, fc6.weight.view(fc6.out_features, -1, 7, 7), fc6.bias))
+        assert torch.allclose(net.dense(images, "fc6").permute(0, 3, 1, 2), x, rtol=1e-4, atol=1e-5)
+        x = F.relu(F.conv2d(x, fc7.weight[:, :, None, None], fc7.bias))
+        assert torch.allclose(net.dense(images, "fc7").permute(0, 3, 1, 2), x, rtol=1e-4, atol=1e-5)
+        x = F.conv2d(x, fc8.weight[:, :, None, None], fc8.bias)
+        assert torch.allclose(net.dense(images, "scores").permute(0, 3, 1, 2), x, rtol=1e-4, atol=1e-5)
+
+
+def test_both_forms_read_the_same_tensors():
+    net = VGG("A", width=1 / 16, num_classes=5).eval()
+    crops = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        before = net.dense(crops, "scores").clone()
+        net.classifier[0].weight.mul_(-1)
+        assert not torch.allclose(net.dense(crops, "scores"), before)
+        assert torch.allclose(net.dense(crops, "scores")[:, 0, 0], net(crops), rtol=1e-4, atol=1e-6)
+
+
+def test_full_size_a_equals_torchvisions_vgg11_with_the_same_tensors():
+    theirs = torchvision.models.vgg11().eval()
+    ours = VGG("A").eval()
+    ours.load_state_dict(theirs.state_dict())
+    crops = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = theirs(crops)
+        assert (ours(crops) - expected).norm() / expected.norm() < 1e-5
+
+
+def test_lrn_is_krizhevskys_sum_not_divided_by_n():
+    lrn = next(m for m in VGG("A-LRN", width=1 / 16).features if isinstance(m, torch.nn.LocalResponseNorm))
+    x = torch.rand(1, 8, 2, 2) * 100
+    squares = F.pad(x**2, (0, 0, 0, 0, 2, 2))
+    sums = sum(squares[:, i : i + 8] for i in range(5))
+    assert torch.allclose(lrn(x), x / (2 + 1e-4 * sums) ** 0.75, rtol=1e-5)
+
+
+def test_glorot_weights_have_their_variance_and_repeat_with_the_seed():
+    one, two, other = (glorot_(VGG("A", width=0.25), seed=s) for s in (5, 5, 6))
+    layer = weighted_layers(one)[3]
+    fan_in, fan_out = layer.in_channels * 9, layer.out_channels * 9
+    assert layer.weight.var().item() == pytest.approx(2 / (fan_in + fan_out), rel=0.02)
+    assert one.fingerprint() == two.fingerprint() != other.fingerprint()
+    assert not any(layer.bias.any() for layer in weighted_layers(one))
+
+
+def test_gaussian_weights_have_the_standard_deviation():
+    layer = weighted_layers(gaussian_(VGG("A", width=0.25), std=0.02))[5]
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_the_classifier_form_refuses_other_sizes():
+    with pytest.raises(ValueError, match=r"^the classifier form takes 224x224 crops, not \(256, 224\)$"):
+        VGG("A", width=1 / 16)(torch.zeros(1, 3, 256, 224))
+
+
+@pytest.mark.parametrize("name", ["d", " D", "Shallow B", "shallow_b", "a-lrn"])
+def test_names_are_found_in_any_case(name):
+    assert net_spec(name).name in NETS
+
+
+def test_an_unknown_net_lists_the_valid_ones_and_suggests():
+    with pytest.raises(UsageError) as error:
+        net_spec("shalow-B")
+    assert str(error.value) == (
+        "no net 'shalow-B'; did you mean 'shallow-B'? valid: A, A-LRN, B, C, D, E, shallow-B"
+    )
+
+
+@pytest.mark.parametrize("width", [0, -1, float("nan")])
+def test_a_width_must_be_positive(width):
+    with pytest.raises(UsageError, match=f"^width {width} is no positive factor$"):
+        VGG("A", width=width)

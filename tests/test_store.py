@@ -1,0 +1,264 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.errors import StoreError, VggfeatError
+from vggfeat.pooling import Described, combine
+from vggfeat.store import DescriptorWriter, read_descriptors
+
+N, DIMS, SCALES = 10, (3, 2), (256, 384)
+RNG = np.random.default_rng(0)
+VALUES = RNG.random((N, sum(DIMS) * 2), dtype=np.float32)
+KEPT = RNG.random((N, sum(DIMS) * 2), dtype=np.float32)
+
+SETTINGS = {
+    "nets": [
+        {"net": net, "weights": "oxford", "weights_sha256": digest, "width": 1.0, "preprocessing": {"mean": [1, 2, 3]}}
+        for net, digest in (("D", "aa"), ("E", "bb"))
+    ],
+    "scales": SCALES,
+    "aggregate": "stack",
+    "flip": True,
+    "layer": "fc7",
+    "region": "image",
+    "exif": False,
+    "precision": "fp32",
+}
+DATASET = Dataset("toy", tuple(Sample(f"i{i}", f"{i}.jpg", i % 3, subset="train") for i in range(N)), ("a", "b", "c"))
+
+
+def writer(path, dataset=DATASET, settings=SETTINGS, **options):
+    return DescriptorWriter(path, dataset, settings, dim=VALUES.shape[1], layer_dims=DIMS, **options)
+
+
+def block(rows, failures=None):
+    values, kept = VALUES[rows.start : rows.stop].copy(), KEPT[rows.start : rows.stop].copy()
+    for row in failures or {}:
+        values[row] = kept[row] = np.nan
+    return Described(values, kept, failures or {})
+
+
+def fill(path, blocks=None, **options):
+    with writer(path, **options) as out:
+        for rows in list(out.pending(4))[:blocks]:
+            out.write(rows, block(rows))
+    return path
+
+
+def refused(call) -> str:
+    with pytest.raises(StoreError) as error:
+        call()
+    return str(error.value)
+
+
+def test_what_is_written_is_read(tmp_path):
+    made = read_descriptors(fill(tmp_path / "a.h5"))
+    assert np.array_equal(made.read(), VALUES)
+    assert np.array_equal(made.read([7, 2, 2]), VALUES[[7, 2, 2]])
+    assert made.ids == [f"i{i}" for i in range(N)]
+    assert made.labels.tolist() == [i % 3 for i in range(N)]
+    assert made.subset == ["train"] * N
+    assert made.class_names == ("a", "b", "c")
+    assert made.dim == 10
+    assert len(made.done) == len(made) == N
+    expected = {"net": "D+E", "weights": "oxford+oxford", "weights_sha256": "aa+bb", "scales": SCALES,
+                "aggregate": "stack", "flip": True, "dataset": "toy", "format_version": 1, "keep_scales": False}  # fmt: skip
+    assert {name: made.attributes[name] for name in expected} == expected
+
+
+def test_multi_label_samples_keep_their_difficult_ones(tmp_path):
+    samples = tuple(Sample(f"i{i}", "x", labels=(1, 0, -1)) for i in range(N))
+    assert read_descriptors(fill(tmp_path / "a.h5", dataset=replace(DATASET, samples=samples))).labels[3].tolist() == [1, 0, -1]
+
+
+def test_unlabelled_samples_have_no_labels(tmp_path):
+    samples = tuple(Sample(f"i{i}", "x") for i in range(N))
+    assert read_descriptors(fill(tmp_path / "a.h5", dataset=replace(DATASET, samples=samples))).labels is None
+
+
+def test_float16_halves_the_file_and_rounds(tmp_path):
+    made = read_descriptors(fill(tmp_path / "a.h5", store="float16"))
+    assert made.read().dtype == np.float32
+    assert np.array_equal(made.read(), VALUES.astype(np.float16).astype(np.float32))
+
+
+def test_kept_scales_can_be_aggregated_anew(tmp_path):
+    made = read_descriptors(fill(tmp_path / "a.h5", keep_scales=True))
+    parts = made.read_parts()
+    assert [part.shape for part in parts] == [(N, 2, 3), (N, 2, 2)]
+    assert np.array_equal(parts[0].reshape(N, -1), KEPT[:, :6])
+    assert np.array_equal(made.aggregated("max", [4, 1]), combine([part[[4, 1]] for part in parts], "max"))
+
+
+def test_without_kept_scales_aggregating_anew_is_an_error(tmp_path):
+    path = fill(tmp_path / "a.h5")
+    assert refused(lambda: read_descriptors(path).read_parts()) == (
+        f"{path} keeps no single scales: extract with --keep-scales"
+    )
+
+
+def test_names_that_are_no_utf8_survive(tmp_path):
+    odd = [os.fsdecode(name) for name in (b"caf\xe9.jpg", "naïve 🎉.jpg".encode(), b"a b\nc.jpg")]
+    samples = tuple(Sample(name, name) for name in odd + [str(i) for i in range(N - 3)])
+    assert read_descriptors(fill(tmp_path / "a.h5", dataset=replace(DATASET, samples=samples))).ids[:3] == odd
+
+
+def test_failed_rows_keep_their_place_and_reason_and_are_tried_again(tmp_path):
+    path = tmp_path / "a.h5"
+    with writer(path) as out:
+        for rows in out.pending(4):
+            out.write(rows, block(rows, {1: "damaged: caf\xe9"} if rows.start == 4 else None))
+    made = read_descriptors(path)
+    assert made.errors() == {"i5": "damaged: caf\xe9"}
+    assert made.status.tolist() == [1] * 5 + [2] + [1] * 4
+    assert np.isnan(made.read([5])).all()
+    assert np.array_equal(made.read(made.done), VALUES[made.done])
+    with writer(path, resume=True) as out:
+        assert list(out.pending(4)) == [range(4, 8)]
+        out.write(range(4, 8), block(range(4, 8)))
+    made = read_descriptors(path)
+    assert made.errors() == {}
+    assert np.array_equal(made.read(), VALUES)
+
+
+def test_a_resumed_block_leaves_finished_rows_as_they_are(tmp_path):
+    path = tmp_path / "a.h5"
+    with writer(path) as out:
+        out.write(range(4), block(range(4), {2: "lost"}))
+    with writer(path, resume=True) as out:
+        other = block(range(4))
+        other.descriptors[:] = 9
+        out.write(range(4), other)
+    assert np.array_equal(read_descriptors(path).read(range(4)), [*VALUES[:2], np.full(10, 9), VALUES[3]])
+
+
+def test_an_interrupted_file_reads_as_pending_and_resumes_to_the_same_bytes(tmp_path):
+    whole, part = fill(tmp_path / "whole.h5"), fill(tmp_path / "part.h5", blocks=1)
+    made = read_descriptors(part)
+    assert made.status.tolist() == [1] * 4 + [0] * 6
+    assert np.isnan(made.read()[4:]).all()
+    fill(part, resume=True)
+    assert part.read_bytes() == whole.read_bytes()
+
+
+def test_an_existing_file_is_neither_lost_nor_mixed(tmp_path):
+    path = fill(tmp_path / "a.h5")
+    before = path.read_bytes()
+    assert refused(lambda: writer(path)) == f"{path} exists: --resume goes on with it, --overwrite replaces it"
+    other = {**SETTINGS, "flip": False}
+    assert refused(lambda: writer(path, settings=other, resume=True)) == (
+        f"{path} was made with other settings (flip true there, false here): --overwrite replaces it, -o names another file"
+    )
+    nets = [SETTINGS["nets"][0], {**SETTINGS["nets"][1], "weights_sha256": "cc"}]
+    assert "(net.weights_sha256 \"bb\" there, \"cc\" here)" in refused(
+        lambda: writer(path, settings={**SETTINGS, "nets": nets}, resume=True)
+    )
+    renamed = (*DATASET.samples[:3], Sample("x", "x", 0), *DATASET.samples[4:])
+    assert refused(lambda: writer(path, dataset=replace(DATASET, samples=renamed), resume=True)) == (
+        f"{path} was made from another list: row 3 is 'i3' there, 'x' here"
+    )
+    assert refused(lambda: writer(path, dataset=replace(DATASET, samples=DATASET.samples[:-1]), resume=True)) == (
+        f"{path} was made from another list: {N} rows there, {N - 1} here"
+    )
+    assert path.read_bytes() == before
+
+
+def test_overwriting_replaces_the_file(tmp_path):
+    path = fill(tmp_path / "a.h5", store="float16")
+    fill(path, overwrite=True)
+    assert np.array_equal(read_descriptors(path).read(), VALUES)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
+    path = tmp_path / "a.h5"
+    with writer(path) as out:
+        out.write(range(4), block(range(4)))
+        code = (
+            "import sys; sys.path[:0] = sys.argv[2:]\n"
+            "from test_store import *\n"
+            "print(read_descriptors(sys.argv[1]).status.sum())\n"
+            "for options in ({'resume': True}, {'overwrite': True}):\n"
+            "    print(refused(lambda: writer(sys.argv[1], **options)))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), os.path.dirname(__file__)], capture_output=True, text=True, check=True
+        )
+    busy = f"{path} is being written by another process: wait for it, or name another -o"
+    assert done.stdout.splitlines() == ["4", busy, busy]
+
+
+def test_files_that_are_none_are_told_apart(tmp_path):
+    (tmp_path / "text.h5").write_text("hello")
+    h5py.File(tmp_path / "other.h5", "w").close()
+    for name, reason in {
+        "missing.h5": "{}: no such file",
+        "text.h5": "{} is no descriptor file (no HDF5)",
+        "other.h5": "{} is no descriptor file of vggfeat's",
+    }.items():
+        assert refused(lambda name=name: read_descriptors(tmp_path / name)) == reason.format(tmp_path / name)
+    assert refused(lambda: read_descriptors(tmp_path)) == f"{tmp_path} is a folder"
+
+
+def test_a_newer_format_is_refused_with_advice(tmp_path):
+    path = fill(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 2
+    assert refused(lambda: read_descriptors(path)) == (
+        f"{path} has format version 2, this vggfeat reads up to 1: update it"
+    )
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external storage", "virtual"])
+def test_data_outside_of_the_file_is_never_read(tmp_path, kind):
+    path, secret = fill(tmp_path / "a.h5"), tmp_path / "secret"
+    secret.write_bytes(b"s" * 400)
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["descriptors"] = VALUES
+    with h5py.File(path, "r+") as file:
+        del file["descriptors"]
+        if kind == "external link":
+            file["descriptors"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "descriptors")
+        elif kind == "soft link":
+            file["descriptors"] = h5py.SoftLink("/ids")
+        elif kind == "external storage":
+            file.create_dataset("descriptors", (N, 10), "f4", external=[(str(secret), 0, 400)])
+        else:
+            layout = h5py.VirtualLayout((N, 10), "f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "descriptors", (N, 10))
+            file.create_virtual_dataset("descriptors", layout)
+    assert refused(lambda: read_descriptors(path)) == f"{path}: 'descriptors' points outside of the file, refused"
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(VggfeatError) as error:
+        writer(tmp_path / "file" / "a.h5")
+    assert str(error.value) == f"{tmp_path / 'file' / 'a.h5'}: cannot write here: File exists"
+
+
+def test_a_killed_writer_leaves_a_file_that_resumes_to_the_same_bytes(tmp_path):
+    whole = fill(tmp_path / "whole.h5")
+    code = (
+        "import os, signal, sys; sys.path[:0] = sys.argv[3:]\n"
+        "from test_store import *\n"
+        "stop = int(sys.argv[2])\n"
+        "with writer(sys.argv[1]) as out:\n"
+        "    for number, rows in enumerate(out.pending(4)):\n"
+        "        if number == stop: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        out.write(rows, block(rows))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    for stop in range(4):
+        path = tmp_path / f"{stop}.h5"
+        killed = subprocess.run([sys.executable, "-c", code, str(path), str(stop), os.path.dirname(__file__)])
+        assert killed.returncode == -9
+        assert read_descriptors(path).status.tolist() == ([1] * 4 * stop + [0] * N)[:N]
+        fill(path, resume=True)
+        assert path.read_bytes() == whole.read_bytes()

@@ -1,0 +1,158 @@
+"""Samples -> batches of crops, decoded ahead by threads while the net computes."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vggfeat.augment import Colours, Moments, View, colours, moments
+from vggfeat.catalog import INPUT_SIDE, Filter
+from vggfeat.datasets import Sample
+from vggfeat.errors import DatasetError, ImageError
+from vggfeat.images import decode, rescaled_crop
+
+AHEAD = 3
+"""Batches that are being decoded while one is in use."""
+
+_CHUNK = 8  # images a task: enough that handing it to a thread costs nothing beside decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One place of a batch: which image, at which update and position of the whole batch (-> its view)."""
+
+    sample: Sample | None
+    """None: an empty place, so that every process has a batch of the same length."""
+    step: int = 0
+    position: int = 0
+
+
+class Viewer(Protocol):
+    """Chooses the view of a picture: Augmentation or CentreView."""
+
+    def view(self, size: tuple[int, int], step: int, position: int) -> View:
+        """The view of a picture of that (width, height)."""
+
+
+@dataclass
+class Batch:
+    """Crops as they come from the decoder. Places without an image, or with an unreadable one, weigh nothing."""
+
+    crops: Tensor
+    """(N, 224, 224, 3) uint8 RGB."""
+    shifts: Tensor
+    """(N, 3) grey levels to add to R, G, B."""
+    labels: Tensor
+    """(N,) int64."""
+    weights: Tensor
+    """(N,) 1 or 0."""
+    step: int
+    position: int
+    """Of its first place in the whole batch."""
+    failures: list[tuple[str, str]]
+    """(id, reason) of the images that could not be read."""
+
+
+class CropLoader:
+    """Reads batches with a pool of threads: Pillow decodes and rescales outside of Python's lock.
+
+    Args:
+        viewer: chooses each image's view.
+        filter: of the rescaling.
+        exif: honour EXIF orientation.
+        workers: threads; 0 decodes in the caller's own thread.
+        pin: page-locked batches, for copies to a CUDA device that do not wait.
+    """
+
+    def __init__(self, viewer: Viewer, filter: Filter, *, exif: bool, workers: int, pin: bool = False) -> None:
+        self.viewer, self.filter, self.exif, self.workers, self.pin = viewer, filter, exif, workers, pin
+
+    def batches(self, plan: Iterable[Sequence[Job]]) -> Iterator[Batch]:
+        """One batch for each list of jobs, in order."""
+        if self.workers == 0:
+            for jobs in plan:
+                batch = self._empty(jobs)
+                self._fill(batch, jobs, 0)
+                yield batch
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+            try:
+                for jobs in plan:
+                    batch = self._empty(jobs)
+                    chunks = range(0, len(jobs), _CHUNK)
+                    waiting.append((batch, [pool.submit(self._fill, batch, jobs[i : i + _CHUNK], i) for i in chunks]))
+                    if len(waiting) > AHEAD:
+                        yield _finished(waiting.popleft())
+                while waiting:
+                    yield _finished(waiting.popleft())
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _empty(self, jobs: Sequence[Job]) -> Batch:
+        n = len(jobs)
+        return Batch(
+            torch.zeros(n, INPUT_SIDE, INPUT_SIDE, 3, dtype=torch.uint8, pin_memory=self.pin),
+            torch.zeros(n, 3), torch.zeros(n, dtype=torch.int64), torch.zeros(n),
+            jobs[0].step, jobs[0].position, [],
+        )  # fmt: skip
+
+    def _fill(self, batch: Batch, jobs: Sequence[Job], start: int) -> None:
+        """Puts the jobs' images into the batch's places from `start` on."""
+        crops, shifts = batch.crops.numpy(), batch.shifts.numpy()
+        for place, job in enumerate(jobs, start):
+            if job.sample is None:
+                continue
+            try:
+                picture = decode(job.sample.source(), exif=self.exif)
+                view = self.viewer.view(picture.size, job.step, job.position)
+                crop = rescaled_crop(picture, view.Q, view.left, view.top, INPUT_SIDE, self.filter)
+            except ImageError as error:
+                batch.failures.append((job.sample.id, str(error)))
+                continue
+            crops[place] = crop[:, ::-1] if view.flip else crop
+            shifts[place] = view.shift
+            batch.labels[place] = job.sample.labels  # type: ignore[assignment]  # single-label: the split checked it
+            batch.weights[place] = 1.0
+
+
+def _finished(entry: tuple[Batch, list[Future[None]]]) -> Batch:
+    batch, parts = entry
+    for part in parts:
+        part.result()
+    return batch
+
+
+def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: int) -> Colours:
+    """Colours of `count` of the samples, evenly spaced over the list (0: all), each at its own size.
+
+    Unreadable images are left out. Raises DatasetError where none can be read.
+    """
+    if 0 < count < len(samples):
+        samples = [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="colours") as pool:
+        found = pool.map(lambda sample: _moments(sample, exif), samples)
+        try:
+            return colours(entry for entry in found if entry is not None)
+        except ValueError:
+            raise DatasetError(f"none of {len(samples)} training images can be read, the first {samples[0].path}") from None
+
+
+def _moments(sample: Sample, exif: bool) -> Moments | None:
+    try:
+        return moments(np.asarray(decode(sample.source(), exif=exif)))
+    except ImageError:
+        return None
+
+
+def default_workers(processes: int = 1) -> int:
+    """Decoding threads for each of so many processes on this machine: its cores, shared."""
+    return max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

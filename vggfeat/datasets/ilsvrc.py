@@ -1,0 +1,159 @@
+"""ILSVRC-2012: folders of classes, or tar files read where they lie; its flat validation part by the devkit's mapping.
+
+Image-net.org gives the images to holders of an account, so they are read from disk only.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vggfeat.datasets.listing import is_image_name
+from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.errors import DatasetError
+
+Part = Literal["train", "val"]
+PARTS: tuple[Part, ...] = ("train", "val")
+
+META = "meta.mat"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+DEVKIT_FOLDERS = ("ILSVRC2012_devkit_t12", "devkit")
+"""Where the two files may lie below `ilsvrc2012/`: in one of these, in its `data/`, or beside `train` and `val`."""
+
+_FLAT = ""
+"""The class of an image that lies in no class's folder."""
+
+
+def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS) -> Dataset:
+    """ILSVRC-2012 in `<data_root>/ilsvrc2012/{train,val}`: samples with subset "train" or "val", classes by wnid.
+
+    Each part is `<wnid>/*.JPEG`, or tar files in its folder: one a class (`<wnid>.tar`), shards whose members are
+    `<wnid>/*.JPEG`, or ILSVRC's own tar of tars; none is unpacked. A validation part without class folders is ILSVRC's
+    own: its labels come from the devkit's ground truth, whose class numbers only the devkit's meta.mat explains.
+
+    Args:
+        data_root: the folder that holds `ilsvrc2012/`.
+        parts: which parts to list; a part that is not there is an error.
+
+    Raises DatasetError for what is missing, naming it.
+    """
+    root = Path(data_root, "ilsvrc2012")
+    missing = [part for part in parts if not (root / part).is_dir()]
+    if missing:
+        raise DatasetError(
+            f"no ilsvrc2012 at {root} ({' and '.join(f'{part}/' for part in missing)} missing): put its images there as "
+            "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name "
+            "another data root with --data DIR, or take pictures of your own with --dataset folder --data DIR"
+        )
+    found = {part: list(_images(root / part)) for part in parts}
+    for part, images in found.items():
+        if not images:
+            raise DatasetError(f"{root / part} holds no images: neither <wnid>/*.JPEG nor tar files of them")
+    if "train" in found and any(wnid == _FLAT for wnid, *_ in found["train"]):
+        stray = next(name for wnid, name, *_ in found["train"] if wnid == _FLAT)
+        raise DatasetError(f"{root / 'train'}: {stray} lies in no class's folder or tar file, so it has no label")
+    if "val" in found and any(wnid == _FLAT for wnid, *_ in found["val"]):
+        found["val"] = _flat_labels(root, found["val"])
+    class_names = tuple(sorted({wnid for wnid, *_ in found["train" if "train" in found else "val"]}))
+    index = {wnid: label for label, wnid in enumerate(class_names)}
+    strange = next((wnid for images in found.values() for wnid, *_ in images if wnid not in index), None)
+    if strange is not None:
+        raise DatasetError(f"{root / 'val'}: class {strange} is not among the {len(class_names)} classes of train")
+    samples = tuple(
+        Sample(f"{part}/{wnid}/{name}", path, index[wnid], subset=part, span=span)
+        for part, images in found.items()
+        for wnid, name, path, span in images
+    )
+    return Dataset("ilsvrc2012", samples, class_names)
+
+
+Image = tuple[str, str, str, tuple[int, int] | None]
+"""Class (or _FLAT), file name, file to open, and where in it."""
+
+
+def _images(part: Path) -> Iterator[Image]:
+    """The images of a part in the order of their classes' and files' names, those of tar files in the tar's own."""
+    for entry in _entries(part):
+        if entry.is_dir():
+            yield from ((entry.name, file.name, file.path, None) for file in _entries(entry) if is_image_name(file.name))
+        elif entry.name.endswith(".tar"):
+            yield from _members(entry.path)
+        elif entry.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+            raise DatasetError(f"{entry.path}: compressed, so its images cannot be read in any order; uncompress it")
+        elif is_image_name(entry.name):
+            yield (_FLAT, entry.name, entry.path, None)
+
+
+def _entries(folder: str | Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DatasetError(f"{os.fspath(folder)}: this folder cannot be read: {error.strerror}") from error
+
+
+def _members(path: str) -> Iterator[Image]:
+    """The images of a tar file: their class is their folder's name, or else the tar file's own."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            yield from _tar_images(tar, path, Path(path).stem, 0)
+    except (tarfile.TarError, OSError) as error:
+        raise DatasetError(f"{path}: not a readable tar file: {error}") from error
+
+
+def _tar_images(tar: tarfile.TarFile, path: str, stem: str, offset: int) -> Iterator[Image]:
+    for member in tar:
+        folder, name = os.path.split(member.name)
+        wnid = os.path.basename(folder) or (stem if _is_wnid(stem) else _FLAT)
+        if member.isfile() and name.endswith(".tar"):
+            with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
+                yield from _tar_images(inner, path, Path(name).stem, offset + member.offset_data)
+        elif member.isfile() and is_image_name(name):
+            yield (wnid if _is_wnid(wnid) else _FLAT, name, path, (offset + member.offset_data, member.size))
+        tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header of a million
+
+
+def _is_wnid(name: str) -> bool:
+    """Whether a name is a WordNet id, such as n01440764."""
+    return name[:1] == "n" and name[1:].isdecimal()
+
+
+def _flat_labels(root: Path, images: list[Image]) -> list[Image]:
+    """ILSVRC's own validation part: line i of the ground truth is the ILSVRC2012_ID of the i-th image."""
+    folders = [root / name / data for name in DEVKIT_FOLDERS for data in ("data", ".")]
+    folders += [root, root / "val"]
+    paths = {name: next((f / name for f in folders if (f / name).is_file()), None) for name in (META, GROUND_TRUTH)}
+    for name, path in paths.items():
+        if path is None:
+            raise DatasetError(
+                f"{root / 'val'} has no class folders, and {name} of ILSVRC's devkit is missing: its class numbers are "
+                f"not the order of the wnids, so put the devkit at {root / DEVKIT_FOLDERS[0]}, or sort val into <wnid>/"
+            )
+    wnids = _wnids(paths[META])  # type: ignore[arg-type]
+    truth_file: Path = paths[GROUND_TRUTH]  # type: ignore[assignment]
+    try:
+        truth = [int(word) for word in truth_file.read_text().split()]
+        classes = [wnids[number] for number in truth]
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f"{truth_file}: not a list of ILSVRC2012_IDs: {error}") from error
+    images = sorted(images, key=lambda image: image[1])
+    if len(truth) != len(images):
+        raise DatasetError(f"{truth_file} has {len(truth)} lines for the {len(images)} images of {root / 'val'}")
+    return [(wnid, name, path, span) for wnid, (_, name, path, span) in zip(classes, images, strict=True)]
+
+
+def _wnids(meta: Path) -> dict[int, str]:
+    """ILSVRC2012_ID -> wnid, from the devkit's meta.mat."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        synsets: Any = np.atleast_1d(loadmat(meta, squeeze_me=True)["synsets"])
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    except (OSError, KeyError, ValueError, IndexError, TypeError, MatReadError) as error:
+        raise DatasetError(f"{meta}: not the devkit's meta.mat: {error}") from error

@@ -1,0 +1,287 @@
+"""Training recipes: TOML files -> frozen dataclasses. The defaults are the paper's (Sect. 3.1); unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vggfeat.catalog import INPUT_SIDE, net_spec
+from vggfeat.errors import RecipeError, UsageError, unknown_name
+
+LITERAL_VARIANCE_STD = 0.1
+"""The paper's "variance 1e-2" taken literally: logits of 1e8 in net A, and NaN within steps (PAPER.md 2)."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on."""
+
+    dataset: str = "ilsvrc2012"
+    """A single-label data set of `vggfeat.datasets`."""
+    validation_fraction: float = 0.1
+    """Part of each class held out where the data set has no validation part of its own."""
+    unreadable_limit: int = 100
+    """Images that may turn out unreadable before training stops."""
+
+    def __post_init__(self) -> None:
+        _check(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "between 0 and 1")
+        _check(self.unreadable_limit >= 0, "data.unreadable_limit", self.unreadable_limit, "not negative")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crops of the isotropically rescaled image, flips, colour shift."""
+
+    S: tuple[int, int] = (256, 256)
+    """Training scale, the smallest side in pixels: drawn per image from [min, max]; equal ends are a fixed scale."""
+    flip: bool = True
+    colour_std: float = 0.1
+    """Standard deviation of the alphas of the PCA colour shift; 0 for none."""
+    colour_images: int = 10_000
+    """Training images, evenly spaced over the list, that the mean RGB and the colour eigenvectors are taken from;
+    0 for all."""
+
+    def __post_init__(self) -> None:
+        low, high = self.S
+        _check(INPUT_SIDE <= low <= high, "augment.S", self.S, f"a side, or [min, max], of at least {INPUT_SIDE}")
+        _check(self.colour_std >= 0, "augment.colour_std", self.colour_std, "not negative")
+        _check(self.colour_images >= 0, "augment.colour_images", self.colour_images, "not negative")
+
+    @property
+    def Q(self) -> int:  # noqa: N802 - the paper's letter
+        """Smallest side of the centre view: S, or half-way between the ends of a jittered one (Sect. 4.1)."""
+        return sum(self.S) // 2
+
+    @property
+    def label(self) -> str:
+        """`256` or `256-512`."""
+        return "-".join(str(side) for side in dict.fromkeys(self.S))
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Mini-batch gradient descent with momentum on the multinomial logistic loss."""
+
+    batch_size: int = 256
+    """Images an update, over all processes; each weighs 1/batch_size, in an epoch's smaller last batch too."""
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    dropout: float = 0.5
+    trainable: str = "all"
+    """"all", or "fc": the fully-connected layers alone."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, "sgd.batch_size", self.batch_size, "at least 1")
+        _check(self.learning_rate > 0, "sgd.learning_rate", self.learning_rate, "positive")
+        _check(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "at least 0 and below 1")
+        _check(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "not negative")
+        _check(0 <= self.dropout < 1, "sgd.dropout", self.dropout, "at least 0 and below 1")
+        _choice("sgd.trainable", self.trainable, ("all", "fc"))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length, and when the rate falls. The paper fixes factor and number of decreases; the rule itself is ours."""
+
+    epochs: int = 74
+    measure: str = "top5"
+    """Error on the centre view of the validation images: "top5", "top1" (both in %) or "loss"."""
+    patience: int = 5
+    """Epochs without gain after which the rate falls."""
+    least_gain: float = 0.1
+    """By how much the measure must fall to count as a gain."""
+    divisor: float = 10.0
+    decreases: int = 3
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "schedule.epochs", self.epochs, "at least 1")
+        _choice("schedule.measure", self.measure, ("top5", "top1", "loss"))
+        _check(self.patience >= 1, "schedule.patience", self.patience, "at least 1")
+        _check(self.least_gain >= 0, "schedule.least_gain", self.least_gain, "not negative")
+        _check(self.divisor > 1, "schedule.divisor", self.divisor, "above 1")
+        _check(self.decreases >= 0, "schedule.decreases", self.decreases, "not negative")
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where the weights start."""
+
+    scheme: str = "glorot"
+    """"glorot", or "gaussian" with `std`; for the layers that `checkpoint` does not fill."""
+    std: float = 0.01
+    checkpoint: str = ""
+    """A trained net: all layers of the same net, else the first four convolutions and the fully-connected layers."""
+    stall_steps: int = 2000
+    """A run whose loss has not moved from chance after so many updates stops; 0 for never."""
+
+    def __post_init__(self) -> None:
+        _choice("init.scheme", self.scheme, ("glorot", "gaussian"))
+        _check(self.std > 0, "init.std", self.std, "positive")
+        _check(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
+        if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
+            raise RecipeError(
+                f"init.std {self.std}: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) starts "
+                "net A with logits of 1e8 and ends in NaN; take --init-std 0.01, or --init glorot"
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights which a training run ends with, apart from the images themselves."""
+
+    net: str = "D"
+    width: float = 1.0
+    seed: int = 0
+    precision: str = "auto"
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    sgd: Sgd = field(default_factory=Sgd)
+    schedule: Schedule = field(default_factory=Schedule)
+    init: Init = field(default_factory=Init)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "net", net_spec(self.net).name)
+        _check(self.width > 0, "width", self.width, "positive")
+        _check(self.seed >= 0, "seed", self.seed, "not negative")
+
+    @property
+    def name(self) -> str:
+        """`ilsvrc2012-D-256-512`: what its files are called by default."""
+        return f"{self.data.dataset}-{self.net}-{self.augment.label}"
+
+
+def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe file (None: the paper's defaults), with `overrides` by dotted key, such as {"sgd.batch_size": 64}.
+
+    `extends = "other.toml"` in a file, relative to it, names the recipe that it changes.
+
+    Raises RecipeError for a file that cannot be read, an unknown key (with the nearest one) or a bad value.
+    """
+    table = _read(Path(file), ()) if file is not None else {}
+    for key, value in (overrides or {}).items():
+        *sections, name = key.split(".")
+        nested: dict[str, Any] = {name: value}
+        for section in reversed(sections):
+            nested = {section: nested}
+        table = _merged(table, _checked(Recipe, nested, ""))
+    return _build(Recipe, table)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML which `load_recipe` reads back to an equal one."""
+    top, sections = [], []
+    for name, value in dataclasses.asdict(recipe).items():
+        if isinstance(value, dict):
+            sections.append("\n".join([f"\n[{name}]", *(f"{key} = {_toml(entry)}" for key, entry in value.items())]))
+        else:
+            top.append(f"{name} = {_toml(value)}")
+    return "\n".join([*top, *sections]) + "\n"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`sgd.batch_size: 256, now 128` for each entry in which two recipes (as dicts) differ."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found.append(f"{prefix}{key}: {before}, now {now}")
+    return found
+
+
+def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's table laid over the one that it extends."""
+    if file.resolve() in above:
+        raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{file}: this recipe cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: no TOML: {error}") from error
+    parent = table.pop("extends", None)
+    if parent is not None and not isinstance(parent, str):
+        raise RecipeError(f"{file}: extends = {parent!r} is no file name")
+    table = _checked(Recipe, table, f"{file}: ")
+    return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`change` laid over `base`, section by section."""
+    out = dict(base)
+    for key, value in change.items():
+        out[key] = _merged(out.get(key, {}), value) if isinstance(value, dict) else value
+    return out
+
+
+def _checked(schema: type, table: dict[str, Any], where: str) -> dict[str, Any]:
+    """The table with its values in the schema's own types; RecipeError for unknown keys and wrong types."""
+    fields = {entry.name: entry for entry in dataclasses.fields(schema)}
+    known = [*fields, "extends"] if schema is Recipe else list(fields)
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise RecipeError(f"{where}{unknown_name('recipe key', key, known)}")
+        default = _default(fields[key])
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise RecipeError(f"{where}{key} is a section of keys, not {value!r}")
+            out[key] = _checked(type(default), value, f"{where}[{key}] ")
+        else:
+            out[key] = _value(f"{where}{key}", value, default)
+    return out
+
+
+def _build(schema: type, table: dict[str, Any]) -> Any:
+    sections = {entry.name: type(_default(entry)) for entry in dataclasses.fields(schema)}
+    return schema(**{k: _build(sections[k], v) if isinstance(v, dict) else v for k, v in table.items()})
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    return entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()  # type: ignore[misc]
+
+
+def _value(key: str, value: Any, default: Any) -> Any:
+    """The value as the type of the default: an int may stand for a float, one side for [side, side]."""
+    if isinstance(default, tuple):
+        pair = (value, value) if _is_int(value) else value
+        if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(side) for side in pair):
+            return tuple(pair)
+        raise RecipeError(f"{key} = {value!r}: expected a whole number or [min, max]")
+    if isinstance(default, float) and _is_int(value):
+        return float(value)
+    if type(value) is not type(default):
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[type(default)]
+        raise RecipeError(f"{key} = {value!r}: expected {kind}")
+    return value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(holds: bool, key: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise RecipeError(f"{key} {list(value) if isinstance(value, tuple) else value}: must be {rule}")
+
+
+def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+    try:
+        if value not in valid:
+            raise unknown_name(key, value, valid)
+    except UsageError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML: JSON's notation serves for texts, numbers and truth values; one side for equal ends."""
+    if isinstance(value, tuple):
+        return str(value[0]) if len(set(value)) == 1 else str(list(value))
+    return json.dumps(value, ensure_ascii=False)
