@@ -36,7 +36,10 @@ RITZ = 64
 """Eigenvectors of K in the preconditioner: the features' mean direction alone has an eigenvalue near 0.4 n."""
 SHRINK = 0.1
 """A Newton step's own accuracy: its active set changes before more of it would count."""
-MAX_NEWTON = 60
+PATIENCE, MAX_DIRECT = 4, 4000
+"""After this many steps, larger active sets are factorised too: at large C float32 conjugate gradients come to a halt."""
+MAX_NEWTON, MAX_NEWTON_SINGLE = 100, 20
+"""In float32 what needs more steps than these does not converge; `refine` takes it over."""
 MAX_CG = 200
 LADDER_START, LADDER_TOL = 0.1, 1e-2
 """A cold start climbs from this C |x|^2, where nearly all samples are active but the ridge 1/(2C) rules."""
@@ -63,8 +66,9 @@ def row_dot(a: Array, b: Array) -> Double:
 class Gram:
     """K = X X' + s^2 (n, n) of n rows, with its leading eigenvectors when they are first needed."""
 
-    def __init__(self, K: Array) -> None:
+    def __init__(self, K: Array, direct: bool = False) -> None:
         self.K = K
+        self.direct = direct or len(K) <= SMALL_N
         self.n = len(K)
         self.dtype = K.dtype
         self.diagonal = K.diagonal().copy()
@@ -73,7 +77,7 @@ class Gram:
     @property
     def direct_limit(self) -> int:
         """Active sets up to this size are factorised: |F|^3/3 flops then cost less than some six products of 2 n^2."""
-        return self.n if self.n <= SMALL_N else int((8.0 * self.n**2) ** (1 / 3))
+        return self.n if self.direct else int((8.0 * self.n**2) ** (1 / 3))
 
     def prepare(self) -> None:
         """Finds the eigenvectors now, before threads ask for them."""
@@ -165,21 +169,6 @@ def factorised_solution(K: Array, h: Array, target: Array) -> Array:
     return solution
 
 
-def factorised_steps(gram: Gram, y: Array, h: Array, beta: Array, f: Array, polish: bool) -> tuple[Array, Array]:
-    """Newton steps (k, n) of classes with small active sets, and their products with K.
-
-    The new beta is solved for and multiplied whole, so that f is as good as one product, whatever came before. Polishing
-    starts from a better f than K has: it solves for the step, from the residual.
-    """
-    if not polish:
-        new = np.stack([factorised_solution(gram.K, *one) for one in zip(h, y, strict=True)])
-        return new - beta, new @ gram.K - f
-    leaving = np.where(h > 0, 0, -beta)
-    residual = y - f - leaving @ gram.K - np.divide(beta, h, out=np.zeros_like(beta), where=h > 0)
-    step = leaving + np.stack([factorised_solution(gram.K, *one) for one in zip(h, residual, strict=True)])
-    return step, step @ gram.K
-
-
 class Deflation:
     """M^-1 = I + V S V' for the Hessians I + X' diag(h) X of k classes: exact on V's span, a scaled identity beside it."""
 
@@ -267,15 +256,14 @@ def conjugate_gradient_step(
     return steps, K_steps
 
 
-def newton(
-    gram: Gram, y: Array, cost: Array, state: State, tol: float, max_steps: int = MAX_NEWTON, polish: bool = False
-) -> State:
+def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State:
     """Newton steps on k problems from `state` until each one's relative gap is at most tol; a new state.
 
     y (k, n) is 1 or -1, cost (k, n) at least 0. The gap here is of float32 products with float64 sums.
     """
     beta, f = state.beta.copy(), state.f.copy()
     gap, steps = np.full(len(y), np.inf), state.steps.copy()
+    max_steps = MAX_NEWTON if beta.dtype == np.float64 else MAX_NEWTON_SINGLE
     live = np.arange(len(y))
     for turn in range(max_steps + 1):
         y_, c_, b_, f_ = y[live], cost[live], beta[live], f[live]
@@ -287,11 +275,13 @@ def newton(
             break
         live, y_, c_, b_, f_, slack, primal = live[go], y_[go], c_[go], b_[go], f_[go], slack[go], primal[go]
         h = 2 * c_ * (slack > 0)
-        small = np.count_nonzero(h, axis=1) <= gram.direct_limit
+        small = np.count_nonzero(h, axis=1) <= (gram.direct_limit if turn < PATIENCE else MAX_DIRECT)
         step, K_step = np.empty_like(b_), np.empty_like(b_)
         moving = np.ones(len(live), dtype=bool)
         if small.any():
-            step[small], K_step[small] = factorised_steps(gram, y_[small], h[small], b_[small], f_[small], polish)
+            new = np.stack([factorised_solution(gram.K, *one) for one in zip(h[small], y_[small], strict=True)])
+            # The new beta's whole product, not the step's: f is then as good as one product, whatever came before.
+            step[small], K_step[small] = new - b_[small], new @ gram.K - f_[small]
         if not small.all():
             big = np.flatnonzero(~small)
             alpha = 2 * c_[big] * slack[big] * y_[big]
@@ -342,6 +332,23 @@ def support_gap(
     best = np.divide(total**2, 2 * curvature, out=np.zeros_like(total), where=curvature > 0)
     primal = quad / 2 + loss
     return relative(primal - best, primal), primal
+
+
+def refine(X: Array, scaling: float, y: Double, cost: Double, beta: Double, f: Double, tol: float) -> Double | None:
+    """A better beta (n,) of one class by float64 on the rows near or beyond its margin; None where those are too many.
+
+    For what float32 leaves open, mostly huge C, where few rows count. Rows found beyond the margin later need another call.
+    """
+    rows = np.flatnonzero((cost > 0) & (y * f < 1.3))
+    if not 0 < len(rows) <= MAX_DIRECT:
+        return None
+    near = X[rows].astype(np.float64)
+    gram = Gram(near @ near.T + scaling**2, direct=True)
+    start = np.where(y * beta > 0, beta, 0)[None, rows]
+    state = State(start, start @ gram.K, np.zeros(1), np.zeros(1, dtype=np.int64))
+    better = np.zeros_like(beta)
+    better[rows] = newton(gram, y[None, rows], cost[None, rows], state, tol).beta[0]
+    return better
 
 
 def path(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float) -> list[State]:
@@ -407,3 +414,48 @@ def _ladder(gram: Gram, unit: Array, C: Array) -> list[Array]:
     size = float((C[:, None] * unit).max() * gram.diagonal.mean())
     rungs = max(0, int(np.ceil(np.log10(max(size, 1e-30) / LADDER_START))))
     return [C * C.dtype.type(10.0**-rung) for rung in range(rungs, 0, -1)]
+
+
+def groups_of(k: int, n: int) -> list[slice]:
+    """The k classes in slices whose (classes, n) float64 arrays take about 50 MB each."""
+    size = max(1, 6_000_000 // n)
+    return [slice(at, min(at + size, k)) for at in range(0, k, size)]
+
+
+def primal_newton(
+    X: Double, y: Double, cost: Double, weights: Double, tol: float
+) -> tuple[Double, Double, NDArray[np.int64]]:
+    """(weights (k, D), relative gaps (k,), steps (k,)) by Newton's method on the weights, from given ones.
+
+    X (n, D) holds the bias feature. The dual point 2 c slack needs only X' alpha, the gradient's other half.
+    """
+    weights, f = weights.copy(), weights @ X.T
+    gap, steps = np.full(len(y), np.inf), np.zeros(len(y), dtype=np.int64)
+    live = np.arange(len(y))
+    for turn in range(MAX_NEWTON + 1):
+        y_, c_, w_, f_ = y[live], cost[live], weights[live], f[live]
+        slack = np.maximum(1 - y_ * f_, 0)
+        pull = (2 * c_ * slack * y_) @ X  # X' (alpha y)
+        primal, distance = objective_and_gap(slack, c_, row_dot(w_, w_), row_dot(pull, pull))
+        gap[live] = relative(distance, primal)
+        go = gap[live] > tol
+        if turn == MAX_NEWTON or not go.any():
+            break
+        live, y_, c_, w_, f_, slack, pull = live[go], y_[go], c_[go], w_[go], f_[go], slack[go], pull[go]
+        h = 2 * c_ * (slack > 0)
+        step = np.stack([_primal_step(X, weight, down) for weight, down in zip(h, pull - w_, strict=True)])
+        f_step = step @ X.T
+        t = line_search(y_, c_, f_, f_step, row_dot(w_, step), row_dot(step, step))[:, None]
+        weights[live] = w_ + t * step
+        f[live] = weights[live] @ X.T
+        steps[live] += 1
+    return weights, gap, steps
+
+
+def _primal_step(X: Double, h: Double, down: Double) -> Double:
+    """(I + X' diag(h) X)^-1 down, (D,)."""
+    active = np.flatnonzero(h)
+    rows = X[active] * np.sqrt(h[active, None])
+    hessian = rows.T @ rows
+    hessian.ravel()[:: len(hessian) + 1] += 1
+    return scipy.linalg.solve(hessian, down, assume_a="pos", check_finite=False)

@@ -54,8 +54,8 @@ def read_caffemodel(path: str | Path) -> list[tuple[str, Tensor, Tensor]]:
     """
     path = Path(path)
     try:
-        buffer = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
-        layers = [layer for layer in _Message(buffer).layers() if layer is not None]
+        mapped = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.zeros(0, np.uint8)
+        layers = [layer for layer in _Message(np.asarray(mapped)).layers() if layer is not None]
     except _DamagedError as error:
         raise WeightsError(f"{path}: no readable caffemodel: {error}") from error
     except OSError as error:
@@ -135,6 +135,8 @@ class _Message:
         found = pieces[5] or pieces[8]
         values = found[0] if len(found) == 1 else np.concatenate([np.zeros(0, np.float32), *found])
         shape = shape if shape is not None else tuple(legacy.values())
+        if not len(values):
+            raise _DamagedError("a blob has no values")
         if math.prod(shape) != len(values):
             raise _DamagedError(f"a blob of shape {shape} has {len(values)} values")
         return shape, values

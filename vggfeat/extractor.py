@@ -17,7 +17,7 @@ from vggfeat.datasets import Sample
 from vggfeat.dense import DenseNet
 from vggfeat.errors import ImageError, UsageError, unknown_name
 from vggfeat.networks import VGG
-from vggfeat.pooling import AGGREGATES, Aggregate, Described, aggregated_dim, combine, pool_flips
+from vggfeat.pooling import AGGREGATES, Aggregate, Described, aggregated_dim, combine, pool_flips, pool_scales
 
 Region = Literal["image", "box", "both"]
 REGIONS: tuple[Region, ...] = ("image", "box", "both")
@@ -165,7 +165,7 @@ class Extractor:
         descriptors = np.full((n, self.dim), np.nan, dtype=np.float32)
         descriptors[rows] = combine(parts, self.settings.aggregate)
         scales = np.full((n, sum(self.layer_dims) * len(self.settings.scales)), np.nan, dtype=np.float32)
-        scales[rows] = np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1)
+        scales[rows] = np.concatenate([pool_scales(part, "stack") for part in parts], axis=1)
         descriptors[list(failures)] = scales[list(failures)] = np.nan
         return Described(descriptors, scales, failures)
 

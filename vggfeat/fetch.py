@@ -94,15 +94,16 @@ def fetch(
                 f"{target} is not there and fetching is forbidden (offline); put {url} there by hand ({digest})"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _part(target) as part:
-            if part is None:  # another process has just fetched it
+        # Where files cannot be locked each process has its own part, which no later one continues.
+        name = target.with_name(f"{target.name}.part" if fcntl else f"{target.name}.{os.getpid()}.part")
+        with locked(name, target.exists) as stream:
+            if stream is None:  # another process has just fetched it
                 return _verified(target, digest)
-            name, stream = part
             _Fetching(url, name, stream, digest, size, progress, pause).run()
-            _release(stream)
+            release(stream)
             name.replace(target)
     except OSError as error:
-        raise VggfeatError(f"{target}: cannot write it: {error.strerror or error}") from error
+        raise VggfeatError(f"{error.filename or target}: cannot write: {error.strerror or error}") from error
     return target
 
 
@@ -152,29 +153,29 @@ def _verified(target: Path, digest: str) -> Path:
 
 
 @contextlib.contextmanager
-def _part(target: Path) -> Iterator[tuple[Path, BinaryIO] | None]:
-    """The name and the open, locked .part file of a target; None where the target has appeared meanwhile."""
-    # Where files cannot be locked each process has its own part, which no later one continues.
-    name = target.with_name(f"{target.name}.part" if fcntl else f"{target.name}.{os.getpid()}.part")
+def locked(name: Path, settled: Callable[[], bool]) -> Iterator[BinaryIO | None]:
+    """The file of that name, made where it is missing, open and locked against other processes.
+
+    Waits for the process that holds it. Yields None, and leaves no file, once `settled()` says that there is
+    nothing left to do. Where files cannot be locked (Windows) it is open alone.
+    """
     while True:
         with name.open("ab+") as stream:
             if fcntl:
                 fcntl.flock(stream, fcntl.LOCK_EX)
-                # The process that held the lock may have renamed or removed the file that we have waited for.
+                # Whoever held the lock may have renamed or removed the file that we have waited for.
                 if not name.exists() or not os.path.samestat(name.stat(), os.fstat(stream.fileno())):
-                    if target.exists():
-                        yield None
-                        return
                     continue
-            if target.exists():
-                name.unlink()
-                yield None
+            if not settled():
+                yield stream
                 return
-            yield name, stream
-            return
+            release(stream)
+            name.unlink()
+        yield None
+        return
 
 
-def _release(stream: BinaryIO) -> None:
+def release(stream: BinaryIO) -> None:
     """Windows renames and removes no open file; elsewhere the file stays open, for the lock must outlive both."""
     if fcntl is None:
         stream.close()
@@ -194,8 +195,28 @@ class _Fetching:
         self.done = 0
 
     def run(self) -> None:
-        """Brings the .part file to its end and checks it; a wrong one is removed."""
+        """Brings the .part file to its end and checks it. A failure leaves it only if it can be continued."""
         self._take_up()
+        try:
+            self._bring()
+            self._check()
+        except BaseException:
+            if not self.done:
+                release(self.stream)
+                self.name.unlink()
+            raise
+
+    def _check(self) -> None:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        try:
+            check_digest(self.url, self.digest, self.hash.hexdigest())
+        except DownloadError:
+            self._restart()
+            raise
+
+    def _bring(self) -> None:
+        """Asks until the whole file is here."""
         failures = 0
         complete = self.done == self.size
         while not complete:
@@ -213,13 +234,6 @@ class _Fetching:
                 if failures >= ATTEMPTS:
                     raise DownloadError(f"{self.url}: {reason}; given up after {ATTEMPTS} tries")
                 self.pause(failures)
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        try:
-            check_digest(self.url, self.digest, self.hash.hexdigest())
-        except DownloadError:
-            self._remove()
-            raise
 
     def _take_up(self) -> None:
         """Hashes what an earlier call left."""
@@ -230,10 +244,6 @@ class _Fetching:
         self.done = self.stream.tell()
         if self.done > (self.size or MOST_BYTES):
             self._restart()
-
-    def _remove(self) -> None:
-        _release(self.stream)
-        self.name.unlink()
 
     def _restart(self) -> None:
         self.stream.truncate(0)
@@ -291,7 +301,7 @@ class _Fetching:
             if not chunk:
                 return
             if self.done + len(chunk) > limit:
-                self._remove()
+                self._restart()
                 raise DownloadError(f"{self.url}: sends more than the {limit} bytes of the file")
             self.stream.write(chunk)
             self.hash.update(chunk)

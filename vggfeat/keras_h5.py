@@ -71,7 +71,8 @@ def _as_torch(kernel: Tensor, before: list[tuple[str, Tensor, Tensor]]) -> Tenso
 
 def _arrays(file: h5py.File, size: int) -> Iterator[tuple[str, Tensor]]:
     """The weights' data sets, in order, with their names."""
-    root = _child(file, "model_weights") if "model_weights" in file else file
+    whole_model = file.get("model_weights", getlink=True) is not None
+    root = _child(file, "model_weights") if whole_model else file
     if not isinstance(root, h5py.Group) or "layer_names" not in root.attrs:
         raise _RefusedError(
             "an HDF5 file, but not Keras' weights in the legacy layout (it has no `layer_names`); a model of Keras 3 "
@@ -114,6 +115,8 @@ def _values(data: h5py.Group | h5py.Dataset, name: str, size: int) -> np.ndarray
         raise _RefusedError(f"{name!r} has its values in another file: refused")
     if data.dtype.kind != "f":
         raise _RefusedError(f"{name!r} holds {data.dtype}, no floating-point numbers")
+    if not data.size:
+        raise _RefusedError(f"{name!r} is empty")
     if data.nbytes > size:
         raise _RefusedError(f"{name!r} claims {data.nbytes} bytes, more than the file has")
     return np.asarray(data[()])

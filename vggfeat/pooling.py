@@ -34,7 +34,8 @@ def pool_flips(image: Array, mirrored: Array) -> Array:
 def pool_scales(per_scale: Array, aggregate: Aggregate) -> Array:
     """(N, S, D) -> (N, S * D) stacked in the order of the scales, or (N, D) averaged or maximised over them."""
     if aggregate == "stack":
-        return per_scale.reshape(len(per_scale), -1)
+        n, scales, dim = per_scale.shape
+        return per_scale.reshape(n, scales * dim)
     return per_scale.mean(axis=1) if aggregate == "average" else per_scale.max(axis=1)
 
 

@@ -79,6 +79,8 @@ def print_info(result: dict[str, Any]) -> None:
             text = f"{len(value)} entries (--json shows them)"
         elif isinstance(value, dict):
             text = ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
+        elif isinstance(value, list | tuple) and any(isinstance(entry, dict) for entry in value):
+            text = json.dumps(value)
         elif isinstance(value, list | tuple):
             text = ",".join(map(str, value)) if len(value) <= 8 else f"{len(value)} values (--json shows them)"
         else:

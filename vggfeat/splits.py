@@ -42,34 +42,46 @@ class Split:
     """Which of k folds is the test part, from 0."""
 
 
-Strata = Mapping[str, Sequence[str]]
-"""Class name -> its ids."""
+@dataclass(frozen=True)
+class Stratum:
+    """Images that are spread evenly over the parts of a split."""
+
+    ids: Sequence[str]
+    name: str | None = None
+    """The class that they are all of; None for a stratum of a multi-label set."""
 
 
-def strata(ids: Sequence[str], labels: NDArray[Any], class_names: Sequence[str]) -> dict[str, list[str]]:
-    """Each id under one class.
+SMALL = 5
+"""Strata of a multi-label set with fewer images are taken together: 20% of them would be none."""
+
+
+def strata(ids: Sequence[str], labels: NDArray[Any], class_names: Sequence[str]) -> list[Stratum]:
+    """Each id in one stratum.
 
     Args:
         ids: N ids.
-        labels: (N,) class indices, or (N, K) of 1, 0, -1: then an image counts for the rarest of its classes, and
-            images without any are a stratum of their own, named "".
+        labels: (N,) class indices: the strata are the classes. Or (N, K) of 1, 0, -1: an image is in the stratum of
+            the rarest of its classes, so that rare classes are in every part; images of no class, and those of small
+            strata, share one.
         class_names: K names.
     """
-    names = [*class_names, ""]
     if labels.ndim == 1:
-        own = labels
-    else:
-        positive = labels == 1
-        counts = positive.sum(axis=0)
-        rarest = np.where(positive, counts, len(ids) + 1).argmin(axis=1)
-        own = np.where(positive.any(axis=1), rarest, len(class_names))
-    groups: dict[str, list[str]] = {name: [] for name in class_names}
+        groups: list[list[str]] = [[] for _ in class_names]
+        for id, label in zip(ids, labels, strict=True):
+            groups[label].append(id)
+        return [Stratum(group, name) for group, name in zip(groups, class_names, strict=True)]
+    positive = labels == 1
+    rarest = np.where(positive, positive.sum(axis=0), len(ids) + 1).argmin(axis=1)
+    own = np.where(positive.any(axis=1), rarest, len(class_names))
+    sizes = np.bincount(own, minlength=len(class_names) + 1)
+    own = np.where(sizes[own] < SMALL, len(class_names), own)
+    groups = [[] for _ in sizes]
     for id, index in zip(ids, own, strict=True):
-        groups.setdefault(names[index], []).append(id)
-    return groups
+        groups[index].append(id)
+    return [Stratum(group) for group in groups if group]
 
 
-def per_class_splits(groups: Strata, train: int, test: int | None, seeds: Sequence[int]) -> list[Split]:
+def per_class_splits(groups: Sequence[Stratum], train: int, test: int | None, seeds: Sequence[int]) -> list[Split]:
     """`train` images a class to train on, up to `test` of the rest (all of it if None) to test on (Appendix B).
 
     Raises DatasetError for a class without at least one image to test on.
@@ -78,15 +90,15 @@ def per_class_splits(groups: Strata, train: int, test: int | None, seeds: Sequen
     splits = []
     for seed in seeds:
         parts: dict[str, list[str]] = {part: [] for part in PARTS}
-        for ids in groups.values():
-            order = shuffled(ids, seed)
+        for stratum in groups:
+            order = shuffled(stratum.ids, seed)
             _share(parts, order[:train])
             parts["test"] += order[train : None if test is None else train + test]
         splits.append(_split(parts, seed=seed))
     return splits
 
 
-def stratified_splits(groups: Strata, test_fraction: float, seeds: Sequence[int]) -> list[Split]:
+def stratified_splits(groups: Sequence[Stratum], test_fraction: float, seeds: Sequence[int]) -> list[Split]:
     """A share of each class's images, at least one, to test on, the rest to train on.
 
     Raises DatasetError for a class with fewer than 3 images: one each to train, to choose C and to test on.
@@ -95,8 +107,8 @@ def stratified_splits(groups: Strata, test_fraction: float, seeds: Sequence[int]
     splits = []
     for seed in seeds:
         parts: dict[str, list[str]] = {part: [] for part in PARTS}
-        for ids in groups.values():
-            order = shuffled(ids, seed)
+        for stratum in groups:
+            order = shuffled(stratum.ids, seed)
             count = min(max(1, round(test_fraction * len(order))), max(len(order) - 2, 0))
             parts["test"] += order[:count]
             _share(parts, order[count:])
@@ -104,27 +116,27 @@ def stratified_splits(groups: Strata, test_fraction: float, seeds: Sequence[int]
     return splits
 
 
-def k_folds(groups: Strata, k: int, seed: int) -> list[Split]:
+def k_folds(groups: Sequence[Stratum], k: int, seed: int) -> list[Split]:
     """k rounds; each image is tested once, each class spread evenly over the folds.
 
     Raises DatasetError for a class with fewer than k images (or 3, where k is 2).
     """
     _need(groups, max(k, 3), f"one in each of {k} folds" if k >= 3 else "one each to train on, choose C and test on")
     parts: list[dict[str, list[str]]] = [{part: [] for part in PARTS} for _ in range(k)]
-    for ids in groups.values():
-        order = shuffled(ids, seed)
+    for stratum in groups:
+        order = shuffled(stratum.ids, seed)
         for fold in range(k):
             parts[fold]["test"] += order[fold::k]
             _share(parts[fold], [id for at, id in enumerate(order) if at % k != fold])
     return [_split(one, seed=seed, fold=fold) for fold, one in enumerate(parts)]
 
 
-def with_validation(groups: Strata, test: Sequence[str], seed: int) -> Split:
+def with_validation(groups: Sequence[Stratum], test: Sequence[str], seed: int) -> Split:
     """Training images in strata, of which 20% choose C, and a test part that the data set gives."""
     _need(groups, 2, "one each to train on and to choose C")
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
-    for ids in groups.values():
-        _share(parts, shuffled(ids, seed))
+    for stratum in groups:
+        _share(parts, shuffled(stratum.ids, seed))
     parts["test"] = list(test)
     return _split(parts, seed=seed)
 
@@ -143,14 +155,16 @@ def _share(parts: dict[str, list[str]], training: Sequence[str]) -> None:
 
 def _split(parts: Mapping[str, Sequence[str]], seed: int | None = None, fold: int | None = None) -> Split:
     """The parts, each sorted: ties in a ranking then fall the same way whatever the file's order."""
-    return Split(*(tuple(sorted(parts[part], key=os.fsencode)) for part in PARTS), seed=seed, fold=fold)
+    train, val, test = (tuple(sorted(parts[part], key=os.fsencode)) for part in PARTS)
+    return Split(train, val, test, seed, fold)
 
 
-def _need(groups: Strata, least: int, why: str) -> None:
-    for name, ids in groups.items():
-        if name and len(ids) < least:
-            images = f"{len(ids)} image{'' if len(ids) == 1 else 's'}"
-            raise DatasetError(f"class {name!r} has {images} with a descriptor, this protocol needs {least} ({why})")
+def _need(groups: Sequence[Stratum], least: int, why: str) -> None:
+    """Refuses a class with too few images. Whether a multi-label class has enough is known once parts are made."""
+    for stratum in groups:
+        if stratum.name is not None and len(stratum.ids) < least:
+            images = f"{len(stratum.ids)} image{'' if len(stratum.ids) == 1 else 's'}"
+            raise DatasetError(f"class {stratum.name!r} has {images}, this protocol needs {least} ({why})")
 
 
 def write_splits(path: str | Path, dataset: str, splits: Sequence[Split]) -> Path:

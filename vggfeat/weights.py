@@ -126,7 +126,7 @@ class Layer(NamedTuple):
     name: str
     """What the file calls it."""
     weight: Tensor
-    """(out, in, k, k) of a convolution, (out, in) of a fully-connected layer, the first one's inputs in C, H, W order."""
+    """(out, in, k, k) of a convolution, (out, in) of a fully-connected layer; the first such reads C, H, W order."""
     bias: Tensor
     """(out,)."""
 
@@ -157,7 +157,8 @@ def read_weights(path: str | os.PathLike[str]) -> Layers:
         from vggfeat.keras_h5 import read_keras
 
         return Layers([Layer(*layer) for layer in read_keras(path)], OXFORD)
-    if start.startswith((b"PK\x03\x04", b"\x80\x02")):  # torch's zip format, and its older pickle
+    # torch's zip format, and pickles: torch's own older format, or a stranger's that gets its refusal there.
+    if start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in (".pth", ".pt"):
         return _read_torch(path)
     if path.suffix == ".caffemodel" or start[:1] in (b"\x0a", b"\x12", b"\xa2"):  # fields name, layers, layer
         from vggfeat.caffemodel import read_caffemodel
@@ -287,11 +288,14 @@ def _preprocessing(record: Mapping[str, Any]) -> Preprocessing:
 def _built(path: Path, content: Layers, net: str | None) -> VGG:
     """The net that the layers are. Raises WeightsError where they are none, UsageError where they are another."""
     layers = content.layers
-    if [layer.weight.ndim for layer in layers] != [4] * (len(layers) - 3) + [2] * 3:
+    if len(layers) < 4 or any(layer.weight.ndim != 2 for layer in layers[-3:]):
         raise WeightsError(
             f"{path}: has no classifier of three fully-connected layers (a features-only file?), so no penultimate "
             "layer to take descriptors from"
         )
+    for layer in layers[:-3]:
+        if layer.weight.ndim != 4:
+            raise WeightsError(f"{path}: {layer.name} of shape {tuple(layer.weight.shape)} is no convolution")
     spec = _identified(path, content, net)
     shapes = [tuple(layer.weight.shape) for layer in layers]
     width = content.width if content.width is not None else _width(spec, shapes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -68,6 +69,7 @@ def vggfeat() -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as tidily as Ctrl-C
     sys.exit(run(args))
 
 

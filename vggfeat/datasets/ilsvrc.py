@@ -115,7 +115,6 @@ def _tar_images(tar: tarfile.TarFile, path: str, stem: str, offset: int) -> Iter
                 yield from _tar_images(inner, path, Path(name).stem, offset + member.offset_data)
         elif member.isfile() and is_image_name(name):
             yield (wnid if _is_wnid(wnid) else _FLAT, name, path, (offset + member.offset_data, member.size))
-        tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header of a million
 
 
 def _is_wnid(name: str) -> bool:

@@ -1,0 +1,62 @@
+"""`vggfeat download`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from vggfeat import report
+from vggfeat.catalog import SOURCES
+from vggfeat.cli.options import common, data_option
+from vggfeat.datasets.archives import PUBLISHED
+from vggfeat.errors import UsageError
+from vggfeat.stages.download import download_dataset, download_weights
+
+
+@click.command()
+@click.option("--net", metavar="NET", help="Fetch the published weights of this net: A, B, D or E.")
+@click.option("--source", type=click.Choice(SOURCES), help="Whose weights.  [default: oxford for D and E]")
+@click.option("--dataset", type=click.Choice(list(PUBLISHED)), help="Fetch and unpack this set into the data root.")
+@data_option
+@click.option(
+    "--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything, only check what is here."
+)
+@common
+def download(
+    net: str | None, source: str | None, dataset: str | None, data: str, offline: bool, as_json: bool, quiet: bool
+) -> None:
+    """Fetch published weights or a data set, checked against its hash.
+
+    Weights go to the cache (VGGFEAT_CACHE, or your user cache folder), data sets to the data root. What an
+    interrupted download left is continued.
+
+    \b
+    Example:
+      vggfeat download --net D
+      vggfeat download --dataset caltech101 --data data
+    """
+    if (net is None) == (dataset is None):
+        raise UsageError("download takes either --net, such as --net D, or --dataset, such as --dataset caltech101")
+    if dataset is not None and source is not None:
+        raise UsageError("--source says whose weights; a data set has none")
+    if quiet:
+        logging.getLogger("vggfeat").setLevel(logging.ERROR)
+    with report.Ticker("download", quiet, unit="MB") as tick:
+
+        def progress(done: int, total: int | None) -> None:
+            tick(done >> 20, (total or done) >> 20, 0)
+
+        if net is not None:
+            file = download_weights(net, source, offline=offline, progress=progress)
+            row = file.row
+            result = {"path": str(file.path), "net": row.net, "source": row.source, "url": row.url}
+            result["sha256"] = file.sha256
+        else:
+            folder: Path = download_dataset(str(dataset), data, offline=offline, progress=progress)
+            result = {"path": str(folder), "dataset": str(dataset)}
+    if as_json:
+        report.print_json(result)
+    else:
+        print(result["path"])

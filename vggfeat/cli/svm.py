@@ -1,0 +1,81 @@
+"""`vggfeat svm`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.options import Numbers, common
+from vggfeat.datasets import NAMES
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
+@click.option("--dataset", type=click.Choice(NAMES), help="Takes descriptors/<dataset>-*.h5 where no file is named.")
+@click.option(
+    "--C", "C", type=Numbers(float, "C,C,.."), default=None,
+    help="One cost, or the grid to choose from.  [default: 8 values, 0.01 to 31.6]",
+)  # fmt: skip
+@click.option(
+    "--solver", type=click.Choice(["auto", "newton", "liblinear"]), default="auto", show_default=True,
+    help="auto: newton, but liblinear for the plain hinge and beyond 40,000 images.",
+)  # fmt: skip
+@click.option("--loss", type=click.Choice(["squared_hinge", "hinge"]), default="squared_hinge", show_default=True)
+@click.option(
+    "--aggregate", type=click.Choice(["stack", "average", "max"]), help="Aggregate anew, from kept scales (--keep-scales)."
+)  # fmt: skip
+@click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; the next ones count up.")
+@click.option("--folds", type=click.IntRange(2), help="k-fold cross-validation, for your own images.")
+@click.option("--train-per-class", type=click.IntRange(2), help="Training images a class.")
+@click.option("--test-per-class", type=click.IntRange(1), help="Most test images a class.  [default: the rest]")
+@click.option(
+    "--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of your own images to test on.  [default: 0.25]",
+)  # fmt: skip
+@click.option("--splits", metavar="FILE", help="Take the splits from a file (JSON, by id).")
+@click.option("--write-splits", metavar="FILE", help="Keep the splits in a file, so that others can repeat them.")
+@click.option("--output", "-o", metavar="FILE", help="Keep the fitted model, for vggfeat predict.")
+@click.option("--archive", metavar="FILE.tar", help="Write the VOC-2012 server's archive (trainval/test).")
+@common
+def svm(
+    files: tuple[str, ...],
+    C: tuple[float, ...] | None,
+    number: int,
+    seed: int,
+    folds: int | None,
+    train_per_class: int | None,
+    test_per_class: int | None,
+    test_fraction: float | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Fit linear SVMs on descriptors and score them by the data set's protocol.
+
+    Several files are stacked (late fusion). The table goes to stderr; stdout has the paths of the files written, or
+    the whole result with --json.
+
+    \b
+    Examples:
+      vggfeat svm --dataset caltech256
+      vggfeat svm D.h5 E.h5 -o model.h5 --json
+    """
+    from vggfeat.protocols import Rounds
+    from vggfeat.stages.svm import svm as run
+
+    if C is not None:
+        options["C"] = C
+    rounds = Rounds(number, seed, folds, train_per_class, test_per_class, test_fraction)
+    with report.Ticker("svm", quiet, unit="splits") as tick:
+        result = run(files, rounds=rounds, progress=tick, **options)
+    if not quiet:
+        report.print_svm(result)
+    if as_json:
+        report.print_json(result)
+    else:
+        for name in ("archive", "model"):
+            if name in result:
+                click.echo(result[name])

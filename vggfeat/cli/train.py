@@ -1,0 +1,152 @@
+"""`vggfeat train`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import tomllib
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from vggfeat.cli.options import common, data_option, device_options
+from vggfeat.datasets import NAMES
+from vggfeat.datasets.split import load_training_set
+from vggfeat.errors import UsageError
+from vggfeat.recipe import load_recipe
+
+SKIPPED, INTERRUPTED = 3, 130
+
+FLAGS = {
+    "net": "net", "width": "width", "seed": "seed", "precision": "precision", "dataset": "data.dataset",
+    "train_scale": "augment.S", "batch_size": "sgd.batch_size", "learning_rate": "sgd.learning_rate",
+    "trainable": "sgd.trainable", "epochs": "schedule.epochs", "init": "init.scheme", "init_std": "init.std",
+    "init_from": "init.checkpoint",
+}  # fmt: skip
+"""Flag -> the recipe's key that it overrides."""
+
+
+class _Side(click.ParamType):
+    """A training scale: `256`, or `256-512`."""
+
+    name = "S"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An int, or a pair of them."""
+        try:
+            sides = [int(word) for word in str(value).split("-")]
+        except ValueError:
+            sides = []
+        if len(sides) not in (1, 2):
+            self.fail(f"{value!r} is no training scale such as 256 or 256-512", param, ctx)
+        return sides[0] if len(sides) == 1 else sides
+
+
+@click.command()
+@click.option("--net", metavar="NET", help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
+@click.option("--recipe", "recipe_file", metavar="FILE", help="A TOML file, such as recipes/E-256.toml; flags override it.")
+@click.option("--dataset", type=click.Choice(NAMES), help="[default: ilsvrc2012]")
+@data_option
+@click.option("--init-from", metavar="CKPT", help="Start from a trained net: all layers, or those that a deeper net takes.")
+@click.option("--init", type=click.Choice(["glorot", "gaussian"]), help="Of the other layers.  [default: glorot]")
+@click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
+@click.option("--trainable", type=click.Choice(["all", "fc"]), help="fc: the fully-connected layers only.  [default: all]")
+@click.option("--S", "train_scale", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
+@click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
+@click.option("--epochs", type=int, help="[default: 74]")
+@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01]")
+@click.option("--seed", type=int, help="Of weights, crops, order and dropout.  [default: 0]")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe: schedule.patience=3.")
+@click.option("--output", "-o", metavar="DIR|FILE.pt", help="[default: checkpoints/<dataset>-<net>-<S>]")
+@click.option("--resume", is_flag=True, help="Go on with the run in --output, or begin it.")
+@click.option("--overwrite", is_flag=True, help="Begin anew.")
+@click.option("--workers", type=click.IntRange(0), help="Decoding threads a process.  [default: one a core]")
+@click.option("--micro-batch", type=click.IntRange(1), help="Images at a time.  [default: as many as fit]")
+@device_options
+@common
+@click.pass_context
+def train(
+    ctx: click.Context,
+    recipe_file: str | None,
+    data: str,
+    settings: tuple[str, ...],
+    output: str | None,
+    resume: bool,
+    overwrite: bool,
+    workers: int | None,
+    micro_batch: int | None,
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Train a net as the paper did (Sect. 3.1): on ILSVRC, or on a tree of your own pictures.
+
+    Prints the path of the best checkpoint (least validation error); the last one, the resolved recipe, metrics.jsonl
+    and curves.png lie beside it. The same command under torchrun uses several GPUs or machines. An interrupted run
+    saves its state, ends with code 130 and goes on with --resume.
+
+    \b
+    Examples:
+      vggfeat train --net E
+      vggfeat train --recipe recipes/D-384.toml --init-from checkpoints/ilsvrc2012-D-256/best.pt
+      vggfeat train --net A --width 0.125 --dataset folder --data photos --epochs 20 --batch-size 32 -o net.pt
+      torchrun --nproc-per-node 4 -m vggfeat train --net D
+    """
+    if ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT:
+        flags["precision"] = None  # shared option: its default must not override the recipe
+    overrides = {key: flags[flag] for flag, key in FLAGS.items() if flags[flag] is not None}
+    recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
+    # Before torch: data that are missing are told at once.
+    dataset = load_training_set(
+        recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed
+    )
+    from vggfeat.report import note, print_json
+    from vggfeat.stages.train import train as run
+    from vggfeat.trainreport import TrainingDisplay
+    from vggfeat.trainstate import RunFiles
+
+    output = output or os.path.join("checkpoints", recipe.name)
+    with TrainingDisplay(RunFiles.of(output), quiet) as display:
+        result = run(
+            recipe, dataset, output=output, resume=resume, overwrite=overwrite, workers=workers, device=device,
+            micro_batch=micro_batch, observer=display,
+        )  # fmt: skip
+        display.finish()
+    if not result.first:
+        return
+    if not result.finished:
+        note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
+        ctx.exit(INTERRUPTED)
+    if as_json:
+        errors = asdict(result.errors) if result.errors else None
+        print_json(
+            {"path": str(result.best), "last": str(result.last), "net": recipe.net, "epoch": result.epoch,
+             "step": result.step, "validation": errors, "failed": list(result.failed)}
+        )  # fmt: skip
+    else:
+        click.echo(result.best)
+    if result.failed:
+        if not quiet:
+            note(f"{len(result.failed)} images could not be read and were skipped")
+        ctx.exit(SKIPPED)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`schedule.patience=3` -> its key and value; a value that is no TOML is a text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text}: expected KEY=VALUE, such as schedule.patience=3")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _resuming(arguments: list[str]) -> str:
+    """The command line that goes on with the run that this one began."""
+    rest = [word for word in arguments[1:] if word not in ("--overwrite", "--resume")]
+    return shlex.join(["vggfeat", *rest, "--resume"])

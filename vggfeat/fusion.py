@@ -1,0 +1,205 @@
+"""One or several descriptor files as one matrix: joined by id, stacked, checked (late fusion, Appendix B)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.errors import DatasetError, StoreError
+from vggfeat.pooling import Aggregate, aggregated_dim
+from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
+
+BLOCK = 512
+"""Rows read at once, so that the whole of a file is never in memory beside the matrix that is wanted."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Descriptor files joined by id. Rows are in the order of the first file."""
+
+    files: tuple[Descriptors, ...]
+    file_rows: tuple[NDArray[np.intp], ...]
+    """For each file, the row of each of our N rows."""
+    aggregate: Aggregate | None
+    """Aggregation over the kept scales in place of the files' own."""
+    labels: NDArray[Any]
+    """(N,) class indices, or (N, K) of 1, 0 (difficult, or not known), -1."""
+    described: NDArray[np.bool_]
+    """(N,) whether every file has a descriptor."""
+
+    @property
+    def ids(self) -> list[str]:
+        """N unique ids."""
+        return self.files[0].ids
+
+    @property
+    def subset(self) -> list[str]:
+        """ "train", "val", "test" or "" a row."""
+        return self.files[0].subset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        return self.files[0].class_names
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return str(self.files[0].attributes["dataset"])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes."""
+        return self.labels.ndim == 2
+
+    @property
+    def dim(self) -> int:
+        """Length D of a joined descriptor."""
+        return sum(self._dims())
+
+    def _dims(self) -> list[int]:
+        """Length of each file's part."""
+        if self.aggregate is None:
+            return [file.dim for file in self.files]
+        return [
+            sum(
+                aggregated_dim(int(dim), len(file.attributes["scales"]), self.aggregate)
+                for dim in file.attributes["layer_dims"]
+            )
+            for file in self.files
+        ]
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """(n, D) descriptors: the files' unit vectors side by side, divided by the root of their number.
+
+        Raises StoreError for a descriptor that is not finite.
+        """
+        out = np.empty((len(rows), self.dim), dtype=np.float32)
+        for start in range(0, len(rows), BLOCK):
+            self._read_into(out[start : start + BLOCK], rows[start : start + BLOCK])
+        return out
+
+    def blocks(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The descriptors of these rows, a block at a time: (which of the rows, (n, D))."""
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, min(start + BLOCK, len(rows)))
+            yield part, self.read(rows[part])
+
+    def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
+        scale = np.float32(1 / np.sqrt(len(self.files)))
+        column = 0
+        for file, file_rows, dim in zip(self.files, self.file_rows, self._dims(), strict=True):
+            wanted = file_rows[rows]
+            values = file.read(wanted) if self.aggregate is None else file.aggregated(self.aggregate, wanted)
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                id = file.ids[wanted[bad.argmax()]]
+                raise StoreError(f"{file.path}: the descriptor of {id!r} is not finite (NaN); extract it anew")
+            np.multiply(values, scale, out=out[:, column : column + dim])
+            column += dim
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """Per file, what a result says of it: its path and how it was made."""
+        names = ("net", "weights", "scales", "layer", "flip", "region", "precision", "fingerprint")
+        return [
+            {
+                "path": str(file.path),
+                "aggregate": self.aggregate or file.attributes["aggregate"],
+                **{name: file.attributes[name] for name in names},
+            }
+            for file in self.files
+        ]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Per file, everything needed to describe new images alike."""
+        return [
+            {**file.attributes["settings"], "aggregate": self.aggregate or file.attributes["aggregate"]}
+            for file in self.files
+        ]
+
+
+def join(paths: Sequence[str | Path], dataset: str | None = None, aggregate: Aggregate | None = None) -> Features:
+    """Opens descriptor files and joins their rows by id.
+
+    Args:
+        paths: one file or several, each of the same images.
+        dataset: the data set that they must be of; None takes the first file's word.
+        aggregate: aggregate the kept scales anew, this way.
+
+    Raises StoreError or DatasetError, naming the file and the first offending id: for a file that is not finished,
+    has no labels, is of another data set, is given twice, keeps no scales where they are needed, or has other ids or
+    labels than the first one.
+    """
+    files = [read_descriptors(path) for path in paths]
+    for file in files:
+        _check(file, dataset or str(files[0].attributes["dataset"]), named=dataset is not None)
+        if aggregate is not None and not file.attributes["keep_scales"]:
+            raise StoreError(
+                f"{file.path} keeps no single scales, so --aggregate cannot change it: extract with --keep-scales"
+            )
+    _check_distinct(files)
+    first = files[0]
+    file_rows = tuple(_match(first, file) for file in files)
+    labels = first.labels
+    assert labels is not None  # _check has refused files without
+    described = np.all([file.status[rows] == DONE for file, rows in zip(files, file_rows, strict=True)], axis=0)
+    return Features(tuple(files), file_rows, aggregate, labels, described)
+
+
+def _check(file: Descriptors, dataset: str, named: bool) -> None:
+    own = file.attributes["dataset"]
+    if own != dataset:
+        wanted = f"--dataset is {dataset!r}" if named else f"the first file is of {dataset!r}"
+        raise DatasetError(f"{file.path} has descriptors of {own!r}, {wanted}")
+    if file.labels is None:
+        raise DatasetError(
+            f"{file.path} has no labels: extract with --dataset (--dataset folder --data DIR for your own "
+            "<class>/*.jpg tree or CSV of path,label)"
+        )
+    pending = int((file.status == PENDING).sum())
+    if pending:
+        raise StoreError(
+            f"{file.path} is not finished: {pending} of {len(file)} images are still to do; "
+            "run the same vggfeat extract with --resume"
+        )
+
+
+def _check_distinct(files: Sequence[Descriptors]) -> None:
+    """A file given twice, or a copy of it, would count double."""
+    for position, file in enumerate(files):
+        for other in files[:position]:
+            if file.path.samefile(other.path):
+                raise StoreError(f"{file.path} is given twice")
+            same = file.attributes["fingerprint"] == other.attributes["fingerprint"]
+            if same and file.ids == other.ids:
+                raise StoreError(f"{other.path} and {file.path} hold the same descriptors: give one of them")
+
+
+def _match(first: Descriptors, other: Descriptors) -> NDArray[np.intp]:
+    """The row in `other` of each row of `first`; both must have the same ids, labels and classes."""
+    if other is first:
+        return np.arange(len(first))
+    index = {id: row for row, id in enumerate(other.ids)}
+    for id in first.ids:
+        if id not in index:
+            raise StoreError(f"{other.path} lacks {id!r}, which {first.path} has")
+    if len(index) > len(first):
+        known = set(first.ids)
+        extra = next(id for id in other.ids if id not in known)
+        raise StoreError(f"{first.path} lacks {extra!r}, which {other.path} has")
+    rows = np.array([index[id] for id in first.ids], dtype=np.intp)
+    if other.class_names != first.class_names:
+        odd = next(iter(set(first.class_names) ^ set(other.class_names)), "their order")
+        raise StoreError(f"{first.path} and {other.path} have other classes: {odd!r} is in one alone")
+    assert first.labels is not None and other.labels is not None
+    same = first.labels == other.labels[rows] if first.labels.ndim == other.labels.ndim else np.zeros(1, dtype=bool)
+    differs = ~(same if same.ndim == 1 else same.all(axis=1))
+    if differs.any():
+        id = first.ids[int(differs.argmax())]
+        raise StoreError(f"{first.path} and {other.path} have other labels for {id!r}")
+    return rows

@@ -1,0 +1,78 @@
+"""The processes that train together: torch.distributed under torchrun, or this one alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from vggfeat.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int
+    world: int
+    device: torch.device
+    local_world: int = 1
+    """Processes on this machine."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files and speaks to the user."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of all processes' tensors."""
+        if self.world > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def least(self, number: int) -> int:
+        """The smallest of all processes' numbers."""
+        if self.world == 1:
+            return number
+        value = torch.tensor(number, device=self.device)
+        distributed.all_reduce(value, op=distributed.ReduceOp.MIN)
+        return int(value)
+
+    def shared(self, value: Any) -> Any:
+        """The first process's value (plain data), in all of them."""
+        if self.world == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The processes that torchrun started, joined over NCCL on CUDA devices and gloo elsewhere; without it, one.
+
+    A CUDA device without a number becomes the one of this process's local rank.
+
+    Raises UsageError where a machine has fewer CUDA devices than processes.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or "RANK" not in os.environ:
+        yield Ranks(0, 1, device)
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise UsageError(f"{local_world} processes on a machine with {torch.cuda.device_count()} CUDA devices")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, world, device, local_world)
+    finally:
+        distributed.destroy_process_group()

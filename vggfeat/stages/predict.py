@@ -1,0 +1,173 @@
+"""A fitted model and new images -> scores: the images are described as the model's descriptors were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.errors import ModelError, UsageError
+from vggfeat.extractor import DescriptorSettings, Extractor
+from vggfeat.model import Model, read_model
+from vggfeat.networks import VGG
+from vggfeat.pooling import stack_unit
+from vggfeat.weights import NAMES, load_net
+
+BLOCK = 16
+"""Images described together; a block's scores are given before the next is begun."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The scores of one image, or the reason why it has none."""
+
+    id: str
+    scores: NDArray[np.float32] | None
+    """(K,) one a class: signed distance from its hyperplane in units of the margin, no probability."""
+    error: str = ""
+
+    def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
+        """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order."""
+        assert self.scores is not None, self.error
+        order = np.argsort(-self.scores, kind="stable")[:count]
+        return [(class_names[k], float(self.scores[k])) for k in order]
+
+
+class Predictor:
+    """Loads what a model needs, then scores images.
+
+    Args:
+        model: a file that `vggfeat svm -o` wrote.
+        weights: names or files in place of those that the model records, one a net in its order; their hash must be
+            the recorded one.
+        seed: of nets whose weights were random.
+        device, precision, offline: as `load_net` takes them; None is the recorded precision.
+        workers: decoding threads.
+
+    Raises ModelError where the weights are not those that the descriptors were made with, and where the model was
+    fitted on persons' boxes, which plain images do not have.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        weights: Sequence[str] = (),
+        seed: int = 0,
+        device: str | None = None,
+        precision: str | None = None,
+        offline: bool | None = None,
+        workers: int = 2,
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> None:
+        self.path = Path(model)
+        self.model: Model = read_model(model)
+        self._check_region()
+        nets = [net for one in self.model.inputs for net in one["nets"]]
+        if weights and len(weights) != len(nets):
+            names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
+            raise UsageError(f"{self.path} needs {len(nets)} weights, {len(weights)} are given; its nets: {names}")
+        given = iter(weights or [None] * len(nets))
+        self._extractors = []
+        # A net that several inputs share is loaded once.
+        loaded: dict[tuple[str, str], VGG] = {}
+        for one in self.model.inputs:
+            its_nets = []
+            for net in one["nets"]:
+                key = (net["weights_sha256"], precision or one["precision"])
+                name = next(given)
+                if key not in loaded:
+                    loaded[key] = self._net(
+                        net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
+                    )
+                its_nets.append(loaded[key])
+            self._extractors.append(Extractor(its_nets, _settings(one), workers=workers))
+
+    def _check_region(self) -> None:
+        region = next((one["region"] for one in self.model.inputs if one["region"] != "image"), None)
+        if region is not None:
+            raise ModelError(
+                f"{self.path} was fitted on persons' boxes (--region {region}), which new images do not have; "
+                "fit one on descriptors of --region image"
+            )
+
+    def _net(self, recorded: dict[str, Any], weights: str | None, *, seed: int, **options: Any) -> VGG:
+        """The net that was recorded, its weights checked."""
+        name = weights or recorded["weights"]
+        if weights is None and name not in NAMES and not Path(name).is_file():
+            raise ModelError(
+                f"{self.path} needs the weights {name} of net {recorded['net']}: give the file with --weights"
+            )
+        random = name == "none"
+        net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
+        if net.fingerprint() != recorded["weights_sha256"]:
+            advice = "give the --seed of the extraction" if random else "give the file with --weights"
+            raise ModelError(
+                f"{self.path} was fitted with weights {recorded['weights']} of sha256 {recorded['weights_sha256']}, "
+                f"these are {net.fingerprint()}: {advice}"
+            )
+        return net
+
+    def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        """The predictions of these images, in their order, block by block."""
+        for start in range(0, len(samples), BLOCK):
+            yield from self._block(samples[start : start + BLOCK])
+
+    def _block(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        described = [extractor.describe(samples) for extractor in self._extractors]
+        failures = {row: reason for one in reversed(described) for row, reason in one.failures.items()}
+        rows = [row for row in range(len(samples)) if row not in failures]
+        scores = self.model.scores(stack_unit([one.descriptors[rows] for one in described]))
+        given = iter(scores)
+        for row, sample in enumerate(samples):
+            if row in failures:
+                yield Prediction(sample.id, None, failures[row])
+            else:
+                yield Prediction(sample.id, next(given))
+
+    def close(self) -> None:
+        """Ends the decoding threads."""
+        for extractor in self._extractors:
+            extractor.close()
+
+
+def _settings(recorded: dict[str, Any]) -> DescriptorSettings:
+    return DescriptorSettings(
+        scales=tuple(recorded["scales"]),
+        aggregate=recorded["aggregate"],
+        flip=recorded["flip"],
+        layer=recorded["layer"],
+        region=recorded["region"],
+        # New images are the user's own: their orientation is honoured whatever the benchmark's protocol did.
+        exif=True,
+    )
+
+
+def predict(
+    model: str | Path,
+    images: Dataset,
+    *,
+    progress: Callable[[int, int, int], None] | None = None,
+    **options: Any,
+) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
+    """Scores images with a fitted model: (prediction, class names) of each, in order, as soon as it is known.
+
+    `options` are Predictor's. An image that cannot be read has an error in place of scores.
+    """
+    if not images.samples:
+        raise UsageError("no images to predict")
+    predictor = Predictor(model, **options)
+    failed = 0
+    try:
+        for done, prediction in enumerate(predictor.predict(images.samples), start=1):
+            failed += prediction.scores is None
+            if progress is not None:
+                progress(done, len(images.samples), failed)
+            yield prediction, predictor.model.class_names
+    finally:
+        predictor.close()

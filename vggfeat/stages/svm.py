@@ -1,0 +1,225 @@
+"""Descriptor files -> linear SVMs, their score by the data set's protocol, and, on request, the fitted model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat import splits as splits_file
+from vggfeat.datasets import NAMES
+from vggfeat.errors import DatasetError, UsageError, unknown_name
+from vggfeat.fusion import Features, join
+from vggfeat.model import Model, write_model
+from vggfeat.pooling import Aggregate
+from vggfeat.protocols import Protocol, Rounds, make_splits, protocol_of, server_split
+from vggfeat.selection import GRID, Outcome, Settings, fit_all, mean_of, measure_of, run_split
+from vggfeat.splits import Split
+from vggfeat.svm import LinearSVM
+from vggfeat.voc_results import write_archive
+
+FOLDER = Path("descriptors")
+"""Where `extract` puts its files unless told otherwise."""
+
+Progress = Callable[[int, int], None]
+
+
+def svm(
+    files: Sequence[str | Path] = (),
+    *,
+    dataset: str | None = None,
+    C: float | Sequence[float] = GRID,
+    solver: str = "auto",
+    loss: str = "squared_hinge",
+    aggregate: Aggregate | None = None,
+    rounds: Rounds | None = None,
+    splits: str | Path | None = None,
+    write_splits: str | Path | None = None,
+    output: str | Path | None = None,
+    archive: str | Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
+
+    Args:
+        files: descriptor files of the same images, stacked (late fusion); none: the only `descriptors/<dataset>-*.h5`.
+        dataset: the data set that the files must be of; by default the first one's own.
+        C: a value, or an ascending grid of which the validation part chooses: per class by average precision for
+            multi-label sets, one value by mean class recall for others; among equals the smallest.
+        solver: "newton", "liblinear", or "auto". loss: "squared_hinge" or "hinge" (liblinear's).
+        aggregate: aggregate the kept scales anew, this way.
+        rounds: numbers of splits, folds and images a class, where the protocol leaves them open.
+        splits: a splits file in place of the protocol's splits. write_splits: where to keep those used.
+        output: where to keep the fitted model. archive: where to write VOC's evaluation server's .tar.
+        progress: called with (splits done, splits).
+
+    Returns:
+        Plain data: dataset, measure, mean, std (n - 1), splits, per_class, descriptors, seconds and more.
+
+    Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
+    """
+    start = time.perf_counter()
+    tick = progress or (lambda done, total: None)
+    features = join(files or [find_descriptors(dataset)], dataset, aggregate)
+    protocol = protocol_of(features.dataset)
+    Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
+    settings = Settings(Cs, solver, loss, protocol.definition)
+    chosen = _splits(features, protocol, rounds or Rounds(), splits)
+    server = _server_split(features, protocol, archive, output)
+    if write_splits is not None:
+        splits_file.write_splits(write_splits, features.dataset, chosen)
+    work = chosen if server is None else [*chosen, server]
+    outcomes: list[Outcome] = []
+    for done, split in enumerate(work):
+        tick(done, len(work))
+        outcomes.append(run_split(features, split, settings))
+    tick(len(work), len(work))
+    reported = outcomes[: len(chosen)]
+    result = _result(features, reported, settings)
+    if archive is not None:
+        assert protocol.archive is not None  # _server_split has refused the others
+        path = write_archive(
+            archive, protocol.archive, features.class_names, outcomes[-1].test_ids, outcomes[-1].scores
+        )
+        result["archive"] = str(path)
+    if output is not None:
+        result["model"] = str(_keep(output, features, protocol, reported, outcomes[-1], settings, result))
+    return result | {"seconds": round(time.perf_counter() - start, 3)}
+
+
+def find_descriptors(dataset: str | None) -> Path:
+    """The only file `descriptors/<dataset>-*.h5`. Raises UsageError with what to run where there is none, or several."""
+    if dataset is None:
+        raise UsageError("no descriptors: name files that vggfeat extract wrote, or the data set with --dataset")
+    if dataset not in NAMES:
+        raise unknown_name("data set", dataset, NAMES)
+    # voc2012-*.h5 would match voc2012-action's files too.
+    longer = tuple(f"{name}-" for name in NAMES if name.startswith(f"{dataset}-"))
+    found = sorted(path for path in FOLDER.glob(f"{dataset}-*.h5") if not path.name.startswith(longer))
+    if not found:
+        raise UsageError(
+            f"no {FOLDER}/{dataset}-*.h5 here: make it with 'vggfeat extract --dataset {dataset}'"
+            f" (the data: 'vggfeat download --dataset {dataset}'), or name the files"
+        )
+    if len(found) > 1:
+        names = " ".join(map(str, found))
+        raise UsageError(f"several descriptor files of {dataset}: name one, or those to stack: {names}")
+    return found[0]
+
+
+def _splits(features: Features, protocol: Protocol, rounds: Rounds, file: str | Path | None) -> list[Split]:
+    if len(features.class_names) < 2 and not features.multi_label:
+        raise DatasetError(f"{features.files[0].path} has images of one class alone; a classifier needs two")
+    if file is None:
+        return make_splits(features, protocol, rounds)
+    if rounds.asks:
+        raise UsageError("--splits brings its own splits: no --folds, --train-per-class or --test-fraction beside it")
+    return splits_file.read_splits(file, features.dataset, features.ids)
+
+
+def _server_split(
+    features: Features, protocol: Protocol, archive: str | Path | None, output: str | Path | None
+) -> Split | None:
+    """VOC-2012's second run, on trainval: for the server's archive, and for the model that is kept."""
+    if archive is not None and protocol.archive is None:
+        raise UsageError(
+            f"--archive is for voc2012 and voc2012-action, whose test labels a server has, not {features.dataset}"
+        )
+    if protocol.archive is None or (archive is None and output is None):
+        return None
+    split = server_split(features)
+    if archive is not None and not split.test:
+        raise DatasetError(
+            f"{features.files[0].path} has no test images: unpack VOC2012test.tar into the VOCdevkit and extract again"
+        )
+    return split
+
+
+def _result(features: Features, outcomes: Sequence[Outcome], settings: Settings) -> dict[str, Any]:
+    values = [outcome.value for outcome in outcomes]
+    per_class = [mean_of(column) for column in np.stack([outcome.per_class for outcome in outcomes]).T]
+    return {
+        "dataset": features.dataset,
+        "measure": measure_of(features),
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "splits": [_split_result(features, outcome, settings) for outcome in outcomes],
+        "per_class": dict(zip(features.class_names, per_class, strict=True)),
+        "descriptors": features.provenance(),
+        "C": list(settings.Cs),
+        "solver": settings.solver,
+        "loss": settings.loss,
+        "left_out": [features.ids[row] for row in np.flatnonzero(~features.described)],
+    } | ({"definition": settings.definition} if features.multi_label else {})
+
+
+def _split_result(features: Features, outcome: Outcome, settings: Settings) -> dict[str, Any]:
+    names = features.class_names
+    return {
+        "seed": outcome.split.seed,
+        **({} if outcome.split.fold is None else {"fold": outcome.split.fold}),
+        "C": _by_class(names, outcome.C) if features.multi_label else float(outcome.C[0]),
+        "value": outcome.value,
+        **outcome.counts,
+        "validation": _validation(features, outcome, settings),
+        "per_class": _by_class(names, outcome.per_class),
+        "duality_gap": outcome.gap,
+        "seconds": outcome.seconds,
+    }
+
+
+def _validation(features: Features, outcome: Outcome, settings: Settings) -> list[dict[str, Any]] | None:
+    """The validation curve: per C its mean value, and for multi-label sets each class's."""
+    if outcome.curve is None:
+        return None
+    return [
+        {"C": C, "value": mean_of(values)}
+        | ({"per_class": _by_class(features.class_names, values)} if features.multi_label else {})
+        for C, values in zip(settings.Cs, outcome.curve, strict=True)
+    ]
+
+
+def _by_class(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def _keep(
+    path: str | Path,
+    features: Features,
+    protocol: Protocol,
+    reported: list[Outcome],
+    last: Outcome,
+    settings: Settings,
+    result: dict[str, Any],
+) -> Path:
+    """Writes the model. A benchmark's is fitted on what its protocol trains on, so that its test images stay unseen:
+    VOC-2012's on trainval, the others' on the first split's. A user's own is fitted on all labelled images.
+    """
+    fitted: LinearSVM
+    if protocol.fixed:
+        outcome = last if protocol.archive else reported[0]
+        fitted, C, used = outcome.svm, outcome.C, outcome.counts["train"] + outcome.counts["val"]
+    else:
+        fitted, C = fit_all(features, reported, settings)
+        used = int(features.described.sum())
+    record = {name: result[name] for name in ("dataset", "measure", "mean", "std")} | {
+        "fitted_on": used,
+        "loss": settings.loss,
+        "descriptors": [file["path"] for file in result["descriptors"]],
+    }
+    return write_model(
+        path,
+        Model(
+            coef=np.asarray(fitted.coef_, dtype=np.float32),
+            intercept=np.asarray(fitted.intercept_, dtype=np.float32),
+            C=C,
+            class_names=features.class_names,
+            multi_label=features.multi_label,
+            inputs=tuple(features.settings()),
+            record=record,
+        ),
+    )

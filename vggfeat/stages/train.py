@@ -1,0 +1,502 @@
+"""ILSVRC training (Sect. 3.1): a recipe and a data set -> the best checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from vggfeat.augment import Augmentation, CentreView, Colours, epoch_order
+from vggfeat.catalog import Preprocessing
+from vggfeat.crops import Batch, CropLoader, Job, colours_of, default_workers
+from vggfeat.datasets import Sample
+from vggfeat.datasets.split import TrainingSet
+from vggfeat.devices import resolve_device, resolve_precision
+from vggfeat.errors import RecipeError, TrainingError
+from vggfeat.files import replacing
+from vggfeat.networks import VGG, gaussian_, glorot_
+from vggfeat.observer import EpochReport, Errors, Observer, StepReport
+from vggfeat.ranks import Ranks, joined
+from vggfeat.recipe import Recipe, differences, dump_recipe
+from vggfeat.schedule import Plateau
+from vggfeat.training import Trainer, copy_layers, errors
+from vggfeat.trainstate import Progress, RunFiles, append_metrics, cut_metrics, load_last, save_last
+from vggfeat.weights import load_net
+
+CUDA_READ_EVERY = 10
+"""Updates between looks at the loss on a CUDA device, where each look waits for the device."""
+
+METRICS_EVERY = 100
+"""Updates between lines in metrics.jsonl."""
+
+VALIDATION_BATCH = 64
+
+WILD_LOSS = 100.0
+"""A first loss beyond so many times chance comes from weights of the wrong size."""
+
+MOVED = 0.99
+"""A loss below this share of chance, and of where it began, has left the start."""
+
+SMOOTHING = 0.02
+"""Share of a new value in the running mean of the loss."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to."""
+
+    best: Path | None
+    """The best checkpoint; None where the run was stopped before its first validation."""
+    last: Path
+    finished: bool
+    """False where a signal stopped it; `resume` goes on."""
+    epoch: int
+    step: int
+    errors: Errors | None
+    """On the centre view of the validation images, after the last epoch done in this call."""
+    failed: tuple[str, ...]
+    """Ids of images that could not be read."""
+    first: bool = True
+    """Whether this is the process that speaks for all under torchrun."""
+
+
+def train(
+    recipe: Recipe,
+    dataset: TrainingSet,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    device: str | None = None,
+    micro_batch: int | None = None,
+    observer: Observer | None = None,
+) -> TrainResult:
+    """Trains a net as the recipe says and returns where its checkpoints lie.
+
+    Under torchrun every process calls it, with the same arguments. SIGTERM and SIGINT end it after the current update
+    with a checkpoint from which `resume` reaches the same weights as an undisturbed run.
+
+    Args:
+        recipe: what decides the result.
+        dataset: the images.
+        output: a folder, or a file ending in .pt; by default `checkpoints/<dataset>-<net>-<S>`.
+        resume: go on with the run in `output`, or begin it where there is none. overwrite: begin anew.
+        workers: decoding threads of each process; 0 decodes between updates; by default one a core.
+        device: a name of torch's; None is the best here.
+        micro_batch: images at a time; by default as many as fit.
+        observer: hears of the progress.
+
+    Raises UsageError and RecipeError for what makes no sense, WeightsError for `init.checkpoint`, TrainingError for a
+    loss that is not finite or does not move, and for too many unreadable images.
+    """
+    files = RunFiles.of(output or Path("checkpoints", recipe.name))
+    files.check(resume=resume, overwrite=overwrite)
+    place = resolve_device(device)
+    recipe = _resolved(recipe, dataset, place)
+    with joined(place) as ranks, _stop_signals() as stop:
+        threads = default_workers(ranks.local_world) if workers is None else workers
+        run = _Run(recipe, dataset, files, ranks, threads, micro_batch, observer or Observer())
+        run.begin(resume)
+        finished = run.epochs(stop)
+        return run.result(finished)
+
+
+class _Stop:
+    """Whether a signal has asked the run to end."""
+
+    asked = False
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM set the flag; a second one acts as usual. In other threads than the main one: nothing."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    usual: dict[int, Any] = {}
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        stop.asked = True
+        signal.signal(number, usual[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        usual[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def _resolved(recipe: Recipe, dataset: TrainingSet, device: torch.device) -> Recipe:
+    """The recipe with nothing left to this machine or data set: the number format, and a measure that can tell."""
+    schedule = recipe.schedule
+    if schedule.measure == "top5" and len(dataset.class_names) <= 5:
+        schedule = dataclasses.replace(schedule, measure="top1")  # of five classes, top-5 is always right
+    precision = resolve_precision(recipe.precision, device)
+    return dataclasses.replace(recipe, precision=precision, schedule=schedule)
+
+
+class _Run:
+    """One process's part in a run: its net, its data, its place in time."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: TrainingSet,
+        files: RunFiles,
+        ranks: Ranks,
+        workers: int,
+        micro_batch: int | None,
+        observer: Observer,
+    ) -> None:
+        self.recipe, self.dataset, self.files, self.ranks, self.workers = recipe, dataset, files, ranks, workers
+        self.observer = observer if ranks.first else Observer()
+        self.micro_batch = micro_batch
+        self.net = VGG(
+            recipe.net, width=recipe.width, num_classes=len(dataset.class_names), class_names=dataset.class_names
+        )
+        schedule = recipe.schedule
+        self.plateau = Plateau(
+            recipe.sgd.learning_rate, schedule.divisor, schedule.decreases, schedule.patience, schedule.least_gain
+        )
+        self.progress = Progress()
+        self.steps = math.ceil(len(dataset.train) / recipe.sgd.batch_size)
+        self.chance = math.log(len(dataset.class_names))
+        self.latest: Errors | None = None
+
+    # Beginning
+
+    def begin(self, resume: bool) -> None:
+        """Sets the weights: random, copied, or those of the run that is taken up again."""
+        if resume and self.files.last.exists():
+            self._restore()
+        else:
+            self._initialise()
+        if self.ranks.first:
+            with replacing(self.files.recipe) as temporary:
+                temporary.write_text(dump_recipe(self.recipe), encoding="utf-8")
+        self._announce()
+
+    def _initialise(self) -> None:
+        init, augment = self.recipe.init, self.recipe.augment
+        if init.scheme == "gaussian":
+            gaussian_(self.net, init.std, self.recipe.seed)
+        else:
+            glorot_(self.net, self.recipe.seed)
+        self.colours = self.ranks.shared(self._colours(augment.colour_images) if self.ranks.first else None)
+        self.net.preprocessing = Preprocessing("RGB", 1.0, self.colours.mean, (1.0, 1.0, 1.0), "bilinear")
+        self.origin = ""
+        if init.checkpoint:
+            source = load_net(None, init.checkpoint, device="cpu", precision="fp32")
+            copied = copy_layers(self.net, source)
+            self.origin = f"{init.checkpoint} (sha256 {source.fingerprint()})"
+            self.observer.note(f"{', '.join(copied)} from {init.checkpoint} ({source.net}); the rest {init.scheme}")
+        self._make_trainer()
+        if self.ranks.first:
+            self.files.clear()
+
+    def _colours(self, count: int) -> Colours:
+        samples, exif = self.dataset.train, self.dataset.exif
+        used = min(count or len(samples), len(samples))
+        self.observer.note(f"mean RGB and colour eigenvectors from {used} of {len(samples)} training images")
+        return colours_of(samples, count, exif=exif, workers=self.workers)
+
+    def _restore(self) -> None:
+        """Takes the run up where its last checkpoint left it."""
+        content, state, self.progress = load_last(self.files.last)
+        changed = differences(_compared(state["recipe"]), _compared(self._described()))
+        if changed:
+            raise RecipeError(f"{self.files.last}: made with other settings ({changed[0]}): --overwrite starts anew")
+        if state["data"] != self._data_digest():
+            raise RecipeError(f"{self.files.last}: made with other images than {self.dataset.name} has now")
+        self.colours, self.origin = Colours(**_tuples(state["colours"])), state["origin"]
+        self.net.load_state_dict(content["state_dict"])
+        self.net.preprocessing = Preprocessing(**_tuples(content["preprocessing"]))
+        self.net.training_record = content["training"]
+        self._make_trainer()
+        self.trainer.optimizer.load_state_dict(state["optimizer"])
+        self.trainer.scaler.load_state_dict(state["scaler"])
+        self.plateau.restore(state["plateau"])
+        if self.ranks.first:
+            cut_metrics(self.files.metrics, self.progress)
+
+    def _make_trainer(self) -> None:
+        self.trainer = Trainer(
+            self.net, self.recipe.sgd, seed=self.recipe.seed, precision=self.recipe.precision,  # type: ignore[arg-type]
+            ranks=self.ranks, micro_batch=self.micro_batch,
+        )  # fmt: skip
+
+    def _announce(self) -> None:
+        data, sgd = self.dataset, self.recipe.sgd
+        held = f"{self.recipe.data.validation_fraction:.0%} of each class, held out by seed" if data.held_out else "its own"
+        parts = math.ceil(sgd.batch_size / self.ranks.world / self.trainer.micro_batch)
+        self.observer.note(
+            f"net {self.net.net}, width {self.net.width:g}, {len(data.class_names)} classes; {len(data.train)} images to "
+            f"train, {len(data.val)} to validate ({held}); S {self.recipe.augment.label}; batch {sgd.batch_size}"
+            + (f" in {parts} parts" if parts > 1 else "")
+            + (f" over {self.ranks.world} processes" if self.ranks.world > 1 else "")
+            + f"; {self.ranks.device}, {self.recipe.precision}"
+        )
+        if self.progress.step:
+            self.observer.note(f"goes on after update {self.progress.step} (epoch {self.progress.step / self.steps:.2f})")
+
+    def _described(self) -> dict[str, Any]:
+        """The recipe as plain data that torch.load reads with weights_only."""
+        described: dict[str, Any] = _lists(dataclasses.asdict(self.recipe))
+        return described
+
+    def _data_digest(self) -> str:
+        """What tells one list of images from another: ids, labels, order, classes."""
+        digest = hashlib.sha256("\n".join(self.dataset.class_names).encode())
+        for part in (self.dataset.train, self.dataset.val):
+            for sample in part:
+                digest.update(f"\n{sample.id}\t{sample.labels}".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    # Going on
+
+    def epochs(self, stop: _Stop) -> bool:
+        """The epochs that are left; False where a signal ended them early."""
+        recipe, progress, augment = self.recipe, self.progress, self.recipe.augment
+        viewer = Augmentation(augment.S, augment.flip, augment.colour_std, self.colours, recipe.seed)
+        batches = self._loader(viewer).batches(self._plan())
+        with contextlib.closing(batches):
+            while progress.epoch < recipe.schedule.epochs:
+                val = self._validated(stop) if self._epoch_updates(batches, stop) else None
+                if val is None:
+                    self._save_last()
+                    return False
+                self._end_epoch(val)
+        return True
+
+    def _loader(self, viewer: Augmentation | CentreView) -> CropLoader:
+        pin = self.ranks.device.type == "cuda"
+        return CropLoader(viewer, self.net.preprocessing.filter, exif=self.dataset.exif, workers=self.workers, pin=pin)
+
+    def _plan(self) -> Iterator[list[Job]]:
+        """This process's share of every batch that is left, to the end of the run."""
+        samples, size = self.dataset.train, self.recipe.sgd.batch_size
+        for epoch in range(self.progress.step // self.steps, self.recipe.schedule.epochs):
+            order = epoch_order(self.recipe.seed, epoch, len(samples))
+            begin = max(0, self.progress.step - epoch * self.steps)
+            for number in range(begin, self.steps):
+                rows = order[number * size : (number + 1) * size]
+                share = math.ceil(len(rows) / self.ranks.world)
+                places = range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
+                step = epoch * self.steps + number
+                yield [Job(samples[rows[p]] if p < len(rows) else None, step, p) for p in places]
+
+    def _epoch_updates(self, batches: Iterator[Batch], stop: _Stop) -> bool:
+        """The updates that are left of this epoch; False where they were cut short."""
+        progress = self.progress
+        end = (progress.epoch + 1) * self.steps
+        pending = torch.zeros(4, device=self.ranks.device)
+        since, begin = 0, time.monotonic()
+        while progress.step < end:
+            batch = next(batches)
+            pending += self.trainer.update(batch, self.plateau.rate)
+            self._report_failures(batch)
+            progress.step += 1
+            since += 1
+            if self.ranks.device.type == "cuda" and since < CUDA_READ_EVERY and progress.step < end:
+                continue
+            now = time.monotonic()
+            progress.seconds, begin = progress.seconds + now - begin, now
+            self._read(pending, since)
+            pending, since = torch.zeros_like(pending), 0
+            if progress.step < end and self._stopping(stop):
+                return False
+        return True
+
+    def _read(self, pending: torch.Tensor, updates: int) -> None:
+        """Adds the last updates' totals to the epoch's, watches over them, tells the observer."""
+        progress = self.progress
+        recent = self.ranks.sum(pending).double().cpu()
+        progress.totals = [a + b for a, b in zip(progress.totals, recent.tolist(), strict=True)]
+        self._watch(errors(recent).loss)
+        train = errors(torch.tensor(progress.totals, dtype=torch.float64))
+        speed = train.images / max(progress.seconds, 1e-9)
+        epoch, step = progress.epoch + 1, progress.step - progress.epoch * self.steps
+        rate = self.plateau.rate
+        self.observer.step(StepReport(epoch, self.recipe.schedule.epochs, step, self.steps, train, rate, speed))
+        if self.ranks.first and progress.step // METRICS_EVERY > (progress.step - updates) // METRICS_EVERY:
+            now = errors(recent)
+            append_metrics(
+                self.files.metrics, kind="updates", step=progress.step, epoch=epoch, rate=rate, loss=now.loss,
+                top1=now.top1, top5=now.top5, images_per_second=round(speed, 2),
+            )  # fmt: skip
+
+    def _watch(self, loss: float) -> None:
+        """Stops a run that cannot succeed: a loss that is not finite, far off from the start, or never moves.
+
+        The loss is that of the last updates read.
+        """
+        step, sgd, init = self.progress.step, self.recipe.sgd, self.recipe.init
+        if math.isnan(loss) and self.progress.totals[3] == 0:
+            return  # nothing but unreadable images so far: their limit ends that
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss} at update {step} (rate {self.plateau.rate:g}): lower --learning-rate (now "
+                f"{sgd.learning_rate:g}), or begin with --init glorot; {self._last_good()}"
+            )
+        progress = self.progress
+        if progress.early_loss is None:
+            progress.early_loss = progress.smooth_loss = loss
+            if loss > WILD_LOSS * max(self.chance, 1.0):
+                raise TrainingError(
+                    f"the first loss is {loss:.3g}, chance is {self.chance:.2f}: the first weights are far too large; "
+                    "begin with --init glorot, or with --init gaussian --init-std 0.01"
+                )
+        progress.smooth_loss += SMOOTHING * (loss - progress.smooth_loss)
+        if progress.moving or not 0 < init.stall_steps <= step:
+            return
+        progress.moving = progress.smooth_loss < MOVED * min(self.chance, progress.early_loss)
+        if not progress.moving:
+            raise TrainingError(
+                f"the loss has not moved in {step} updates ({progress.early_loss:.3f} at first, {progress.smooth_loss:.3f} "
+                f"now, chance {self.chance:.3f}): begin with --init glorot or --init-from a trained A, or change "
+                "--learning-rate; --set init.stall_steps=0 waits longer"
+            )
+
+    def _last_good(self) -> str:
+        last = self.files.last
+        return f"{last} holds the last good state" if last.exists() else "nothing was saved yet"
+
+    def _report_failures(self, batch: Batch) -> None:
+        """Each unreadable image once; too many end the run."""
+        for name, reason in batch.failures:
+            if name not in self.progress.failed:
+                self.progress.failed.append(name)
+                self.observer.note(f"skipped {name}: {reason}")
+        limit = self.recipe.data.unreadable_limit
+        if len(self.progress.failed) > limit:
+            raise TrainingError(
+                f"{len(self.progress.failed)} images cannot be read, the first {self.progress.failed[0]}: more than "
+                f"data.unreadable_limit = {limit}; mend the data, or raise it by --set data.unreadable_limit=N"
+            )
+
+    def _stopping(self, stop: _Stop) -> bool:
+        """Whether any process was asked to end: all of them then do, after the same update."""
+        if self.ranks.world == 1:
+            return stop.asked
+        return bool(self.ranks.sum(torch.tensor(float(stop.asked), device=self.ranks.device)).item())
+
+    def _validated(self, stop: _Stop) -> Errors | None:
+        """Errors on the centre view of the validation images, each process reading its share; None if cut short."""
+        samples = self.dataset.val[self.ranks.rank :: self.ranks.world]
+        jobs = [Job(sample) for sample in samples]
+        plan: list[Sequence[Job]] = [jobs[i : i + VALIDATION_BATCH] for i in range(0, len(jobs), VALIDATION_BATCH)]
+        failures: list[Batch] = []
+
+        def watched() -> Iterator[Batch]:
+            for batch in self._loader(CentreView(self.recipe.augment.Q)).batches(plan):
+                if stop.asked:
+                    return
+                if batch.failures:
+                    failures.append(batch)
+                yield batch
+
+        total = self.trainer.validate(watched())
+        for batch in failures:
+            self._report_failures(batch)
+        if self._stopping(stop):
+            return None
+        return errors(self.ranks.sum(total.to(self.ranks.device)).cpu())
+
+    def _end_epoch(self, val: Errors) -> None:
+        """Schedule, metrics and checkpoints after a validation."""
+        progress, schedule = self.progress, self.recipe.schedule
+        train = errors(torch.tensor(progress.totals, dtype=torch.float64))
+        progress.epoch += 1
+        rate, measure = self.plateau.rate, val.measure(schedule.measure)
+        if self.plateau.update(measure):
+            self.observer.note(f"{schedule.measure} has stopped falling: the rate goes from {rate:g} to {self.plateau.rate:g}")
+        speed = train.images / max(progress.seconds, 1e-9)
+        self.latest = val
+        best = not progress.best or [measure, val.loss] < progress.best
+        report = EpochReport(
+            progress.epoch, schedule.epochs, train, val, rate, self.plateau.rate, speed, progress.seconds, best
+        )
+        if best:
+            progress.best = [measure, val.loss]
+        if self.ranks.first:
+            append_metrics(
+                self.files.metrics, kind="epoch", step=progress.step, epoch=progress.epoch, rate=rate,
+                loss=train.loss, top1=train.top1, top5=train.top5, val_loss=val.loss, val_top1=val.top1,
+                val_top5=val.top5, images_per_second=round(speed, 2), seconds=round(progress.seconds, 3),
+            )  # fmt: skip
+        self.net.training_record = self._record(val)
+        progress.totals, progress.seconds = [0.0] * 4, 0.0
+        if self.ranks.first and best:
+            self.net.save(self.files.best)
+        self._save_last()
+        self.observer.epoch(report)
+
+    def _record(self, val: Errors) -> dict[str, Any]:
+        """How the values were trained, kept inside of the checkpoint."""
+        return {
+            "recipe": self._described(),
+            "dataset": self.dataset.name,
+            "train_images": len(self.dataset.train),
+            "validation_images": len(self.dataset.val),
+            "colours": _lists(dataclasses.asdict(self.colours)),
+            "init_from": self.origin,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "validation": {"view": "centre", "Q": self.recipe.augment.Q, **dataclasses.asdict(val)},
+        }
+
+    def _save_last(self) -> None:
+        if not self.ranks.first:
+            return
+        save_last(
+            self.files.last, self.net, self.progress,
+            recipe=self._described(), data=self._data_digest(), origin=self.origin,
+            colours=_lists(dataclasses.asdict(self.colours)), plateau=self.plateau.state(),
+            optimizer=self.trainer.optimizer.state_dict(), scaler=self.trainer.scaler.state_dict(),
+        )  # fmt: skip
+
+    def result(self, finished: bool) -> TrainResult:
+        """What to hand back."""
+        best, progress = self.files.best, self.progress
+        return TrainResult(
+            best if best.exists() else None, self.files.last, finished, progress.epoch, progress.step, self.latest,
+            tuple(progress.failed), self.ranks.first,
+        )  # fmt: skip
+
+
+def _compared(described: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must share with its past: all but its length and what no longer acts."""
+    out = {key: dict(value) if isinstance(value, dict) else value for key, value in described.items()}
+    for section, key in (("schedule", "epochs"), ("data", "unreadable_limit"), ("init", "stall_steps")):
+        out[section].pop(key, None)
+    return out
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, as a checkpoint keeps them."""
+    if isinstance(value, dict):
+        return {key: _lists(entry) for key, entry in value.items()}
+    return [_lists(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """Lists as tuples, for the frozen dataclasses."""
+    def deep(value: Any) -> Any:
+        return tuple(deep(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+    return {key: deep(value) for key, value in fields.items()}

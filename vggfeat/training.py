@@ -1,0 +1,268 @@
+"""One update and one validation, and where weights start (Sect. 3.1).
+
+The multinomial logistic loss is summed over the batch's images and divided by the batch size, so that micro-batches and
+processes change nothing; dropout's masks are drawn for the whole batch and sliced, for the same reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.parallel import DistributedDataParallel
+
+from vggfeat.catalog import Preprocessing
+from vggfeat.crops import Batch
+from vggfeat.devices import Precision
+from vggfeat.errors import TrainingError, UsageError, WeightsError
+from vggfeat.networks import VGG, weighted_layers
+from vggfeat.observer import Errors
+from vggfeat.ranks import Ranks
+from vggfeat.recipe import Sgd
+
+CPU_MICRO_BATCH = 16
+"""Images at a time on a CPU: as fast as any larger number (its caches are the limit), and little memory."""
+
+COPIED_CONVS = 4
+"""Convolutions, from the first, that a deeper net takes from a trained A (Sect. 3.1)."""
+
+
+# Where weights start
+
+
+def table_layers(net: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers with weights by their names in the field's notation of Table 1: conv1_1, ..., fc6, fc7, fc8."""
+    named: dict[str, nn.Conv2d | nn.Linear] = {}
+    block, place = 1, 0
+    for module in net.features:
+        if isinstance(module, nn.MaxPool2d):
+            block, place = block + 1, 0
+        elif isinstance(module, nn.Conv2d):
+            place += 1
+            named[f"conv{block}_{place}"] = module
+    linear = [layer for layer in weighted_layers(net) if isinstance(layer, nn.Linear)]
+    return named | dict(zip(("fc6", "fc7", "fc8"), linear, strict=True))
+
+
+def copy_layers(net: VGG, source: VGG) -> list[str]:
+    """Copies a trained net's layers into `net` and returns their names (Sect. 3.1).
+
+    From the same configuration all layers, from another one the first four convolutions and the fully-connected layers;
+    of these the ones that `net` has under the same name and in the same shape. An A thus gives a deeper net conv1_1,
+    conv2_1, conv3_1 and conv3_2. With conv1_1 comes the source's preprocessing, which its values expect.
+
+    Raises WeightsError where no layer fits.
+    """
+    wanted = list(table_layers(source).items())
+    if source.net != net.net:
+        wanted = wanted[:COPIED_CONVS] + wanted[-3:]
+    own, copied = table_layers(net), []
+    for name, layer in wanted:
+        target = own.get(name)
+        if target is None or target.weight.shape != layer.weight.shape:
+            continue
+        target.load_state_dict(layer.state_dict())
+        copied.append(name)
+    if not copied:
+        raise WeightsError(
+            f"no layer of {source.weights_name} ({source.net}, width {source.width:g}) fits net {net.net} of width "
+            f"{net.width:g}; both need the same --width"
+        )
+    if "conv1_1" in copied:
+        net.preprocessing = source.preprocessing
+    return copied
+
+
+# One update
+
+
+class TrainingForm(nn.Module):
+    """A net's classifier form with its dropout drawn outside: (crops, masks) -> class scores.
+
+    `masks` holds one (N, hidden) tensor for each of the first two fully-connected layers, True where a unit is kept;
+    kept activations are divided by the probability of keeping, so that evaluation needs no factor.
+    """
+
+    def __init__(self, net: VGG, dropout: float, trainable: str) -> None:
+        super().__init__()
+        self.net, self.kept, self.frozen_trunk = net, 1.0 - dropout, trainable == "fc"
+        net.features.requires_grad_(not self.frozen_trunk)
+
+    def forward(self, crops: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """(N, 3, 224, 224) preprocessed -> (N, classes)."""
+        with torch.no_grad() if self.frozen_trunk else contextlib.nullcontext():
+            x = self.net.features(crops).flatten(1)
+        fc6, relu6, _, fc7, relu7, _, fc8 = self.net.classifier
+        for layer, relu, mask in ((fc6, relu6, masks[0]), (fc7, relu7, masks[1])):
+            x = relu(layer(x))
+            x = x * (mask.to(x.dtype) / self.kept)
+        scores: Tensor = fc8(x)
+        return scores
+
+
+class Trainer:
+    """A net, its optimiser, and the number format and processes that they run in.
+
+    Args:
+        net: trained in place; its tensors move to the device.
+        sgd: the recipe's part.
+        seed: of dropout.
+        precision: fp32, tf32, or autocast to bf16 or fp16 (with loss scaling) over fp32 weights.
+        micro_batch: images at a time in one process; None finds the largest that fits.
+
+    Raises UsageError where the batch does not split evenly over the processes.
+    """
+
+    def __init__(
+        self, net: VGG, sgd: Sgd, *, seed: int, precision: Precision, ranks: Ranks, micro_batch: int | None = None
+    ) -> None:
+        if sgd.batch_size % ranks.world:
+            raise UsageError(f"a batch of {sgd.batch_size} does not split evenly over {ranks.world} processes")
+        self.net, self.sgd, self.seed, self.ranks = net, sgd, seed, ranks
+        device = ranks.device
+        # Convolutions are fastest with channels last, on tensor cores as on CPUs.
+        net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # the crops' shape never changes
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        self.form = TrainingForm(net, sgd.dropout, sgd.trainable)
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            parameters, lr=sgd.learning_rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay,
+            fused=device.type in ("cuda", "cpu"),
+        )  # fmt: skip
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.micro_batch = micro_batch or self._largest_micro_batch(sgd.batch_size // ranks.world)
+        self.parallel: nn.Module = self.form
+        if ranks.world > 1:
+            index = [device.index] if device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.form, device_ids=index, broadcast_buffers=False)
+
+    def update(self, batch: Batch, rate: float) -> Tensor:
+        """One step of descent on this process's part of a batch; all processes call it together.
+
+        Returns the part's totals (`totals`), on the device.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.net.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        n = len(batch.labels)
+        masks = [mask[batch.position : batch.position + n] for mask in self._masks(batch.step)]
+        found = torch.zeros(4, device=self.ranks.device)
+        for start in range(0, n, self.micro_batch):
+            part = slice(start, start + self.micro_batch)
+            last = start + self.micro_batch >= n
+            # Gradients cross processes once an update, with the last micro-batch.
+            quiet = isinstance(self.parallel, DistributedDataParallel) and not last
+            with self.parallel.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
+                found += self._gradients(self.parallel, batch, part, [mask[part] for mask in masks])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return found
+
+    def _gradients(self, form: nn.Module, batch: Batch, part: slice, masks: Sequence[Tensor]) -> Tensor:
+        """Adds a micro-batch's share of the gradients; returns its totals."""
+        labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
+        crops = self.prepared(batch.crops[part], batch.shifts[part])
+        with self._autocast():
+            scores = form(crops, masks)
+        losses = F.cross_entropy(scores.float(), labels, reduction="none") * weights
+        # DDP takes the mean over processes, where the sum is meant.
+        self.scaler.scale(losses.sum() * (self.ranks.world / self.sgd.batch_size)).backward()
+        return totals(scores.detach(), losses.detach(), labels, weights)
+
+    def prepared(self, crops: Tensor, shifts: Tensor) -> Tensor:
+        """(N, 224, 224, 3) uint8 and (N, 3) -> what the net expects, (N, 3, 224, 224) with channels last in memory."""
+        values = self._there(crops).float() + self._there(shifts)[:, None, None, :]
+        return preprocessed(values, self.net.preprocessing).permute(0, 3, 1, 2)
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.ranks.device, non_blocking=True)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.ranks.device.type, self.amp, enabled=self.amp is not None)
+
+    def _masks(self, step: int) -> list[Tensor]:
+        """Which units are kept at an update, for the whole batch: two (batch_size, hidden) of bool."""
+        number = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0]) >> 1
+        generator = torch.Generator(self.ranks.device).manual_seed(number)
+        shape = (self.sgd.batch_size, self.net.dim("fc7"))
+        empty = torch.empty(shape, dtype=torch.bool, device=self.ranks.device)
+        return [empty.bernoulli(1.0 - self.sgd.dropout, generator=generator) for _ in range(2)]
+
+    def _largest_micro_batch(self, images: int) -> int:
+        """The most images at a time: halved from all of them until a trial update fits in memory."""
+        if self.ranks.device.type == "cpu":
+            return min(images, CPU_MICRO_BATCH)
+        size = images
+        while not self._fits(size):
+            if size == 1:
+                raise TrainingError(f"net {self.net.net} does not fit into the memory of {self.ranks.device} with one image")
+            size = math.ceil(size / 2)
+        return self.ranks.least(size)
+
+    def _fits(self, images: int) -> bool:
+        """Whether a forward and backward pass of so many images leaves room for momentum and gradients in transit."""
+        device = self.ranks.device
+        blank = Batch(
+            torch.zeros(images, 224, 224, 3, dtype=torch.uint8), torch.zeros(images, 3),
+            torch.zeros(images, dtype=torch.int64), torch.zeros(images), 0, 0, [],
+        )  # fmt: skip
+        held: list[Tensor] = []
+        try:
+            held += [torch.empty_like(p) for p in self.net.parameters() for _ in range(2)]
+            masks = [torch.ones(images, self.net.dim("fc7"), dtype=torch.bool, device=device) for _ in range(2)]
+            self._gradients(self.form, blank, slice(None), masks)
+        except torch.OutOfMemoryError:
+            return False
+        finally:
+            held.clear()
+            self.optimizer.zero_grad(set_to_none=True)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        return True
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> Tensor:
+        """Totals of this process's validation batches on the classifier form, without dropout."""
+        self.net.eval()
+        found = torch.zeros(4, dtype=torch.float64)
+        for batch in batches:
+            for start in range(0, len(batch.labels), self.micro_batch):
+                part = slice(start, start + self.micro_batch)
+                labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
+                with self._autocast():
+                    scores = self.net(self.prepared(batch.crops[part], batch.shifts[part]))
+                losses = F.cross_entropy(scores.float(), labels, reduction="none") * weights
+                found += totals(scores, losses, labels, weights).cpu()
+        return found
+
+
+def preprocessed(values: Tensor, expected: Preprocessing) -> Tensor:
+    """RGB values 0 to 255 (..., 3) -> what weights expect, channels in their order (..., 3)."""
+    if expected.channels == "BGR":
+        values = values.flip(-1)
+    return (values * expected.scale - values.new_tensor(expected.mean)) / values.new_tensor(expected.std)
+
+
+def totals(scores: Tensor, losses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Sums over images of weight 1: loss, wrong at top-1, wrong at top-5, their number. (N, K) and (N,) -> (4,)."""
+    ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
+    hits = ranked == labels[:, None]  # (N, 5)
+    wrong1, wrong5 = ~hits[:, 0], ~hits.any(dim=1)
+    return torch.stack([losses.sum(), (wrong1 * weights).sum(), (wrong5 * weights).sum(), weights.sum()]).float()
+
+
+def errors(total: Tensor) -> Errors:
+    """Means of what `totals` summed; NaN where there was no image."""
+    loss, wrong1, wrong5, images = total.tolist()
+    mean = (lambda x: x / images) if images else (lambda x: math.nan)
+    return Errors(mean(loss), 100 * mean(wrong1), 100 * mean(wrong5), int(images))

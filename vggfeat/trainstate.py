@@ -1,0 +1,150 @@
+"""A run's files: the best and the last checkpoint, the resolved recipe, the metrics; and how a run is taken up again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vggfeat.errors import TrainingError, UsageError
+from vggfeat.files import replacing
+from vggfeat.networks import VGG
+
+STATE_KEY = "training_state"
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run writes. All files lie in one folder; those of a run named by a file share its stem."""
+
+    folder: Path
+    stem: str | None = None
+
+    @classmethod
+    def of(cls, output: str | Path) -> RunFiles:
+        """`DIR`: best.pt, last.pt, recipe.toml, ... in it. `FILE.pt`: FILE.pt, FILE.last.pt, FILE.recipe.toml, ..."""
+        path = Path(output)
+        return cls(path.parent, path.stem) if path.suffix == ".pt" else cls(path)
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of the epoch with the least validation error: the command's result."""
+        return self.folder / (f"{self.stem}.pt" if self.stem else "best.pt")
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint, with all that `--resume` needs."""
+        return self._named("last.pt")
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self._named("recipe.toml")
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line: an epoch's, or some updates'."""
+        return self._named("metrics.jsonl")
+
+    @property
+    def curves(self) -> Path:
+        """Loss and errors over the epochs, as a picture."""
+        return self._named("curves.png")
+
+    def _named(self, name: str) -> Path:
+        return self.folder / (f"{self.stem}.{name}" if self.stem else name)
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Makes sure that no earlier run is lost unasked.
+
+        Raises UsageError where there is one and neither way to treat it was chosen.
+        """
+        if resume and overwrite:
+            raise UsageError("--resume and --overwrite: choose one")
+        there = next((path for path in (self.best, self.last) if path.exists()), None)
+        if there is not None and not (resume or overwrite):
+            raise UsageError(f"{there} exists: go on with it by --resume, or replace it by --overwrite")
+
+    def clear(self) -> None:
+        """Removes an earlier run's files."""
+        for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
+            path.unlink(missing_ok=True)
+
+
+@dataclass
+class Progress:
+    """How far a run is. All else that it needs follows from the recipe's seed."""
+
+    step: int = 0
+    """Updates done, over all epochs."""
+    epoch: int = 0
+    """Epochs done, their validation included."""
+    totals: list[float] = field(default_factory=lambda: [0.0] * 4)
+    """Sums over the epoch so far: loss, wrong at top-1, wrong at top-5, images."""
+    seconds: float = 0.0
+    """Spent on this epoch's updates so far."""
+    best: list[float] = field(default_factory=list)
+    """(measure, loss) of the best epoch; empty before the first."""
+    early_loss: float | None = None
+    """Mean loss of the first updates, for the watch over a stalled start."""
+    smooth_loss: float = 0.0
+    """Running mean of the updates' losses."""
+    moving: bool = False
+    """Whether the loss is known to have left the start."""
+    failed: list[str] = field(default_factory=list)
+    """Ids of images that could not be read."""
+
+
+def save_last(path: Path, net: VGG, progress: Progress, **state: Any) -> None:
+    """Writes the last checkpoint: a checkpoint of the net like any other, with the run's state beside it."""
+    content = net.checkpoint() | {STATE_KEY: {"version": STATE_VERSION, "progress": asdict(progress), **state}}
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], Progress]:
+    """(checkpoint, state, progress) of what `save_last` wrote.
+
+    Raises TrainingError for a file that is no such checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = content[STATE_KEY]
+        if state["version"] != STATE_VERSION:
+            raise ValueError(f"state of version {state['version']}, this vggfeat reads {STATE_VERSION}")
+        return content, state, Progress(**state["progress"])
+    except Exception as error:  # torch and pickle raise almost anything on a damaged file
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise TrainingError(f"{path}: cannot resume from it ({reason}); --overwrite starts anew") from error
+
+
+def append_metrics(path: Path, **values: Any) -> None:
+    """One more line."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(values) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines; a last one that was cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def cut_metrics(path: Path, progress: Progress) -> None:
+    """Drops the lines of what a resumed run will do again: updates after its step, epochs after its epoch."""
+    kept = [
+        row
+        for row in read_metrics(path)
+        if row["step"] <= progress.step and (row["kind"] != "epoch" or row["epoch"] <= progress.epoch)
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
