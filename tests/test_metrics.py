@@ -152,7 +152,7 @@ def test_classes_out_of_range_are_errors() -> None:
 def test_topk_error_agrees_with_scikit_learn_without_ties() -> None:
     rng = np.random.default_rng(2)
     scores, labels = rng.standard_normal((200, 7)), rng.integers(0, 7, 200)
-    for k in (1, 5, 7):
+    for k in (1, 5):
         expected = 1 - sk.top_k_accuracy_score(labels, scores, k=k, labels=range(7))
         assert topk_error(labels, scores, k) == pytest.approx(expected)
 

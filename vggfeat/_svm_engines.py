@@ -1,7 +1,7 @@
-"""The three ways to solve an SVM problem, behind one shape: solve rows at some C, score other rows, finish with weights.
+"""Three ways to solve an SVM problem, behind one shape: solve rows at some C, score other rows, finish with weights.
 
-`GramEngine` is the usual one; `PrimalEngine` serves few features; `LiblinearEngine` is the yardstick, and serves what the
-others do not.
+`GramEngine` is the usual one; `PrimalEngine` serves few features; `LiblinearEngine` is the yardstick, and serves what
+the others do not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
@@ -28,13 +27,14 @@ MAX_GRAM_ROWS = 40_000
 MAX_PRIMAL_FEATURES = 256
 """Up to here (D + 1)^2 Hessians, in float64, cost less than products with K."""
 MAX_REFINE = 6
+"""Rounds of float64: a row that comes to count only then needs another."""
 BLOCK = 1024
 """Rows of X turned to float64 at a time: 100 MB at 12,288 features."""
 
 
 @dataclass
 class Solution:
-    """K problems solved on `rows`: `dual` beta (K, n) with w = X' beta, or `weights` (K, D + 1), whose last is the bias's."""
+    """K problems solved on `rows`: `dual` beta (K, n) with w = X' beta, or `weights` (K, D + 1), the bias's last."""
 
     rows: Rows
     C: Double
@@ -64,7 +64,7 @@ def choose_engine(
     intercept_scaling: float,
     tol: float,
 ) -> Engine:
-    """The engine for X (N, D), positive (K, N) and costs at C = 1, unit (K, N); says so where LIBLINEAR has to stand in."""
+    """The engine for X (N, D), positive (K, N) and costs at C = 1, unit (K, N); warns where it has to be LIBLINEAR."""
     n, d = X.shape
     few_features = d <= MAX_PRIMAL_FEATURES and d < n
     if solver != "liblinear" and loss == "squared_hinge":
@@ -73,7 +73,8 @@ def choose_engine(
         if solver == "newton" or n <= MAX_GRAM_ROWS:
             return GramEngine(X, positive, unit, intercept_scaling, tol)
         warnings.warn(
-            f"{n} rows are more than the {MAX_GRAM_ROWS} whose Gram matrix fits in memory: fitting with LIBLINEAR, one class after another",
+            f"{n} rows are more than the {MAX_GRAM_ROWS} whose Gram matrix fits in memory: "
+            "fitting with LIBLINEAR, one class after another",
             stacklevel=4,
         )
     elif solver == "auto":
@@ -84,7 +85,9 @@ def choose_engine(
 class Engine(ABC):
     """One-vs-rest problems on fixed X (N, D), positive (K, N) and unit costs (K, N)."""
 
-    def __init__(self, X: Array, positive: NDArray[np.bool_], unit: Double, intercept_scaling: float, tol: float) -> None:
+    def __init__(
+        self, X: Array, positive: NDArray[np.bool_], unit: Double, intercept_scaling: float, tol: float
+    ) -> None:
         self.X = X
         self.positive = positive
         self.unit = unit
@@ -93,15 +96,15 @@ class Engine(ABC):
 
     @abstractmethod
     def solve(self, rows: Rows, Cs: Sequence[Double], start: list[Solution] | None = None) -> list[Solution]:
-        """One solution on the rows per entry (K,) of Cs, which best ascend; start has one earlier solution per class."""
+        """One solution on the rows per entry (K,) of Cs, ascending at best; start has an earlier solution per class."""
 
     @abstractmethod
     def scores(self, solution: Solution, rows: Rows) -> Array:
         """(K, len(rows)) scores of any rows of X."""
 
     @abstractmethod
-    def finish(self, solution: Solution) -> Fitted:
-        """The solution's weights, with their gap in float64."""
+    def finish(self, solutions: Sequence[Solution]) -> list[Fitted]:
+        """The weights of solutions on the same rows, with their gaps in float64."""
 
     def signs(self, rows: Rows, dtype: np.dtype) -> Array:
         """y (K, len(rows)) of 1 and -1."""
@@ -110,14 +113,16 @@ class Engine(ABC):
     def fitted(self, weights: Array, gap: Double, n_iter: NDArray[np.int64]) -> Fitted:
         """weights (K, D + 1), whose bias feature has the value `scaling`, as coef and intercept."""
         weights = weights.astype(self.X.dtype, copy=False)
-        return Fitted(np.ascontiguousarray(weights[:, :-1]), weights[:, -1] * weights.dtype.type(self.scaling), gap, n_iter)
+        return Fitted(
+            np.ascontiguousarray(weights[:, :-1]), weights[:, -1] * weights.dtype.type(self.scaling), gap, n_iter
+        )
 
     def warn_if_open(self, gap: Double) -> None:
         """A ConvergenceWarning if a gap is above tol."""
         if (gap > self.tol).any():
             warnings.warn(
-                f"{np.count_nonzero(gap > self.tol)} of {len(gap)} classes stopped short of the optimum: the largest relative duality "
-                f"gap is {gap.max():.1e}, tol is {self.tol:.0e}; scale the features or lower C",
+                f"{np.count_nonzero(gap > self.tol)} of {len(gap)} fits stopped short of the optimum: the largest "
+                f"relative duality gap is {gap.max():.1e}, tol is {self.tol:.0e}; scale the features or lower C",
                 ConvergenceWarning,
                 stacklevel=5,
             )
@@ -126,9 +131,12 @@ class Engine(ABC):
 class GramEngine(Engine):
     """Newton's method on K = X X' + s^2, which is made once for all rows of X."""
 
-    def __init__(self, X: Array, positive: NDArray[np.bool_], unit: Double, intercept_scaling: float, tol: float) -> None:
+    def __init__(
+        self, X: Array, positive: NDArray[np.bool_], unit: Double, intercept_scaling: float, tol: float
+    ) -> None:
         super().__init__(X, positive, unit, intercept_scaling, tol)
         self._gram: newton.Gram | None = None
+        self._part: tuple[Rows, newton.Gram] | None = None
 
     @property
     def gram(self) -> newton.Gram:
@@ -154,16 +162,27 @@ class GramEngine(Engine):
 
     def scores(self, solution: Solution, rows: Rows) -> Array:
         """See Engine."""
-        assert solution.dual is not None
-        return solution.dual @ self.gram.K[np.ix_(solution.rows, rows)]
+        return _dual(solution) @ self.gram.K[np.ix_(solution.rows, rows)]
 
-    def finish(self, solution: Solution) -> Fitted:
-        """See Engine. The gap is that of the rounded weights; classes that float32 left open are refined in float64."""
-        assert solution.dual is not None
-        y, cost = self.signs(solution.rows, solution.dual.dtype), self._costs(solution)
-        certificate = Certificate(self.X, solution.rows, self.scaling, self.gram.diagonal[solution.rows])
-        weights, f, gap = certificate.check(y, cost, solution.dual, self.tol)
-        betas = {k: solution.dual[k].astype(np.float64) for k in np.flatnonzero(gap > self.tol)}
+    def finish(self, solutions: Sequence[Solution]) -> list[Fitted]:
+        """See Engine. The gaps are those of the rounded weights; what float32 left open is refined in float64."""
+        rows = solutions[0].rows
+        certificate = Certificate(self.X, rows, self.scaling, self._of(rows))
+        # Several solutions share one reading of X, which is to be turned to float64 block by block.
+        at_once = max(1, 50_000_000 // (len(self.positive) * len(rows)))
+        fitted: list[Fitted] = []
+        for start in range(0, len(solutions), at_once):
+            fitted += self._finish(solutions[start : start + at_once], certificate)
+        self.warn_if_open(np.concatenate([one.gap for one in fitted]))
+        return fitted
+
+    def _finish(self, solutions: Sequence[Solution], certificate: Certificate) -> list[Fitted]:
+        """The K classes of some solutions on the same rows, as one stack of problems."""
+        beta = np.concatenate([_dual(solution) for solution in solutions])
+        y = np.tile(self.signs(solutions[0].rows, beta.dtype), (len(solutions), 1))
+        cost = np.concatenate([self._costs(solution) for solution in solutions])
+        weights, f, gap = certificate.check(y, cost, beta, self.tol)
+        betas = {k: beta[k].astype(np.float64) for k in np.flatnonzero(gap > self.tol)}
         for _ in range(MAX_REFINE):
             for k in list(betas):
                 args = y[k].astype(np.float64), cost[k].astype(np.float64), betas[k], f[k]
@@ -176,15 +195,15 @@ class GramEngine(Engine):
                 break
             at = np.array(list(betas))
             weights[at], f[at], gap[at] = certificate.check(y[at], cost[at], np.stack(list(betas.values())), self.tol)
-            betas = {k: beta for k, beta in betas.items() if gap[k] > self.tol}
-        self.warn_if_open(gap)
-        return self.fitted(weights, gap, solution.n_iter)
+            betas = {k: one for k, one in betas.items() if gap[k] > self.tol}
+        parts = (np.split(field, len(solutions)) for field in (weights, gap))
+        return [self.fitted(w, g, one.n_iter) for w, g, one in zip(*parts, solutions, strict=True)]
 
     def _of(self, rows: Rows) -> newton.Gram:
-        """The Gram matrix of some rows, kept for the last ones asked for: contiguous, since products read it dozens of times."""
+        """The Gram matrix of some rows, kept for the last ones: a contiguous copy, as products read it many times."""
         if len(rows) == len(self.X) and np.array_equal(rows, np.arange(len(rows))):
             return self.gram
-        if getattr(self, "_part", None) is None or not np.array_equal(self._part[0], rows):
+        if self._part is None or not np.array_equal(self._part[0], rows):
             self._part = (rows, newton.Gram(self.gram.K[np.ix_(rows, rows)]))
         return self._part[1]
 
@@ -192,20 +211,18 @@ class GramEngine(Engine):
         """(K, len(rows)): each class's earlier beta on the rows it shares with these, and 0 on the others."""
         betas = np.zeros((len(start), len(self.X)))
         for k, solution in enumerate(start):
-            assert solution.dual is not None
-            betas[k, solution.rows] = solution.dual[k]
+            betas[k, solution.rows] = _dual(solution)[k]
         return betas[:, rows]
 
     def _costs(self, solution: Solution) -> Array:
-        assert solution.dual is not None
-        return (solution.C[:, None] * self.unit[:, solution.rows]).astype(solution.dual.dtype)
+        return (solution.C[:, None] * self.unit[:, solution.rows]).astype(_dual(solution).dtype)
 
 
 class Certificate:
     """Gaps of weights w = X' beta, from margins X w in float64 over blocks of rows."""
 
-    def __init__(self, X: Array, rows: Rows, scaling: float, diagonal: Array) -> None:
-        self.X, self.rows, self.scaling, self.diagonal = X, rows, scaling, diagonal
+    def __init__(self, X: Array, rows: Rows, scaling: float, gram: newton.Gram | None = None) -> None:
+        self.X, self.rows, self.scaling, self.gram = X, rows, scaling, gram
         self._subset: Array | None = None
         self.whole = len(rows) == len(X) and np.array_equal(rows, np.arange(len(X)))
 
@@ -215,17 +232,27 @@ class Certificate:
         f = self.margins(weights)
         gap = np.empty(len(y))
         for k in newton.groups_of(len(y), y.shape[1]):
-            y_, c_, b_, w_ = (part[k].astype(np.float64) for part in (y, cost, beta, weights))
-            slack = np.maximum(1 - y_ * f[k], 0)
-            gap[k] = newton.support_gap(self.diagonal, y_, c_, b_, f[k], slack, newton.row_dot(w_, w_))[0]
-        short = np.flatnonzero(gap > tol)
-        if len(short):  # beta is no good dual point before the active set has settled; 2 c slack may be
-            y_, c_, f_ = y[short].astype(np.float64), cost[short].astype(np.float64), f[short]
-            slack = np.maximum(1 - y_ * f_, 0)
-            w_, dual = weights[short].astype(np.float64), self.weights(2 * c_ * slack * y_, exact=True)
-            primal, distance = newton.objective_and_gap(slack, c_, newton.row_dot(w_, w_), newton.row_dot(dual, dual))
-            gap[short] = np.minimum(gap[short], newton.relative(distance, primal))
+            gap[k] = self._gap(y[k], cost[k], beta[k], f[k], weights[k], tol)
         return weights, f, gap
+
+    def _gap(self, y: Array, cost: Array, beta: Array, f: Double, weights: Array, tol: float) -> Double:
+        """(K,): of the better of two dual points, beta itself and, where that is not enough, 2 c slack."""
+        assert self.gram is not None
+        y, cost, beta, weights = (part.astype(np.float64, copy=False) for part in (y, cost, beta, weights))
+        slack = np.maximum(1 - y * f, 0)
+        quad = newton.row_dot(weights, weights)
+        gap = newton.support_gap(self.gram.diagonal, y, cost, beta, f, slack, quad)[0]
+        k = np.flatnonzero(gap > tol)
+        if len(k):
+            # |X'(alpha y)|^2 is written around |X' beta|^2: what is left to K in float32, |X' g|^2, is twice the gap,
+            # and so are its rounding errors small beside the gap.
+            g = 2 * cost[k] * slack[k] * y[k] - beta[k]
+            single = g.astype(self.gram.dtype)
+            square = newton.row_dot(single, single @ self.gram.K)
+            dual_quad = 2 * newton.row_dot(beta[k], f[k]) - quad[k] + 2 * newton.row_dot(g, f[k]) + square
+            primal, distance = newton.objective_and_gap(slack[k], cost[k], quad[k], dual_quad)
+            gap[k] = np.minimum(gap[k], newton.relative(distance, primal))
+        return gap
 
     def subset(self) -> Array:
         """X on the rows (a copy, unless they are all of them)."""
@@ -273,8 +300,7 @@ class PrimalEngine(Engine):
         weights = np.zeros((k, X.shape[1]))
         if start is not None:
             for at, solution in enumerate(start):
-                assert solution.weights is not None
-                weights[at] = solution.weights[at]
+                weights[at] = _weights(solution)[at]
         found = []
         for C in Cs:
             gap, steps, new = np.empty(k), np.zeros(k, dtype=np.int64), np.empty_like(weights)
@@ -288,14 +314,13 @@ class PrimalEngine(Engine):
 
     def scores(self, solution: Solution, rows: Rows) -> Array:
         """See Engine."""
-        assert solution.weights is not None
-        return solution.weights[:, :-1] @ self.X[rows].T + self.scaling * solution.weights[:, -1:]
+        weights = _weights(solution)
+        return weights[:, :-1] @ self.X[rows].T + self.scaling * weights[:, -1:]
 
-    def finish(self, solution: Solution) -> Fitted:
-        """See Engine. The gap is that of the float64 weights."""
-        assert solution.weights is not None
-        self.warn_if_open(solution.gap)
-        return self.fitted(solution.weights, solution.gap, solution.n_iter)
+    def finish(self, solutions: Sequence[Solution]) -> list[Fitted]:
+        """See Engine. The gaps are those of the float64 weights."""
+        self.warn_if_open(np.concatenate([one.gap for one in solutions]))
+        return [self.fitted(_weights(one), one.gap, one.n_iter) for one in solutions]
 
 
 class LiblinearEngine(Engine):
@@ -344,20 +369,31 @@ class LiblinearEngine(Engine):
 
     def scores(self, solution: Solution, rows: Rows) -> Array:
         """See Engine."""
-        assert solution.weights is not None
-        return solution.weights[:, :-1] @ self.X[rows].T + self.scaling * solution.weights[:, -1:]
+        weights = _weights(solution)
+        return weights[:, :-1] @ self.X[rows].T + self.scaling * weights[:, -1:]
 
-    def finish(self, solution: Solution) -> Fitted:
+    def finish(self, solutions: Sequence[Solution]) -> list[Fitted]:
         """See Engine. LIBLINEAR keeps its dual variables to itself: the squared hinge's gap is that of 2 c slack."""
-        assert solution.weights is not None
-        gap = solution.gap
-        if self.loss == "squared_hinge":
-            certificate = Certificate(self.X, solution.rows, self.scaling, np.zeros(0))
-            f = certificate.margins(solution.weights)
-            y, cost = self.signs(solution.rows, np.dtype(np.float64)), solution.C[:, None] * self.unit[:, solution.rows]
-            slack = np.maximum(1 - y * f, 0)
-            dual = certificate.weights(2 * cost * slack * y, exact=True)
-            squares = newton.row_dot(solution.weights, solution.weights), newton.row_dot(dual, dual)
-            primal, distance = newton.objective_and_gap(slack, cost, *squares)
-            gap = newton.relative(distance, primal)
-        return self.fitted(solution.weights, gap, solution.n_iter)
+        return [self.fitted(_weights(one), self._gap(one), one.n_iter) for one in solutions]
+
+    def _gap(self, solution: Solution) -> Double:
+        if self.loss == "hinge":
+            return solution.gap
+        certificate = Certificate(self.X, solution.rows, self.scaling)
+        weights = _weights(solution).astype(np.float64)
+        y, cost = self.signs(solution.rows, np.dtype(np.float64)), solution.C[:, None] * self.unit[:, solution.rows]
+        slack = np.maximum(1 - y * certificate.margins(weights), 0)
+        dual = certificate.weights(2 * cost * slack * y, exact=True)
+        squares = newton.row_dot(weights, weights), newton.row_dot(dual, dual)
+        primal, distance = newton.objective_and_gap(slack, cost, *squares)
+        return newton.relative(distance, primal)
+
+
+def _dual(solution: Solution) -> Array:
+    assert solution.dual is not None
+    return solution.dual
+
+
+def _weights(solution: Solution) -> Array:
+    assert solution.weights is not None
+    return solution.weights

@@ -7,12 +7,12 @@ Every class k minimises, over w in the span of the rows x_i of the bias-augmente
 with w = X' beta, so that only K = X X' is needed: f = X w = K beta and |w|^2 = beta f. Arrays are (k, n), one class
 a row, because products, masks and reductions are then contiguous per class. With the active set
 h = 2 c [1 - y f > 0] the gradient in w is -X' g for g = h (y - f) - beta, the Hessian I + X' diag(h) X, and
-alpha = 2 c max(0, 1 - y f) a dual point whose gap to P is |X' g|^2 / 2. So one product K g a step gives the certificate and
-the start of the conjugate gradients alike.
+alpha = 2 c max(0, 1 - y f) a dual point whose gap to P is |X' g|^2 / 2. So one product K g a step gives the certificate
+and the start of the conjugate gradients alike.
 
 Sources: Keerthi and DeCoste (JMLR 2005) and Chapelle (Neural Computation 2007) for Newton's method on this objective;
-Fan et al., LIBLINEAR (JMLR 2008), for the objective, its dual and the penalised bias; Halko et al. (SIAM Review 2011) for the
-randomised eigenvectors.
+Fan et al., LIBLINEAR (JMLR 2008), for the objective, its dual and the penalised bias; Halko et al. (SIAM Review 2011)
+for the randomised eigenvectors.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ RITZ = 64
 SHRINK = 0.1
 """A Newton step's own accuracy: its active set changes before more of it would count."""
 PATIENCE, MAX_DIRECT = 4, 4000
-"""After this many steps, larger active sets are factorised too: at large C float32 conjugate gradients come to a halt."""
-MAX_NEWTON, MAX_NEWTON_SINGLE = 100, 20
-"""In float32 what needs more steps than these does not converge; `refine` takes it over."""
+"""After this many steps, larger active sets are factorised too: at large C float32 conjugate gradients stall."""
+MAX_NEWTON, MAX_NEWTON_SINGLE, FLOOR_SINGLE = 100, 20, 3e-7
+"""What float32 cannot bring below this gap, or not in so many steps, is left to `refine`."""
 MAX_CG = 200
 LADDER_START, LADDER_TOL = 0.1, 1e-2
 """A cold start climbs from this C |x|^2, where nearly all samples are active but the ridge 1/(2C) rules."""
@@ -47,7 +47,7 @@ LADDER_START, LADDER_TOL = 0.1, 1e-2
 
 @dataclass
 class State:
-    """Where k problems stand: beta and f = K beta, both (k, n), the relative gap (k,) and the Newton steps made (k,)."""
+    """Where k problems stand: beta and f = K beta, (k, n) each, the relative gap and the Newton steps, (k,) each."""
 
     beta: Array
     f: Array
@@ -76,7 +76,7 @@ class Gram:
 
     @property
     def direct_limit(self) -> int:
-        """Active sets up to this size are factorised: |F|^3/3 flops then cost less than some six products of 2 n^2."""
+        """Active sets up to this size are factorised: |F|^3/3 flops then cost about what iterating would."""
         return self.n if self.direct else int((8.0 * self.n**2) ** (1 / 3))
 
     def prepare(self) -> None:
@@ -90,7 +90,9 @@ class Gram:
             rng = np.random.default_rng(0)  # any start does; a fixed one makes runs repeat
             basis = rng.standard_normal((self.n, min(self.n, RITZ + 8))).astype(self.dtype)
             for _ in range(2):
-                basis = np.linalg.qr(self.K @ basis)[0]
+                image = self.K @ basis
+                with threadpool_limits(1, "blas"):  # many small calls: waiting for one another costs more than it saves
+                    basis = np.linalg.qr(image)[0]
             image = self.K @ basis
             values, turn = np.linalg.eigh((basis.T @ image).astype(np.float64))
             keep = slice(-min(RITZ, self.n), None)
@@ -125,28 +127,33 @@ def objective_and_gap(slack: Array, cost: Array, quad: Double, dual_quad: Double
 
 
 def relative(gap: Double, primal: Double) -> Double:
-    """gap / primal, and 0 where nothing is to pay: a class without any sample of positive cost."""
-    return np.divide(gap, primal, out=np.zeros_like(gap), where=primal > 0)
+    """gap / primal, without rounding's minus sign; 0 where nothing is to pay: a class without samples of any cost."""
+    return np.divide(np.maximum(gap, 0), primal, out=np.zeros_like(gap), where=primal > 0)
 
 
 def line_search(y: Array, cost: Array, f: Array, f_step: Array, slope: Double, curve: Double) -> Double:
     """(k,) exact minimisers t >= 0 of P along a step: Newton on P', which is piecewise linear and increasing in t.
 
-    slope (k,) is w's inner product with the step, curve (k,) the step's squared length, f_step (k, n) what it adds to f.
+    slope (k,) is w's inner product with the step, curve (k,) the step's squared length, f_step (k, n) is added to f.
     """
     margin, pull = 1 - y * f, y * f_step  # slack at t: max(0, margin - t pull)
     weighted = cost * pull
-    t = np.ones(len(y))
-    for _ in range(12):
+    t, low, high = np.ones(len(y)), np.zeros(len(y)), np.full(len(y), np.inf)
+    for _ in range(30):
         slack = margin - t[:, None].astype(pull.dtype) * pull
         np.maximum(slack, 0, out=slack)
         first = slope + t * curve - 2 * row_dot(weighted, slack)
         np.copyto(slack, pull, where=slack > 0)
         second = curve + 2 * row_dot(weighted, slack)
+        np.copyto(low, t, where=first < 0)
+        np.copyto(high, t, where=first > 0)
         move = np.divide(first, second, out=np.zeros_like(first), where=second > 0)
-        t = np.maximum(t - move, 0)
-        if np.all(np.abs(move) <= 1e-3):
-            break
+        new = t - move
+        astray = (new < low) | (new > high)  # Newton can leave its bracket where P' has kinks
+        new[astray] = np.where(np.isinf(high), 2 * low, (low + high) / 2)[astray]
+        if np.all(np.abs(new - t) <= 1e-3):
+            return new
+        t = new
     return t
 
 
@@ -170,7 +177,7 @@ def factorised_solution(K: Array, h: Array, target: Array) -> Array:
 
 
 class Deflation:
-    """M^-1 = I + V S V' for the Hessians I + X' diag(h) X of k classes: exact on V's span, a scaled identity beside it."""
+    """M^-1 = I + V S V' for the Hessians I + X' diag(h) X of k classes: exact on V's span, up to scale beside it."""
 
     def __init__(self, gram: Gram, h: Array) -> None:
         self.A, self.Z, rest = gram.ritz()
@@ -213,8 +220,8 @@ def conjugate_gradient_step(
     """Newton steps (k, n) of k classes and their products with K, by conjugate gradients in w written in beta.
 
     Solves (I + diag(h) K) step = g in the inner product of K. A class is done when its gradient's |X' r|^2 is at most
-    enough (k,), or its energy r' M^-1 r fell by the factor `shrink`: far from the optimum the active set will change anyway.
-    The plain residual would not do for the second: the mean direction's eigenvalue dwarfs all else in it.
+    enough (k,), or its energy r' M^-1 r fell by the factor `shrink`: far from the optimum the active set will change
+    anyway. The plain residual would not do for the second: the mean direction's eigenvalue dwarfs all else in it.
     """
     M = Deflation(gram, h)
     steps, K_steps = np.empty_like(g), np.empty_like(g)
@@ -263,7 +270,9 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
     """
     beta, f = state.beta.copy(), state.f.copy()
     gap, steps = np.full(len(y), np.inf), state.steps.copy()
-    max_steps = MAX_NEWTON if beta.dtype == np.float64 else MAX_NEWTON_SINGLE
+    max_steps = MAX_NEWTON
+    if beta.dtype == np.float32:
+        tol, max_steps = max(tol, FLOOR_SINGLE), MAX_NEWTON_SINGLE
     live = np.arange(len(y))
     for turn in range(max_steps + 1):
         y_, c_, b_, f_ = y[live], cost[live], beta[live], f[live]
@@ -313,8 +322,8 @@ def support_gap(
     """Relative gap (k,) with beta itself as the dual point, and P (k,): no product with K, and none of its rounding.
 
     2 c (1 - y f) turns an error of 1e-6 in f into one of 2e-6 c in alpha, which has the mean direction's eigenvalue to
-    grow by; beta comes from the solve. Where y beta < 0, or the cost is 0, it is cut off to be feasible; the length that
-    this adds to |X'(alpha y)| is bounded by the triangle inequality. quad is |w|^2 where w is X' beta only up to
+    grow by; beta comes from the solve. Where y beta < 0, or the cost is 0, it is cut off to be feasible; the length
+    that this adds to |X'(alpha y)| is bounded by the triangle inequality. quad is |w|^2 where w is X' beta only up to
     rounding, e: |X' beta|^2 is then 2 beta f - |w|^2 + |e|^2, and |e|^2 is of the order of the rounding squared.
     """
     dual = y * beta
@@ -337,7 +346,7 @@ def support_gap(
 def refine(X: Array, scaling: float, y: Double, cost: Double, beta: Double, f: Double, tol: float) -> Double | None:
     """A better beta (n,) of one class by float64 on the rows near or beyond its margin; None where those are too many.
 
-    For what float32 leaves open, mostly huge C, where few rows count. Rows found beyond the margin later need another call.
+    For what float32 leaves open, mostly huge C, where few rows count. Rows that come to count need another call.
     """
     rows = np.flatnonzero((cost > 0) & (y * f < 1.3))
     if not 0 < len(rows) <= MAX_DIRECT:
@@ -354,8 +363,8 @@ def refine(X: Array, scaling: float, y: Double, cost: Double, beta: Double, f: D
 def path(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float) -> list[State]:
     """One State per entry of Cs, each (k,) in the dtype of K: costs are C_k unit, with unit (k, n) broadcast.
 
-    Each solution starts the next; start (k, n) is a beta for the first, and without it a ladder of smaller C leads up to it.
-    Classes go to the machine's cores in groups, one BLAS thread each, so that what is not a product runs in parallel too.
+    Each solution starts the next; start (k, n) is a beta for the first, and without it a ladder of smaller C leads up
+    to it. Classes go to the cores in groups, one BLAS thread each, so that what is not a product runs in parallel too.
     """
     k = len(y)
     gram.prepare()
@@ -408,7 +417,7 @@ def _extrapolate(y: Array, cost: Array, before: State, state: State) -> State:
 
 
 def _ladder(gram: Gram, unit: Array, C: Array) -> list[Array]:
-    """Smaller C, ascending by tens, to come before a cold one: from zero, every sample is active and K_FF at its worst."""
+    """Smaller C, ascending by tens, to come before a cold one: at 0 every sample is active, and K_FF at its worst."""
     if gram.n <= gram.direct_limit:
         return []
     size = float((C[:, None] * unit).max() * gram.diagonal.mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -75,7 +75,7 @@ class CropLoader:
     def __init__(self, viewer: Viewer, filter: Filter, *, exif: bool, workers: int, pin: bool = False) -> None:
         self.viewer, self.filter, self.exif, self.workers, self.pin = viewer, filter, exif, workers, pin
 
-    def batches(self, plan: Iterable[Sequence[Job]]) -> Iterator[Batch]:
+    def batches(self, plan: Iterable[Sequence[Job]]) -> Generator[Batch, None, None]:
         """One batch for each list of jobs, in order."""
         if self.workers == 0:
             for jobs in plan:
@@ -143,7 +143,9 @@ def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: in
         try:
             return colours(entry for entry in found if entry is not None)
         except ValueError:
-            raise DatasetError(f"none of {len(samples)} training images can be read, the first {samples[0].path}") from None
+            raise DatasetError(
+                f"none of {len(samples)} training images can be read, the first {samples[0].path}"
+            ) from None
 
 
 def _moments(sample: Sample, exif: bool) -> Moments | None:
@@ -155,4 +157,6 @@ def _moments(sample: Sample, exif: bool) -> Moments | None:
 
 def default_workers(processes: int = 1) -> int:
     """Decoding threads for each of so many processes on this machine: its cores, shared."""
-    return max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    return max(1, cores // processes)

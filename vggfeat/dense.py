@@ -22,7 +22,7 @@ More gains nothing there, since one 256x341 picture fills the cores."""
 
 GPU_BATCH_PIXELS = 8_000_000
 
-_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class DenseNet:
@@ -41,7 +41,7 @@ class DenseNet:
         self.precision = net.precision
         self.device = next(net.parameters()).device
         self.filter = net.preprocessing.filter
-        self._dtype = _DTYPES[net.precision]
+        self._dtype = DTYPES[net.precision]
         cast = net if self._dtype == torch.float32 else copy.deepcopy(net).to(self._dtype)
         self._net = cast.eval().to(memory_format=torch.channels_last)
         preprocessing = net.preprocessing

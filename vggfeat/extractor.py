@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE
@@ -174,7 +173,7 @@ _Prepared = dict[tuple[str, str, int], images.Picture]
 """One sample's rescaled pictures by (region, filter, Q)."""
 
 
-def _cut(picture: Image.Image, sample: Sample, region: Literal["image", "box"]) -> Image.Image:
+def _cut(picture: images.RGBImage, sample: Sample, region: Literal["image", "box"]) -> images.RGBImage:
     if region == "image":
         return picture
     if sample.box is None:

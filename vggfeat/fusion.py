@@ -194,8 +194,10 @@ def _match(first: Descriptors, other: Descriptors) -> NDArray[np.intp]:
         raise StoreError(f"{first.path} lacks {extra!r}, which {other.path} has")
     rows = np.array([index[id] for id in first.ids], dtype=np.intp)
     if other.class_names != first.class_names:
-        odd = next(iter(set(first.class_names) ^ set(other.class_names)), "their order")
-        raise StoreError(f"{first.path} and {other.path} have other classes: {odd!r} is in one alone")
+        in_both = set(first.class_names) & set(other.class_names)
+        odd = next((name for name in (*first.class_names, *other.class_names) if name not in in_both), None)
+        what = "their classes in another order" if odd is None else f"other classes: {odd!r} is in one alone"
+        raise StoreError(f"{first.path} and {other.path} have {what}")
     assert first.labels is not None and other.labels is not None
     same = first.labels == other.labels[rows] if first.labels.ndim == other.labels.ndim else np.zeros(1, dtype=bool)
     differs = ~(same if same.ndim == 1 else same.all(axis=1))

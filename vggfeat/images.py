@@ -19,6 +19,9 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from vggfeat.catalog import Filter
 from vggfeat.errors import ImageError
 
+RGBImage = Image.Image
+"""A loaded picture of Pillow's mode RGB."""
+
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
@@ -181,3 +184,13 @@ def rescaled_crop(
     x, y = picture.width / width, picture.height / height
     box = (left * x, top * y, (left + side) * x, (top + side) * y)
     return np.asarray(picture.resize((side, side), _FILTERS[filter], box=box))
+
+
+def write_png(path: str | os.PathLike[str], pixels: NDArray[np.uint8]) -> None:
+    """(H, W) grey or (H, W, 3) RGB values -> a PNG file."""
+    Image.fromarray(pixels).save(path, "PNG")
+
+
+def write_jpeg(path: str | os.PathLike[str], pixels: NDArray[np.uint8], size: tuple[int, int], quality: int = 90) -> None:
+    """(H, W, 3) RGB values, resized to (width, height) -> a JPEG file."""
+    Image.fromarray(pixels).resize(size, _FILTERS["bicubic"]).save(path, "JPEG", quality=quality)

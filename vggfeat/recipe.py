@@ -1,4 +1,5 @@
-"""Training recipes: TOML files -> frozen dataclasses. The defaults are the paper's (Sect. 3.1); unknown keys are errors."""
+"""Training recipes: TOML files -> frozen dataclasses. The defaults are the paper's (Sect. 3.1); unknown keys are
+errors."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Data:
     """Images that may turn out unreadable before training stops."""
 
     def __post_init__(self) -> None:
-        _check(0 < self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "between 0 and 1")
+        fraction = self.validation_fraction
+        _check(0 < fraction < 1, "data.validation_fraction", fraction, "between 0 and 1")
         _check(self.unreadable_limit >= 0, "data.unreadable_limit", self.unreadable_limit, "not negative")
 
 
@@ -126,8 +128,8 @@ class Init:
         _check(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
         if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
             raise RecipeError(
-                f"init.std {self.std}: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) starts "
-                "net A with logits of 1e8 and ends in NaN; take --init-std 0.01, or --init glorot"
+                f"init.std {self.std}: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) "
+                "starts net A with logits of 1e8 and ends in NaN; take --init-std 0.01, or --init glorot"
             )
 
 
@@ -245,7 +247,8 @@ def _build(schema: type, table: dict[str, Any]) -> Any:
 
 
 def _default(entry: dataclasses.Field[Any]) -> Any:
-    return entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()  # type: ignore[misc]
+    """A field's default; the sections' are made by their own class."""
+    return entry.default_factory() if callable(entry.default_factory) else entry.default
 
 
 def _value(key: str, value: Any, default: Any) -> Any:
@@ -281,7 +284,7 @@ def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
 
 
 def _toml(value: Any) -> str:
-    """A value in TOML: JSON's notation serves for texts, numbers and truth values; one side for equal ends."""
+    """A value in TOML: JSON's notation serves, DEL apart, which TOML wants escaped; one side for equal ends."""
     if isinstance(value, tuple):
         return str(value[0]) if len(set(value)) == 1 else str(list(value))
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where stderr is no terminal."""
@@ -94,6 +95,104 @@ def print_failures(errors: dict[str, str], total: int, shown: int = 10) -> None:
         note(f"skipped {name}: {reason}")
     more = f" ({len(errors) - shown} more in the file: vggfeat info --json)" if len(errors) > shown else ""
     note(f"{len(errors)} of {total} images skipped{more}")
+
+
+PER_CLASS_SHOWN = 25
+"""Most classes that a table lists one by one."""
+
+
+def print_svm(result: dict[str, Any]) -> None:
+    """The scores of an SVM run on stderr: a row a split, the classes where they are few, the mean and deviation."""
+    multi = result["measure"] == "mAP"
+    label = "mAP" if multi else "mean class recall"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("split", "train", "val", "test", "C", f"{label} %", "seconds"):
+        table.add_column(name, justify="right")
+    for number, split in enumerate(result["splits"], start=1):
+        counts = [str(split[part]) for part in ("train", "val", "test")]
+        C = "per class" if multi else f"{split['C']:.3g}"
+        table.add_row(str(number), *counts, C, _percent(split["value"]), f"{sum(split['seconds'].values()):.1f}")
+    console = stderr()
+    if len(result["per_class"]) <= PER_CLASS_SHOWN:
+        classes = Table(box=None, pad_edge=False, header_style="bold")
+        classes.add_column("class")
+        classes.add_column("AP %" if multi else "recall %", justify="right")
+        for name, value in result["per_class"].items():
+            classes.add_row(Text(_printable(name)), _percent(value))
+        console.print(classes)
+    console.print(table)
+    if result["left_out"]:
+        note(f"left out for want of a descriptor: {len(result['left_out'])}, {_printable(result['left_out'][0])} first")
+    files = ", ".join(_printable(file["path"]) for file in result["descriptors"])
+    deviation = "" if result["std"] is None else f" +- {_percent(result['std'])}"
+    splits = f" over {len(result['splits'])} splits" if deviation else ""
+    note(f"{result['dataset']}: {label} {_percent(result['mean'])}{deviation}{splits} ({files})")
+
+
+def _percent(value: float | None) -> str:
+    """0.9181 -> 91.8; "-" for what has no value."""
+    return "-" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def _printable(text: str) -> str:
+    """A name with its control characters and bytes that are no UTF-8 made visible."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_bench(result: dict[str, Any]) -> None:
+    """The measured figures on stdout, each beside its yardstick."""
+    out = Console(highlight=False)
+    if "extract" in result:
+        extract = result["extract"]
+        plain, machine = extract["plain_torchvision_images_per_second"], extract["machine"]
+        scales = ",".join(map(str, extract["scales"]))
+        table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop", "cosine to it")
+        for row in extract["runs"]:
+            table.add_row(
+                row["precision"], f"{row['images_per_second']:.2f}", f"{row['tflops']:.3f}",
+                f"{row['share_of_matrix_rate']:.0%}", _optional(row.get("times_plain_torchvision"), ".2f"),
+                _optional(row.get("least_cosine_to_plain"), ".6f"),
+            )  # fmt: skip
+        out.print(f"extract: net {extract['net']}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
+        out.print(table)
+        out.print(f"plain torchvision loop: {_optional(plain, '.2f')} images/s")
+        out.print(f"decoding and rescaling alone: {extract['loader_images_per_second']:.0f} images/s on one core")
+    if "svm" in result:
+        table = _table("svm", "ours s", "LinearSVC s", "ratio", "2 processes", "one C", "largest gap")
+        for name, row in result["svm"]["sizes"].items():
+            scaled = "*" if row["liblinear_scaled"] else ""
+            table.add_row(
+                name, f"{row['newton_seconds']:.1f}", f"{row['liblinear_seconds']:.0f}{scaled}", f"{row['ratio']:.0f}",
+                f"{row['ratio_two_processes']:.0f}", f"{row['cold_ratio']:.0f}", f"{row['max_gap']:.0e}",
+            )  # fmt: skip
+        out.print(table)
+        for name, row in result["svm"]["sizes"].items():
+            if row["liblinear_scaled"]:
+                timed, classes = row["liblinear_classes_timed"], row["classes"]
+                out.print(f"* {name}: LinearSVC timed on {timed} of {classes} classes and scaled")
+
+
+def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
+    """Quickstart's score table on stdout, best first."""
+    table = _table("features", "mean class recall", "deviation")
+    for row in sorted(rows, key=lambda row: -row["mean"]):
+        table.add_row(row["features"], f"{row['mean']:.1%}", f"{row['std']:.1%}")
+    out = Console(highlight=False)
+    out.print(table)
+    out.print(f"10 classes of digits, 3 random splits, linear SVMs; {seconds:.0f} s in all")
+
+
+def _table(first: str, *columns: str) -> Table:
+    """A table of numbers under a first column of names."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 class Ticker:

@@ -111,7 +111,7 @@ def run_split(features: Features, split: Split, settings: Settings) -> Outcome:
 
 
 def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> tuple[LinearSVM, NDArray[np.float64]]:
-    """Classifiers fitted on every labelled image, with the C that is best on average over the splits, and that C (K,)."""
+    """A fit on every image with the C that is best on average over the splits, and that C (K,)."""
     curves = [outcome.curve for outcome in outcomes if outcome.curve is not None]
     curve = np.mean(curves, axis=0) if curves else None
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
@@ -141,7 +141,7 @@ def choose(
 
 def fit(problem: SVMPath, C: NDArray[np.float64]) -> LinearSVM:
     """A fit on all rows of the problem."""
-    return problem.fit(float(C[0]) if (C == C[0]).all() else C)
+    return problem.fit(float(C[0]) if (C[0] == C).all() else C)
 
 
 def mean_of(per_class: NDArray[np.float64]) -> float:

@@ -10,7 +10,6 @@ Newton's on the Gram matrix (`_svm_newton`); every fit carries the proof that it
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils import compute_class_weight
+from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -38,11 +37,11 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     loss : {"squared_hinge", "hinge"}
         The plain hinge is left to LIBLINEAR.
     intercept_scaling : float
-        Value s of the constant feature whose weight is the bias. The bias is penalised like the other weights, less so the
-        larger s; 0 fits without a bias.
+        Value s of the constant feature whose weight is the bias. The bias is penalised like the other weights, the less
+        the larger s; 0 fits without a bias.
     class_weight : None, "balanced" or dict
-        Factors of the cost of each class's own samples, as scikit-learn's LinearSVC takes them: in a problem of three or
-        more classes only the positive samples of each. For an indicator y the dict's keys are column indices, and
+        Factors of the cost of each class's own samples, as scikit-learn's LinearSVC takes them: in a problem of three
+        or more classes only the positive samples of each. For an indicator y the dict's keys are column indices, and
         "balanced" weighs positive and negative samples of each column to the same total.
     tol : float
         Largest relative duality gap (P - D) / P of any class. LIBLINEAR, which knows no gap, gets 10 tol as its own
@@ -95,12 +94,17 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         (VOC's difficult images). Raises ValueError for NaN, shapes that do not agree, and a single class.
         """
         problem = SVMPath(X, y, sample_weight, estimator=self)
-        solution = problem.engine.solve(problem.all_rows, [problem.per_class(self.C)])[0]
-        return problem.install(self, solution)
+        solutions = problem.engine.solve(problem.all_rows, [problem.per_class(self.C)])
+        return problem.install([self], solutions)[0]
 
     @classmethod
     def path(
-        cls, X: ArrayLike, y: ArrayLike, Cs: Iterable[float | ArrayLike], sample_weight: ArrayLike | None = None, **params: Any
+        cls,
+        X: ArrayLike,
+        y: ArrayLike,
+        Cs: Iterable[float | ArrayLike],
+        sample_weight: ArrayLike | None = None,
+        **params: Any,
     ) -> list[LinearSVM]:
         """One fitted estimator per entry of Cs, in its order; each solution starts the next larger C's.
 
@@ -113,8 +117,8 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
         """Scores (N, K), or (N,) for two single-label classes; above 0 is on the class's side."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        scores = X @ self.coef_.T + self.intercept_
+        rows: NDArray[np.floating] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        scores = rows @ self.coef_.T + self.intercept_
         return scores[:, 0] if self._binary else scores
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -151,9 +155,12 @@ class SVMPath:
     ) -> None:
         self.estimator = LinearSVM() if estimator is None else estimator
         _check_parameters(self.estimator)
-        self.X, y = validate_data(self.estimator, X, y, dtype=[np.float64, np.float32], multi_output=True)
-        self.classes, self.positive, self.multilabel = _encode(y)
-        weight = _costs(self.positive, self.classes, y, self.multilabel, self.estimator.class_weight, sample_weight)
+        checked = validate_data(self.estimator, X, y, dtype=[np.float64, np.float32], multi_output=True)
+        self.X: NDArray[np.floating] = checked[0]
+        labels: NDArray[Any] = checked[1]
+        self.classes, self.positive, self.multilabel = _encode(labels)
+        of_class = self.estimator.class_weight
+        weight = _costs(self.positive, self.classes, labels, self.multilabel, of_class, sample_weight)
         self.engine: Engine = choose_engine(
             self.X,
             self.positive.T,
@@ -172,9 +179,7 @@ class SVMPath:
         """K: the number of one-vs-rest problems."""
         return self.positive.shape[1]
 
-    def scores(
-        self, Cs: Iterable[float | ArrayLike], train: ArrayLike, validation: ArrayLike
-    ) -> NDArray[np.floating]:
+    def scores(self, Cs: Iterable[float | ArrayLike], train: ArrayLike, validation: ArrayLike) -> NDArray[np.floating]:
         """Scores (len(Cs), n_validation, K) of the validation rows after fits on the training rows, one for each C.
 
         K is 1 for two single-label classes. Afterwards `gaps` holds the fits' relative duality gaps (len(Cs), K).
@@ -191,17 +196,14 @@ class SVMPath:
         """A fitted copy of the estimator with this C, a float or (K,), on all rows or on the given ones."""
         cost = self.per_class(C)
         chosen = self.all_rows if rows is None else self._rows(rows)
-        solution = self.engine.solve(chosen, [cost], start=self._nearest(cost))[0]
-        return self.install(clone(self.estimator).set_params(C=C), solution)
+        solutions = self.engine.solve(chosen, [cost], start=self._nearest(cost))
+        return self.install([clone(self.estimator).set_params(C=C)], solutions)[0]
 
     def fits(self, Cs: Iterable[float | ArrayLike]) -> list[LinearSVM]:
         """One fitted copy of the estimator per C, on all rows, in the order of Cs."""
         given = list(Cs)
         solutions = self._solve(self.all_rows, self._grid(given))
-        return [
-            self.install(clone(self.estimator).set_params(C=C), solution)
-            for C, solution in zip(given, solutions, strict=True)
-        ]
+        return self.install([clone(self.estimator).set_params(C=C) for C in given], solutions)
 
     def per_class(self, C: float | ArrayLike) -> NDArray[np.float64]:
         """C as (K,) float64; ValueError if it is neither a positive number nor K of them."""
@@ -212,16 +214,16 @@ class SVMPath:
             raise ValueError(f"C must be positive and finite, got {C!r}")
         return np.broadcast_to(values, (self.n_problems,)).copy()
 
-    def install(self, svm: LinearSVM, solution: Solution) -> LinearSVM:
-        """Sets the learnt attributes of svm from a solution of this problem; returns svm."""
-        fitted = self.engine.finish(solution)
-        svm.coef_, svm.intercept_ = fitted.coef, fitted.intercept
-        svm.duality_gap_, svm.n_iter_ = fitted.gap, fitted.n_iter
-        svm.classes_, svm._multilabel = self.classes, self.multilabel
-        svm.n_features_in_ = self.X.shape[1]
-        if hasattr(self.estimator, "feature_names_in_"):
-            svm.feature_names_in_ = self.estimator.feature_names_in_
-        return svm
+    def install(self, svms: list[LinearSVM], solutions: list[Solution]) -> list[LinearSVM]:
+        """Sets the learnt attributes of each svm from its solution of this problem; returns the svms."""
+        for svm, fitted in zip(svms, self.engine.finish(solutions), strict=True):
+            svm.coef_, svm.intercept_ = fitted.coef, fitted.intercept
+            svm.duality_gap_, svm.n_iter_ = fitted.gap, fitted.n_iter
+            svm.classes_, svm._multilabel = self.classes, self.multilabel
+            svm.n_features_in_ = self.X.shape[1]
+            if hasattr(self.estimator, "feature_names_in_"):
+                svm.feature_names_in_ = self.estimator.feature_names_in_
+        return svms
 
     def _grid(self, Cs: Iterable[float | ArrayLike]) -> list[NDArray[np.float64]]:
         costs = [self.per_class(C) for C in Cs]
@@ -270,18 +272,17 @@ def _check_parameters(svm: LinearSVM) -> None:
 def _encode(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
     """(classes, positive (N, K), multilabel) of labels (N,) or an indicator (N, K)."""
     if y.ndim == 2 and y.shape[1] == 1:
-        from sklearn.utils import column_or_1d
-
         y = column_or_1d(y, warn=True)
     check_classification_targets(y)
     if y.ndim == 2:
-        if type_of_target(y) != "multilabel-indicator":
+        if type_of_target(y) != "multilabel-indicator" or not np.isin(y, (0, 1)).all():
             raise ValueError("y of shape (N, K) must be an indicator of zeros and ones")
         return np.arange(y.shape[1]), y > 0, True
     classes, index = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"This solver needs samples of at least 2 classes in the data, but the data contains only one class: {classes[0]!r}"
+            "This solver needs samples of at least 2 classes in the data, "
+            f"but the data contains only one class: {classes[0]!r}"
         )
     positive = index[:, None] == np.arange(len(classes))
     return classes, positive[:, 1:] if len(classes) == 2 else positive, False
@@ -296,7 +297,7 @@ def _costs(
     sample_weight: ArrayLike | None,
 ) -> NDArray[np.float64]:
     """(N, K) factors of C; a broadcast view where all are 1."""
-    weight = np.ones(())
+    weight: NDArray[np.float64] = np.ones(())
     if sample_weight is not None:
         weight = _sample_weight(sample_weight, positive.shape)
     if class_weight is None:
@@ -312,15 +313,19 @@ def _costs(
     return weight * np.where(positive, of_positive, of_negative)
 
 
-def _sample_weight(sample_weight: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _sample_weight(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
     """sample_weight as (N, 1) or (N, K) float64; ValueError for another shape, NaN or a negative weight."""
     weight = np.asarray(sample_weight, dtype=np.float64)
     if weight.ndim == 0:
         weight = np.full(shape[0], float(weight))
-    if weight.shape not in (shape[:1], shape):
-        raise ValueError(f"sample_weight has shape {weight.shape}; with this X and y it must be {shape[:1]} or {shape}")
+    if weight.shape not in ((shape[0],), shape):
+        raise ValueError(
+            f"sample_weight has shape {weight.shape}; with this X and y it must be ({shape[0]},) or {shape}"
+        )
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError("sample_weight must be finite and at least 0")
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every sample: nothing is left to fit")
     return weight[:, None] if weight.ndim == 1 else weight
 
 

@@ -139,7 +139,10 @@ class Trainer:
             fused=device.type in ("cuda", "cpu"),
         )  # fmt: skip
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.micro_batch = micro_batch or self._largest_micro_batch(sgd.batch_size // ranks.world)
+        images = sgd.batch_size // ranks.world
+        if micro_batch is None:
+            micro_batch = min(images, CPU_MICRO_BATCH) if device.type == "cpu" else self.largest_micro_batch(images)
+        self.micro_batch = micro_batch
         self.parallel: nn.Module = self.form
         if ranks.world > 1:
             index = [device.index] if device.type == "cuda" else None
@@ -198,14 +201,18 @@ class Trainer:
         empty = torch.empty(shape, dtype=torch.bool, device=self.ranks.device)
         return [empty.bernoulli(1.0 - self.sgd.dropout, generator=generator) for _ in range(2)]
 
-    def _largest_micro_batch(self, images: int) -> int:
-        """The most images at a time: halved from all of them until a trial update fits in memory."""
-        if self.ranks.device.type == "cpu":
-            return min(images, CPU_MICRO_BATCH)
+    def largest_micro_batch(self, images: int) -> int:
+        """The most images at a time: halved from all of them until a trial update fits in memory.
+
+        Raises TrainingError where one image does not.
+        """
         size = images
         while not self._fits(size):
             if size == 1:
-                raise TrainingError(f"net {self.net.net} does not fit into the memory of {self.ranks.device} with one image")
+                raise TrainingError(
+                    f"net {self.net.net} does not fit into the memory of {self.ranks.device} even with one image: "
+                    "take another --device, or a smaller --width"
+                )
             size = math.ceil(size / 2)
         return self.ranks.least(size)
 

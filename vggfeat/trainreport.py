@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,8 +58,9 @@ class TrainingDisplay(Observer):
             self._last = now
             train = report.train
             note(
-                f"epoch {report.epoch}/{report.epochs}, update {report.step}/{report.steps}: loss {train.loss:.3f}, top-1 "
-                f"{train.top1:.1f}%, top-5 {train.top5:.1f}%, rate {report.rate:g}, {report.images_per_second:.1f} images/s"
+                f"epoch {report.epoch}/{report.epochs}, update {report.step}/{report.steps}: loss {train.loss:.3f}, "
+                f"top-1 {train.top1:.1f}%, top-5 {train.top5:.1f}%, rate {report.rate:g}, "
+                f"{report.images_per_second:.1f} images/s"
             )
 
     def epoch(self, report: EpochReport) -> None:
@@ -122,7 +124,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path) -> Path:
         error.plot(x, [row[name] for row in epochs], "--", color=colour, label=f"{label}, training")
         error.plot(x, [row[f"val_{name}"] for row in epochs], "o-", ms=3, color=colour, label=f"{label}, validation")
     error.set_ylabel("error (%)")
-    for before, after in zip(epochs, epochs[1:], strict=False):
+    for before, after in itertools.pairwise(epochs):
         if after["rate"] != before["rate"]:
             for axes in (loss, error):
                 axes.axvline(after["epoch"] - 0.5, color="grey", lw=0.8, ls=":")

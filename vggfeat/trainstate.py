@@ -1,4 +1,4 @@
-"""A run's files: the best and the last checkpoint, the resolved recipe, the metrics; and how a run is taken up again."""
+"""A run's files: the best and the last checkpoint, the resolved recipe, the metrics; and how a run is taken up."""
 
 from __future__ import annotations
 
@@ -85,6 +85,8 @@ class Progress:
     """Epochs done, their validation included."""
     totals: list[float] = field(default_factory=lambda: [0.0] * 4)
     """Sums over the epoch so far: loss, wrong at top-1, wrong at top-5, images."""
+    window: list[float] = field(default_factory=lambda: [0.0] * 4)
+    """The same sums since the last line of updates in metrics.jsonl."""
     seconds: float = 0.0
     """Spent on this epoch's updates so far."""
     best: list[float] = field(default_factory=list)

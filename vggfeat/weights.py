@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -195,7 +196,9 @@ def _unpickled(path: Path) -> Any:
                 claimed = sum(entry.file_size for entry in archive.infolist())
             if claimed > path.stat().st_size:  # torch stores its tensors uncompressed
                 raise WeightsError(f"{path}: claims {claimed} bytes of content, more than the file has")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; what matters is raised
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({asked[1]})" if asked else ""
@@ -224,9 +227,7 @@ def _named_layers(path: Path, state: Mapping[Any, Any]) -> list[Layer]:
         match = _PARAMETER.fullmatch(str(key))
         if match is None:
             why = "; nets with batch normalisation are not Table 1's" if "running_mean" in str(key) else ""
-            raise WeightsError(
-                f"{path}: {str(key)!r} is no parameter of a VGG net named as torchvision names them{why}"
-            )
+            raise WeightsError(f"{path}: {str(key)!r} is no parameter of torchvision's VGG nets{why}")
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
             raise WeightsError(f"{path}: {key} is no plain tensor of floating-point numbers")
         claimed += value.numel() * value.element_size()

@@ -78,9 +78,10 @@ def run(args: list[str] | None = None) -> int:
     try:
         code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our stdout has gone (`vggfeat nets | head -1`): not our failure. Point stdout at
-        # nothing, so that the interpreter's own flush at exit stays quiet too.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our stdout has gone (`vggfeat nets | head -1`): not our failure. click and rich turn a broken
+        # pipe into SystemExit, which nothing else here raises. Stdout is pointed at nothing, so that the
+        # interpreter's own flush at exit stays quiet too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
     except (KeyboardInterrupt, click.Abort):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import sys
 from typing import Any
 
 import click
 
 from vggfeat import report
+from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import SCALES, common, data_option, device_options, net_options
-from vggfeat.datasets import NAMES, Dataset, load_dataset
-from vggfeat.datasets.listing import from_list, from_paths
-from vggfeat.errors import UsageError
+from vggfeat.datasets import NAMES
 
 SKIPPED = 3
 
@@ -67,7 +63,7 @@ def extract(
       find photos -name '*.jpg' | vggfeat extract --net D --scales 256,384,512 --aggregate stack
       vggfeat extract --dataset caltech101 --net D --net E -o caltech101.h5
     """
-    samples = _samples(paths, dataset, data, list_file, nul)
+    samples = images_from(paths, list_file, nul, dataset, data)
     # Only now torch: a wrong argument or an empty list is answered at once.
     from vggfeat.stages.extract import extract as run
     from vggfeat.store import read_descriptors
@@ -97,29 +93,3 @@ def extract(
         click.echo(path)
     if errors:
         ctx.exit(SKIPPED)
-
-
-def _samples(paths: tuple[str, ...], dataset: str | None, data: str, list_file: str | None, nul: bool) -> Dataset:
-    """The one source of images that was named."""
-    if sum((bool(paths), dataset is not None, list_file is not None)) > 1:
-        raise UsageError("images from PATHS, --list and --dataset: choose one")
-    if dataset is not None:
-        return load_dataset(dataset, data)
-    if list_file is not None and list_file != "-":
-        return from_list(list_file, nul=nul)
-    if paths and paths != ("-",):
-        if nul:
-            raise UsageError("-0 describes a list: it goes with - or --list")
-        return from_paths(paths)
-    if not paths and list_file is None and not _piped():
-        raise UsageError("no images: name files or folders, pipe a list in, or give --dataset or --list")
-    return from_list(sys.stdin.buffer, nul=nul)
-
-
-def _piped() -> bool:
-    """Whether stdin is a pipe or a file: a terminal would wait for ever, and /dev/null (cron) is no list."""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError):  # closed, or replaced by a test's stream
-        return sys.stdin is not None and not sys.stdin.closed
-    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)

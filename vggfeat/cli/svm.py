@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import click
@@ -24,7 +25,8 @@ from vggfeat.datasets import NAMES
 )  # fmt: skip
 @click.option("--loss", type=click.Choice(["squared_hinge", "hinge"]), default="squared_hinge", show_default=True)
 @click.option(
-    "--aggregate", type=click.Choice(["stack", "average", "max"]), help="Aggregate anew, from kept scales (--keep-scales)."
+    "--aggregate", type=click.Choice(["stack", "average", "max"]),
+    help="Aggregate anew, from files made with --keep-scales.",
 )  # fmt: skip
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; the next ones count up.")
@@ -69,8 +71,11 @@ def svm(
     if C is not None:
         options["C"] = C
     rounds = Rounds(number, seed, folds, train_per_class, test_per_class, test_fraction)
-    with report.Ticker("svm", quiet, unit="splits") as tick:
+    with warnings.catch_warnings(record=True) as caught, report.Ticker("svm", quiet, unit="splits") as tick:
+        warnings.simplefilter("default")
         result = run(files, rounds=rounds, progress=tick, **options)
+    for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
+        report.note(text)
     if not quiet:
         report.print_svm(result)
     if as_json:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import tomllib
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,20 +46,22 @@ class _Side(click.ParamType):
 
 @click.command()
 @click.option("--net", metavar="NET", help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
-@click.option("--recipe", "recipe_file", metavar="FILE", help="A TOML file, such as recipes/E-256.toml; flags override it.")
+@click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
 @click.option("--dataset", type=click.Choice(NAMES), help="[default: ilsvrc2012]")
 @data_option
-@click.option("--init-from", metavar="CKPT", help="Start from a trained net: all layers, or those that a deeper net takes.")
+@click.option("--init-from", metavar="CKPT", help="A trained net: gives all layers, or a deeper net's first.")
 @click.option("--init", type=click.Choice(["glorot", "gaussian"]), help="Of the other layers.  [default: glorot]")
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
-@click.option("--trainable", type=click.Choice(["all", "fc"]), help="fc: the fully-connected layers only.  [default: all]")
+@click.option("--trainable", type=click.Choice(["all", "fc"]), help="fc: fully-connected layers only.  [default: all]")
 @click.option("--S", "train_scale", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
 @click.option("--epochs", type=int, help="[default: 74]")
 @click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.01]")
 @click.option("--seed", type=int, help="Of weights, crops, order and dropout.  [default: 0]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe: schedule.patience=3.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, as schedule.patience=3."
+)
 @click.option("--output", "-o", metavar="DIR|FILE.pt", help="[default: checkpoints/<dataset>-<net>-<S>]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
@@ -101,15 +103,13 @@ def train(
     overrides = {key: flags[flag] for flag, key in FLAGS.items() if flags[flag] is not None}
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
     # Before torch: data that are missing are told at once.
-    dataset = load_training_set(
-        recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed
-    )
+    dataset = load_training_set(recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed)
     from vggfeat.report import note, print_json
     from vggfeat.stages.train import train as run
     from vggfeat.trainreport import TrainingDisplay
     from vggfeat.trainstate import RunFiles
 
-    output = output or os.path.join("checkpoints", recipe.name)
+    output = output or str(Path("checkpoints", recipe.name))
     with TrainingDisplay(RunFiles.of(output), quiet) as display:
         result = run(
             recipe, dataset, output=output, resume=resume, overwrite=overwrite, workers=workers, device=device,

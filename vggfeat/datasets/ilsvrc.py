@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vggfeat.datasets.listing import is_image_name
+from vggfeat.datasets.listing import IMAGE_SUFFIXES
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError
 
@@ -46,8 +46,8 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS) -> D
     missing = [part for part in parts if not (root / part).is_dir()]
     if missing:
         raise DatasetError(
-            f"no ilsvrc2012 at {root} ({' and '.join(f'{part}/' for part in missing)} missing): put its images there as "
-            "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name "
+            f"no ilsvrc2012 at {root} ({' and '.join(f'{part}/' for part in missing)} missing): put its images there "
+            "as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name "
             "another data root with --data DIR, or take pictures of your own with --dataset folder --data DIR"
         )
     found = {part: list(_images(root / part)) for part in parts}
@@ -80,12 +80,13 @@ def _images(part: Path) -> Iterator[Image]:
     """The images of a part in the order of their classes' and files' names, those of tar files in the tar's own."""
     for entry in _entries(part):
         if entry.is_dir():
-            yield from ((entry.name, file.name, file.path, None) for file in _entries(entry) if is_image_name(file.name))
+            files = (file for file in _entries(entry) if _is_image(file.name))
+            yield from ((entry.name, file.name, file.path, None) for file in files)
         elif entry.name.endswith(".tar"):
             yield from _members(entry.path)
         elif entry.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
             raise DatasetError(f"{entry.path}: compressed, so its images cannot be read in any order; uncompress it")
-        elif is_image_name(entry.name):
+        elif _is_image(entry.name):
             yield (_FLAT, entry.name, entry.path, None)
 
 
@@ -108,13 +109,18 @@ def _members(path: str) -> Iterator[Image]:
 
 def _tar_images(tar: tarfile.TarFile, path: str, stem: str, offset: int) -> Iterator[Image]:
     for member in tar:
-        folder, name = os.path.split(member.name)
-        wnid = os.path.basename(folder) or (stem if _is_wnid(stem) else _FLAT)
+        folder, _, name = member.name.rpartition("/")
+        wnid = folder.rpartition("/")[2] if folder.strip("./") else stem
         if member.isfile() and name.endswith(".tar"):
             with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
                 yield from _tar_images(inner, path, Path(name).stem, offset + member.offset_data)
-        elif member.isfile() and is_image_name(name):
+        elif member.isfile() and _is_image(name):
             yield (wnid if _is_wnid(wnid) else _FLAT, name, path, (offset + member.offset_data, member.size))
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_wnid(name: str) -> bool:

@@ -28,8 +28,8 @@ class TrainingSet:
 def load_training_set(name: str, data: str | Path, *, fraction: float = 0.1, seed: int = 0) -> TrainingSet:
     """A single-label data set, split for training.
 
-    For "folder", `data` may hold `train/` and `val/`, each a `<class>/*.jpg` tree. Where there is no validation part, the
-    fraction (rounded, at least one image) of each class with two or more images is held out, drawn by the seed.
+    For "folder", `data` may hold `train/` and `val/`, each a `<class>/*.jpg` tree. Where there is no validation part,
+    the fraction (rounded, at least one image) of each class with two or more images is held out, drawn by the seed.
 
     Raises DatasetError for data that are missing or useless for training, UsageError for a multi-label data set.
     """
@@ -65,9 +65,7 @@ def _two_trees(root: Path) -> Dataset:
     return Dataset("folder", tuple(samples), train.class_names, train.exif)
 
 
-def _hold_out(
-    samples: tuple[Sample, ...], fraction: float, seed: int
-) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def _hold_out(samples: tuple[Sample, ...], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """The samples without and with the ones drawn; both keep the list's order."""
     labels = np.array([sample.labels for sample in samples])
     random = np.random.default_rng(seed)

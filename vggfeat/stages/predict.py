@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,20 +44,21 @@ class Predictor:
 
     Args:
         model: a file that `vggfeat svm -o` wrote.
+        exif: honour the EXIF orientation, as for users' own pictures.
         weights: names or files in place of those that the model records, one a net in its order; their hash must be
             the recorded one.
         seed: of nets whose weights were random.
         device, precision, offline: as `load_net` takes them; None is the recorded precision.
         workers: decoding threads.
 
-    Raises ModelError where the weights are not those that the descriptors were made with, and where the model was
-    fitted on persons' boxes, which plain images do not have.
+    Raises ModelError where the weights are not those that the descriptors were made with.
     """
 
     def __init__(
         self,
         model: str | Path,
         *,
+        exif: bool = True,
         weights: Sequence[str] = (),
         seed: int = 0,
         device: str | None = None,
@@ -67,12 +69,11 @@ class Predictor:
     ) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
-        self._check_region()
         nets = [net for one in self.model.inputs for net in one["nets"]]
         if weights and len(weights) != len(nets):
             names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
             raise UsageError(f"{self.path} needs {len(nets)} weights, {len(weights)} are given; its nets: {names}")
-        given = iter(weights or [None] * len(nets))
+        given = iter(weights) if weights else itertools.repeat(None)
         self._extractors = []
         # A net that several inputs share is loaded once.
         loaded: dict[tuple[str, str], VGG] = {}
@@ -80,21 +81,13 @@ class Predictor:
             its_nets = []
             for net in one["nets"]:
                 key = (net["weights_sha256"], precision or one["precision"])
-                name = next(given)
+                name: str | None = next(given)
                 if key not in loaded:
                     loaded[key] = self._net(
                         net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
                     )
                 its_nets.append(loaded[key])
-            self._extractors.append(Extractor(its_nets, _settings(one), workers=workers))
-
-    def _check_region(self) -> None:
-        region = next((one["region"] for one in self.model.inputs if one["region"] != "image"), None)
-        if region is not None:
-            raise ModelError(
-                f"{self.path} was fitted on persons' boxes (--region {region}), which new images do not have; "
-                "fit one on descriptors of --region image"
-            )
+            self._extractors.append(Extractor(its_nets, _settings(one, exif), workers=workers))
 
     def _net(self, recorded: dict[str, Any], weights: str | None, *, seed: int, **options: Any) -> VGG:
         """The net that was recorded, its weights checked."""
@@ -114,7 +107,16 @@ class Predictor:
         return net
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
-        """The predictions of these images, in their order, block by block."""
+        """The predictions of these images, in their order, block by block.
+
+        Raises ModelError for images without boxes where the model was fitted on persons' boxes.
+        """
+        region = next((one["region"] for one in self.model.inputs if one["region"] != "image"), None)
+        if region is not None and any(sample.box is None for sample in samples):
+            raise ModelError(
+                f"{self.path} was fitted on persons' boxes (--region {region}), which these images do not have: "
+                "give --dataset voc2012-action, or fit on descriptors of --region image"
+            )
         for start in range(0, len(samples), BLOCK):
             yield from self._block(samples[start : start + BLOCK])
 
@@ -136,15 +138,14 @@ class Predictor:
             extractor.close()
 
 
-def _settings(recorded: dict[str, Any]) -> DescriptorSettings:
+def _settings(recorded: dict[str, Any], exif: bool) -> DescriptorSettings:
     return DescriptorSettings(
         scales=tuple(recorded["scales"]),
         aggregate=recorded["aggregate"],
         flip=recorded["flip"],
         layer=recorded["layer"],
         region=recorded["region"],
-        # New images are the user's own: their orientation is honoured whatever the benchmark's protocol did.
-        exif=True,
+        exif=exif,
     )
 
 
@@ -157,11 +158,12 @@ def predict(
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
     """Scores images with a fitted model: (prediction, class names) of each, in order, as soon as it is known.
 
-    `options` are Predictor's. An image that cannot be read has an error in place of scores.
+    `options` are Predictor's; EXIF orientation is honoured as the images' data set has it. An image that cannot be
+    read has an error in place of scores.
     """
     if not images.samples:
         raise UsageError("no images to predict")
-    predictor = Predictor(model, **options)
+    predictor = Predictor(model, exif=images.exif, **options)
     failed = 0
     try:
         for done, prediction in enumerate(predictor.predict(images.samples), start=1):

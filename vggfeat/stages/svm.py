@@ -25,7 +25,7 @@ from vggfeat.voc_results import write_archive
 FOLDER = Path("descriptors")
 """Where `extract` puts its files unless told otherwise."""
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, int], None]
 
 
 def svm(
@@ -55,7 +55,7 @@ def svm(
         rounds: numbers of splits, folds and images a class, where the protocol leaves them open.
         splits: a splits file in place of the protocol's splits. write_splits: where to keep those used.
         output: where to keep the fitted model. archive: where to write VOC's evaluation server's .tar.
-        progress: called with (splits done, splits).
+        progress: called with (splits done, splits, 0).
 
     Returns:
         Plain data: dataset, measure, mean, std (n - 1), splits, per_class, descriptors, seconds and more.
@@ -63,7 +63,7 @@ def svm(
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
     start = time.perf_counter()
-    tick = progress or (lambda done, total: None)
+    tick = progress or (lambda done, total, failed: None)
     features = join(files or [find_descriptors(dataset)], dataset, aggregate)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
@@ -75,9 +75,9 @@ def svm(
     work = chosen if server is None else [*chosen, server]
     outcomes: list[Outcome] = []
     for done, split in enumerate(work):
-        tick(done, len(work))
+        tick(done, len(work), 0)
         outcomes.append(run_split(features, split, settings))
-    tick(len(work), len(work))
+    tick(len(work), len(work), 0)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
     if archive is not None:
@@ -92,7 +92,7 @@ def svm(
 
 
 def find_descriptors(dataset: str | None) -> Path:
-    """The only file `descriptors/<dataset>-*.h5`. Raises UsageError with what to run where there is none, or several."""
+    """The only file `descriptors/<dataset>-*.h5`; UsageError, with what to run, where there is none or several."""
     if dataset is None:
         raise UsageError("no descriptors: name files that vggfeat extract wrote, or the data set with --dataset")
     if dataset not in NAMES:

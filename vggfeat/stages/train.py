@@ -20,7 +20,6 @@ import torch
 from vggfeat.augment import Augmentation, CentreView, Colours, epoch_order
 from vggfeat.catalog import Preprocessing
 from vggfeat.crops import Batch, CropLoader, Job, colours_of, default_workers
-from vggfeat.datasets import Sample
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.devices import resolve_device, resolve_precision
 from vggfeat.errors import RecipeError, TrainingError
@@ -126,14 +125,14 @@ def _stop_signals() -> Iterator[_Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    usual: dict[int, Any] = {}
+    usual: dict[signal.Signals, Any] = {}
 
     def ask(number: int, _frame: FrameType | None) -> None:
         stop.asked = True
-        signal.signal(number, usual[number])
+        signal.signal(number, usual[signal.Signals(number)])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        usual[number] = signal.signal(number, ask)
+    for watched in (signal.SIGINT, signal.SIGTERM):
+        usual[watched] = signal.signal(watched, ask)
     try:
         yield stop
     finally:
@@ -242,17 +241,19 @@ class _Run:
 
     def _announce(self) -> None:
         data, sgd = self.dataset, self.recipe.sgd
-        held = f"{self.recipe.data.validation_fraction:.0%} of each class, held out by seed" if data.held_out else "its own"
+        share = f"{self.recipe.data.validation_fraction:.0%} of each class, held out by seed"
         parts = math.ceil(sgd.batch_size / self.ranks.world / self.trainer.micro_batch)
         self.observer.note(
-            f"net {self.net.net}, width {self.net.width:g}, {len(data.class_names)} classes; {len(data.train)} images to "
-            f"train, {len(data.val)} to validate ({held}); S {self.recipe.augment.label}; batch {sgd.batch_size}"
+            f"net {self.net.net}, width {self.net.width:g}, {len(data.class_names)} classes; {len(data.train)} images "
+            f"to train, {len(data.val)} to validate ({share if data.held_out else 'its own'}); "
+            f"S {self.recipe.augment.label}; batch {sgd.batch_size}"
             + (f" in {parts} parts" if parts > 1 else "")
             + (f" over {self.ranks.world} processes" if self.ranks.world > 1 else "")
             + f"; {self.ranks.device}, {self.recipe.precision}"
         )
         if self.progress.step:
-            self.observer.note(f"goes on after update {self.progress.step} (epoch {self.progress.step / self.steps:.2f})")
+            done = self.progress.step
+            self.observer.note(f"goes on after update {done} (epoch {done / self.steps:.2f})")
 
     def _described(self) -> dict[str, Any]:
         """The recipe as plain data that torch.load reads with weights_only."""
@@ -326,19 +327,26 @@ class _Run:
         """Adds the last updates' totals to the epoch's, watches over them, tells the observer."""
         progress = self.progress
         recent = self.ranks.sum(pending).double().cpu()
-        progress.totals = [a + b for a, b in zip(progress.totals, recent.tolist(), strict=True)]
+        progress.totals, progress.window = (
+            [a + b for a, b in zip(sums, recent.tolist(), strict=True)] for sums in (progress.totals, progress.window)
+        )
         self._watch(errors(recent).loss)
         train = errors(torch.tensor(progress.totals, dtype=torch.float64))
         speed = train.images / max(progress.seconds, 1e-9)
         epoch, step = progress.epoch + 1, progress.step - progress.epoch * self.steps
         rate = self.plateau.rate
         self.observer.step(StepReport(epoch, self.recipe.schedule.epochs, step, self.steps, train, rate, speed))
-        if self.ranks.first and progress.step // METRICS_EVERY > (progress.step - updates) // METRICS_EVERY:
-            now = errors(recent)
+        if progress.step // METRICS_EVERY > (progress.step - updates) // METRICS_EVERY:
+            now, progress.window = errors(torch.tensor(progress.window, dtype=torch.float64)), [0.0] * 4
+            self._measure("updates", epoch, loss=now.loss, top1=now.top1, top5=now.top5, images_per_second=speed)
+
+    def _measure(self, kind: str, epoch: int, **values: float) -> None:
+        """A line in metrics.jsonl."""
+        if self.ranks.first:
+            rounded = {name: round(value, 6) for name, value in values.items()}
             append_metrics(
-                self.files.metrics, kind="updates", step=progress.step, epoch=epoch, rate=rate, loss=now.loss,
-                top1=now.top1, top5=now.top5, images_per_second=round(speed, 2),
-            )  # fmt: skip
+                self.files.metrics, kind=kind, step=self.progress.step, epoch=epoch, rate=self.plateau.rate, **rounded
+            )
 
     def _watch(self, loss: float) -> None:
         """Stops a run that cannot succeed: a loss that is not finite, far off from the start, or never moves.
@@ -367,9 +375,9 @@ class _Run:
         progress.moving = progress.smooth_loss < MOVED * min(self.chance, progress.early_loss)
         if not progress.moving:
             raise TrainingError(
-                f"the loss has not moved in {step} updates ({progress.early_loss:.3f} at first, {progress.smooth_loss:.3f} "
-                f"now, chance {self.chance:.3f}): begin with --init glorot or --init-from a trained A, or change "
-                "--learning-rate; --set init.stall_steps=0 waits longer"
+                f"the loss has not moved in {step} updates ({progress.early_loss:.3f} at first, "
+                f"{progress.smooth_loss:.3f} now, chance {self.chance:.3f}): begin with --init glorot "
+                "or --init-from a trained A, or change --learning-rate; --set init.stall_steps=0 waits longer"
             )
 
     def _last_good(self) -> str:
@@ -422,10 +430,16 @@ class _Run:
         progress, schedule = self.progress, self.recipe.schedule
         train = errors(torch.tensor(progress.totals, dtype=torch.float64))
         progress.epoch += 1
+        speed = train.images / max(progress.seconds, 1e-9)
+        self._measure(
+            "epoch", progress.epoch, loss=train.loss, top1=train.top1, top5=train.top5, val_loss=val.loss,
+            val_top1=val.top1, val_top5=val.top5, images_per_second=speed, seconds=progress.seconds,
+        )  # fmt: skip
         rate, measure = self.plateau.rate, val.measure(schedule.measure)
         if self.plateau.update(measure):
-            self.observer.note(f"{schedule.measure} has stopped falling: the rate goes from {rate:g} to {self.plateau.rate:g}")
-        speed = train.images / max(progress.seconds, 1e-9)
+            self.observer.note(
+                f"{schedule.measure} stopped falling: the rate goes from {rate:g} to {self.plateau.rate:g}"
+            )
         self.latest = val
         best = not progress.best or [measure, val.loss] < progress.best
         report = EpochReport(
@@ -433,12 +447,6 @@ class _Run:
         )
         if best:
             progress.best = [measure, val.loss]
-        if self.ranks.first:
-            append_metrics(
-                self.files.metrics, kind="epoch", step=progress.step, epoch=progress.epoch, rate=rate,
-                loss=train.loss, top1=train.top1, top5=train.top5, val_loss=val.loss, val_top1=val.top1,
-                val_top5=val.top5, images_per_second=round(speed, 2), seconds=round(progress.seconds, 3),
-            )  # fmt: skip
         self.net.training_record = self._record(val)
         progress.totals, progress.seconds = [0.0] * 4, 0.0
         if self.ranks.first and best:
@@ -496,6 +504,7 @@ def _lists(value: Any) -> Any:
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     """Lists as tuples, for the frozen dataclasses."""
+
     def deep(value: Any) -> Any:
         return tuple(deep(entry) for entry in value) if isinstance(value, list | tuple) else value
 

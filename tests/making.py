@@ -1,0 +1,64 @@
+"""Descriptor files for tests, written through the store's own writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.pooling import Described, combine
+from vggfeat.store import DescriptorWriter
+
+
+def settings(net: str = "D", **changes: Any) -> dict[str, Any]:
+    """What an extractor would record of one net."""
+    nets = [{"net": net, "weights": "oxford", "weights_sha256": f"sha-{net}", "width": 1.0, "preprocessing": {}}]
+    recorded = {
+        "nets": nets, "scales": (256,), "aggregate": "stack", "flip": True, "layer": "fc7", "region": "image",
+        "exif": False, "precision": "fp32",
+    }  # fmt: skip
+    return {**recorded, **changes}
+
+
+def write_descriptors(
+    path: Path,
+    dataset: Dataset,
+    scales: NDArray[np.floating[Any]],
+    *,
+    failed: Sequence[int] = (),
+    pending: Sequence[int] = (),
+    nan: Sequence[int] = (),
+    keep_scales: bool = False,
+    **recorded: Any,
+) -> Path:
+    """A descriptor file of activations (N, S, D), aggregated as its settings say; some rows spoilt."""
+    made = settings(**recorded)
+    per_scale = np.asarray(scales, dtype=np.float32)
+    n, s, d = per_scale.shape
+    made["scales"] = tuple(256 + 128 * i for i in range(s))
+    values = combine([per_scale], made["aggregate"])
+    values[list(nan)] = np.nan
+    kept = per_scale.reshape(n, -1)
+    writer = DescriptorWriter(path, dataset, made, dim=values.shape[1], layer_dims=[d], keep_scales=keep_scales)
+    with writer as out:
+        for row in range(n):
+            if row not in pending:
+                failures = {0: "cannot be read"} if row in failed else {}
+                out.write(range(row, row + 1), Described(values[row : row + 1], kept[row : row + 1], failures))
+    return path
+
+
+def clusters(
+    counts: Sequence[int], dim: int = 12, noise: float = 0.6, seed: int = 0, name: str = "folder"
+) -> tuple[Dataset, NDArray[np.float64]]:
+    """A single-label data set with so many images a class, and activations (N, 1, D) around a centre each."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    names = tuple(f"class{k:03}" for k in range(len(counts)))
+    samples = tuple(Sample(f"{names[k]}/{i:04}.jpg", f"{i}.jpg", int(k)) for i, k in enumerate(labels))
+    values = np.abs(rng.standard_normal((len(counts), dim))[labels] + noise * rng.standard_normal((len(labels), dim)))
+    return Dataset(name, samples, names), values[:, None, :]

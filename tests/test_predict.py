@@ -1,0 +1,208 @@
+"""New images through a fitted model: the same descriptors, the same scores."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from making import clusters, write_descriptors
+from PIL import Image
+
+from vggfeat.cli import run
+from vggfeat.datasets import Dataset, load_dataset
+from vggfeat.errors import ModelError, UsageError
+from vggfeat.fusion import join
+from vggfeat.model import Model, read_model, write_model
+from vggfeat.networks import VGG
+from vggfeat.stages.extract import extract
+from vggfeat.stages.predict import Predictor
+from vggfeat.stages.svm import svm
+from vggfeat.weights import load_net
+
+NARROW = 1 / 32
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Two classes of small pictures, two nets' descriptors of them (one of a checkpoint), and a model on both."""
+    root = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(0)
+    for name, size in (("coarse", 3), ("fine", 24)):
+        (root / "tree" / name).mkdir(parents=True)
+        for i in range(4):
+            small = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(small).resize((60, 45)).save(root / "tree" / name / f"{i}.png")
+    dataset = load_dataset("folder", root / "tree")
+    checkpoint = net("B", seed=3).save(root / "b.pt")
+    common: dict[str, Any] = {"scales": (224, 256), "precision": "fp32", "device": "cpu", "workers": 1}
+    a = extract(dataset, net="A", weights=None, width=NARROW, aggregate="average", output=root / "a.h5", **common)
+    b = extract(dataset, weights=str(checkpoint), flip=False, output=root / "b.h5", **common)
+    svm([a, b], C=1.0, output=root / "model.h5")
+    return SimpleNamespace(root=root, dataset=dataset, files=[a, b], model=root / "model.h5", checkpoint=checkpoint)
+
+
+def net(name: str, seed: int = 0) -> VGG:
+    return load_net(name, None, width=NARROW, seed=seed, device="cpu", precision="fp32")
+
+
+def predictor(made: SimpleNamespace, model: Path | None = None, **options: Any) -> Predictor:
+    options.setdefault("weights", ["none", str(made.checkpoint)])
+    return Predictor(model or made.model, device="cpu", workers=1, **options)
+
+
+def test_images_get_the_scores_of_their_own_descriptors(made: SimpleNamespace) -> None:
+    predictions = list(predictor(made).predict(made.dataset.samples))
+    features = join(made.files)
+    expected = read_model(made.model).scores(features.read(np.arange(8)))
+    assert [p.id for p in predictions] == features.ids
+    assert np.stack([p.scores for p in predictions]) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
+    name, score = predictions[0].best(("coarse", "fine"))[0]
+    assert (name, score) == (("coarse", "fine")[expected[0].argmax()], pytest.approx(expected[0].max(), abs=1e-5))
+
+
+def test_the_command_prints_a_line_an_image_and_skips_what_is_none(
+    made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(made.root / "tree" / "fine" / "0.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    listed = b"first\t" + os.fsencode(made.root / "tree" / "coarse" / "0.png") + b"\ncaf\xe9.png\nbroken.jpg\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(listed), closed=False, fileno=lambda: -1))
+    command = ["predict", str(made.model), "-", "--weights", "none", "--weights", str(made.checkpoint)]
+    assert run(command) == 3
+    out, err = capfdbinary.readouterr()
+    lines = [line.split(b"\t") for line in out.splitlines()]
+    assert [line[0] for line in lines] == [b"first", b"caf\xe9.png"]
+    assert all(line[1] in (b"coarse", b"fine") and float(line[2]) for line in lines)
+    assert b"skipped broken.jpg: " in err
+    assert b"1 of 3 images skipped" in err
+
+
+def test_json_and_all_classes(made: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    image = str(made.root / "tree" / "coarse" / "1.png")
+    command = ["predict", str(made.model), image, "--weights", "none", "--weights", str(made.checkpoint), "--all"]
+    assert run(command) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert {line[1] for line in lines} == {"coarse", "fine"}
+    assert float(lines[0][2]) >= float(lines[1][2])
+    assert run([*command, "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    [entry] = json.loads(out)["images"]
+    assert (entry["id"], err) == (image, "")
+    assert [(c["class"], pytest.approx(c["score"], rel=1e-5)) for c in entry["classes"]] == [
+        (line[1], float(line[2])) for line in lines
+    ]
+
+
+def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace, tmp_path: Path) -> None:
+    other = net("B", seed=4).save(tmp_path / "other.pt")
+    digest = read_model(made.model).inputs[1]["nets"][0]["weights_sha256"]
+    with pytest.raises(ModelError) as caught:
+        predictor(made, weights=["none", str(other)])
+    assert str(caught.value).startswith(f"{made.model} was fitted with weights b.pt of sha256 {digest}, these are ")
+    assert str(caught.value).endswith(": give the file with --weights")
+    with pytest.raises(ModelError, match=r"give the --seed of the extraction$"):
+        predictor(made, seed=1)
+    with pytest.raises(ModelError) as caught:
+        Predictor(made.model, device="cpu")
+    assert str(caught.value) == f"{made.model} needs the weights b.pt of net B: give the file with --weights"
+    with pytest.raises(UsageError) as wrong:
+        predictor(made, weights=["none"])
+    assert str(wrong.value) == f"{made.model} needs 2 weights, 1 are given; its nets: A (none), B (b.pt)"
+
+
+def test_a_model_of_persons_boxes_needs_images_with_boxes(made: SimpleNamespace, tmp_path: Path) -> None:
+    boxed = Dataset(
+        "folder",
+        tuple(replace(s, box=(0.0, 0.0, 30.0, 30.0)) for s in made.dataset.samples),
+        made.dataset.class_names,
+        exif=True,
+    )
+    file = extract(
+        boxed, net="A", weights=None, width=NARROW, scales=(224,), region="both", output=tmp_path / "p.h5",
+        precision="fp32", device="cpu", workers=1,
+    )  # fmt: skip
+    svm([file], C=1.0, output=tmp_path / "p-model.h5")
+    scorer = predictor(made, tmp_path / "p-model.h5", weights=[])
+    assert len(list(scorer.predict(boxed.samples[:2]))) == 2
+    with pytest.raises(ModelError) as caught:
+        list(scorer.predict(made.dataset.samples))
+    assert str(caught.value) == (
+        f"{tmp_path}/p-model.h5 was fitted on persons' boxes (--region both), which these images do not have: "
+        "give --dataset voc2012-action, or fit on descriptors of --region image"
+    )
+
+
+def test_a_model_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = Model(
+        rng.random((2, 5), dtype=np.float32), rng.random(2, dtype=np.float32), np.array([1.0, 2.0]), ("a", "\udcff"),
+        True, ({"nets": [], "scales": [256]},), {"dataset": "folder", "mean": 0.5},
+    )  # fmt: skip
+    read = read_model(write_model(tmp_path / "m.h5", model))
+    for name in ("coef", "intercept", "C"):
+        assert np.array_equal(getattr(read, name), getattr(model, name))
+    assert (read.class_names, read.multi_label, read.inputs, read.record) == (
+        model.class_names, model.multi_label, model.inputs, model.record,
+    )  # fmt: skip
+    assert read.describe()["dim"] == 5
+    X = rng.random((3, 5), dtype=np.float32)
+    assert read.scores(X) == pytest.approx(X @ model.coef.T + model.intercept)
+    with pytest.raises(ModelError, match="descriptors have 4 values, the model takes 5"):
+        read.scores(X[:, :4])
+
+
+def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
+    dataset, values = clusters([10, 10])
+    descriptors = write_descriptors(tmp_path / "d.h5", dataset, values)
+    svm([descriptors], C=1, output=tmp_path / "m.h5")
+
+    def refused(name: str, change: Any = None) -> str:
+        path = tmp_path / name
+        if change is not None:
+            shutil.copy(tmp_path / "m.h5", path)
+            with h5py.File(path, "r+") as file:
+                change(file)
+        with pytest.raises(ModelError) as caught:
+            read_model(path)
+        return str(caught.value).removeprefix(str(path))
+
+    assert refused("d.h5") == " is no model of vggfeat's; 'vggfeat svm -o FILE' makes one"
+    assert refused("none.h5") == f": no such file; 'vggfeat svm -o {tmp_path}/none.h5' makes a model"
+    (tmp_path / "text.h5").write_text("text")
+    assert refused("text.h5") == " is no model of vggfeat's (no HDF5)"
+    newer = refused("newer.h5", lambda file: file.attrs.__setitem__("format_version", 9))
+    assert newer == " has format version 9, this vggfeat reads up to 1: update it"
+    assert refused("gone.h5", lambda file: file.__delitem__("coef")) == ": damaged model file (no 'coef' of its own)"
+
+    def link(file: h5py.File) -> None:
+        del file["coef"]
+        file["coef"] = h5py.ExternalLink(str(descriptors), "descriptors")
+
+    assert refused("link.h5", link) == ": damaged model file (no 'coef' of its own)"
+
+    def shorten(file: h5py.File) -> None:
+        del file["C"]
+        file["C"] = np.ones(1)
+
+    assert refused("short.h5", shorten) == ": damaged model file (2 classes, coefficients (2, 12))"
+    half = (tmp_path / "m.h5").read_bytes()
+    (tmp_path / "half.h5").write_bytes(half[: len(half) // 2])
+    assert "damaged model file" in refused("half.h5")
+
+
+def test_info_describes_a_model(made: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["info", str(made.model), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert (described["kind"], described["classes"], described["fitted_on"]) == ("model", 2, 8)
+    assert [one["nets"][0]["net"] for one in described["inputs"]] == ["A", "B"]

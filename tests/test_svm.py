@@ -1,0 +1,449 @@
+"""The SVM's objective, certificate and manners, each against LinearSVC or against sums written out here."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import check_estimator
+
+from vggfeat import _svm_engines, _svm_newton
+from vggfeat.stages import bench_svm
+from vggfeat.svm import LinearSVM, SVMPath
+
+TIGHT = 1e-11
+
+
+def blobs(n=120, d=40, k=4, seed=0, dtype=np.float64):
+    """Rectified, normalised features and labels of overlapping classes."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % k
+    X = np.maximum(0.4 * rng.standard_normal((k, d))[y] + 0.7 * rng.standard_normal((n, d)), 0)
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(dtype), y
+
+
+def rival(X, y, **params):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        weight = params.pop("sample_weight", None)
+        return LinearSVC(**{"tol": 1e-10, "max_iter": 200_000, "random_state": 0} | params).fit(
+            X, y, sample_weight=weight
+        )
+
+
+def assert_same(ours, theirs, atol=2e-5):
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=atol)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=atol)
+
+
+def primal_dual(svm, X, positive, cost):
+    """P and the best D of alpha = 2 c slack, scaled, written out in float64: (K,) each."""
+    s = svm.intercept_scaling
+    sign = np.where(positive, 1.0, -1.0)  # (N, K)
+    augmented = np.column_stack([X, np.full(len(X), s)]).astype(np.float64)
+    weights = np.column_stack([svm.coef_, svm.intercept_ / s]).astype(np.float64)
+    slack = np.maximum(0, 1 - sign * (augmented @ weights.T))
+    primal = (weights**2).sum(axis=1) / 2 + (cost * slack**2).sum(axis=0)
+    alpha = 2 * cost * slack
+    pull = (alpha * sign).T @ augmented
+    curvature = (pull**2).sum(axis=1) + 2 * (cost * slack**2).sum(axis=0)
+    return primal, alpha.sum(axis=0) ** 2 / (2 * curvature)
+
+
+@pytest.fixture(params=["primal", "gram64", "gram32"])
+def engine(request, monkeypatch):
+    """Each way of solving in turn, on problems of any size; float32 with conjugate gradients in the last."""
+    if request.param != "primal":
+        monkeypatch.setattr(_svm_engines, "MAX_PRIMAL_FEATURES", 0)
+    if request.param == "gram32":
+        monkeypatch.setattr(_svm_newton, "SMALL_N", 20)
+        monkeypatch.setattr(_svm_newton, "RITZ", 8)
+    return request.param
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0, 30.0])
+def test_weights_equal_linear_svc_at_tight_tolerance(engine, C):
+    X, y = blobs()
+    assert_same(LinearSVM(C=C, tol=TIGHT).fit(X, y), rival(X, y, C=C))
+
+
+def test_more_features_than_rows_equal_linear_svc(engine):
+    X, y = blobs(n=60, d=200)
+    assert_same(LinearSVM(tol=TIGHT).fit(X, y), rival(X, y))
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_both_of_liblinears_squared_hinge_solvers_agree_with_ours(dual):
+    X, y = blobs()
+    assert_same(LinearSVM(tol=TIGHT).fit(X, y), rival(X, y, dual=dual))
+
+
+def test_two_classes_follow_scikit_learns_shapes(engine):
+    X, y = blobs(k=2)
+    labels = np.array(["cat", "dog"])[y]
+    ours, theirs = LinearSVM(tol=TIGHT).fit(X, labels), rival(X, labels)
+    assert ours.coef_.shape == theirs.coef_.shape == (1, 40)
+    assert ours.decision_function(X).shape == (120,)
+    assert_same(ours, theirs)
+    assert (ours.predict(X) == theirs.predict(X)).all()
+
+
+@pytest.mark.parametrize("scaling", [0.1, 10.0])
+def test_intercept_scaling_is_liblinears(engine, scaling):
+    X, y = blobs()
+    ours = LinearSVM(intercept_scaling=scaling, tol=TIGHT).fit(X, y)
+    assert_same(ours, rival(X, y, intercept_scaling=scaling), atol=2e-4)
+
+
+def test_intercept_scaling_zero_fits_without_a_bias():
+    X, y = blobs()
+    ours = LinearSVM(intercept_scaling=0, tol=TIGHT).fit(X, y)
+    assert (ours.intercept_ == 0).all()
+    np.testing.assert_allclose(ours.coef_, rival(X, y, fit_intercept=False).coef_, atol=2e-5)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 3.0, 1: 0.25}])
+def test_class_weight_is_liblinears(engine, k, class_weight):
+    X, y = blobs(k=k)
+    X, y = X[y <= np.arange(120) / 30], y[y <= np.arange(120) / 30]  # unequal classes
+    assert_same(LinearSVM(class_weight=class_weight, tol=TIGHT).fit(X, y), rival(X, y, class_weight=class_weight))
+
+
+def test_sample_weight_is_liblinears(engine):
+    X, y = blobs()
+    weight = np.random.default_rng(1).uniform(0, 3, len(y))
+    weight[::7] = 0
+    assert_same(LinearSVM(tol=TIGHT).fit(X, y, weight), rival(X, y, sample_weight=weight))
+
+
+def test_a_mask_by_class_equals_each_class_fitted_on_its_own_rows(engine):
+    X, y = blobs()
+    Y = np.column_stack([y == 0, (y == 1) | (y == 2), y == 3]).astype(int)
+    mask = np.random.default_rng(2).random(Y.shape) < 0.8
+    ours = LinearSVM(C=3, tol=TIGHT).fit(X, Y, mask)
+    for k in range(3):
+        alone = rival(X[mask[:, k]], Y[mask[:, k], k], C=3)
+        np.testing.assert_allclose(ours.coef_[k], alone.coef_[0], atol=5e-5)
+        np.testing.assert_allclose(ours.intercept_[k], alone.intercept_[0], atol=5e-5)
+
+
+def test_an_indicator_y_gives_one_binary_problem_per_column_and_predicts_an_indicator():
+    X, y = blobs()
+    Y = np.column_stack([y == 0, y > 1])
+    svm = LinearSVM(tol=TIGHT).fit(X, Y.astype(np.int8))
+    assert svm.classes_.tolist() == [0, 1]
+    assert svm.predict(X).shape == (120, 2) and set(np.unique(svm.predict(X))) == {0, 1}
+    np.testing.assert_array_equal(svm.predict(X), svm.decision_function(X) > 0)
+    np.testing.assert_allclose(svm.coef_[1], rival(X, Y[:, 1]).coef_[0], atol=2e-5)
+
+
+def test_an_indicator_of_two_columns_keeps_two_columns_of_scores():
+    X, y = blobs(k=2)
+    assert LinearSVM().fit(X, np.column_stack([y, 1 - y])).decision_function(X).shape == (120, 2)
+
+
+def test_balanced_columns_weigh_positives_and_negatives_alike():
+    X, y = blobs()
+    ours = LinearSVM(class_weight="balanced", tol=TIGHT).fit(X, np.column_stack([y == 0, y > 1]).astype(int))
+    np.testing.assert_allclose(ours.coef_[0], rival(X, y == 0, class_weight="balanced").coef_[0], atol=2e-5)
+
+
+def test_costs_by_class_equal_separate_fits(engine):
+    X, y = blobs()
+    Cs = np.array([0.03, 0.3, 3.0, 30.0])
+    ours = LinearSVM(C=Cs, tol=TIGHT).fit(X, y)
+    for k, C in enumerate(Cs):
+        np.testing.assert_allclose(ours.coef_[k], rival(X, y == k, C=C).coef_[0], atol=5e-5)
+
+
+def test_the_plain_hinge_is_linear_svcs():
+    X, y = blobs()
+    with pytest.warns(UserWarning, match="the plain hinge is fitted with LIBLINEAR"):
+        ours = LinearSVM(loss="hinge", tol=1e-8).fit(X, y)
+    assert_same(ours, rival(X, y, loss="hinge"), atol=2e-4)
+    assert np.isnan(ours.duality_gap_).all()
+
+
+def test_solver_liblinear_is_silent_and_agrees():
+    X, y = blobs()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        theirs = LinearSVM(solver="liblinear", tol=1e-9).fit(X, y)
+    ours = LinearSVM(tol=TIGHT).fit(X, y)
+    assert_same(ours, theirs)
+    assert theirs.duality_gap_.max() < 1e-6
+
+
+def test_solver_liblinear_masks_rows_by_class_and_bears_a_class_without_positives():
+    X, y = blobs()
+    Y = np.column_stack([y == 0, y < 0]).astype(int)
+    mask = np.random.default_rng(2).random(Y.shape) < 0.8
+    theirs = LinearSVM(solver="liblinear", tol=1e-9).fit(X, Y, mask)
+    assert_same(LinearSVM(tol=TIGHT).fit(X, Y, mask), theirs)
+
+
+def test_more_rows_than_the_gram_matrix_holds_go_to_liblinear_with_a_word(monkeypatch):
+    monkeypatch.setattr(_svm_engines, "MAX_GRAM_ROWS", 100)
+    monkeypatch.setattr(_svm_engines, "MAX_PRIMAL_FEATURES", 10)
+    X, y = blobs()
+    with pytest.warns(UserWarning, match="120 rows are more than the 100"):
+        LinearSVM().fit(X, y)
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-8])
+def test_the_certificate_is_true_and_within_tol(engine, tol):
+    X, y = blobs(dtype=np.float32 if engine == "gram32" else np.float64)
+    for svm in LinearSVM.path(X, y, [0.01, 1, 30], tol=tol):
+        primal, dual = primal_dual(svm, X, y[:, None] == np.arange(4), svm.C)
+        # weights in float32 have a bias in float32 too: its rounding moves P by 1e-7
+        best = LinearSVM(C=svm.C, tol=1e-12).fit(X.astype(np.float64), y)
+        optimum = primal_dual(best, X, y[:, None] == np.arange(4), svm.C)[0]
+        assert svm.duality_gap_.max() <= tol
+        assert (dual <= optimum * (1 + 1e-9)).all()
+        assert ((primal - optimum) / primal <= svm.duality_gap_ + 1e-7).all()
+
+
+def test_the_gap_covers_masks_and_weights(engine):
+    X, y = blobs()
+    weight = np.random.default_rng(3).uniform(0, 2, (120, 4)) * (np.random.default_rng(4).random((120, 4)) < 0.9)
+    svm = LinearSVM(C=2, tol=1e-9).fit(X, y, weight)
+    primal, dual = primal_dual(svm, X, y[:, None] == np.arange(4), 2 * weight)
+    assert ((primal - dual) / primal < 1e-6).all()
+
+
+def test_a_path_equals_independent_fits_in_the_order_given(engine):
+    X, y = blobs()
+    Cs = [3.0, 0.01, 30.0, 0.3]
+    for C, svm in zip(Cs, LinearSVM.path(X, y, Cs, tol=TIGHT), strict=True):
+        assert svm.C == C
+        assert_same(svm, LinearSVM(C=C, tol=TIGHT).fit(X, y))
+
+
+def test_a_path_takes_costs_by_class_and_constructor_parameters():
+    X, y = blobs()
+    fits = LinearSVM.path(X, y, [0.1, [1, 2, 3, 4]], class_weight="balanced", tol=TIGHT)
+    assert fits[1].class_weight == "balanced"
+    assert_same(fits[1], LinearSVM(C=[1, 2, 3, 4], class_weight="balanced", tol=TIGHT).fit(X, y))
+
+
+def test_scores_along_a_path_are_those_of_fits_on_the_training_rows(engine):
+    X, y = blobs()
+    validation = np.arange(120) % 5 == 0
+    path = SVMPath(X, y, estimator=LinearSVM(tol=TIGHT))
+    scores = path.scores([0.1, 10], ~validation, validation)
+    assert scores.shape == (2, 24, 4) and path.gaps.shape == (2, 4)
+    for C, one in zip([0.1, 10], scores, strict=True):
+        alone = LinearSVM(C=C, tol=TIGHT).fit(X[~validation], y[~validation])
+        np.testing.assert_allclose(
+            one, alone.decision_function(X[validation]), atol=1e-3 if engine == "gram32" else 1e-5
+        )
+
+
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+def test_the_refit_after_a_path_equals_a_cold_fit_on_all_rows(engine, solver):
+    X, y = blobs()
+    tol = TIGHT if solver == "newton" else 1e-9
+    path = SVMPath(X, y, estimator=LinearSVM(solver=solver, tol=tol))
+    path.scores([0.1, 1, 10], np.arange(0, 90), np.arange(90, 120))
+    by_class = [0.1, 10, 1, 1]
+    assert_same(path.fit(1.0), LinearSVM(C=1.0, tol=TIGHT).fit(X, y))
+    assert_same(path.fit(by_class), LinearSVM(C=by_class, tol=TIGHT).fit(X, y))
+    assert_same(path.fit(1.0, rows=np.arange(60)), LinearSVM(C=1.0, tol=TIGHT).fit(X[:60], y[:60]))
+
+
+def test_fitting_twice_gives_the_same_bits(engine):
+    X, y = blobs(dtype=np.float32)
+    a, b = LinearSVM().fit(X, y), LinearSVM().fit(X, y)
+    assert (a.coef_ == b.coef_).all() and (a.intercept_ == b.intercept_).all()
+
+
+def test_float32_features_give_float32_weights_and_scores():
+    X, y = blobs(dtype=np.float32)
+    svm = LinearSVM().fit(X, y)
+    assert svm.coef_.dtype == svm.intercept_.dtype == svm.decision_function(X).dtype == np.float32
+
+
+def test_a_larger_float32_problem_needs_no_float64_rescue_and_equals_linear_svc(monkeypatch):
+    monkeypatch.setattr(_svm_newton, "refine", lambda *_: pytest.fail("float32 did not reach the gap"))
+    X, y = blobs(n=1100, d=400, k=3, dtype=np.float32)
+    for svm in LinearSVM.path(X, y, [0.1, 3]):
+        assert svm.duality_gap_.max() <= 1e-5
+        np.testing.assert_allclose(
+            svm.decision_function(X), rival(X, y, C=svm.C, tol=1e-6).decision_function(X), atol=2e-2
+        )
+
+
+def test_a_huge_cost_in_float32_is_refined_to_the_gap(engine):
+    X, y = blobs(n=150, d=200, dtype=np.float32)
+    svm = LinearSVM(C=1e5).fit(X, y)
+    assert svm.duality_gap_.max() <= 1e-5
+    assert (svm.predict(X) == y).all()
+
+
+def test_an_unreachable_gap_is_said_not_hidden(monkeypatch):
+    monkeypatch.setattr(_svm_newton, "MAX_NEWTON", 1)
+    X, y = blobs()
+    with pytest.warns(ConvergenceWarning, match="stopped short of the optimum"):
+        svm = LinearSVM(C=1e4).fit(X, y)
+    assert svm.duality_gap_.max() > 1e-5
+
+
+def test_duplicate_rows_count_like_weights(engine):
+    X, y = blobs(n=60)
+    doubled = LinearSVM(tol=TIGHT).fit(np.vstack([X, X]), np.append(y, y))
+    assert_same(doubled, LinearSVM(C=2.0, tol=TIGHT).fit(X, y))
+
+
+def test_contradicting_duplicates_have_a_solution(engine):
+    X, y = blobs(n=40, k=2)
+    svm = LinearSVM(tol=1e-8).fit(np.vstack([X, X]), np.append(y, 1 - y))
+    np.testing.assert_allclose(svm.decision_function(X), 0, atol=1e-3)
+
+
+def test_a_margin_of_exactly_one_is_no_trouble(engine):
+    # the optimum for one feature at +-1 without a bias is w = 2 C n / (1 + 2 C n); C makes it 1 to rounding
+    X, y = np.array([[1.0], [1.0], [-1.0], [-1.0]]), np.array([1, 1, 0, 0])
+    svm = LinearSVM(C=1e9, intercept_scaling=0, tol=1e-6).fit(X, y)
+    assert svm.coef_[0, 0] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_class_without_positives_or_negatives_is_fitted_to_its_side(engine):
+    X, y = blobs()
+    Y = np.column_stack([y == 0, np.zeros(120), np.ones(120)]).astype(int)
+    svm = LinearSVM().fit(X, Y)
+    assert svm.duality_gap_.max() <= 1e-5
+    scores = svm.decision_function(X)
+    assert (scores[:, 1] < 0).all() and (scores[:, 2] > 0).all()
+
+
+def test_a_class_all_of_whose_costs_are_zero_gets_zero_weights(engine):
+    X, y = blobs()
+    weight = np.ones((120, 4))
+    weight[:, 2] = 0
+    svm = LinearSVM(tol=1e-9).fit(X, y, weight)
+    assert (svm.coef_[2] == 0).all() and svm.intercept_[2] == 0 and svm.duality_gap_[2] == 0
+
+
+def test_zero_rows_and_constant_features_are_no_trouble(engine):
+    X, y = blobs()
+    X[:10] = 0
+    X[:, 3] = 1
+    X[:, 4] = 0
+    ours = LinearSVM(tol=TIGHT).fit(X, y)
+    assert_same(ours, rival(X, y))
+    assert (ours.coef_[:, 4] == 0).all()
+
+
+def test_two_rows_of_one_feature_are_enough(engine):
+    X, y = np.array([[0.0], [1.0]]), np.array([0, 1])
+    assert_same(LinearSVM(tol=TIGHT).fit(X, y), rival(X, y))
+
+
+def test_features_of_raw_pixels_scale_reach_the_gap():
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 3
+    X = rng.integers(0, 256, (400, 20)).astype(np.float64) + 40 * y[:, None]
+    assert LinearSVM(C=1.0).fit(X, y).duality_gap_.max() <= 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**20), n=st.integers(3, 40), d=st.integers(1, 30), exponent=st.floats(-3, 3))
+def test_any_small_problem_is_certified_and_its_objective_is_at_most_linear_svcs(seed, n, d, exponent):
+    rng = np.random.default_rng(seed)
+    X, y = rng.standard_normal((n, d)), np.append([0, 1, 2], rng.integers(0, 3, n - 3))
+    C = 10.0**exponent
+    svm = LinearSVM(C=C, tol=1e-9).fit(X, y)
+    positive = y[:, None] == np.arange(3)
+    assert svm.duality_gap_.max() <= 1e-9
+    theirs = rival(X, y, C=C, tol=1e-3, max_iter=1000)
+    theirs_P = primal_dual(theirs, X, positive, C)[0]
+    assert (primal_dual(svm, X, positive, C)[0] <= theirs_P * (1 + 1e-8)).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**20))
+def test_order_of_rows_and_scale_of_features_change_nothing_but_rounding(seed):
+    X, y = blobs(n=40, seed=seed % 7)
+    order = np.random.default_rng(seed).permutation(40)
+    plain = LinearSVM(C=4.0, intercept_scaling=1.0, tol=TIGHT).fit(X, y)
+    assert_same(LinearSVM(C=4.0, tol=TIGHT).fit(X[order], y[order]), plain)
+    scaled = LinearSVM(C=1.0, intercept_scaling=2.0, tol=TIGHT).fit(2 * X, y)
+    np.testing.assert_allclose(scaled.decision_function(2 * X), plain.decision_function(X), atol=1e-4)
+
+
+X_, Y_ = blobs(n=12, d=30)
+
+
+@pytest.mark.parametrize(
+    ("params", "X", "y", "weight", "message"),
+    [
+        ({}, np.where(X_[3, 1] == X_, np.nan, X_), Y_, None, "Input X contains NaN"),
+        ({}, X_, Y_[:5], None, r"inconsistent numbers of samples: \[12, 5\]"),
+        ({}, X_, np.zeros(12), None, "the data contains only one class: np.float64\\(0.0\\)"),
+        ({}, X_, np.full((12, 2), 3), None, r"y of shape \(N, K\) must be an indicator of zeros and ones"),
+        ({}, X_, Y_, np.ones(5), r"sample_weight has shape \(5,\); with this X and y it must be \(12,\) or \(12, 4\)"),
+        ({}, X_, Y_, -np.ones(12), "sample_weight must be finite and at least 0"),
+        ({}, X_, Y_, np.zeros(12), "sample_weight is zero for every sample: nothing is left to fit"),
+        ({"C": 0}, X_, Y_, None, "C must be positive and finite, got 0"),
+        ({"C": [1, 2]}, X_, Y_, None, r"C has shape \(2,\); it must be a number or one per class, \(4,\)"),
+        ({"loss": "l2"}, X_, Y_, None, "loss is 'l2'; it must be one of squared_hinge, hinge"),
+        ({"solver": "cg"}, X_, Y_, None, "solver is 'cg'; it must be one of auto, newton, liblinear"),
+        ({"solver": "newton", "loss": "hinge"}, X_, Y_, None, "the plain hinge has no Newton solver"),
+        ({"tol": 0}, X_, Y_, None, "tol must be a relative gap between 0 and 1, got 0"),
+        ({"intercept_scaling": -1}, X_, Y_, None, "intercept_scaling must be 0 or a positive number, got -1"),
+        ({"class_weight": {7: 2.0}}, X_, np.eye(12, 3), None, "class_weight has the key 7, but y has columns 0 to 2"),
+    ],
+)
+def test_bad_input_is_a_value_error_that_says_what_is_wrong(params, X, y, weight, message):
+    with pytest.raises(ValueError, match=message):
+        LinearSVM(**params).fit(X, y, weight)
+
+
+def test_an_empty_grid_and_bad_rows_are_value_errors():
+    with pytest.raises(ValueError, match="Cs is empty: give at least one C"):
+        LinearSVM.path(X_, Y_, [])
+    path = SVMPath(X_, Y_)
+    with pytest.raises(ValueError, match=r"a mask of rows has shape \(3,\), X has 12 rows"):
+        path.scores([1], np.ones(3, dtype=bool), [0])
+    with pytest.raises(ValueError, match="rows must be a list of at least one row index"):
+        path.scores([1], [], [0])
+
+
+def test_scoring_before_fitting_is_an_error():
+    with pytest.raises(NotFittedError):
+        LinearSVM().decision_function(X_)
+
+
+def test_scikit_learns_estimator_checks_pass():
+    results = check_estimator(LinearSVM(), on_fail=None, on_skip=None)
+    failed = [(result["check_name"], result["exception"]) for result in results if result["status"] == "failed"]
+    assert not failed and len(results) > 40
+
+
+def test_the_bench_reports_plain_figures_of_a_small_size(monkeypatch):
+    small = bench_svm.Size(classes=9, dim=50, per_class=10)
+    multi = bench_svm.Size(classes=9, dim=60, samples=300, signal=1.0)
+    monkeypatch.setattr(bench_svm, "SIZES", {"small": small, "multi": multi})
+    figures = bench_svm.bench_svm("all", Cs=(0.1, 1.0), timed_classes=8)
+    for entry in figures["sizes"].values():
+        assert entry["rows"] in (90, 300) and entry["liblinear_classes_timed"] == 8 and entry["liblinear_scaled"]
+        assert entry["max_gap"] <= 1e-5 and entry["max_objective_excess"] <= 1e-5
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_the_bench_names_its_sizes_when_asked_for_another():
+    with pytest.raises(ValueError, match="unknown size 'mnist'; choose one of caltech101, caltech256, voc, all"):
+        bench_svm.bench_svm("mnist")
+
+
+def test_bench_descriptors_are_rectified_unit_and_a_quarter_filled():
+    X, _, weight = bench_svm.problem(bench_svm.Size(classes=4, dim=300, per_class=50))
+    assert weight is None and (X >= 0).all() and 0.24 < (X > 0).mean() < 0.28
+    np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, atol=1e-5)

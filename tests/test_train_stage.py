@@ -1,0 +1,396 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vggfeat.cli import run
+from vggfeat.datasets.split import load_training_set
+from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError
+from vggfeat.networks import VGG
+from vggfeat.observer import Observer
+from vggfeat.recipe import load_recipe
+from vggfeat.stages.train import train
+from vggfeat.weights import load_net
+
+TINY = {
+    "net": "A", "width": 1 / 64, "precision": "fp32", "data.dataset": "folder", "sgd.batch_size": 4,
+    "augment.S": [224, 256], "schedule.epochs": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three classes of five pictures, each class of its own colour and stripes."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng.integers(0, 60, (24, 30, 3), dtype=np.uint8)
+            pixels[:: label + 1, :, 2 - label] += 180
+            Image.fromarray(pixels).save(tmp_path / "tree" / name / f"{i}.png")
+    return tmp_path / "tree"
+
+
+def tiny(tree, **changes):
+    recipe = load_recipe(None, TINY | {key.replace("__", "."): value for key, value in changes.items()})
+    return recipe, load_training_set("folder", tree, fraction=0.2, seed=recipe.seed)
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Interrupting(Observer):
+    """Sends this process a signal once an update is done, as Ctrl-C or a scheduler would."""
+
+    def __init__(self, at, number=signal.SIGINT):
+        self.at, self.number, self.done, self.notes = at, number, 0, []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def step(self, report):
+        self.done += 1
+        if self.done == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+# Splits
+
+
+def test_a_tree_without_parts_gives_up_a_part_of_each_class_by_the_seed(tree):
+    split = load_training_set("folder", tree, fraction=0.2, seed=0)
+    assert split.held_out
+    assert [sample.labels for sample in split.val] == [0, 1, 2]
+    assert len(split.train) == 12
+    assert not {s.path for s in split.train} & {s.path for s in split.val}
+    assert load_training_set("folder", tree, fraction=0.2, seed=0) == split
+    others = [load_training_set("folder", tree, fraction=0.2, seed=seed).val for seed in range(1, 6)]
+    assert any(other != split.val for other in others)
+
+
+def test_train_and_val_folders_are_taken_as_they_are(tree, tmp_path):
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "train").symlink_to(tree)
+    (both / "val" / "red").mkdir(parents=True)
+    (both / "val" / "red" / "0.png").symlink_to(tree / "red" / "0.png")
+    split = load_training_set("folder", both)
+    assert (len(split.train), len(split.val), split.held_out) == (15, 1, False)
+    assert split.class_names == ("blue", "green", "red")
+    assert split.val[0].labels == 2, "by name, not by the order of val's own folders"
+    (both / "val" / "pink").mkdir()
+    (both / "val" / "pink" / "0.png").symlink_to(tree / "red" / "0.png")
+    with pytest.raises(DatasetError, match=r"val: class 'pink' is not among the classes of .*train$"):
+        load_training_set("folder", both)
+
+
+def test_data_that_teach_nothing_are_refused(tree, tmp_path):
+    (tmp_path / "one" / "red").mkdir(parents=True)
+    (tmp_path / "one" / "red" / "0.png").symlink_to(tree / "red" / "0.png")
+    with pytest.raises(DatasetError, match=r"one: 1 class; a classifier is trained on two or more$"):
+        load_training_set("folder", tmp_path / "one")
+    (tmp_path / "one" / "blue").mkdir()
+    (tmp_path / "one" / "blue" / "0.png").symlink_to(tree / "blue" / "0.png")
+    with pytest.raises(DatasetError, match=r"one: 2 images to train on and 0 to validate with: each needs some$"):
+        load_training_set("folder", tmp_path / "one")
+    table = tmp_path / "many.csv"
+    table.write_text(f"path,label\n{tree}/red/0.png,a;b\n{tree}/red/1.png,a\n")
+    with pytest.raises(
+        UsageError, match=r"^folder has several labels an image; training takes data sets with one class"
+    ):
+        load_training_set("folder", table)
+
+
+# A run
+
+
+def test_a_run_leaves_a_checkpoint_that_load_net_reads_with_its_preprocessing(tree, tmp_path):
+    recipe, data = tiny(tree)
+    result = train(recipe, data, output=tmp_path / "run", device="cpu", workers=1)
+    assert result.finished
+    assert result.best == tmp_path / "run" / "best.pt"
+    for path in (result.best, result.last):
+        net = load_net(None, path, device="cpu")
+        assert (net.net, net.width, net.class_names) == ("A", 1 / 64, ("blue", "green", "red"))
+        pixels = np.concatenate([np.asarray(Image.open(s.path)).reshape(-1, 3) for s in data.train])
+        assert net.preprocessing.mean == pytest.approx(pixels.mean(axis=0), abs=1e-6)
+        assert net.preprocessing.channels == "RGB"
+    record = torch.load(result.last, weights_only=True)["training"]
+    assert (record["epoch"], record["step"], record["validation"]["images"]) == (2, 6, 3)
+    assert len(record["colours"]["eigenvalues"]) == 3
+    assert load_recipe(tmp_path / "run" / "recipe.toml").schedule.measure == "top1", "three classes have no top-5"
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2]
+    assert {"loss", "top1", "top5", "val_loss", "val_top1", "val_top5", "rate", "images_per_second"} <= rows[0].keys()
+
+
+def test_training_learns(tree, tmp_path):
+    changes = {"schedule__epochs": 20, "width": 1 / 16, "sgd__dropout": 0.0, "augment__flip": False, "augment__S": 224}
+    recipe, data = tiny(tree, **changes, sgd__learning_rate=0.0005)
+    first = train(load_recipe(None, TINY | {"schedule.epochs": 1}), data, output=tmp_path / "a", device="cpu").errors
+    last = train(recipe, data, output=tmp_path / "b", device="cpu").errors
+    assert last.loss < 0.5 < first.loss
+    assert last.top1 == 0.0
+
+
+@pytest.mark.parametrize("at", [2, 3, 4])
+def test_an_interrupted_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, tmp_path, at):
+    recipe, data = tiny(tree, schedule__epochs=3)
+    whole = train(recipe, data, output=tmp_path / "whole", device="cpu")
+    number = signal.SIGTERM if at == 2 else signal.SIGINT
+    cut = train(recipe, data, output=tmp_path / "cut", device="cpu", observer=Interrupting(at, number))
+    assert not cut.finished
+    # The third update ends an epoch of three: the signal then comes before its validation.
+    assert (cut.step, cut.epoch) == (at, at // 4)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler is given back"
+    resumed = train(recipe, data, output=tmp_path / "cut", device="cpu", resume=True)
+    assert resumed.finished
+    assert same(weights(resumed.last), weights(whole.last))
+    assert same(weights(resumed.best), weights(whole.best))
+
+    def measured(run):
+        rows = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+    assert measured("cut") == measured("whole")
+
+
+def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
+    recipe, data = tiny(tree, schedule__epochs=1)
+    train(recipe, data, output=tmp_path / "run", device="cpu")
+    with pytest.raises(UsageError, match=r"best\.pt exists: go on with it by --resume, or replace it by --overwrite$"):
+        train(recipe, data, output=tmp_path / "run", device="cpu")
+    with pytest.raises(UsageError, match=r"^--resume and --overwrite: choose one$"):
+        train(recipe, data, output=tmp_path / "run", device="cpu", resume=True, overwrite=True)
+    other, _ = tiny(tree, schedule__epochs=1, sgd__learning_rate=0.5)
+    with pytest.raises(RecipeError, match=r"settings \(sgd.learning_rate: 0.01, now 0.5\): --overwrite starts anew$"):
+        train(other, data, output=tmp_path / "run", device="cpu", resume=True)
+    (tree / "red" / "4.png").rename(tree / "red" / "5.png")
+    with pytest.raises(RecipeError, match=r"last\.pt: made with other images than folder has now$"):
+        train(*tiny(tree, schedule__epochs=1), output=tmp_path / "run", device="cpu", resume=True)
+    (tree / "red" / "5.png").rename(tree / "red" / "4.png")
+    longer = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "run", device="cpu", resume=True)
+    whole = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "whole", device="cpu")
+    assert same(weights(longer.last), weights(whole.last))
+
+
+def test_a_damaged_last_checkpoint_is_named(tree, tmp_path):
+    recipe, data = tiny(tree)
+    VGG("A", width=1 / 64, num_classes=3).save(tmp_path / "last.pt")
+    with pytest.raises(
+        TrainingError, match=r"last\.pt: cannot resume from it \(KeyError: 'training_state'\); --overwrite"
+    ):
+        train(recipe, data, output=tmp_path, device="cpu", resume=True)
+
+
+def test_the_chain_of_scales_starts_with_all_layers_of_the_net_before(tree, tmp_path):
+    recipe, data = tiny(tree, schedule__epochs=1, augment__S=224)
+    first = train(recipe, data, output=tmp_path / "one.pt", device="cpu")
+    assert first.best == tmp_path / "one.pt"
+    chained, _ = tiny(
+        tree, schedule__epochs=1, augment__S=256, init__checkpoint=str(first.best), sgd__learning_rate=1e-12
+    )
+    second = train(chained, data, output=tmp_path / "two.pt", device="cpu")
+    for key, value in weights(second.last).items():
+        assert torch.allclose(value, weights(first.best)[key], atol=1e-6), key
+    deeper, _ = tiny(tree, schedule__epochs=1, net="B", init__checkpoint=str(first.best), sgd__learning_rate=1e-12)
+    notes = Interrupting(0)
+    third = train(deeper, data, output=tmp_path / "three.pt", device="cpu", observer=notes)
+    assert f"conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8 from {first.best} (A); the rest glorot" in notes.notes
+    assert torch.allclose(weights(third.last)["features.0.weight"], weights(first.best)["features.0.weight"], atol=1e-6)
+
+
+# What goes wrong
+
+
+def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_path, capsys):
+    for name in ("red/0.png", "blue/1.png"):
+        (tree / name).write_bytes(b"\x89PNG broken")
+    recipe, data = tiny(tree, schedule__epochs=3)
+    data = data.__class__(**{**data.__dict__, "train": data.train + data.val})
+    notes = Interrupting(0)
+    result = train(recipe, data, output=tmp_path / "run", device="cpu", observer=notes)
+    assert sorted(result.failed) == ["blue/1.png", "red/0.png"]
+    assert len([note for note in notes.notes if note.startswith("skipped red/0.png: ")]) == 1
+    strict, _ = tiny(tree, data__unreadable_limit=1)
+    message = r"^2 images cannot be read, the first .*: more than data.unreadable_limit = 1; mend the data, or raise it"
+    with pytest.raises(TrainingError, match=message):
+        train(strict, data, output=tmp_path / "strict", device="cpu")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tree, tmp_path):
+    recipe, data = tiny(tree, sgd__learning_rate=1e9)
+    with pytest.raises(
+        TrainingError, match=r"^the loss became (nan|inf) at update \d+ \(rate 1e\+09\): lower --learning-rate"
+    ):
+        train(recipe, data, output=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_first_weights_that_are_far_too_large_stop_at_once(tree, tmp_path):
+    big = VGG("A", width=1 / 64, num_classes=3)
+    torch.nn.init.constant_(big.classifier[6].bias, 0)
+    with torch.no_grad():
+        for p in big.parameters():
+            p.mul_(30)
+    big.save(tmp_path / "big.pt")
+    recipe, data = tiny(tree, init__checkpoint=str(tmp_path / "big.pt"))
+    with pytest.raises(
+        TrainingError, match=r"^the first loss is .*, chance is 1.10: the first weights are far too large; "
+    ):
+        train(recipe, data, output=tmp_path / "run", device="cpu")
+
+
+def test_a_stalled_start_stops_with_advice(tree, tmp_path):
+    # Gaussian weights of deviation 0.01 vanish in a net this narrow.
+    recipe, data = tiny(tree, init__scheme="gaussian", init__stall_steps=9, schedule__epochs=9)
+    with pytest.raises(TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with --init glorot or "):
+        train(recipe, data, output=tmp_path / "run", device="cpu")
+    patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
+    assert train(patient, data, output=tmp_path / "patient", device="cpu").finished
+
+
+# Processes
+
+
+FLAGS = [
+    "--dataset", "folder", "--net", "A", "--width", "0.015625", "--batch-size", "6", "--S", "224-256", "--epochs", "2",
+    "--precision", "fp32", "--device", "cpu", "--learning-rate", "1e-5", "--workers", "1", "--quiet",
+]  # fmt: skip
+
+
+def test_two_processes_reach_the_weights_of_one(tree, tmp_path):
+    """Fifteen images less three held out, batches of six and a last one that splits unevenly."""
+    (tree / "red" / "4.png").unlink()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vggfeat"]
+    alone = [sys.executable, "-m", "vggfeat"]
+    found = {}
+    for name, start in (("one", alone), ("two", torchrun)):
+        command = [*start, "train", "--data", str(tree), *FLAGS, "-o", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{tmp_path / name}/best.pt\n", "one process speaks for all"
+        found[name] = torch.load(tmp_path / name / "last.pt", weights_only=True)
+    start = load_net("A", None, width=1 / 64, num_classes=3, device="cpu").state_dict()
+    for key, value in found["one"]["state_dict"].items():
+        moved = (value - start[key]).norm()
+        assert moved > 0
+        assert (found["two"]["state_dict"][key] - value).norm() <= 1e-3 * moved, key
+    one, two = (found[name]["training"]["validation"] for name in ("one", "two"))
+    assert one["images"] == two["images"] == 3
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+
+
+# The command
+
+
+def test_no_data_is_one_line_with_the_way_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", "--net", "E"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        "vggfeat: no ilsvrc2012 at data/ilsvrc2012 (train/ and val/ missing): put its images there as "
+        "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name another "
+        "data root with --data DIR, or take pictures of your own with --dataset folder --data DIR\n"
+    )
+
+
+def test_the_command_prints_the_best_checkpoint_and_draws_curves(tree, tmp_path, capsys):
+    arguments = ["train", "--data", str(tree), *FLAGS[:-1], "-o", str(tmp_path / "net.pt"), "--epochs", "1"]
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'net.pt'}\n"
+    assert (
+        "3 classes; 12 images to train, 3 to validate (10% of each class, held out by seed); S 224-256" in captured.err
+    )
+    assert "epoch 1/1: train loss " in captured.err
+    made = {path.name for path in tmp_path.glob("net*")}
+    assert made == {"net.pt", "net.last.pt", "net.recipe.toml", "net.metrics.jsonl", "net.curves.png"}
+    assert Image.open(tmp_path / "net.curves.png").width > 500
+    assert run([*arguments, "--resume", "--json", "--epochs", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["path"], result["epoch"], result["validation"]["images"]) == (str(tmp_path / "net.pt"), 2, 3)
+
+
+def test_flags_override_the_recipe_and_the_resolved_one_is_kept(tree, tmp_path, capsys):
+    (tmp_path / "r.toml").write_text('net = "B"\nprecision = "fp32"\n[schedule]\nepochs = 1\n[sgd]\nmomentum = 0.5\n')
+    flags = ["--dataset", "folder", "--data", str(tree), "--width", "0.015625", "--S", "224", "--device", "cpu"]
+    more = ["--net", "a", "--set", "sgd.batch_size=12", "--set", "schedule.measure=loss", "-o", str(tmp_path / "run")]
+    assert run(["train", "--recipe", str(tmp_path / "r.toml"), *flags, *more]) == 0
+    kept = load_recipe(tmp_path / "run" / "recipe.toml")
+    assert (kept.net, kept.sgd.momentum, kept.sgd.batch_size, kept.precision) == ("A", 0.5, 12, "fp32")
+    assert kept.schedule.measure == "loss"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--S", "big"], "Invalid value for '--S': 'big' is no training scale such as 256 or 256-512 (see "),
+        (["--S", "100"], "augment.S [100, 100]: must be a side, or [min, max], of at least 224"),
+        (["--set", "sgd.momentum"], "--set sgd.momentum: expected KEY=VALUE, such as schedule.patience=3"),
+        (["--set", "sgd.momntum=0.5"], "[sgd] no recipe key 'momntum'; did you mean 'momentum'? valid: "),
+        (
+            ["--init", "gaussian", "--init-std", "0.1"],
+            "init.std 0.1: a standard deviation of 0.1 (the paper's variance",
+        ),
+        (["--net", "F"], "no net 'F'; valid: A, A-LRN, B, C, D, E, shallow-B"),
+        (["--recipe", "gone.toml"], "gone.toml: this recipe cannot be read: No such file or directory"),
+    ],
+)
+def test_wrong_settings_are_usage_errors_in_one_line(arguments, message, capsys):
+    assert run(["train", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"vggfeat: {message}")
+    assert captured.err.count("\n") == 1
+
+
+def test_ctrl_c_saves_ends_with_130_and_says_how_to_go_on(tree, tmp_path):
+    command = [
+        "train",
+        "--data",
+        str(tree),
+        *FLAGS[:-1],
+        "-o",
+        str(tmp_path / "run"),
+        "--epochs",
+        "1000",
+        "--overwrite",
+    ]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "vggfeat", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lines = []
+    for line in started.stderr:
+        lines.append(line)
+        if line.startswith("epoch 2/1000"):
+            started.send_signal(signal.SIGINT)
+            break
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert out == ""
+    assert "stopped after update" in err
+    assert err.rstrip().endswith("--epochs 1000 --resume")
+    assert "--overwrite" not in err
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training_state"]
+    assert state["progress"]["step"] >= 4
+
+
+def test_images_that_were_skipped_show_in_the_exit_code(tree, tmp_path, capsys):
+    (tree / "red" / "0.png").write_bytes(b"")
+    assert run(["train", "--data", str(tree), *FLAGS[:-1], "-o", str(tmp_path / "run")]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path}/run/best.pt\n"
+    assert "skipped red/0.png: empty file" in captured.err
+    assert "1 images could not be read and were skipped" in captured.err

@@ -1,0 +1,64 @@
+"""`vggfeat bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.options import SCALES, common
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["all", "extract", "svm"]), default="all")
+@click.option("--net", default="D", show_default=True, metavar="NET", help="Net of the extraction, random weights.")
+@click.option("--scales", type=SCALES, default="256", show_default=True, help="Smallest sides Q, all for each image.")
+@click.option("--precision", "precisions", multiple=True, metavar="P", help="Repeat for several.  [default: auto]")
+@click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images a run.")
+@click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain torchvision loop.")
+@click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
+@click.option(
+    "--size", type=click.Choice(["caltech101", "caltech256", "voc", "all"]), default="caltech101", show_default=True,
+    help="Problem of the SVM fits; caltech256 takes minutes and 8 GiB.",
+)  # fmt: skip
+@common
+def bench(
+    what: str,
+    net: str,
+    scales: tuple[int, ...],
+    precisions: tuple[str, ...],
+    number: int,
+    plain: int,
+    device: str | None,
+    size: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure this machine: images/s of extraction, seconds of SVM fits.
+
+    Each figure stands beside a yardstick of the same run: a plain torchvision loop and the machine's own matrix
+    products, scikit-learn's LinearSVC.
+
+    \b
+    Examples:
+      vggfeat bench extract --net D --scales 256,384,512
+      vggfeat bench svm --size caltech256 --json
+    """
+    result: dict[str, Any] = {}
+    if what in ("all", "extract"):
+        from vggfeat.stages.bench_extract import bench_extract
+
+        with report.Ticker("bench extract", quiet, unit="runs") as tick:
+            result["extract"] = bench_extract(
+                net, scales=scales, precisions=precisions or ("auto",), number=number, plain=plain, device=device,
+                progress=tick,
+            )  # fmt: skip
+    if what in ("all", "svm"):
+        from vggfeat.stages.bench_svm import bench_svm
+
+        result["svm"] = bench_svm(size)
+    if as_json:
+        report.print_json(result)
+    else:
+        report.print_bench(result)
