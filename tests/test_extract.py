@@ -1,5 +1,6 @@
 """The main road, through the stage and through the command line, on small pictures and narrow nets."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -75,13 +76,17 @@ def test_kept_scales_give_the_other_aggregations_without_the_net(photos, tmp_pat
     )
     for aggregate in ("average", "max", "stack"):
         direct = vggfeat.read_descriptors(
-            vggfeat.extract(photos, net=narrow(), scales=(224, 256), aggregate=aggregate, output=tmp_path / f"{aggregate}.h5")
+            vggfeat.extract(
+                photos, net=narrow(), scales=(224, 256), aggregate=aggregate, output=tmp_path / f"{aggregate}.h5"
+            )
         )
         assert np.array_equal(kept.aggregated(aggregate), direct.read())
 
 
 def test_fc6_is_another_layer(photos, tmp_path):
-    fc6 = vggfeat.read_descriptors(vggfeat.extract(photos, net=narrow(), scales=(224,), layer="fc6", output=tmp_path / "6.h5"))
+    fc6 = vggfeat.read_descriptors(
+        vggfeat.extract(photos, net=narrow(), scales=(224,), layer="fc6", output=tmp_path / "6.h5")
+    )
     fc7 = vggfeat.read_descriptors(vggfeat.extract(photos, net=narrow(), scales=(224,), output=tmp_path / "7.h5"))
     assert fc6.attributes["layer"] == "fc6"
     assert not np.allclose(fc6.read(), fc7.read())
@@ -97,7 +102,9 @@ def test_regions_take_the_samples_box(photos):
     image = Extractor([narrow()], DescriptorSettings(**settings)).describe([box, cut])
     both = Extractor([narrow()], DescriptorSettings(region="both", **settings)).describe([box])
     assert np.allclose(inside.descriptors[0], image.descriptors[1], atol=1e-6)
-    assert np.allclose(both.descriptors[0], np.concatenate([image.descriptors[0], inside.descriptors[0]]) / np.sqrt(2), atol=1e-6)
+    assert np.allclose(
+        both.descriptors[0], np.concatenate([image.descriptors[0], inside.descriptors[0]]) / np.sqrt(2), atol=1e-6
+    )
     missing = Extractor([narrow()], DescriptorSettings(region="box", **settings)).describe([cut])
     assert missing.failures == {0: "has no box: --region box needs a data set of boxes, such as voc2012-action"}
 
@@ -163,7 +170,10 @@ def test_weights_from_a_file_bring_their_net(photos, tmp_path, capsys):
     net = narrow(7, "B")
     net.save(tmp_path / "b.pt")
     out = tmp_path / "a.h5"
-    assert run(["extract", str(photos), "--weights", str(tmp_path / "b.pt"), "--scales", "224", "-o", str(out), "--json"]) == 0
+    assert (
+        run(["extract", str(photos), "--weights", str(tmp_path / "b.pt"), "--scales", "224", "-o", str(out), "--json"])
+        == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert {k: result[k] for k in ("rows", "net", "weights", "dim", "failed")} == {
         "rows": 6, "net": "B", "weights": "b.pt", "dim": 256, "failed": {}
@@ -195,7 +205,9 @@ def test_a_mended_image_is_filled_in_by_resume(photos, tmp_path, capsys):
     command = ["extract", str(photos), *NARROW, "--scales", "224", "-o", str(out)]
     assert run(command) == 3
     assert run(command) == 1
-    assert capsys.readouterr().err.endswith(f"vggfeat: {out} exists: --resume goes on with it, --overwrite replaces it\n")
+    assert capsys.readouterr().err.endswith(
+        f"vggfeat: {out} exists: --resume goes on with it, --overwrite replaces it\n"
+    )
     (photos / "2.jpg").write_bytes(good)
     assert run([*command, "--resume"]) == 0
     resumed = vggfeat.read_descriptors(out).read()
@@ -205,11 +217,16 @@ def test_a_mended_image_is_filled_in_by_resume(photos, tmp_path, capsys):
 
 def test_lists_name_ids_and_may_be_separated_by_nul(photos, tmp_path):
     (tmp_path / "list.tsv").write_text(f"first\t{photos / '0.jpg'}\nsecond\t{photos / '1.jpg'}\n")
-    assert run(["extract", "--list", str(tmp_path / "list.tsv"), *NARROW, "--scales", "224", "-o", str(tmp_path / "a.h5")]) == 0
+    assert (
+        run(["extract", "--list", str(tmp_path / "list.tsv"), *NARROW, "--scales", "224", "-o", str(tmp_path / "a.h5")])
+        == 0
+    )
     assert vggfeat.read_descriptors(tmp_path / "a.h5").ids == ["first", "second"]
     odd = tmp_path / "two\nlines.jpg"
     shutil.copy(photos / "0.jpg", odd)
-    done = cli("extract", "-0", "-", *NARROW, "--scales", "224", "-o", tmp_path / "b.h5", input=os.fsencode(odd) + b"\0")
+    done = cli(
+        "extract", "-0", "-", *NARROW, "--scales", "224", "-o", tmp_path / "b.h5", input=os.fsencode(odd) + b"\0"
+    )
     assert done.returncode == 0, done.stderr
     assert vggfeat.read_descriptors(tmp_path / "b.h5").ids == [str(odd)]
 
@@ -220,7 +237,10 @@ def test_lists_name_ids_and_may_be_separated_by_nul(photos, tmp_path):
         (["x.jpg", "--dataset", "folder"], "images from PATHS, --list and --dataset: choose one"),
         (["x.jpg", "-0"], "-0 describes a list: it goes with - or --list"),
         (["missing.jpg"], "missing.jpg: no such file or folder"),
-        (["--scales", "256,big"], "Invalid value for '--scales': '256,big' is no comma-separated list of numbers such as Q,Q"),
+        (
+            ["--scales", "256,big"],
+            "Invalid value for '--scales': '256,big' is no comma-separated list of numbers such as Q,Q",
+        ),
         (["--net", "F", "."], "no net 'F'"),
         (["--aggregate", "mean"], "Invalid value for '--aggregate'"),
     ],
@@ -256,13 +276,9 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(photos, tmp
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and running.poll() is None:
         if out.exists():
-            with_rows = False
-            try:
-                with_rows = len(vggfeat.read_descriptors(out).done) > 0
-            except StoreError:
-                pass
-            if with_rows:
-                break
+            with contextlib.suppress(StoreError):  # between its creation and its first rows
+                if len(vggfeat.read_descriptors(out).done) > 0:
+                    break
         time.sleep(0.02)
     running.send_signal(how)
     _, err = running.communicate(timeout=60)

@@ -115,9 +115,7 @@ def test_what_cannot_be_read_says_why(tmp_path):
     assert reason(b"") == "empty file"
     assert reason(b"\0" * 100) == "no image: only zero bytes"
     assert reason(b"  <!DOCTYPE html><html>404</html>") == "no image: an HTML or XML page"
-    assert reason(b"hello, world") == (
-        "no image of a known format (JPEG, PNG, WEBP, BMP, DIB, GIF, TIFF)"
-    )
+    assert reason(b"hello, world") == ("no image of a known format (JPEG, PNG, WEBP, BMP, DIB, GIF, TIFF)")
     assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").startswith("no image of a known format")
 
 

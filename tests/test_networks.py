@@ -125,9 +125,7 @@ def test_names_are_found_in_any_case(name):
 def test_an_unknown_net_lists_the_valid_ones_and_suggests():
     with pytest.raises(UsageError) as error:
         net_spec("shalow-B")
-    assert str(error.value) == (
-        "no net 'shalow-B'; did you mean 'shallow-B'? valid: A, A-LRN, B, C, D, E, shallow-B"
-    )
+    assert str(error.value) == ("no net 'shalow-B'; did you mean 'shallow-B'? valid: A, A-LRN, B, C, D, E, shallow-B")
 
 
 @pytest.mark.parametrize("width", [0, -1, float("nan")])

@@ -74,7 +74,11 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_multi_label_samples_keep_their_difficult_ones(tmp_path):
     samples = tuple(Sample(f"i{i}", "x", labels=(1, 0, -1)) for i in range(N))
-    assert read_descriptors(fill(tmp_path / "a.h5", dataset=replace(DATASET, samples=samples))).labels[3].tolist() == [1, 0, -1]
+    assert read_descriptors(fill(tmp_path / "a.h5", dataset=replace(DATASET, samples=samples))).labels[3].tolist() == [
+        1,
+        0,
+        -1,
+    ]
 
 
 def test_unlabelled_samples_have_no_labels(tmp_path):
@@ -156,7 +160,7 @@ def test_an_existing_file_is_neither_lost_nor_mixed(tmp_path):
         f"{path} was made with other settings (flip true there, false here): --overwrite replaces it, -o names another file"
     )
     nets = [SETTINGS["nets"][0], {**SETTINGS["nets"][1], "weights_sha256": "cc"}]
-    assert "(net.weights_sha256 \"bb\" there, \"cc\" here)" in refused(
+    assert '(net.weights_sha256 "bb" there, "cc" here)' in refused(
         lambda: writer(path, settings={**SETTINGS, "nets": nets}, resume=True)
     )
     renamed = (*DATASET.samples[:3], Sample("x", "x", 0), *DATASET.samples[4:])
@@ -188,7 +192,10 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
             "    print(refused(lambda: writer(sys.argv[1], **options)))\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, str(path), os.path.dirname(__file__)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, str(path), os.path.dirname(__file__)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     busy = f"{path} is being written by another process: wait for it, or name another -o"
     assert done.stdout.splitlines() == ["4", busy, busy]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from vggfeat.augment import Augmentation, CentreView, Colours, colours, epoch_order, moments
 from vggfeat.catalog import OXFORD, Preprocessing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vggfeat._version import __version__
 
 if TYPE_CHECKING:
-    from vggfeat import boxes, metrics
+    from vggfeat import metrics as metrics
     from vggfeat.networks import VGG
     from vggfeat.stages.extract import extract
     from vggfeat.store import read_descriptors
@@ -25,9 +25,9 @@ _HOMES = {
     "read_descriptors": "vggfeat.store",
     "LinearSVM": "vggfeat.svm",
 }
-_MODULES = ("metrics", "boxes")
+_MODULES = ("metrics",)
 
-__all__ = ["VGG", "LinearSVM", "__version__", "boxes", "extract", "load_net", "metrics", "read_descriptors"]
+__all__ = ["VGG", "LinearSVM", "__version__", "extract", "load_net", "metrics", "read_descriptors"]
 
 
 def __getattr__(name: str) -> Any:

@@ -68,8 +68,8 @@ def _layers(text: str) -> tuple[Conv | Literal["M", "LRN"], ...]:
     """Reads Table 1's own notation: `64`, `256x3` (three of them), `256/1` (kernel 1x1), `M`, `LRN`."""
     layers: list[Conv | Literal["M", "LRN"]] = []
     for word in text.split():
-        if word == "M" or word == "LRN":
-            layers.append(word)
+        if word in ("M", "LRN"):
+            layers.append("M" if word == "M" else "LRN")
             continue
         size, _, times = word.partition("x")
         channels, _, kernel = size.partition("/")

@@ -168,9 +168,7 @@ def rescale(picture: Image.Image, Q: int, filter: Filter = "bilinear") -> Pictur
     return np.asarray(resized)
 
 
-def rescaled_crop(
-    picture: Image.Image, Q: int, left: int, top: int, side: int, filter: Filter = "bilinear"
-) -> Picture:
+def rescaled_crop(picture: Image.Image, Q: int, left: int, top: int, side: int, filter: Filter = "bilinear") -> Picture:
     """The square of `side` pixels at (left, top) of the picture rescaled to smallest side Q -> (side, side, 3) RGB.
 
     Equal to cutting it out of `rescale`'s result (to one grey level), but computes the pixels of the square alone.
@@ -191,6 +189,8 @@ def write_png(path: str | os.PathLike[str], pixels: NDArray[np.uint8]) -> None:
     Image.fromarray(pixels).save(path, "PNG")
 
 
-def write_jpeg(path: str | os.PathLike[str], pixels: NDArray[np.uint8], size: tuple[int, int], quality: int = 90) -> None:
+def write_jpeg(
+    path: str | os.PathLike[str], pixels: NDArray[np.uint8], size: tuple[int, int], quality: int = 90
+) -> None:
     """(H, W, 3) RGB values, resized to (width, height) -> a JPEG file."""
     Image.fromarray(pixels).resize(size, _FILTERS["bicubic"]).save(path, "JPEG", quality=quality)

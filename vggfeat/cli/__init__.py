@@ -19,14 +19,14 @@ DONE, FAILED, USAGE, SKIPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
 VERBS = {
     "nets": "Table 1 and 2: nets, depth, parameters, published weights.",
-    "download": "Fetch published weights, checked against their hash.",
+    "download": "Fetch published weights or a data set, checked against its hash.",
     "train": "Train a net as the paper did.",
     "extract": "Images to descriptors, in one HDF5 file.",
     "svm": "Fit linear SVMs on descriptors and score them.",
     "predict": "Score new images with a fitted model.",
-    "info": "What a file is, and how it was made.",
-    "bench": "Measure this machine.",
-    "quickstart": "The whole road, offline, in about a minute.",
+    "info": "What a descriptor file, checkpoint or model is, and how it was made.",
+    "bench": "Measure this machine: extraction and SVM fits.",
+    "quickstart": "The whole road, offline, in about a minute: train, extract, svm.",
 }
 """One line a verb, in the order of a user's work: `--help` imports none of their files."""
 

@@ -16,7 +16,7 @@ from vggfeat.cli.options import SCALES, common
 @click.option("--scales", type=SCALES, default="256", show_default=True, help="Smallest sides Q, all for each image.")
 @click.option("--precision", "precisions", multiple=True, metavar="P", help="Repeat for several.  [default: auto]")
 @click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images a run.")
-@click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain torchvision loop.")
+@click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain loop.")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
 @click.option(
     "--size", type=click.Choice(["caltech101", "caltech256", "voc", "all"]), default="caltech101", show_default=True,
@@ -35,7 +35,7 @@ def bench(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure this machine: images/s of extraction, seconds of SVM fits.
+    """Measure this machine: extraction and SVM fits.
 
     Each figure stands beside a yardstick of the same run: a plain torchvision loop and the machine's own matrix
     products, scikit-learn's LinearSVC.

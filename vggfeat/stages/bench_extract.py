@@ -66,6 +66,7 @@ def bench_extract(
             model.precision = load_net(net, None, width=1 / 64, device=device, precision=precision).precision
             rows.append(_measured(model, files, scales, Path(folder) / f"{precision}.h5", reference))
             tick(done, len(precisions) + 1, 0)
+        loader = _loader_rate(files, scales)
     return {
         "net": net,
         "scales": list(scales),
@@ -73,7 +74,7 @@ def bench_extract(
         "images": len(files),
         "machine": _machine(model),
         "plain_torchvision_images_per_second": reference[0] if reference else None,
-        "loader_images_per_second": _loader_rate(files, scales),
+        "loader_images_per_second": loader,
         "runs": rows,
     }
 

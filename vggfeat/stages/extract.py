@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.listing import from_paths
@@ -24,17 +25,18 @@ same ones and its values are the same bits."""
 
 Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 NetLike = str | VGG
+WeightsLike = str | os.PathLike[str] | None
 
 
 def extract(
     images: Images,
     *,
     net: NetLike | Sequence[NetLike] | None = None,
-    weights: str | os.PathLike[str] | None | Sequence[str | os.PathLike[str] | None] = "published",
+    weights: WeightsLike | Sequence[WeightsLike] = "published",
     scales: Sequence[int] = (256, 384, 512),
     aggregate: Aggregate = "stack",
     flip: bool = True,
-    layer: str = "fc7",
+    layer: Literal["fc6", "fc7"] = "fc7",
     region: Region = "image",
     exif: bool | None = None,
     store: str = "float32",
@@ -84,7 +86,12 @@ def extract(
     if not dataset.samples:
         raise UsageError("no images to extract from")
     settings = DescriptorSettings(
-        tuple(scales), aggregate, flip, layer, region, dataset.exif if exif is None else exif  # type: ignore[arg-type]
+        tuple(scales),
+        aggregate,
+        flip,
+        layer,
+        region,
+        dataset.exif if exif is None else exif,
     )
     nets = [
         one if isinstance(one, VGG) else load_net(
@@ -149,12 +156,11 @@ def _as_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]])
 
 
 def _paired(
-    net: NetLike | Sequence[NetLike] | None,
-    weights: str | os.PathLike[str] | None | Sequence[str | os.PathLike[str] | None],
-) -> list[tuple[NetLike | None, str | os.PathLike[str] | None]]:
+    net: NetLike | Sequence[NetLike] | None, weights: WeightsLike | Sequence[WeightsLike]
+) -> list[tuple[NetLike | None, WeightsLike]]:
     """Each net with its weights: one name of weights serves all nets, and one net may be left to its file."""
     nets: list[NetLike | None] = list(net) if isinstance(net, list | tuple) else [net]  # type: ignore[list-item]
-    files = list(weights) if isinstance(weights, list | tuple) else [weights]
+    files: list[WeightsLike] = list(weights) if isinstance(weights, list | tuple) else [weights]  # type: ignore[list-item]
     if len(files) == 1:
         files *= len(nets)
     elif net is None:
