@@ -21,9 +21,9 @@ from PIL import Image
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
-from vggfeat.fusion import join
 from vggfeat.model import Model, read_model, write_model
 from vggfeat.networks import VGG
+from vggfeat.protocols.fusion import join
 from vggfeat.stages.extract import extract
 from vggfeat.stages.predict import Predictor
 from vggfeat.stages.svm import svm

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vggfeat.errors import DatasetError
-from vggfeat.splits import (
+from vggfeat.protocols.splits import (
     Split,
     k_folds,
     per_class_splits,

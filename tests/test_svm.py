@@ -13,9 +13,9 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
-from vggfeat import _svm_engines, _svm_newton
 from vggfeat.stages import bench_svm
-from vggfeat.svm import LinearSVM, SVMPath
+from vggfeat.svm import engines, newton
+from vggfeat.svm.estimator import LinearSVM, SVMPath
 
 TIGHT = 1e-11
 
@@ -60,10 +60,10 @@ def primal_dual(svm, X, positive, cost):
 def engine(request, monkeypatch):
     """Each way of solving in turn, on problems of any size; float32 with conjugate gradients in the last."""
     if request.param != "primal":
-        monkeypatch.setattr(_svm_engines, "MAX_PRIMAL_FEATURES", 0)
+        monkeypatch.setattr(engines, "MAX_PRIMAL_FEATURES", 0)
     if request.param == "gram32":
-        monkeypatch.setattr(_svm_newton, "SMALL_N", 20)
-        monkeypatch.setattr(_svm_newton, "RITZ", 8)
+        monkeypatch.setattr(newton, "SMALL_N", 20)
+        monkeypatch.setattr(newton, "RITZ", 8)
     return request.param
 
 
@@ -190,8 +190,8 @@ def test_solver_liblinear_masks_rows_by_class_and_bears_a_class_without_positive
 
 
 def test_more_rows_than_the_gram_matrix_holds_go_to_liblinear_with_a_word(monkeypatch):
-    monkeypatch.setattr(_svm_engines, "MAX_GRAM_ROWS", 100)
-    monkeypatch.setattr(_svm_engines, "MAX_PRIMAL_FEATURES", 10)
+    monkeypatch.setattr(engines, "MAX_GRAM_ROWS", 100)
+    monkeypatch.setattr(engines, "MAX_PRIMAL_FEATURES", 10)
     X, y = blobs()
     with pytest.warns(UserWarning, match="120 rows are more than the 100"):
         LinearSVM().fit(X, y)
@@ -271,7 +271,7 @@ def test_float32_features_give_float32_weights_and_scores():
 
 
 def test_a_larger_float32_problem_needs_no_float64_rescue_and_equals_linear_svc(monkeypatch):
-    monkeypatch.setattr(_svm_newton, "refine", lambda *_: pytest.fail("float32 did not reach the gap"))
+    monkeypatch.setattr(newton, "refine", lambda *_: pytest.fail("float32 did not reach the gap"))
     X, y = blobs(n=1100, d=400, k=3, dtype=np.float32)
     for svm in LinearSVM.path(X, y, [0.1, 3]):
         assert svm.duality_gap_.max() <= 1e-5
@@ -288,7 +288,7 @@ def test_a_huge_cost_in_float32_is_refined_to_the_gap(engine):
 
 
 def test_an_unreachable_gap_is_said_not_hidden(monkeypatch):
-    monkeypatch.setattr(_svm_newton, "MAX_NEWTON", 1)
+    monkeypatch.setattr(newton, "MAX_NEWTON", 1)
     X, y = blobs()
     with pytest.warns(ConvergenceWarning, match="stopped short of the optimum"):
         svm = LinearSVM(C=1e4).fit(X, y)

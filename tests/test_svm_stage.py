@@ -18,12 +18,12 @@ from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.voc import ACTIONS, CLASSES
 from vggfeat.errors import DatasetError, StoreError, UsageError, VggfeatError
-from vggfeat.fusion import join
 from vggfeat.metrics import average_precision, mean_class_recall
 from vggfeat.model import read_model
-from vggfeat.protocols import Rounds
-from vggfeat.selection import GRID, choose
-from vggfeat.splits import read_splits
+from vggfeat.protocols.fusion import join
+from vggfeat.protocols.rules import Rounds
+from vggfeat.protocols.selection import GRID, choose
+from vggfeat.protocols.splits import read_splits
 from vggfeat.stages.svm import svm
 
 

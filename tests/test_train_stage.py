@@ -13,9 +13,9 @@ from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError
 from vggfeat.networks import VGG
-from vggfeat.observer import Observer
 from vggfeat.recipe import load_recipe
 from vggfeat.stages.train import train
+from vggfeat.training.observer import Observer
 from vggfeat.weights import load_net
 
 TINY = {

@@ -6,17 +6,17 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from vggfeat.augment import Augmentation, CentreView, Colours, colours, epoch_order, moments
 from vggfeat.catalog import OXFORD, Preprocessing
-from vggfeat.crops import Batch, CropLoader, Job, colours_of
 from vggfeat.datasets import Sample
 from vggfeat.errors import DatasetError, TrainingError, UsageError, WeightsError
 from vggfeat.images import rescale, rescaled_crop
 from vggfeat.networks import VGG, glorot_
-from vggfeat.ranks import Ranks
 from vggfeat.recipe import Sgd
-from vggfeat.schedule import Plateau
-from vggfeat.training import Trainer, copy_layers, errors, preprocessed, table_layers, totals
+from vggfeat.training.augment import Augmentation, CentreView, Colours, colours, epoch_order, moments
+from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
+from vggfeat.training.ranks import Ranks
+from vggfeat.training.schedule import Plateau
+from vggfeat.training.trainer import Trainer, copy_layers, errors, preprocessed, table_layers, totals
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 GREY = Colours((100.0, 110.0, 120.0), (0.2, 0.02, 0.01), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vggfeat.networks import VGG
     from vggfeat.stages.extract import extract
     from vggfeat.store import read_descriptors
-    from vggfeat.svm import LinearSVM
+    from vggfeat.svm.estimator import LinearSVM
     from vggfeat.weights import load_net
 
 _HOMES = {
@@ -23,7 +23,7 @@ _HOMES = {
     "load_net": "vggfeat.weights",
     "extract": "vggfeat.stages.extract",
     "read_descriptors": "vggfeat.store",
-    "LinearSVM": "vggfeat.svm",
+    "LinearSVM": "vggfeat.svm.estimator",
 }
 _MODULES = ("metrics",)
 

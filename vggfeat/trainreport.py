@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.table import Table
 
 from vggfeat.files import replacing
-from vggfeat.observer import EpochReport, Observer, StepReport
 from vggfeat.report import PLAIN_INTERVAL, note, stderr
-from vggfeat.trainstate import RunFiles, read_metrics
+from vggfeat.training.observer import EpochReport, Observer, StepReport
+from vggfeat.training.state import RunFiles, read_metrics
 
 SHOWN_EPOCHS = 12
 """Rows of the live table."""

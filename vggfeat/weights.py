@@ -155,14 +155,14 @@ def read_weights(path: str | os.PathLike[str]) -> Layers:
     with path.open("rb") as stream:
         start = stream.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
-        from vggfeat.keras_h5 import read_keras
+        from vggfeat.formats.keras_h5 import read_keras
 
         return Layers([Layer(*layer) for layer in read_keras(path)], OXFORD)
     # torch's zip format, and pickles: torch's own older format, or a stranger's that gets its refusal there.
     if start.startswith((b"PK\x03\x04", b"\x80")) or path.suffix in (".pth", ".pt"):
         return _read_torch(path)
     if path.suffix == ".caffemodel" or start[:1] in (b"\x0a", b"\x12", b"\xa2"):  # fields name, layers, layer
-        from vggfeat.caffemodel import read_caffemodel
+        from vggfeat.formats.caffemodel import read_caffemodel
 
         return Layers([Layer(*layer) for layer in read_caffemodel(path)], OXFORD)
     raise WeightsError(

@@ -65,7 +65,7 @@ def svm(
       vggfeat svm --dataset caltech256
       vggfeat svm D.h5 E.h5 -o model.h5 --json
     """
-    from vggfeat.protocols import Rounds
+    from vggfeat.protocols.rules import Rounds
     from vggfeat.stages.svm import svm as run
 
     if C is not None:

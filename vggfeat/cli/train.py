@@ -106,8 +106,8 @@ def train(
     dataset = load_training_set(recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed)
     from vggfeat.report import note, print_json
     from vggfeat.stages.train import train as run
+    from vggfeat.training.state import RunFiles
     from vggfeat.trainreport import TrainingDisplay
-    from vggfeat.trainstate import RunFiles
 
     output = output or str(Path("checkpoints", recipe.name))
     with TrainingDisplay(RunFiles.of(output), quiet) as display:

@@ -22,7 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
-from vggfeat.svm import LinearSVM, SVMPath
+from vggfeat.svm.estimator import LinearSVM, SVMPath
 
 GRID = tuple(float(10 ** (exponent / 2)) for exponent in range(-4, 4))
 """The paper's descriptors' grid here: 8 values, 10^-2 to 10^1.5."""

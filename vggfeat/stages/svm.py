@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat import splits as splits_file
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
-from vggfeat.fusion import Features, join
 from vggfeat.model import Model, write_model
 from vggfeat.pooling import Aggregate
-from vggfeat.protocols import Protocol, Rounds, make_splits, protocol_of, server_split
-from vggfeat.selection import GRID, Outcome, Settings, fit_all, mean_of, measure_of, run_split
-from vggfeat.splits import Split
-from vggfeat.svm import LinearSVM
-from vggfeat.voc_results import write_archive
+from vggfeat.protocols import splits as splits_file
+from vggfeat.protocols.fusion import Features, join
+from vggfeat.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
+from vggfeat.protocols.selection import GRID, Outcome, Settings, fit_all, mean_of, measure_of, run_split
+from vggfeat.protocols.splits import Split
+from vggfeat.protocols.voc_results import write_archive
+from vggfeat.svm.estimator import LinearSVM
 
 FOLDER = Path("descriptors")
 """Where `extract` puts its files unless told otherwise."""

@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from vggfeat.augment import Augmentation, CentreView, Colours, epoch_order
 from vggfeat.catalog import Preprocessing
-from vggfeat.crops import Batch, CropLoader, Job, colours_of, default_workers
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.devices import resolve_device, resolve_precision
 from vggfeat.errors import RecipeError, TrainingError
 from vggfeat.files import replacing
 from vggfeat.networks import VGG, gaussian_, glorot_
-from vggfeat.observer import EpochReport, Errors, Observer, StepReport
-from vggfeat.ranks import Ranks, joined
 from vggfeat.recipe import Recipe, differences, dump_recipe
-from vggfeat.schedule import Plateau
-from vggfeat.training import Trainer, copy_layers, errors
-from vggfeat.trainstate import Progress, RunFiles, append_metrics, cut_metrics, load_last, save_last
+from vggfeat.training.augment import Augmentation, CentreView, Colours, epoch_order
+from vggfeat.training.crops import Batch, CropLoader, Job, colours_of, default_workers
+from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
+from vggfeat.training.ranks import Ranks, joined
+from vggfeat.training.schedule import Plateau
+from vggfeat.training.state import Progress, RunFiles, append_metrics, cut_metrics, load_last, save_last
+from vggfeat.training.trainer import Trainer, copy_layers, errors
 from vggfeat.weights import load_net
 
 CUDA_READ_EVERY = 10

@@ -193,6 +193,7 @@ class Deflation:
             self.S[k].ravel()[:: r + 1] -= 1
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Leaves out the classes that are done."""
         self.S = self.S[rows]
 
     def add(self, r: Array, Kr: Array) -> tuple[Array, Array]:

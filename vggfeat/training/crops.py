@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vggfeat.augment import Colours, Moments, View, colours, moments
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
 from vggfeat.errors import DatasetError, ImageError
 from vggfeat.images import decode, rescaled_crop
+from vggfeat.training.augment import Colours, Moments, View, colours, moments
 
 AHEAD = 3
 """Batches that are being decoded while one is in use."""

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from vggfeat.catalog import Preprocessing
-from vggfeat.crops import Batch
 from vggfeat.devices import Precision
 from vggfeat.errors import TrainingError, UsageError, WeightsError
 from vggfeat.networks import VGG, weighted_layers
-from vggfeat.observer import Errors
-from vggfeat.ranks import Ranks
 from vggfeat.recipe import Sgd
+from vggfeat.training.crops import Batch
+from vggfeat.training.observer import Errors
+from vggfeat.training.ranks import Ranks
 
 CPU_MICRO_BATCH = 16
 """Images at a time on a CPU: as fast as any larger number (its caches are the limit), and little memory."""

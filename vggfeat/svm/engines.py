@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
-from vggfeat import _svm_newton as newton
+from vggfeat.svm import newton
 
 Rows = NDArray[np.intp]
 Array = NDArray[np.floating]

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, UsageError
-from vggfeat.fusion import Features
 from vggfeat.metrics import Definition, average_precision, class_recalls
-from vggfeat.protocols import Measure, rows_of
-from vggfeat.splits import Split
-from vggfeat.svm import LinearSVM, SVMPath
+from vggfeat.protocols.fusion import Features
+from vggfeat.protocols.rules import Measure, rows_of
+from vggfeat.protocols.splits import Split
+from vggfeat.svm.estimator import LinearSVM, SVMPath
 
 GRID = tuple(10.0 ** (k / 2) for k in range(-4, 4))
 """The values of C: 10^-2 .. 10^1.5 in half decades."""

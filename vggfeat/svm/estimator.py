@@ -5,7 +5,7 @@ Appendix B of the paper ends in a linear SVM on L2-normalised descriptors. Each 
     1/2 |w|^2 + sum_i c_ki max(0, 1 - y_ki (x_i w + s b))^2
 
 with the bias b penalised as part of w and s the intercept scaling. With fewer rows than some 40,000 the method is
-Newton's on the Gram matrix (`_svm_newton`); every fit carries the proof that it found the optimum, its duality gap.
+Newton's on the Gram matrix (`newton`); every fit carries the proof that it found the optimum, its duality gap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from vggfeat._svm_engines import Engine, Solution, choose_engine
+from vggfeat.svm.engines import Engine, Solution, choose_engine
 
 LOSSES = ("squared_hinge", "hinge")
 SOLVERS = ("auto", "newton", "liblinear")

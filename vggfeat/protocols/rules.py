@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from vggfeat.errors import DatasetError, UsageError
-from vggfeat.fusion import Features
 from vggfeat.metrics import Definition
-from vggfeat.splits import Split, k_folds, per_class_splits, strata, stratified_splits, with_validation
+from vggfeat.protocols.fusion import Features
+from vggfeat.protocols.splits import Split, k_folds, per_class_splits, strata, stratified_splits, with_validation
 
 Measure = Literal["mean_class_recall", "mAP"]
 

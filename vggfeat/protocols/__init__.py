@@ -1,0 +1,1 @@
+"""The benchmarks' protocols: which rows train and test, the choice of C, late fusion."""

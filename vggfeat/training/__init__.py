@@ -1,0 +1,1 @@
+"""The recipe of Sect. 3.1: augmentation, schedule, step, state."""
