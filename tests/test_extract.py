@@ -299,3 +299,28 @@ def test_extraction_never_imports_torchvision(photos, tmp_path):
         "assert 'torchvision' not in sys.modules and 'sklearn' not in sys.modules and 'rich' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """Many sizes, which fragment the heap: after the first rounds the resident size stays where it is."""
+    code = (
+        "import sys, numpy as np, vggfeat\n"
+        "from vggfeat.datasets import Dataset, Sample\n"
+        "from vggfeat.images import write_png\n"
+        "rng = np.random.default_rng(0)\n"
+        "for i in range(64):\n"
+        "    write_png(f'{i}.png', rng.integers(0, 256, (100, 100 + 2 * i, 3), dtype=np.uint8))\n"
+        "samples = tuple(Sample(f'{k}-{i}', f'{i}.png') for k in range(6) for i in rng.permutation(64))\n"
+        "sizes = []\n"
+        "def tick(done, total, failed):\n"
+        "    if done and done % 64 == 0:\n"
+        "        sizes.append(int(open('/proc/self/statm').read().split()[1]) * 4 // 1024)\n"
+        "vggfeat.extract(Dataset('many', samples), net='A', weights=None, width=1/16, scales=[224], output='a.h5', progress=tick)\n"
+        "print(*sizes)\n"
+    )
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    sizes = list(map(int, done.stdout.split()))
+    assert len(sizes) == 6
+    assert sizes[-1] - sizes[1] < 40, f"MB resident after each 64 images: {sizes}"

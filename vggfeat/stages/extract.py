@@ -12,6 +12,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import UsageError
 from vggfeat.extractor import DescriptorSettings, Extractor, Region
+from vggfeat.memory import release_free_memory
 from vggfeat.networks import VGG
 from vggfeat.pooling import Aggregate, Described
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
@@ -130,6 +131,7 @@ def _run(
     tick()
     for rows, described in _described(extractor, samples, list(writer.pending(BLOCK))):
         writer.write(rows, described)
+        release_free_memory()
         tick()
 
 
