@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
@@ -324,3 +325,15 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     sizes = list(map(int, done.stdout.split()))
     assert len(sizes) == 6
     assert sizes[-1] - sizes[1] < 40, f"MB resident after each 64 images: {sizes}"
+
+
+def test_an_image_inside_a_tar_file_is_read_without_unpacking(photos, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(photos / "0.jpg", "0.jpg")
+    with tarfile.open(tmp_path / "shard.tar") as tar:
+        member = tar.getmember("0.jpg")
+    inside = Sample("a", str(tmp_path / "shard.tar"), span=(member.offset_data, member.size))
+    described = Extractor([narrow()], DescriptorSettings(scales=(224,))).describe(
+        [inside, Sample("b", str(photos / "0.jpg"))]
+    )
+    assert np.array_equal(described.descriptors[0], described.descriptors[1])

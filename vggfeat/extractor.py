@@ -141,7 +141,7 @@ class Extractor:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _prepare(self, sample: Sample) -> _Prepared:
-        picture = images.decode(sample.path, exif=self.settings.exif)
+        picture = images.decode(sample.source(), exif=self.settings.exif)
         regions = {region: _cut(picture, sample, region) for region in self._regions}
         return {
             (region, filter, Q): images.rescale(part, Q, filter)
