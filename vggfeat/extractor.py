@@ -162,7 +162,8 @@ class Extractor:
     def _gather(self, n: int, rows: list[int], parts: list[NDArray[np.float32]], failures: dict[int, str]) -> Described:
         """Aggregates, normalises and stacks the parts into rows of n; failed rows are NaN."""
         descriptors = np.full((n, self.dim), np.nan, dtype=np.float32)
-        descriptors[rows] = combine(parts, self.settings.aggregate)
+        with np.errstate(invalid="ignore"):  # rows that are not finite have failed by name already
+            descriptors[rows] = combine(parts, self.settings.aggregate)
         scales = np.full((n, sum(self.layer_dims) * len(self.settings.scales)), np.nan, dtype=np.float32)
         scales[rows] = np.concatenate([pool_scales(part, "stack") for part in parts], axis=1)
         descriptors[list(failures)] = scales[list(failures)] = np.nan

@@ -1,27 +1,36 @@
-"""Giving memory back, so that a long run stays as small as a short one."""
+"""Keeping a long run as small as a short one: activations of ever other sizes leave holes in glibc's heap.
+
+Measured on 2,000 images of some 500 sizes, a narrow net: without these two the resident size grew by 280 MB against the
+first 500 images; with them by about 20. Elsewhere than on glibc they do nothing.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+LARGE_BLOCK = 1 << 20
+"""Bytes from which a block gets pages of its own, given back when it is freed. glibc would raise this to 32 MiB by itself."""
 
 
-def _trimmer() -> Callable[[int], int] | None:
+def _glibc() -> ctypes.CDLL | None:
     try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # not glibc: nothing to mend there
+        library = ctypes.CDLL(None)
+        return library if hasattr(library, "malloc_trim") and hasattr(library, "mallopt") else None
+    except (OSError, TypeError):  # Windows has no such handle
         return None
-    return trim
 
 
-_trim = _trimmer()
+_LIBRARY = _glibc()
+
+
+def separate_large_blocks() -> None:
+    """From now on large blocks live outside of the heap, where they leave no holes."""
+    if _LIBRARY is not None:
+        _LIBRARY.mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def release_free_memory() -> None:
-    """Hands memory that was freed back to the system (glibc; elsewhere nothing).
-
-    Activations of ever other sizes leave holes in glibc's heap that no later one fits: a narrow net's run over 2,000
-    images of 500 sizes grew by 280 MB against its first 500; with this after each block it stays flat.
-    """
-    if _trim is not None:
-        _trim(0)
+    """Hands memory that was freed back to the system."""
+    if _LIBRARY is not None:
+        _LIBRARY.malloc_trim(0)

@@ -12,7 +12,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import UsageError
 from vggfeat.extractor import DescriptorSettings, Extractor, Region
-from vggfeat.memory import release_free_memory
+from vggfeat.memory import release_free_memory, separate_large_blocks
 from vggfeat.networks import VGG
 from vggfeat.pooling import Aggregate, Described
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
@@ -128,6 +128,7 @@ def _run(
     def tick() -> None:
         progress(int((writer.status != PENDING).sum()), len(samples), int((writer.status == FAILED).sum()))
 
+    separate_large_blocks()
     tick()
     for rows, described in _described(extractor, samples, list(writer.pending(BLOCK))):
         writer.write(rows, described)
