@@ -10,7 +10,7 @@ import ctypes
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 LARGE_BLOCK = 1 << 20
-"""Bytes from which a block gets pages of its own, given back when it is freed; glibc by itself raises this to 32 MiB."""
+"""Bytes from which a block gets pages of its own, given back when freed; glibc by itself raises this to 32 MiB."""
 
 
 def _glibc() -> ctypes.CDLL | None:
