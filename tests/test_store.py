@@ -13,6 +13,7 @@ from vggfeat.pooling import Described, combine
 from vggfeat.store import DescriptorWriter, read_descriptors
 
 N, DIMS, SCALES = 10, (3, 2), (256, 384)
+BLOCKS = [range(4), range(4, 8), range(8, N)]
 RNG = np.random.default_rng(0)
 VALUES = RNG.random((N, sum(DIMS) * 2), dtype=np.float32)
 KEPT = RNG.random((N, sum(DIMS) * 2), dtype=np.float32)
@@ -46,7 +47,7 @@ def block(rows, failures=None):
 
 def fill(path, blocks=None, **options):
     with writer(path, **options) as out:
-        for rows in list(out.pending(4))[:blocks]:
+        for rows in out.pending(BLOCKS)[:blocks]:
             out.write(rows, block(rows))
     return path
 
@@ -116,7 +117,7 @@ def test_names_that_are_no_utf8_survive(tmp_path):
 def test_failed_rows_keep_their_place_and_reason_and_are_tried_again(tmp_path):
     path = tmp_path / "a.h5"
     with writer(path) as out:
-        for rows in out.pending(4):
+        for rows in out.pending(BLOCKS):
             out.write(rows, block(rows, {1: "damaged: caf\xe9"} if rows.start == 4 else None))
     made = read_descriptors(path)
     assert made.errors() == {"i5": "damaged: caf\xe9"}
@@ -124,7 +125,7 @@ def test_failed_rows_keep_their_place_and_reason_and_are_tried_again(tmp_path):
     assert np.isnan(made.read([5])).all()
     assert np.array_equal(made.read(made.done), VALUES[made.done])
     with writer(path, resume=True) as out:
-        assert list(out.pending(4)) == [range(4, 8)]
+        assert out.pending(BLOCKS) == [range(4, 8)]
         out.write(range(4, 8), block(range(4, 8)))
     made = read_descriptors(path)
     assert made.errors() == {}
@@ -257,7 +258,7 @@ def test_a_killed_writer_leaves_a_file_that_resumes_to_the_same_bytes(tmp_path):
         "from test_store import *\n"
         "stop = int(sys.argv[2])\n"
         "with writer(sys.argv[1]) as out:\n"
-        "    for number, rows in enumerate(out.pending(4)):\n"
+        "    for number, rows in enumerate(out.pending(BLOCKS)):\n"
         "        if number == stop: os.kill(os.getpid(), signal.SIGKILL)\n"
         "        out.write(rows, block(rows))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

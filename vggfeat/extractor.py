@@ -79,11 +79,6 @@ class Extractor:
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
 
     @property
-    def parts(self) -> int:
-        """Unit descriptors that one descriptor stacks: nets times regions."""
-        return len(self._dense) * len(self._regions)
-
-    @property
     def layer_dims(self) -> tuple[int, ...]:
         """Length of each part's layer."""
         return tuple(dense.dim for dense in self._dense for _ in self._regions)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vggfeat._version import __version__
 from vggfeat.errors import ModelError
 from vggfeat.files import replacing
+from vggfeat.hdf5 import own_dataset
 
 MODEL_FORMAT = "vggfeat-model"
 FORMAT_VERSION = 1
@@ -94,9 +95,7 @@ def _read(path: Path, file: h5py.File) -> Model:
     if version > FORMAT_VERSION:
         raise ModelError(f"{path} has format version {version}, this vggfeat reads up to {FORMAT_VERSION}: update it")
     for name in ("coef", "intercept", "C", "class_names"):
-        # A link, virtual or external data would read any file of the machine.
-        data = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-        if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        if own_dataset(file, name) is None:
             raise ModelError(f"{path}: damaged model file (no {name!r} of its own)")
     model = Model(
         coef=file["coef"][:].astype(np.float32, copy=False),

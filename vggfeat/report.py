@@ -238,6 +238,11 @@ class Ticker:
             note(f"{self.what}: {counts}{left}")
 
 
+def in_megabytes(tick: Callable[[int, int, int], None]) -> Callable[[int, int | None], None]:
+    """A fetch's progress in bytes, shown in MB."""
+    return lambda done, total: tick(done >> 20, (total or done) >> 20, 0)
+
+
 def _clock(seconds: float) -> str:
     """3725 -> 1:02:05."""
     minutes, seconds = divmod(round(seconds), 60)

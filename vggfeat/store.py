@@ -24,6 +24,7 @@ from vggfeat._version import __version__
 from vggfeat.datasets import Dataset
 from vggfeat.errors import StoreError
 from vggfeat.files import replacing
+from vggfeat.hdf5 import own_dataset
 from vggfeat.pooling import Aggregate, Described, combine
 
 FORMAT = "vggfeat-descriptors"
@@ -153,12 +154,9 @@ class DescriptorWriter:
             **_library_versions(),
         }
 
-    def pending(self, block: int) -> Iterator[range]:
-        """Blocks of consecutive rows, `block` long, that hold a row still to do; failed rows are tried again."""
-        for start in range(0, len(self.status), block):
-            rows = range(start, min(start + block, len(self.status)))
-            if (self.status[rows.start : rows.stop] != DONE).any():
-                yield rows
+    def pending(self, blocks: Sequence[range]) -> list[range]:
+        """Those of the blocks of rows that hold a row still to do; failed rows are tried again."""
+        return [rows for rows in blocks if (self.status[rows.start : rows.stop] != DONE).any()]
 
     def write(self, rows: range, described: Described) -> None:
         """Writes those rows of a block that were not done before, values first, then their status."""
@@ -325,14 +323,12 @@ def _check_format(path: Path, file: h5py.File) -> None:
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} has format version {version}, this vggfeat reads up to {FORMAT_VERSION}: update it")
     for name in _DATASETS:
-        link = file.get(name, getlink=True)
-        if link is None:
+        if file.get(name, getlink=True) is None:
             if name in ("scales", "labels"):
                 continue
             raise StoreError(f"{path}: damaged descriptor file (no {name!r})")
-        # An external link, external raw storage or a virtual data set would read any file of the machine.
-        data = file[name] if isinstance(link, h5py.HardLink) else None
-        if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        data = own_dataset(file, name)
+        if data is None:
             raise StoreError(f"{path}: {name!r} points outside of the file, refused")
         if name != "class_names" and data.shape[:1] != file["ids"].shape:
             raise StoreError(f"{path}: damaged descriptor file ({name!r} has {data.shape} for {file['ids'].shape} ids)")

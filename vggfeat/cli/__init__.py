@@ -11,11 +11,9 @@ from typing import Any, NoReturn
 import click
 
 from vggfeat._version import __version__
+from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging
 from vggfeat.errors import UsageError, VggfeatError, unknown_name
-
-DONE, FAILED, USAGE, SKIPPED, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: done; failed; wrong usage; done, but some images were skipped; interrupted."""
 
 VERBS = {
     "nets": "Table 1 and 2: nets, depth, parameters, published weights.",
@@ -78,10 +76,11 @@ def run(args: list[str] | None = None) -> int:
     try:
         code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):
+    except (BrokenPipeError, SystemExit) as error:
         # The reader of our stdout has gone (`vggfeat nets | head -1`): not our failure. click and rich turn a broken
-        # pipe into SystemExit, which nothing else here raises. Stdout is pointed at nothing, so that the
-        # interpreter's own flush at exit stays quiet too.
+        # pipe into SystemExit. Stdout is pointed at nothing, so that the interpreter's own flush stays quiet too.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
     except (KeyboardInterrupt, click.Abort):

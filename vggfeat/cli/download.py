@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
@@ -41,13 +40,8 @@ def download(
         raise UsageError("download takes either --net, such as --net D, or --dataset, such as --dataset caltech101")
     if dataset is not None and source is not None:
         raise UsageError("--source says whose weights; a data set has none")
-    if quiet:
-        logging.getLogger("vggfeat").setLevel(logging.ERROR)
     with report.Ticker("download", quiet, unit="MB") as tick:
-
-        def progress(done: int, total: int | None) -> None:
-            tick(done >> 20, (total or done) >> 20, 0)
-
+        progress = report.in_megabytes(tick)
         if net is not None:
             file = download_weights(net, source, offline=offline, progress=progress)
             row = file.row

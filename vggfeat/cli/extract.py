@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import click
 
 from vggfeat import report
+from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import SCALES, common, data_option, device_options, net_options
 from vggfeat.datasets import NAMES
-
-SKIPPED = 3
 
 
 @click.command()
@@ -68,10 +68,12 @@ def extract(
     from vggfeat.stages.extract import extract as run
     from vggfeat.store import read_descriptors
 
+    # The stage's own word on failed images is for Python's users; here each is told with its reason.
+    logging.getLogger("vggfeat.stages.extract").setLevel(logging.ERROR)
     settings["net"] = settings["net"] or None
     try:
-        with report.Ticker("extract", quiet) as tick:
-            path = run(samples, progress=tick, **settings)
+        with report.Ticker("fetch", quiet, unit="MB") as fetched, report.Ticker("extract", quiet) as tick:
+            path = run(samples, progress=tick, fetching=report.in_megabytes(fetched), **settings)
     except KeyboardInterrupt:
         report.note("stopped; what is done is kept, and the same command with --resume goes on")
         raise

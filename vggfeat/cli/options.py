@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,12 @@ def debugging() -> bool:
 def _set_debug(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     global _debug  # the one switch that must outlive click's context: main() reads it after the context is gone
     _debug = _debug or value
+
+
+def _set_quiet(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+    if value:
+        logging.getLogger("vggfeat").setLevel(logging.ERROR)
+    return value
 
 
 class Numbers(click.ParamType):
@@ -52,7 +59,12 @@ def common(command: F) -> F:
     """--json, --quiet and --debug, which every verb takes; --debug never reaches the command."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks."),
-        click.option("--quiet", is_flag=True, help="No progress, tables or notes on stderr; errors still show."),
+        click.option(
+            "--quiet",
+            is_flag=True,
+            callback=_set_quiet,
+            help="No progress, tables or notes on stderr; errors still show.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
     ):
         command = option(command)

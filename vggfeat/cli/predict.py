@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from vggfeat import report
+from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option
 from vggfeat.datasets import NAMES
-
-SKIPPED = 3
 
 
 @click.command()

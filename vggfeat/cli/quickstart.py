@@ -43,7 +43,7 @@ def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool
     Example:
       vggfeat quickstart --keep try
     """
-    from vggfeat.stages.digits import write_digits, write_pixels
+    from vggfeat.stages.quickstart import write_digits, write_pixels
 
     start = time.monotonic()
     with contextlib.ExitStack() as stack:

@@ -11,13 +11,12 @@ from typing import Any
 
 import click
 
+from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
 from vggfeat.cli.options import common, data_option, device_options
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.recipe import load_recipe
-
-SKIPPED, INTERRUPTED = 3, 130
 
 FLAGS = {
     "net": "net", "width": "width", "seed": "seed", "precision": "precision", "dataset": "data.dataset",

@@ -19,9 +19,11 @@ from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.datasets.listing import from_paths
 from vggfeat.dense import DTYPES
+from vggfeat.devices import resolve_device, resolve_precision
 from vggfeat.extractor import DescriptorSettings, Extractor
 from vggfeat.networks import VGG
-from vggfeat.store import DescriptorWriter
+from vggfeat.pipeline import fill
+from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.weights import load_net
 
 TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
@@ -63,7 +65,7 @@ def bench_extract(
         reference = _plain_loop(model, files[:plain], scales) if net in TORCHVISION_NAMES else None
         tick(1, len(precisions) + 1, 0)
         for done, precision in enumerate(precisions, start=2):
-            model.precision = load_net(net, None, width=1 / 64, device=device, precision=precision).precision
+            model.precision = resolve_precision(precision, resolve_device(device))
             rows.append(_measured(model, files, scales, Path(folder) / f"{precision}.h5", reference))
             tick(done, len(precisions) + 1, 0)
         loader = _loader_rate(files, scales)
@@ -104,15 +106,10 @@ def _measured(
     extractor = Extractor([model], DescriptorSettings(scales=tuple(scales)), workers=torch.get_num_threads())
     extractor.describe(dataset.samples[: len(SIZES)])
     start = time.perf_counter()
-    writer = DescriptorWriter(
+    with DescriptorWriter(
         output, dataset, extractor.provenance(), dim=extractor.dim, layer_dims=extractor.layer_dims
-    )
-    with writer:
-        first = None
-        for rows in writer.pending(16):
-            described = extractor.describe(dataset.samples[rows.start : rows.stop])
-            first = described if first is None else first
-            writer.write(rows, described)
+    ) as writer:
+        fill(writer, extractor)
     seconds = time.perf_counter() - start
     extractor.close()
     work = sum(2 * flops(model.spec, *_size(path, Q), model.width) for path in files for Q in scales)
@@ -125,10 +122,11 @@ def _measured(
         "matrix_tflops": peak / 1e12,
         "share_of_matrix_rate": work / seconds / peak,
     }
-    if reference and first is not None:
+    if reference:
         expected = reference[1]
+        described = read_descriptors(output).read(range(len(expected)))
         row["times_plain_torchvision"] = rate / reference[0]
-        row["least_cosine_to_plain"] = float((first.descriptors[: len(expected)] * expected).sum(1).min())
+        row["least_cosine_to_plain"] = float((described * expected).sum(1).min())
     return row
 
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets import Dataset
 from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import UsageError
 from vggfeat.extractor import DescriptorSettings, Extractor, Region
-from vggfeat.memory import release_free_memory, separate_large_blocks
 from vggfeat.networks import VGG
-from vggfeat.pooling import Aggregate, Described
-from vggfeat.store import FAILED, PENDING, DescriptorWriter
+from vggfeat.pipeline import fill
+from vggfeat.pooling import Aggregate
+from vggfeat.store import FAILED, DescriptorWriter
 from vggfeat.weights import load_net
 
-log = logging.getLogger("vggfeat")
-
-BLOCK = 16
-"""Rows computed and committed together. Blocks follow from the input list alone, so that a resumed run forms the
-same ones and its values are the same bits."""
+log = logging.getLogger(__name__)
 
 Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 NetLike = str | VGG
@@ -52,6 +48,7 @@ def extract(
     workers: int | None = None,
     offline: bool | None = None,
     progress: Callable[[int, int, int], None] | None = None,
+    fetching: Callable[[int, int | None], None] | None = None,
 ) -> Path:
     """Writes one L2-normalised descriptor an image into an HDF5 file and returns its path (Appendix B).
 
@@ -73,6 +70,7 @@ def extract(
         device, precision, offline: as `load_net` takes them.
         workers: threads that decode ahead of the net; as many as there are cores by default.
         progress: called with (rows done, rows, rows failed).
+        fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
 
     An image that cannot be read costs its own row alone: status 2 and a reason (`read_descriptors(path).errors()`).
 
@@ -96,7 +94,8 @@ def extract(
     )
     nets = [
         one if isinstance(one, VGG) else load_net(
-            one, its_weights, width=width, seed=seed, device=device, precision=precision, offline=offline
+            one, its_weights, width=width, seed=seed, device=device, precision=precision, offline=offline,
+            progress=fetching,
         )
         for one, its_weights in _paired(net, weights)
     ]  # fmt: skip
@@ -107,43 +106,16 @@ def extract(
         store=store, keep_scales=keep_scales, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     try:
-        _run(extractor, writer, dataset.samples, progress or (lambda done, total, failed: None))
+        fill(writer, extractor, progress)
     finally:
         writer.close()
         extractor.close()
     failed = int((writer.status == FAILED).sum())
     if failed:
-        log.warning("%s: %d of %d images failed", path, failed, len(dataset.samples))
+        log.warning(
+            "%s: %d of %d images failed (read_descriptors(path).errors() says why)", path, failed, len(writer.status)
+        )
     return path
-
-
-def _run(
-    extractor: Extractor,
-    writer: DescriptorWriter,
-    samples: Sequence[Sample],
-    progress: Callable[[int, int, int], None],
-) -> None:
-    """Block by block: while the net works on one, the next is being decoded."""
-
-    def tick() -> None:
-        progress(int((writer.status != PENDING).sum()), len(samples), int((writer.status == FAILED).sum()))
-
-    separate_large_blocks()
-    tick()
-    for rows, described in _described(extractor, samples, list(writer.pending(BLOCK))):
-        writer.write(rows, described)
-        release_free_memory()
-        tick()
-
-
-def _described(
-    extractor: Extractor, samples: Sequence[Sample], blocks: list[range]
-) -> Iterator[tuple[range, Described]]:
-    started = [extractor.prepare(samples[rows.start : rows.stop]) for rows in blocks[:1]]
-    for rows, following in zip(blocks, [*blocks[1:], None], strict=True):
-        if following is not None:
-            started.append(extractor.prepare(samples[following.start : following.stop]))
-        yield rows, extractor.finish(started.pop(0))
 
 
 def default_output(dataset: str, nets: Sequence[VGG], settings: DescriptorSettings) -> Path:

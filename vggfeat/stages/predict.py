@@ -16,11 +16,9 @@ from vggfeat.errors import ModelError, UsageError
 from vggfeat.extractor import DescriptorSettings, Extractor
 from vggfeat.model import Model, read_model
 from vggfeat.networks import VGG
-from vggfeat.pooling import stack_unit
+from vggfeat.pipeline import blocks_of, describe_blocks
+from vggfeat.pooling import Described, stack_unit
 from vggfeat.weights import NAMES, load_net
-
-BLOCK = 16
-"""Images described together; a block's scores are given before the next is begun."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,12 @@ class Predictor:
                 f"{self.path} was fitted on persons' boxes (--region {region}), which these images do not have: "
                 "give --dataset voc2012-action, or fit on descriptors of --region image"
             )
-        for start in range(0, len(samples), BLOCK):
-            yield from self._block(samples[start : start + BLOCK])
+        blocks = blocks_of(len(samples))
+        for parts in zip(*(describe_blocks(one, samples, blocks) for one in self._extractors), strict=True):
+            rows = parts[0][0]
+            yield from self._block(samples[rows.start : rows.stop], [described for _, described in parts])
 
-    def _block(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
-        described = [extractor.describe(samples) for extractor in self._extractors]
+    def _block(self, samples: Sequence[Sample], described: Sequence[Described]) -> Iterator[Prediction]:
         failures = {row: reason for one in reversed(described) for row, reason in one.failures.items()}
         rows = [row for row in range(len(samples)) if row not in failures]
         scores = self.model.scores(stack_unit([one.descriptors[rows] for one in described]))

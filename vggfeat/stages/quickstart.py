@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vggfeat.datasets.folder import load_folder
-from vggfeat.images import write_png
+from vggfeat.images import decode, write_png
 from vggfeat.pooling import Described, normalise
 from vggfeat.store import DescriptorWriter
 
@@ -35,8 +35,6 @@ def write_digits(root: Path) -> tuple[Path, Path]:
 
 def write_pixels(folder: Path, output: Path) -> Path:
     """The raw pixels of the SVM's digits as a descriptor file: the yardstick that needs no net at all."""
-    from vggfeat.images import decode
-
     dataset = load_folder(folder)
     pixels = np.stack([np.asarray(decode(sample.path))[..., 0].ravel() for sample in dataset.samples])
     values = normalise(pixels.astype(np.float32))
