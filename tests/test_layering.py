@@ -100,7 +100,7 @@ def test_only_images_opens_pictures():
 
 
 def test_few_files_know_hdf5():
-    readers = {"vggfeat.store", "vggfeat.model", "vggfeat.formats.keras_h5", "vggfeat.stages.info"}
+    readers = {"vggfeat.hdf5", "vggfeat.store", "vggfeat.model", "vggfeat.formats.keras_h5", "vggfeat.stages.info"}
     assert {module for module in FILES if "h5py" in TOP[module]} <= readers
 
 
