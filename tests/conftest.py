@@ -36,3 +36,12 @@ def photos(tmp_path: Path) -> Path:
         small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=95)
     return folder
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The full counts run on request alone: `pytest -m slow`."""
+    if "slow" in config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="a full count: pytest -m slow"))

@@ -1,7 +1,10 @@
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +123,108 @@ def test_svm_without_descriptors_says_what_to_run(tmp_path, monkeypatch, capsys)
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "vggfeat extract --dataset caltech256" in captured.err
+
+
+# Manners.
+
+
+def completions(words: str, position: int) -> list[str]:
+    environment = {**os.environ, "_VGGFEAT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
+    done = subprocess.run([sys.executable, "-m", "vggfeat"], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
+def test_the_shell_completes_commands_nets_and_data_sets():
+    assert completions("vggfeat ex", 1) == ["extract", "export"]
+    assert completions("vggfeat extract --net a", 3) == ["A", "A-LRN"]
+    assert completions("vggfeat svm --dataset voc2012", 3) == ["voc2012", "voc2012-action"]
+    assert completions("vggfeat nosuch ", 2), "an unknown verb is no error while typing"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_there(shell):
+    environment = {**os.environ, "_VGGFEAT_COMPLETE": f"{shell}_source"}
+    done = subprocess.run([sys.executable, "-m", "vggfeat"], env=environment, capture_output=True, text=True)
+    assert "_vggfeat_completion" in done.stdout
+
+
+def test_an_unknown_net_suggests_the_nearest(photos, capsys):
+    assert run(["extract", str(photos), "--net", "shallowB"]) == 2
+    assert capsys.readouterr().err.startswith("vggfeat: no net 'shallowB'; did you mean 'shallow-B'? valid: A, A-LRN, ")
+
+
+def test_verbose_says_what_is_loaded_and_quiet_says_nothing(photos, tmp_path, capsys):
+    narrow = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "224", "--device", "cpu"]
+    assert run(["extract", str(photos), *narrow, "-o", str(tmp_path / "a.h5"), "--verbose"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("vggfeat 0.")
+    assert "net A (width 0.0625), weights none, cpu, " in err
+    assert run(["extract", str(photos), *narrow, "-o", str(tmp_path / "b.h5")]) == 0
+    assert "net A" not in capsys.readouterr().err, "the last call's wish is over"
+    assert run(["extract", str(photos), *narrow, "-o", str(tmp_path / "c.h5"), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run(["nets", "--quiet", "--verbose"]) == 2
+    assert capsys.readouterr().err == "vggfeat: --quiet and --verbose: choose one\n"
+
+
+def test_tables_fit_80_columns_and_no_color_is_honoured(tmp_path):
+    from making import clusters, write_descriptors
+
+    dataset, values = clusters([20, 25, 30])
+    path = write_descriptors(tmp_path / "d.h5", dataset, values)
+    environment = {**os.environ, "COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1"}
+    for args in (["svm", str(path), "--C", "1"], ["nets"]):
+        done = subprocess.run([sys.executable, "-m", "vggfeat", *args], env=environment, capture_output=True, text=True)
+        text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr.replace(str(path), ""))
+        assert max(map(len, text.splitlines())) <= 80
+        colours = re.findall(r"\x1b\[([0-9;]*)m", done.stdout + done.stderr)
+        assert set(colours) <= {"", "0", "1"}, "bold is no colour"
+
+
+def test_a_name_that_is_no_utf8_is_an_escape_in_json(capsys):
+    from vggfeat.report import print_json
+
+    print_json({"caf\udce9": "né"})
+    text = capsys.readouterr().out
+    assert '"caf\\udce9": "né"' in text
+    assert json.loads(text) == {"caf\udce9": "né"}
+
+
+def test_info_of_a_model_says_how_to_make_it_again(tmp_path, monkeypatch, capsys):
+    from making import clusters, write_descriptors
+
+    monkeypatch.chdir(tmp_path)
+    dataset, values = clusters([20, 25, 30])
+    write_descriptors(Path("my d.h5"), dataset, values)
+    assert run(["svm", "my d.h5", "--C", "0.1,1", "--num-splits", "2", "-o", "m.h5", "--quiet"]) == 0
+    capsys.readouterr()
+    assert run(["info", "m.h5", "--json"]) == 0
+    extract, svm = json.loads(capsys.readouterr().out)["command"].split(" && ")
+    assert extract == (
+        "vggfeat extract --net D --weights oxford --scales 256 --aggregate stack --no-exif --precision fp32 "
+        "-o 'my d.h5' --dataset folder"
+    )
+    assert svm == "vggfeat svm 'my d.h5' --C 0.1,1.0 --num-splits 2 -o m.h5"
+    before = Path("m.h5").read_bytes()
+    assert run([*shlex.split(svm)[1:], "--quiet"]) == 0
+    assert Path("m.h5").read_bytes() == before
+
+
+def test_a_checkpoints_command_trains_by_the_same_recipe():
+    from dataclasses import asdict
+
+    from vggfeat.cli.train import _setting
+    from vggfeat.commands import train_command
+    from vggfeat.recipe import load_recipe
+
+    changes = {"net": "E", "width": 0.5, "augment.S": [256, 512], "data.dataset": "folder", "init.checkpoint": "a b.pt",
+               "sgd.learning_rate": 0.003, "augment.flip": False}  # fmt: skip
+    recipe = load_recipe(None, changes)
+    words = shlex.split(train_command(asdict(recipe), output="x.pt"))
+    assert words[:6] == ["vggfeat", "train", "--net", "E", "--dataset", "folder"]
+    assert words[-2:] == ["-o", "x.pt"]
+    settings = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+    again = load_recipe(None, {"net": "E", "data.dataset": "folder"} | dict(map(_setting, settings)))
+    assert again == recipe
+    assert len(settings) == 5

@@ -6,45 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from devkit import action_files, annotation, main_files
 
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.voc import ACTIONS, CLASSES
 from vggfeat.errors import DatasetError
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "VOCdevkit" / "VOC2007" / "ImageSets"
-
-
-def main_files(root: Path, subset: str, ids: list[str], labels: dict[str, dict[str, int]]) -> None:
-    """`ImageSets/Main` for one subset, with the real files' odd white space and CRLF; -1 by default."""
-    folder = root / "ImageSets" / "Main"
-    folder.mkdir(parents=True, exist_ok=True)
-    (root / "JPEGImages").mkdir(exist_ok=True)
-    (folder / f"{subset}.txt").write_text("".join(f"{id}\r\n" for id in ids), newline="")
-    for name in CLASSES:
-        lines = [f"{id} {labels.get(name, {}).get(id, -1):2d}\r\n" for id in ids]
-        (folder / f"{name}_{subset}.txt").write_text("".join(lines), newline="")
-
-
-def annotation(root: Path, id: str, objects: list[tuple[str, tuple[object, ...]]]) -> None:
-    (root / "Annotations").mkdir(parents=True, exist_ok=True)
-    text = "".join(
-        f"<object><name>{name}</name><bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}</ymin><xmax>{b[2]}</xmax>"
-        f"<ymax>{b[3]}</ymax></bndbox></object>"
-        for name, b in objects
-    )
-    (root / "Annotations" / f"{id}.xml").write_text(f"<annotation><folder>VOC2012</folder>{text}</annotation>")
-
-
-def action_files(root: Path, subset: str, persons: list[tuple[str, int]], labels: dict[str, set[int]]) -> None:
-    """`ImageSets/Action` for one subset; labels: action -> positions of the persons that do it."""
-    folder = root / "ImageSets" / "Action"
-    folder.mkdir(parents=True, exist_ok=True)
-    (root / "JPEGImages").mkdir(exist_ok=True)
-    for name in ACTIONS:
-        lines = [
-            f"{id}  {index}  {1 if at in labels.get(name, set()) else -1}\n" for at, (id, index) in enumerate(persons)
-        ]
-        (folder / f"{name}_{subset}.txt").write_text("".join(lines))
 
 
 def action_tree(tmp_path: Path) -> Path:

@@ -16,6 +16,7 @@ from vggfeat.metrics import (
     average_precision,
     class_recalls,
     confusion_matrix,
+    localisation_error,
     mean_class_recall,
     topk_error,
 )
@@ -177,4 +178,60 @@ def test_topk_ties_count_against_the_image() -> None:
 def test_topk_refuses_what_makes_no_sense(labels: list[int], scores: list[list[float]], k: int, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         topk_error(labels, scores, k)
+    assert str(caught.value) == message
+
+
+def test_localisation_needs_the_class_and_an_iou_above_one_half() -> None:
+    truth = [[[0, 0, 10, 10]], [[0, 0, 10, 10], [20, 20, 40, 40]], [[0, 0, 10, 10]], [[0, 0, 10, 10]]]
+    classes = [[3, 1], [0, 2], [1, 0], [5, 3]]
+    half, more = [0, 0, 10, 5], [0, 0, 10, 6]
+    boxes = [
+        [more, half],  # right at once
+        [half, [21, 20, 40, 40]],  # second guess, second of its boxes
+        [more, more],  # right place, class never guessed
+        [more, half],  # an IoU of exactly 0.5 is not above it
+    ]
+    labels = [3, 2, 9, 3]
+    assert localisation_error(labels, truth, classes, boxes, 1) == 3 / 4
+    assert localisation_error(labels, truth, classes, boxes, 2) == 2 / 4
+
+
+def test_localisation_error_of_no_truth_and_of_no_images() -> None:
+    assert localisation_error([0], [[]], [[0]], [[[0, 0, 1, 1]]], 1) == 1.0
+    assert math.isnan(localisation_error([], [], np.empty((0, 5), int), np.empty((0, 5, 4))))
+
+
+def test_localisation_error_agrees_with_a_slow_reading() -> None:
+    rng = np.random.default_rng(3)
+    labels, classes = rng.integers(0, 4, 200), np.array([rng.permutation(4)[:3] for _ in range(200)])
+    truth = [np.sort(rng.random((rng.integers(1, 4), 2, 2)), axis=1).reshape(-1, 4) for _ in range(200)]
+    boxes = np.sort(rng.random((200, 3, 2, 2)), axis=2).reshape(200, 3, 4)
+
+    def overlap(a: np.ndarray, b: np.ndarray) -> float:
+        w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        both = max(w, 0) * max(h, 0)
+        return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+    right = [
+        any(classes[i, g] == labels[i] and max(overlap(boxes[i, g], t) for t in truth[i]) > 0.5 for g in range(3))
+        for i in range(200)
+    ]
+    assert 0 < sum(right) < 200
+    assert localisation_error(labels, truth, classes, boxes, 3) == pytest.approx(1 - np.mean(right))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0], [[]], [[0]], [[[0, 0, 1, 1]]], 2), "k = 2 is not between 1 and the number of guesses, 1"),
+        (([0], [[]], [[0]], [[[0, 0, 1, math.nan]]], 1), "a box of image 0 is NaN"),
+        (
+            ([0], [[]], [[0]], [[[0, 0, 1]]], 1),
+            "1 labels and 1 lists of true boxes need classes (N, K) and boxes (N, K, 4), not (1, 1) and (1, 1, 3)",
+        ),
+    ],
+)
+def test_localisation_error_refuses_what_makes_no_sense(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        localisation_error(*arguments)
     assert str(caught.value) == message

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from making import clusters, write_descriptors
+from making import clusters, settings, write_descriptors
 from PIL import Image
 
 from vggfeat.cli import run
@@ -147,7 +147,7 @@ def test_a_model_file_gives_back_what_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     model = Model(
         rng.random((2, 5), dtype=np.float32), rng.random(2, dtype=np.float32), np.array([1.0, 2.0]), ("a", "\udcff"),
-        True, ({"nets": [], "scales": [256]},), {"dataset": "folder", "mean": 0.5},
+        True, (settings(scales=[256]),), {"dataset": "folder", "mean": 0.5},
     )  # fmt: skip
     read = read_model(write_model(tmp_path / "m.h5", model))
     for name in ("coef", "intercept", "C"):

@@ -1,11 +1,15 @@
 import dataclasses
+import fnmatch
+import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vggfeat.cli import vggfeat
 from vggfeat.errors import RecipeError, UsageError
 from vggfeat.recipe import Augment, Recipe, Schedule, Sgd, differences, dump_recipe, load_recipe
 
@@ -120,24 +124,126 @@ def test_there_is_a_recipe_for_each_net_and_scale_of_table_3():
     assert ("D", "256-512", "fc") in rows, "the submission's multi-scale net (Table 6)"
 
 
-@pytest.mark.parametrize("file", [f for f in shipped() if f.name != "base.toml"], ids=lambda f: f.stem)
+def header(file: Path) -> list[str]:
+    return [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
+
+
+def parsed(line: str) -> click.Context:
+    """A command line as click takes it, run by nobody; globs match nothing here and stay as they are."""
+    words = shlex.split(line)
+    assert words.pop(0) == "vggfeat"
+    verb = vggfeat.get_command(None, words[0])
+    assert verb is not None, line
+    with click.Context(vggfeat, info_name="vggfeat") as parent:
+        return verb.make_context(words[0], words[1:], parent=parent)
+
+
+runnable = pytest.mark.parametrize("file", [f for f in shipped() if f.name != "base.toml"], ids=lambda f: f.stem)
+
+
+@runnable
 def test_a_shipped_recipe_says_how_to_run_it_and_what_to_expect(file):
-    header = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
-    commands = [shlex.split(line) for line in header if line.startswith("vggfeat train")]
+    lines = header(file)
+    commands = [shlex.split(line) for line in lines if line.startswith("vggfeat train")]
     assert commands == [["vggfeat", "train", "--recipe", f"recipes/{file.name}"]]
-    assert any(line.startswith("Expected") and "top-1/top-5" in line for line in header)
-    assert any(line.startswith("Cost") for line in header)
+    assert any(line.startswith("Expected") for line in lines)
+    assert any(line.startswith("Cost") for line in lines)
+
+
+@runnable
+def test_the_commands_of_a_header_parse_and_read_what_this_recipe_writes(file):
+    recipe = load_recipe(file)
+    commands = [parsed(line) for line in header(file) if line.startswith("vggfeat ")]
+    assert commands[0].info_name == "train"
+    assert load_recipe(RECIPES.parent / commands[0].params["recipe_file"]) == recipe
+    weights = [c.params["weights"] for c in commands[1:] if c.info_name == "evaluate" and not c.params["files"]]
+    if recipe.task == "classify":
+        assert weights, "the score in the header is that of an evaluation"
+        assert set(weights) == {(f"checkpoints/{recipe.name}/best.pt",)}
+
+
+def test_no_two_recipes_write_to_the_same_folder():
+    files = [file for file in shipped() if file.name != "base.toml"]
+    names = {load_recipe(file).name: file.name for file in files}
+    assert len(names) == len(files)
+    assert names["ilsvrc2012-D-256-512-fc"] == "D-256-512-fc.toml"
+
+
+def kept() -> set[str]:
+    """The posteriors that the headers' commands keep."""
+    lines = [line for file in shipped() for line in header(file) if line.startswith("vggfeat evaluate")]
+    return {parsed(line).params["output"] for line in lines} - {None}
+
+
+def test_fusions_take_posteriors_that_other_commands_keep():
+    sources = [line for file in shipped() for line in header(file)] + (RECIPES / "README.md").read_text().splitlines()
+    fusions = [parsed(line).params["files"] for line in sources if line.startswith("vggfeat evaluate posteriors/")]
+    assert len(fusions) == 7
+    for files in fusions:
+        assert all(fnmatch.filter(kept(), pattern) for pattern in files), files
+    (seven,) = [files for files in fusions if any("fc" in name for name in files)]
+    assert len({name for pattern in seven for name in fnmatch.filter(kept(), pattern)}) == 7
+
+
+# PAPER: Tables 3 and 4, validation errors top-1/top-5 in % at one and at several test scales.
+ONE_SCALE = {
+    "A-256": "29.6/10.4", "A-LRN-256": "29.7/10.5", "B-256": "28.7/9.9",
+    "C-256": "28.1/9.4", "C-384": "28.1/9.3", "C-256-512": "27.3/8.8",
+    "D-256": "27.0/8.8", "D-384": "26.8/8.7", "D-256-512": "25.6/8.1",
+    "E-256": "27.3/9.0", "E-384": "26.9/8.7", "E-256-512": "25.5/8.0",
+}  # fmt: skip
+SEVERAL = {
+    "B-256": "28.2/9.6", "C-256": "27.7/9.2", "C-384": "27.8/9.2", "C-256-512": "26.3/8.2", "D-256": "26.6/8.6",
+    "D-384": "26.5/8.6", "D-256-512": "24.8/7.5", "E-256": "26.9/8.7", "E-384": "26.7/8.6", "E-256-512": "24.8/7.5",
+}  # fmt: skip
+
+
+def test_headers_and_tables_quote_the_papers_errors():
+    readme = (RECIPES / "README.md").read_text()
+    for name, error in ONE_SCALE.items():
+        text = (RECIPES / f"{name}.toml").read_text()
+        assert f"top-1/top-5: {error} % at Q = " in text
+        assert f"[{name}]({name}.toml) {error} |" in readme
+        if name in SEVERAL:
+            assert f"\n# {SEVERAL[name]} % at Q = " in text
+            row = next(row for row in readme.split("## Table 4")[1].splitlines() if row.startswith(f"| {name[0]} |"))
+            assert SEVERAL[name] in row
+
+
+def test_every_recipe_stands_in_the_table_of_tables_and_its_commands_parse():
+    readme = (RECIPES / "README.md").read_text()
+    for file in shipped():
+        assert f"({file.name})" in readme or file.name == "base.toml" or load_recipe(file).task == "localise"
+    for target in re.findall(r"\]\((?!http)([^)#]+)", readme):
+        assert (RECIPES / target).exists(), target
+    commands = [line for line in readme.splitlines() if line.startswith("vggfeat ")]
+    assert commands
+    for line in commands:
+        assert parsed(line).info_name == "evaluate"
 
 
 @pytest.mark.parametrize("file", shipped(), ids=lambda f: f.stem)
 def test_a_chain_starts_where_another_recipe_ends(file):
     recipe = load_recipe(file)
     made = {f"checkpoints/{r.name}/best.pt": r for r in map(load_recipe, shipped()) if r.sgd.trainable == "all"}
-    if recipe.init.checkpoint:
+    if recipe.task == "localise":  # Appendix A: from the classification net of the same scale
+        source = made[recipe.init.checkpoint]
+        assert (source.task, source.net, source.augment) == ("classify", recipe.net, recipe.augment)
+    elif recipe.init.checkpoint:
         source = made[recipe.init.checkpoint]
         before = {"256": ("A", "256"), "384": (recipe.net, "256"), "256-512": (recipe.net, "384")}
         assert (source.net, source.augment.label) == before[recipe.augment.label]
     else:
         assert recipe.augment.label == "256"
     # Sect. 3.1: the rate of 1e-3 is the fine-tuning's alone.
-    assert recipe.sgd.learning_rate == (0.01 if recipe.augment.label == "256" else 0.001)
+    first = recipe.augment.label == "256" and recipe.task == "classify"
+    assert recipe.sgd.learning_rate == (0.01 if first else 0.001)
+
+
+def test_there_is_a_recipe_for_each_row_of_tables_8_and_9():
+    found = {
+        (recipe.augment.label, recipe.sgd.trainable, recipe.localise.head)
+        for recipe in map(load_recipe, shipped())
+        if recipe.task == "localise"
+    }
+    assert found == {("384", "fc", "scr"), ("384", "fc", "pcr"), ("384", "all", "pcr"), ("256", "all", "pcr")}

@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, VggfeatError
 from vggfeat.pooling import Described, combine
 from vggfeat.store import DescriptorWriter, read_descriptors
+from vggfeat.store.holding import Hold
 
 N, DIMS, SCALES = 10, (3, 2), (256, 384)
 BLOCKS = [range(4), range(4, 8), range(8, N)]
@@ -198,8 +200,65 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path):
             text=True,
             check=True,
         )
-    busy = f"{path} is being written by another process: wait for it, or name another -o"
+    busy = (
+        f"{path} is being written by process {os.getpid()} on {socket.gethostname()}: wait for it, or name another -o"
+    )
     assert done.stdout.splitlines() == ["4", busy, busy]
+
+
+def test_a_program_that_only_holds_hdf5s_own_lock_is_respected_too(tmp_path):
+    path = fill(tmp_path / "a.h5")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from test_store import *\n"
+        "print(refused(lambda: writer(sys.argv[1], overwrite=True)))\n"
+    )
+    with h5py.File(path, "r+"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), os.path.dirname(__file__)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stdout == f"{path} is being written by another process: wait for it, or name another -o\n"
+
+
+def test_what_a_dead_writer_left_behind_stops_nobody_and_goes(tmp_path):
+    path = tmp_path / "a.h5"
+    lock, part, other = tmp_path / ".a.h5.lock", tmp_path / ".a.h5.abcd1234.part", tmp_path / ".a.h5.x.abcd1234.part"
+    lock.write_text("process 1 on elsewhere")
+    part.touch()
+    other.touch()  # of an output named a.h5.x
+    with writer(path):
+        assert lock.read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+    assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+def test_two_writers_of_a_new_file_never_both_make_it(tmp_path):
+    """Before the file exists HDF5 has nothing to lock."""
+    with Hold(tmp_path / "a.h5"):
+        code = (
+            "import sys; sys.path[:0] = sys.argv[2:]\n"
+            "from test_store import *\n"
+            "print(refused(lambda: writer(sys.argv[1])))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "a.h5"), os.path.dirname(__file__)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert f"is being written by process {os.getpid()} on " in done.stdout
+        assert [entry.name for entry in tmp_path.iterdir()] == [".a.h5.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_blocks_are_the_rows_in_order(tmp_path):
+    path = tmp_path / "a.h5"
+    with writer(path) as out:
+        out.write(range(4), block(range(4), {1: "lost"}))
+    blocks = list(read_descriptors(path).blocks(3))
+    assert [len(values) for values in blocks] == [3, 3, 3, 1]
+    assert np.array_equal(np.concatenate(blocks), read_descriptors(path).read(), equal_nan=True)
+    assert np.isnan(blocks[0][1]).all()
 
 
 def test_files_that_are_none_are_told_apart(tmp_path):

@@ -50,6 +50,12 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def measured(folder):
+    """The lines of metrics.jsonl without their times."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
 class Interrupting(Observer):
     """Sends this process a signal once an update is done, as Ctrl-C or a scheduler would."""
 
@@ -159,11 +165,64 @@ def test_an_interrupted_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, 
     assert same(weights(resumed.last), weights(whole.last))
     assert same(weights(resumed.best), weights(whole.best))
 
-    def measured(run):
-        rows = [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+    assert measured(tmp_path / "cut") == measured(tmp_path / "whole")
 
-    assert measured("cut") == measured("whole")
+
+# A process that runs, is killed by SIGKILL at a random instant and taken up again, over and over; then undisturbed to
+# its end. It forks before torch has started any thread.
+KILLS = """
+import os, random, signal, sys, time
+from vggfeat.datasets.split import load_training_set
+from vggfeat.recipe import load_recipe
+from vggfeat.stages import train as stage
+
+tree, output, kills, seed, stage.SAVE_SECONDS = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+recipe = load_recipe(None, {
+    "net": "A", "width": 1 / 64, "precision": "fp32", "data.dataset": "folder", "sgd.batch_size": 2,
+    "augment.S": [224, 256], "schedule.epochs": 2, "seed": seed,
+})
+data = load_training_set("folder", tree, fraction=0.2, seed=seed)
+
+def started(folder):
+    child = os.fork()
+    if child == 0:
+        stage.train(recipe, data, output=folder, device="cpu", workers=1, resume=True)
+        os._exit(0)
+    return child
+
+def ended(child):
+    return os.waitpid(child, 0)[1]
+
+begin = time.monotonic()
+assert ended(started(output + "/whole")) == 0
+seconds, hits, runs, chance = time.monotonic() - begin, 0, 0, random.Random(seed)
+while hits < kills:
+    folder, runs = f"{output}/cut{runs}", runs + 1
+    for _ in range(2):
+        child = started(folder)
+        time.sleep(chance.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        hits += ended(child) == signal.SIGKILL
+    assert ended(started(folder)) == 0
+"""
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("save_seconds", [0, 900], ids=["saving after every update", "saving after every epoch"])
+def test_a_killed_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, tmp_path, kills, save_seconds):
+    command = [sys.executable, "-c", KILLS, str(tree), str(tmp_path), str(kills), str(kills), str(save_seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    whole = tmp_path / "whole"
+    cut = sorted(tmp_path.glob("cut*"))
+    assert cut
+    for folder in cut:
+        for name in ("best.pt", "last.pt"):
+            assert same(weights(folder / name), weights(whole / name)), folder
+        assert measured(folder) == measured(whole)
+        assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}, (
+            "nothing half-written"
+        )
 
 
 def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
@@ -290,6 +349,19 @@ def test_two_processes_reach_the_weights_of_one(tree, tmp_path):
     one, two = (found[name]["training"]["validation"] for name in ("one", "two"))
     assert one["images"] == two["images"] == 3
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+
+
+def test_an_image_that_one_process_cannot_read_is_told_by_the_one_that_speaks(tree, tmp_path):
+    """Whichever process meets it: every update splits its images anew. torchrun would take code 3 for a failure."""
+    (tree / "red" / "0.png").write_bytes(b"")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vggfeat"]
+    flags = [flag for flag in FLAGS if flag != "--quiet"]
+    command = [*torchrun, "train", "--data", str(tree), *flags, "-o", str(tmp_path / "run"), "--json", "--epochs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["failed"] == ["red/0.png"]
+    assert done.stderr.count("skipped red/0.png: empty file") == 1
+    assert "1 images could not be read and were skipped" in done.stderr
 
 
 # The command

@@ -16,6 +16,7 @@ from vggfeat.training.augment import Augmentation, CentreView, Colours, colours,
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.schedule import Plateau
+from vggfeat.training.tasks import Classification
 from vggfeat.training.trainer import Trainer, copy_layers, errors, preprocessed, table_layers, totals
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -376,7 +377,8 @@ def test_totals_count_what_a_full_sort_counts():
     scores, labels = rng.standard_normal((200, 12)).astype(np.float32), rng.integers(0, 12, 200)
     weights = (rng.random(200) < 0.8).astype(np.float32)
     place = (scores > scores[np.arange(200), labels][:, None]).sum(axis=1)  # 0: ranked first
-    given = (torch.tensor(scores), torch.tensor(weights), torch.tensor(labels), torch.tensor(weights))
+    wrong = Classification(12).wrong(torch.tensor(scores), torch.tensor(labels))
+    given = (torch.tensor(weights), wrong, torch.tensor(weights))
     expected = [weights.sum(), (weights * (place > 0)).sum(), (weights * (place > 4)).sum(), weights.sum()]
     assert totals(*given).tolist() == pytest.approx(expected)
     found = errors(totals(*given))

@@ -22,8 +22,20 @@ class DownloadError(VggfeatError):
     """A file could not be fetched, or what came is not what was published."""
 
 
+class DeviceError(VggfeatError):
+    """A device cannot do what is asked of it, such as hold one picture's activations."""
+
+
 class ImageError(VggfeatError):
     """One image cannot be used. It costs that image its row's values, never the run."""
+
+
+class ReadError(ImageError):
+    """An image's bytes cannot be had: a missing file, a lost disk. Many in a row are no fault of the images."""
+
+
+class OutageError(VggfeatError):
+    """So many images in a row could not be read that it is the disk that has gone, not the images."""
 
 
 class DatasetError(VggfeatError):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE
 from vggfeat.datasets import Sample
 from vggfeat.dense import DenseNet
-from vggfeat.errors import ImageError, UsageError, unknown_name
+from vggfeat.errors import ImageError, ReadError, UsageError, unknown_name
 from vggfeat.networks import VGG
 from vggfeat.pooling import AGGREGATES, Aggregate, Described, aggregated_dim, combine, pool_flips, pool_scales
 
@@ -53,6 +54,17 @@ class DescriptorSettings:
                 raise unknown_name(kind, value, valid)
 
 
+def net_provenance(net: VGG) -> dict[str, Any]:
+    """What tells one net and its weights from another, as plain data."""
+    return {
+        "net": net.net,
+        "weights": net.weights_name,
+        "weights_sha256": net.fingerprint(),
+        "width": net.width,
+        "preprocessing": asdict(net.preprocessing),
+    }
+
+
 class Extractor:
     """Runs one or several nets over samples.
 
@@ -79,6 +91,11 @@ class Extractor:
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
 
     @property
+    def in_background(self) -> bool:
+        """Whether `start` returns before the nets are done."""
+        return self._dense[0].device.type == "cuda"
+
+    @property
     def layer_dims(self) -> tuple[int, ...]:
         """Length of each part's layer."""
         return tuple(dense.dim for dense in self._dense for _ in self._regions)
@@ -92,16 +109,7 @@ class Extractor:
     def provenance(self) -> dict[str, Any]:
         """Everything that changes a value, as plain data: the ground of a descriptor file's fingerprint."""
         return {
-            "nets": [
-                {
-                    "net": net.net,
-                    "weights": net.weights_name,
-                    "weights_sha256": net.fingerprint(),
-                    "width": net.width,
-                    "preprocessing": asdict(net.preprocessing),
-                }
-                for net in self.nets
-            ],
+            "nets": [net_provenance(net) for net in self.nets],
             "precision": self._dense[0].precision,
             **asdict(self.settings),
         }
@@ -116,20 +124,33 @@ class Extractor:
 
     def finish(self, prepared: Sequence[Future[_Prepared]]) -> Described:
         """Runs the nets over pictures that `prepare` has started on."""
+        return self.collect(self.start(prepared))
+
+    def start(self, prepared: Sequence[Future[_Prepared]]) -> Running:
+        """Gives the nets their work, which a GPU then does in the background; `collect` takes what this returns."""
         failures: dict[int, str] = {}
+        unread: set[int] = set()
         pictures: dict[int, _Prepared] = {}
         for row, future in enumerate(prepared):
             try:
                 pictures[row] = future.result()
             except ImageError as error:
                 failures[row] = str(error)
-        parts = [
-            self._part(dense, region, list(pictures.values())) for dense in self._dense for region in self._regions
+                if isinstance(error, ReadError):
+                    unread.add(row)
+        means = [
+            self._means(dense, region, list(pictures.values())) for dense in self._dense for region in self._regions
         ]
-        rows = list(pictures)
+        return Running(len(prepared), list(pictures), failures, frozenset(unread), means)
+
+    def collect(self, running: Running) -> Described:
+        """The descriptors that `start` began."""
+        parts = [_pooled(means) for means in running.means]
+        failures = dict(running.failures)
         for position in np.flatnonzero(~np.isfinite(np.stack([p.sum((1, 2)) for p in parts]).sum(0))):
-            failures[rows[position]] = "the net's activations are not finite"
-        return self._gather(len(prepared), rows, parts, failures)
+            failures[running.rows[position]] = "the net's activations are not finite"
+        gathered = self._gather(running.number, running.rows, parts, failures)
+        return replace(gathered, unread=running.unread)
 
     def close(self) -> None:
         """Ends the decoding threads."""
@@ -145,14 +166,14 @@ class Extractor:
             for Q in self.settings.scales
         }
 
-    def _part(self, dense: DenseNet, region: str, pictures: Sequence[_Prepared]) -> NDArray[np.float32]:
-        """(n, S, D_layer): one net on one region of each picture, flips averaged."""
-        out = np.empty((len(pictures), len(self.settings.scales), dense.dim), dtype=np.float32)
-        for s, Q in enumerate(self.settings.scales):
+    def _means(self, dense: DenseNet, region: str, pictures: Sequence[_Prepared]) -> _Means:
+        """One net on one region of each picture."""
+        flips = (False, True) if self.settings.flip else (False,)
+        per_scale = []
+        for Q in self.settings.scales:
             batch = [picture[region, dense.filter, Q] for picture in pictures]
-            means = dense(batch)
-            out[:, s] = pool_flips(means, dense(batch, flip=True)) if self.settings.flip else means
-        return out
+            per_scale.append([dense.means(batch, flip=flip) for flip in flips])
+        return per_scale
 
     def _gather(self, n: int, rows: list[int], parts: list[NDArray[np.float32]], failures: dict[int, str]) -> Described:
         """Aggregates, normalises and stacks the parts into rows of n; failed rows are NaN."""
@@ -167,6 +188,30 @@ class Extractor:
 
 _Prepared = dict[tuple[str, str, int], images.Picture]
 """One sample's rescaled pictures by (region, filter, Q)."""
+
+_Means = list[list[Tensor]]
+"""By scale the mean activations (n, D_layer) of the pictures and, with flips, of their mirror images."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """Work that the nets were given; on a GPU perhaps still being done."""
+
+    number: int
+    """Samples, those that failed included."""
+    rows: list[int]
+    """Of the pictures among the samples."""
+    failures: dict[int, str]
+    unread: frozenset[int]
+    """Those of the failures that are no fault of the images: their bytes could not be had."""
+    means: list[_Means]
+    """One a part: net by net, region by region."""
+
+
+def _pooled(means: _Means) -> NDArray[np.float32]:
+    """(n, S, D_layer), flips averaged."""
+    views = [[view.cpu().numpy() for view in scale] for scale in means]
+    return np.stack([pool_flips(*scale) if len(scale) == 2 else scale[0] for scale in views], axis=1)
 
 
 def _cut(picture: images.RGBImage, sample: Sample, region: Literal["image", "box"]) -> images.RGBImage:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import stat
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageDraw, ImageOps, UnidentifiedImageError
 
 from vggfeat.catalog import Filter
-from vggfeat.errors import ImageError
+from vggfeat.errors import ImageError, ReadError
 
 RGBImage = Image.Image
 """A loaded picture of Pillow's mode RGB."""
@@ -35,26 +36,35 @@ MAX_RESCALED_PIXELS = 8_000_000
 """Most pixels after rescaling: VGG-D's first layers then take about 4 GB in fp32. A 1x5000 picture at Q = 256
 would have 330 million; a panorama of 12:1 at Q = 768 still passes."""
 
+# Pillow warns of sizes that are errors here, and of oddities beside the pixels. Once and for all, and for Pillow alone:
+# filters are the whole process's, so that decoding threads which each set and restore them would lose others'.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def decode(source: str | os.PathLike[str] | bytes, *, exif: bool = False) -> Image.Image:
-    """An image file (path) or its bytes -> a loaded RGB picture.
+Source = str | os.PathLike[str] | bytes | NDArray[Any] | Image.Image
+"""A file's path or its bytes; or a picture in memory: Pillow's, or (H, W, 3) or (H, W) uint8 values."""
+
+
+def decode(source: Source, *, exif: bool = False) -> Image.Image:
+    """An image file (path), its bytes or a picture in memory -> a loaded RGB picture.
 
     Grey, palette, CMYK and 16-bit pictures are converted; transparency is laid on white; of an animation the first
     frame counts. `exif` honours the EXIF orientation.
 
-    Raises ImageError with the reason: missing, unreadable, no image, truncated, too large.
+    Raises ImageError with the reason: no image, truncated, too large; ReadError where its bytes cannot be had.
     """
+    if not isinstance(source, str | os.PathLike | bytes):
+        picture = _in_memory(source)
+        return _to_rgb(ImageOps.exif_transpose(picture) if exif else picture)
     with _open(source) as stream:
         try:
-            with warnings.catch_warnings():
-                # Pillow's own size warning comes between its limit and twice that; ours is an error before it.
-                warnings.simplefilter("ignore")
-                picture = Image.open(stream, formats=_FORMATS)
-                _check_size(picture.size)
-                picture.load()
-                return _to_rgb(ImageOps.exif_transpose(picture) if exif else picture)
+            picture = Image.open(stream, formats=_FORMATS)
+            _check_size(picture.size)
+            # At full size: JPEG's own reduced decoding moves descriptors (cosine 0.972 at worst, Q = 256).
+            picture.load()
+            return _to_rgb(ImageOps.exif_transpose(picture) if exif else picture)
         except ImageError:
             raise
         except UnidentifiedImageError:
@@ -65,9 +75,27 @@ def decode(source: str | os.PathLike[str] | bytes, *, exif: bool = False) -> Ima
         except MemoryError:
             raise ImageError("not enough memory to decode it") from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno:  # the system's word; Pillow's own OSErrors have no number
+                raise ReadError((error.strerror or str(error)).lower()) from None
             # Pillow's decoders raise nearly anything on damaged data (OSError, SyntaxError, struct.error, ...);
             # for the run they all mean the same: this image has no pixels.
             raise ImageError(f"damaged image: {error or type(error).__name__}") from None
+
+
+def _in_memory(source: NDArray[Any] | Image.Image) -> Image.Image:
+    """An array's values, or a Pillow picture that may still have to be loaded."""
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or not (source.ndim == 2 or source.shape[2:] == (3,)) or not source.size:
+            raise ImageError(f"array of {source.dtype} {source.shape}: an image has (H, W, 3) or (H, W) uint8 values")
+        source = Image.fromarray(source)
+    if not isinstance(source, Image.Image):
+        raise ImageError(f"{type(source).__name__} is no image: give a path, a Pillow image or an array")
+    _check_size(source.size)
+    try:
+        source.load()
+    except Exception as error:  # as in `decode`: Pillow's decoders raise nearly anything
+        raise ImageError(f"damaged image: {error or type(error).__name__}") from None
+    return source
 
 
 def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
@@ -82,7 +110,7 @@ def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
             raise ImageError("no regular file")
         return Path(source).open("rb")
     except OSError as error:
-        raise ImageError((error.strerror or str(error)).lower()) from None
+        raise ReadError((error.strerror or str(error)).lower()) from None
     except ValueError as error:  # an embedded NUL
         raise ImageError(str(error)) from None
 
@@ -182,6 +210,38 @@ def rescaled_crop(picture: Image.Image, Q: int, left: int, top: int, side: int, 
     x, y = picture.width / width, picture.height / height
     box = (left * x, top * y, (left + side) * x, (top + side) * y)
     return np.asarray(picture.resize((side, side), _FILTERS[filter], box=box))
+
+
+def thumbnail(picture: RGBImage, side: int) -> bytes:
+    """The whole picture, no larger than `side` pixels each way, as a JPEG's bytes."""
+    small = picture.copy()
+    small.thumbnail((side, side))
+    stream = BytesIO()
+    small.save(stream, "JPEG", quality=70, optimize=True)
+    return stream.getvalue()
+
+
+def write_outlined(
+    path: str | os.PathLike[str],
+    picture: RGBImage,
+    outlines: Sequence[tuple[Sequence[float], str, str]],
+    side: int = 480,
+) -> None:
+    """The picture with boxes drawn on it, each with a colour and a caption, as a JPEG; small pictures are enlarged.
+
+    Boxes (xmin, ymin, xmax, ymax) are in the picture's own pixels; its smallest side becomes at least `side`.
+    """
+    factor = max(1.0, side / min(picture.size))
+    canvas = picture.resize((round(picture.width * factor), round(picture.height * factor)), _FILTERS["bicubic"])
+    draw = ImageDraw.Draw(canvas)
+    for box, colour, caption in outlines:
+        xmin, ymin, xmax, ymax = (value * factor for value in box)
+        corners = (xmin, ymin, max(xmin, xmax - 1), max(ymin, ymax - 1))
+        draw.rectangle(corners, outline=colour, width=3)
+        place = (corners[0] + 5, corners[1] + 3)
+        draw.rectangle(draw.textbbox(place, caption, font_size=16), fill="black")
+        draw.text(place, caption, fill=colour, font_size=16)
+    canvas.save(path, "JPEG", quality=90)
 
 
 def write_png(path: str | os.PathLike[str], pixels: NDArray[np.uint8]) -> None:

@@ -1,12 +1,15 @@
-"""The paper's measures as pure functions: average precision (both definitions), class recall, top-k error."""
+"""The paper's measures as pure functions: average precision (both definitions), class recall, top-k error,
+localisation error."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vggfeat.boxes import CORRECT_IOU, iou
 from vggfeat.errors import unknown_name
 
 Definition = Literal["voc2007", "voc2010"]
@@ -125,3 +128,38 @@ def topk_error(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
     own = values[np.arange(len(truth)), truth]
     others = np.count_nonzero(values >= own[:, None], axis=1) - 1
     return float(np.mean(others >= k))
+
+
+def localisation_error(
+    labels: ArrayLike, truth: Sequence[ArrayLike], classes: ArrayLike, boxes: ArrayLike, k: int = 5
+) -> float:
+    """Share of the images that none of the first k guesses localises (Appendix A).
+
+    A guess is right where its class is the image's and its box overlaps one of the image's boxes of that class by an
+    IoU above 0.5.
+
+    Args:
+        labels: (N,) class indices.
+        truth: for each image (M_i, 4) boxes (xmin, ymin, xmax, ymax); an image without boxes counts as an error.
+        classes: (N, K) guessed classes, surest first.
+        boxes: (N, K, 4) their boxes, in the unit of `truth`.
+        k: how many guesses count, from 1 to K.
+
+    Raises ValueError for shapes that do not fit and coordinates that are NaN.
+    """
+    own, guessed, placed = _classes(labels, "labels"), np.asarray(classes), np.asarray(boxes, dtype=np.float64)
+    if guessed.ndim != 2 or placed.shape != (*guessed.shape, 4) or not len(own) == len(truth) == len(guessed):
+        raise ValueError(
+            f"{len(own)} labels and {len(truth)} lists of true boxes need classes (N, K) and boxes (N, K, 4), "
+            f"not {guessed.shape} and {placed.shape}"
+        )
+    if not 1 <= k <= guessed.shape[1]:
+        raise ValueError(f"k = {k} is not between 1 and the number of guesses, {guessed.shape[1]}")
+    if np.isnan(placed).any():
+        raise ValueError(f"a box of image {int(np.isnan(placed).any(axis=(1, 2)).argmax())} is NaN")
+    if own.size == 0:
+        return float("nan")
+    hits = guessed[:, :k] == own[:, None]  # (N, k)
+    for image, there in enumerate(truth):
+        hits[image] &= (iou(placed[image, :k], there) > CORRECT_IOU).any(axis=1)
+    return float(np.mean(~hits.any(axis=1)))

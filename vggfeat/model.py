@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from vggfeat._version import __version__
 from vggfeat.errors import ModelError
 from vggfeat.files import replacing
-from vggfeat.hdf5 import own_dataset
+from vggfeat.hdf5 import DAMAGE, own_dataset, texts, written
+from vggfeat.provenance import check_provenance
 
 MODEL_FORMAT = "vggfeat-model"
 FORMAT_VERSION = 1
@@ -60,7 +61,7 @@ class Model:
 
 def write_model(path: str | Path, model: Model) -> Path:
     """Writes a model, whole or not at all, and returns its path."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, written(temporary) as file:
         file.attrs["format"] = MODEL_FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["vggfeat_version"] = __version__
@@ -84,7 +85,7 @@ def read_model(path: str | Path) -> Model:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return _read(path, file)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except DAMAGE as error:
         raise ModelError(f"{path}: damaged model file ({error})") from error
 
 
@@ -101,7 +102,7 @@ def _read(path: Path, file: h5py.File) -> Model:
         coef=file["coef"][:].astype(np.float32, copy=False),
         intercept=file["intercept"][:].astype(np.float32, copy=False),
         C=file["C"][:].astype(np.float64, copy=False),
-        class_names=tuple(name.decode("utf-8", "surrogateescape") for name in file["class_names"][:]),
+        class_names=tuple(name.decode("utf-8", "surrogateescape") for name in texts(file["class_names"])),
         multi_label=bool(file.attrs["multi_label"]),
         inputs=tuple(json.loads(file.attrs["inputs"])),
         record=json.loads(file.attrs["record"]),
@@ -109,4 +110,10 @@ def _read(path: Path, file: h5py.File) -> Model:
     k = len(model.class_names)
     if model.coef.ndim != 2 or {len(model.coef), len(model.intercept), len(model.C)} != {k}:
         raise ModelError(f"{path}: damaged model file ({k} classes, coefficients {model.coef.shape})")
+    if not (np.isfinite(model.coef).all() and np.isfinite(model.intercept).all()):
+        raise ModelError(f"{path}: damaged model file (coefficients that are NaN or infinite)")
+    for one in model.inputs:
+        check_provenance(one)
+    if not isinstance(model.record, dict):
+        raise ValueError("its record is no table")
     return model

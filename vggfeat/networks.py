@@ -20,7 +20,7 @@ from vggfeat.catalog import (
     net_spec,
     scaled,
 )
-from vggfeat.errors import UsageError
+from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.files import replacing
 
 Layer = Literal["fc6", "fc7", "scores"]
@@ -115,11 +115,13 @@ class VGG(nn.Module):
         time of a channels_last convolution in bf16, and its windows' order is that of the Linear's own weight.
         """
         n, _, height, width = pooled.shape
-        rows, columns = height - POOLED_SIDE + 1, width - POOLED_SIDE + 1
-        windows = pooled.unfold(2, POOLED_SIDE, 1).unfold(3, POOLED_SIDE, 1)  # (N, C, h, w, 7, 7)
-        flat = windows.permute(0, 2, 3, 1, 4, 5).reshape(n * rows * columns, -1)  # (N h w, C 7 7)
-        out: Tensor = self.classifier[: _CLASSIFIER_DEPTH[layer]](flat)
-        return out.reshape(n, rows, columns, -1)
+        out = self.head(windows(pooled), layer)
+        return out.reshape(n, height - POOLED_SIDE + 1, width - POOLED_SIDE + 1, -1)
+
+    def head(self, windows: Tensor, layer: Layer = "fc7") -> Tensor:
+        """The fully-connected layers on unfolded windows, of whichever images: (M, C 7 7) -> (M, D)."""
+        out: Tensor = self.classifier[: _CLASSIFIER_DEPTH[layer]](windows)
+        return out
 
     def fingerprint(self) -> str:
         """The sha256 of the file that the weights came from, or else of the tensors themselves."""
@@ -148,9 +150,26 @@ class VGG(nn.Module):
 
     def save(self, path: str | Path) -> Path:
         """Writes a vggfeat checkpoint, whole or not at all, and returns its path."""
-        with replacing(path) as temporary:
-            torch.save(self.checkpoint(), temporary)
-        return Path(path)
+        return write_checkpoint(path, self.checkpoint())
+
+
+def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
+    """Writes tensors and plain data, whole or not at all, and returns the path.
+
+    Raises VggfeatError where they cannot be written.
+    """
+    with replacing(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # all that torch makes of what the system says
+            raise VggfeatError(f"{path}: cannot write: no room on the disk, or a limit on file sizes") from error
+    return Path(path)
+
+
+def windows(pooled: Tensor) -> Tensor:
+    """The 7x7 windows of the last pooling's map, row by row: (N, C, h', w') -> (N h w, C 7 7)."""
+    views = pooled.unfold(2, POOLED_SIDE, 1).unfold(3, POOLED_SIDE, 1)  # (N, C, h, w, 7, 7)
+    return views.permute(0, 2, 3, 1, 4, 5).reshape(-1, pooled.shape[1] * POOLED_SIDE**2)
 
 
 def _trunk(spec: NetSpec, width: float) -> tuple[nn.Sequential, int]:

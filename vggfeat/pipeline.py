@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from vggfeat.datasets import Sample
-from vggfeat.extractor import Extractor
-from vggfeat.memory import release_free_memory, separate_large_blocks
+from vggfeat.memory import keep_freed_memory, release_free_memory
+from vggfeat.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.pooling import Described
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 
@@ -15,30 +17,65 @@ BLOCK = 16
 same ones and its values are the same bits."""
 
 
+Result = TypeVar("Result", covariant=True)
+
+
+class Describer(Protocol[Result]):
+    """What runs nets over samples: an Extractor, a Scorer, whose rows are posteriors, or a Localiser."""
+
+    @property
+    def in_background(self) -> bool:
+        """Whether `start` returns before the nets are done."""
+
+    def prepare(self, samples: Sequence[Sample]) -> Sequence[Any]:
+        """Starts decoding."""
+
+    def start(self, prepared: Any) -> Any:
+        """Gives the nets their work."""
+
+    def collect(self, running: Any) -> Result:
+        """What `start` began."""
+
+
 def blocks_of(n: int) -> list[range]:
     """The blocks of n rows."""
     return [range(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
 
 
 def describe_blocks(
-    extractor: Extractor, samples: Sequence[Sample], blocks: Sequence[range]
-) -> Iterator[tuple[range, Described]]:
-    """The descriptors of these blocks of samples, in order, one block decoded ahead."""
-    separate_large_blocks()
-    started = [extractor.prepare(samples[rows.start : rows.stop]) for rows in blocks[:1]]
-    for rows, following in zip(blocks, [*blocks[1:], None], strict=True):
-        if following is not None:
-            started.append(extractor.prepare(samples[following.start : following.stop]))
-        yield rows, extractor.finish(started.pop(0))
-        release_free_memory()
+    extractor: Describer[Result], samples: Sequence[Sample], blocks: Sequence[range]
+) -> Iterator[tuple[range, Result]]:
+    """The descriptors of these blocks of samples, in order.
+
+    On the CPU, which decodes and computes with the same cores, one block is decoded ahead. A GPU has a block under way
+    while the one before it is handed on, and more blocks decoded ahead, so that a large picture holds nobody up.
+    """
+    keep_freed_memory()
+    decoded_ahead, running_ahead = (4, 1) if extractor.in_background else (1, 0)
+    decoding = deque(extractor.prepare(samples[rows.start : rows.stop]) for rows in blocks[:decoded_ahead])
+    running: deque[tuple[range, Any]] = deque()
+    for number, rows in enumerate(blocks):
+        for following in blocks[number + decoded_ahead : number + decoded_ahead + 1]:
+            decoding.append(extractor.prepare(samples[following.start : following.stop]))
+        running.append((rows, extractor.start(decoding.popleft())))
+        if len(running) > running_ahead:
+            done, started = running.popleft()
+            yield done, extractor.collect(started)
+            release_free_memory()
+    for done, started in running:
+        yield done, extractor.collect(started)
 
 
 def fill(
-    writer: DescriptorWriter, extractor: Extractor, progress: Callable[[int, int, int], None] | None = None
+    writer: DescriptorWriter,
+    extractor: Describer[Described],
+    progress: Callable[[int, int, int], None] | None = None,
+    max_read_failures: int = MAX_READ_FAILURES,
 ) -> None:
     """Describes and writes the rows of the writer's data set that are still to do.
 
-    `progress` is called with (rows done, rows, rows failed) at the start and after each block.
+    `progress` is called with (rows done, rows, rows failed) at the start and after each block. Raises OutageError
+    where so many images in a row cannot be read; their rows are still to do then.
     """
     samples = writer.dataset.samples
 
@@ -48,6 +85,7 @@ def fill(
             progress(done, len(samples), failed)
 
     tick()
-    for rows, described in describe_blocks(extractor, samples, writer.pending(blocks_of(len(samples)))):
+    described_blocks = describe_blocks(extractor, samples, writer.pending(blocks_of(len(samples))))
+    for rows, described in until_outage(described_blocks, samples, max_read_failures):
         writer.write(rows, described)
         tick()

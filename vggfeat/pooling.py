@@ -24,6 +24,8 @@ class Described:
     scales: Array
     """(N, sum of S * D_layer over the parts) before aggregation and normalisation, scale by scale within a part."""
     failures: dict[int, str] = field(default_factory=dict)
+    unread: frozenset[int] = frozenset()
+    """Those of the failed rows whose bytes could not be had (ReadError)."""
 
 
 def pool_flips(image: Array, mirrored: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,12 @@ from typing import Any
 
 from vggfeat.catalog import INPUT_SIDE, net_spec
 from vggfeat.errors import RecipeError, UsageError, unknown_name
+
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
+"""Where a task's defaults differ from those of classification (Appendix A)."""
+
+_MOST = 2**63
+"""Where torch's whole numbers end."""
 
 LITERAL_VARIANCE_STD = 0.1
 """The paper's "variance 1e-2" taken literally: logits of 1e8 in net A, and NaN within steps (PAPER.md 2)."""
@@ -134,6 +141,20 @@ class Init:
 
 
 @dataclass(frozen=True)
+class Localise:
+    """Bounding-box regression (Appendix A); without effect on other tasks."""
+
+    head: str = "pcr"
+    """"pcr", per-class regression: a box for each class; or "scr", single-class: one box shared by all."""
+    least_seen: float = 0.5
+    """Share of an object that a crop must show to be learnt from (OverFeat's rule)."""
+
+    def __post_init__(self) -> None:
+        _choice("localise.head", self.head, ("pcr", "scr"))
+        _check(0 <= self.least_seen <= 1, "localise.least_seen", self.least_seen, "from 0 to 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that decides the weights which a training run ends with, apart from the images themselves."""
 
@@ -146,22 +167,30 @@ class Recipe:
     sgd: Sgd = field(default_factory=Sgd)
     schedule: Schedule = field(default_factory=Schedule)
     init: Init = field(default_factory=Init)
+    task: str = "classify"
+    """"classify" (Sect. 3.1), or "localise" (Appendix A)."""
+    localise: Localise = field(default_factory=Localise)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "net", net_spec(self.net).name)
         _check(self.width > 0, "width", self.width, "positive")
         _check(self.seed >= 0, "seed", self.seed, "not negative")
+        _choice("task", self.task, ("classify", "localise"))
 
     @property
     def name(self) -> str:
-        """`ilsvrc2012-D-256-512`: what its files are called by default."""
-        return f"{self.data.dataset}-{self.net}-{self.augment.label}"
+        """`ilsvrc2012-D-256-512`, `ilsvrc2012-D-256-512-fc`: what its files are called by default."""
+        part = () if self.sgd.trainable == "all" else (self.sgd.trainable,)
+        task = ("localise", self.localise.head) if self.task == "localise" else ()
+        return "-".join((self.data.dataset, self.net, self.augment.label, *part, *task))
 
 
 def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe file (None: the paper's defaults), with `overrides` by dotted key, such as {"sgd.batch_size": 64}.
 
     `extends = "other.toml"` in a file, relative to it, names the recipe that it changes.
+
+    What neither names is the paper's: of classification, or where `task` says so of localisation.
 
     Raises RecipeError for a file that cannot be read, an unknown key (with the nearest one) or a bad value.
     """
@@ -172,7 +201,7 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
         for section in reversed(sections):
             nested = {section: nested}
         table = _merged(table, _checked(Recipe, nested, ""))
-    return _build(Recipe, table)
+    return _build(Recipe, _merged(TASK_DEFAULTS.get(table.get("task", ""), {}), table))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -200,13 +229,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A file's table laid over the one that it extends."""
-    if file.resolve() in above:
-        raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
     try:
+        if file.resolve() in above:
+            raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"{file}: this recipe cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RuntimeError) as error:  # TOML's own, too deep, endless numbers, names and links that loop
         raise RecipeError(f"{file}: no TOML: {error}") from error
     parent = table.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
@@ -258,11 +287,15 @@ def _value(key: str, value: Any, default: Any) -> Any:
         if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(side) for side in pair):
             return tuple(pair)
         raise RecipeError(f"{key} = {value!r}: expected a whole number or [min, max]")
+    if _is_int(value) and abs(value) >= _MOST:
+        raise RecipeError(f"{key}: expected a number below {_MOST:g}")
     if isinstance(default, float) and _is_int(value):
         return float(value)
     if type(value) is not type(default):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[type(default)]
         raise RecipeError(f"{key} = {value!r}: expected {kind}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{key} = {value}: expected a finite number")
     return value
 
 

@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.table import Table
 from rich.text import Text
 
+from vggfeat.text import printable
+
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where stderr is no terminal."""
 
@@ -23,13 +25,14 @@ def stderr() -> Console:
 
 
 def note(text: str) -> None:
-    """One line on stderr, printed as it is (no markup)."""
-    stderr().print(text, markup=False)
+    """One line on stderr: no markup, and what a file's name holds of control characters made visible."""
+    stderr().print(printable(text), markup=False)
 
 
 def print_json(result: Any) -> None:
-    """A result on stdout, as JSON with NaN as null."""
-    print(json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False))
+    """A result on stdout, as JSON with NaN as null; a name's bytes that are no UTF-8 are escapes such as `\\udce9`."""
+    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _finite(value: Any) -> Any:
@@ -86,14 +89,16 @@ def print_info(result: dict[str, Any]) -> None:
             text = ",".join(map(str, value)) if len(value) <= 8 else f"{len(value)} values (--json shows them)"
         else:
             text = str(value)
-        print(f"{name}: {text}")
+        print(f"{name}: {printable(text)}")
 
 
-def print_failures(errors: dict[str, str], total: int, shown: int = 10) -> None:
-    """The first images that failed, each with its reason, and how many there are."""
+def print_failures(
+    errors: dict[str, str], total: int, shown: int = 10, where: str = "in the file: vggfeat info --json"
+) -> None:
+    """The first images that failed, each with its reason, how many there are, and where the others are told."""
     for name, reason in list(errors.items())[:shown]:
         note(f"skipped {name}: {reason}")
-    more = f" ({len(errors) - shown} more in the file: vggfeat info --json)" if len(errors) > shown else ""
+    more = f" ({len(errors) - shown} more {where})" if len(errors) > shown else ""
     note(f"{len(errors)} of {total} images skipped{more}")
 
 
@@ -118,25 +123,70 @@ def print_svm(result: dict[str, Any]) -> None:
         classes.add_column("class")
         classes.add_column("AP %" if multi else "recall %", justify="right")
         for name, value in result["per_class"].items():
-            classes.add_row(Text(_printable(name)), _percent(value))
+            classes.add_row(Text(printable(name)), _percent(value))
         console.print(classes)
     console.print(table)
     if result["left_out"]:
-        note(f"left out for want of a descriptor: {len(result['left_out'])}, {_printable(result['left_out'][0])} first")
-    files = ", ".join(_printable(file["path"]) for file in result["descriptors"])
+        note(f"left out for want of a descriptor: {len(result['left_out'])}, {printable(result['left_out'][0])} first")
+    files = ", ".join(printable(file["path"]) for file in result["descriptors"])
     deviation = "" if result["std"] is None else f" +- {_percent(result['std'])}"
     splits = f" over {len(result['splits'])} splits" if deviation else ""
     note(f"{result['dataset']}: {label} {_percent(result['mean'])}{deviation}{splits} ({files})")
 
 
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Errors on stderr: a row a net or file, their fusion last; the classes and confusions where asked for."""
+    console = stderr()
+    if "per_class" in result:
+        _print_classes(console, result["per_class"], result["confusions"])
+    table = _table("net", "view", "Q", "images", "top-1 error %", "top-5 error %")
+    for row in result["rows"]:
+        errors = [_optional(row[f"top{k}_error"], ".1f") for k in (1, 5)]
+        fused = len(result["rows"]) > 1 and row is result["rows"][-1]
+        name = "average of these" if fused else f"{row['net']} ({row['weights']})"
+        name += f", {row['path']}" if len(result["rows"]) > 1 and not fused else ""
+        scales = ",".join(map(str, row["scales"]))
+        table.add_row(Text(printable(name)), row["view"], scales, str(row["images"]), *errors)
+    console.print(table)
+
+
+def print_localisation(result: dict[str, Any]) -> None:
+    """Localisation errors on stderr, a row for the nets and one for each trivial answer."""
+    central = result["protocol"] == "1"
+    table = _table("boxes", "Q", "merged up to", "images", "top-1 error %", "top-5 error %")
+    names = " + ".join(
+        f"{net['net']} ({net['weights']}, {head})" for net, head in zip(result["nets"], result["heads"], strict=True)
+    )
+    scales, count = ",".join(map(str, result["scales"])), str(result["images"])
+    errors = [_optional(result[f"top{k}_error"], ".1f") for k in (1, 5)]
+    table.add_row(Text(printable(names)), scales, _optional(result["threshold"], "g"), count, *errors)
+    for name, key in (("the whole image", "whole_image"), ("the mean box of training", "mean_box")):
+        error = _optional(result[key], ".1f")
+        table.add_row(name, "", "", count, *((error, "-") if central else ("-", error)))
+    stderr().print(table)
+    if result["unlocated"]:
+        note(f"{result['unlocated']} images have no box to compare with and are left out")
+
+
+def _print_classes(console: Console, errors: dict[str, float | None], confusions: list[dict[str, Any]]) -> None:
+    worst = sorted(errors.items(), key=lambda entry: -1.0 if entry[1] is None else entry[1], reverse=True)
+    classes = _table("class", "top-1 error %")
+    for name, error in worst[:PER_CLASS_SHOWN]:
+        classes.add_row(Text(printable(name)), _optional(error, ".1f"))
+    console.print(classes)
+    if len(worst) > PER_CLASS_SHOWN:
+        note(f"the worst {PER_CLASS_SHOWN} of {len(worst)} classes (--json has all)")
+    pairs = _table("true class", "images")
+    pairs.add_column("taken for")
+    for pair in confusions:
+        true, predicted = (Text(printable(pair[which])) for which in ("true", "predicted"))
+        pairs.add_row(true, str(pair["count"]), predicted)
+    console.print(pairs)
+
+
 def _percent(value: float | None) -> str:
     """0.9181 -> 91.8; "-" for what has no value."""
     return "-" if value is None or value != value else f"{100 * value:.1f}"
-
-
-def _printable(text: str) -> str:
-    """A name with its control characters and bytes that are no UTF-8 made visible."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def print_bench(result: dict[str, Any]) -> None:
@@ -157,6 +207,8 @@ def print_bench(result: dict[str, Any]) -> None:
         out.print(table)
         out.print(f"plain torchvision loop: {_optional(plain, '.2f')} images/s")
         out.print(f"decoding and rescaling alone: {extract['loader_images_per_second']:.0f} images/s on one core")
+    if "train" in result:
+        _print_bench_train(out, result["train"])
     if "svm" in result:
         table = _table("svm", "ours s", "LinearSVC s", "ratio", "2 processes", "one C", "largest gap")
         for name, row in result["svm"]["sizes"].items():
@@ -170,6 +222,32 @@ def print_bench(result: dict[str, Any]) -> None:
             if row["liblinear_scaled"]:
                 timed, classes = row["liblinear_classes_timed"], row["classes"]
                 out.print(f"* {name}: LinearSVC timed on {timed} of {classes} classes and scaled")
+
+
+def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
+    machine, both = train["machine"], train["synchronisation"]
+    table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop")
+    for row in train["runs"]:
+        table.add_row(
+            row["precision"], f"{row['images_per_second']:.1f}", f"{row['tflops']:.3f}",
+            f"{row['share_of_matrix_rate']:.0%}", _optional(row.get("times_plain_torchvision"), ".2f"),
+        )  # fmt: skip
+    out.print(
+        f"train: net {train['net']}, width {train['width']:g}, batch {train['batch_size']}; {machine['name']}, "
+        f"{machine['threads']} threads"
+    )
+    out.print(table)
+    out.print(f"plain torchvision loop: {_optional(train['plain_torchvision_images_per_second'], '.1f')} images/s")
+    for row in train["loader"]:
+        out.print(f"loader alone, threads {row['threads']}: {row['images_per_second']:.0f} crops/s")
+    if both is None:
+        out.print("2 processes: not measured, they take two CUDA devices, or CPUs")
+    else:
+        setting = f"{both['processes']} processes ({both['backend']}, {both['images_per_process']} images each)"
+        together, without = both["seconds_per_update"], both["seconds_per_update_without"]
+        out.print(f"{setting}: {together:.3f} s an update, {without:.3f} s without synchronisation")
+        megabytes, alone = both["gradient_megabytes"], both["seconds_of_all_reduce_alone"]
+        out.print(f"all-reduce of {megabytes:.0f} MB of gradients by itself: {alone:.3f} s")
 
 
 def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
@@ -234,7 +312,7 @@ class Ticker:
             self._bar.update(self._task, completed=done, total=total, counts=counts)
         elif not self.quiet and now - self._last >= PLAIN_INTERVAL and done < total:
             self._last = now
-            left = f", {_clock((total - done) / rate)} left" if rate > 0 else ""
+            left = f", {clock((total - done) / rate)} left" if rate > 0 else ""
             note(f"{self.what}: {counts}{left}")
 
 
@@ -243,7 +321,7 @@ def in_megabytes(tick: Callable[[int, int, int], None]) -> Callable[[int, int | 
     return lambda done, total: tick(done >> 20, (total or done) >> 20, 0)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """3725 -> 1:02:05."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -8,13 +8,14 @@ claims is checked against its size before memory is set aside.
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,8 +41,13 @@ from vggfeat.errors import UsageError, WeightsError
 from vggfeat.fetch import Progress, digests
 from vggfeat.networks import CHECKPOINT_FORMAT, CHECKPOINT_VERSION, POOLED_SIDE, VGG, glorot_, weighted_layers
 
+log = logging.getLogger(__name__)
+
 NAMES = ("published", *SOURCES, "none")
 """What `weights` may be besides a file."""
+
+MOST_WIDTH = 1000.0
+"""No machine holds a net of this width factor."""
 
 
 def load_net(
@@ -93,7 +99,28 @@ def load_net(
         model.weights_name, model.weights_sha256 = name, sha256
         _agree(model, path, width, num_classes)
     model.precision = number_format
+    log.info("net %s (width %g), weights %s, %s, %s", model.net, model.width, model.weights_name, place, number_format)
     return model.eval().to(place)
+
+
+def load_nets(
+    net: str | VGG | Sequence[str | VGG] | None,
+    weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None] | None,
+    **options: Any,
+) -> list[VGG]:
+    """Several nets at once, each with its weights: one name of weights serves all nets, and one net may be left to its
+    file. Nets that are loaded already stay as they are; `options` are load_net's.
+    """
+    nets: list[Any] = list(net) if isinstance(net, list | tuple) else [net]
+    files: list[Any] = list(weights) if isinstance(weights, list | tuple) else [weights]
+    if len(files) == 1:
+        files *= len(nets)
+    elif net is None:
+        nets = [None] * len(files)
+    if len(nets) != len(files):
+        raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one --weights for all nets, or one each")
+    pairs = zip(nets, files, strict=True)
+    return [one if isinstance(one, VGG) else load_net(one, its, **options) for one, its in pairs]
 
 
 def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
@@ -228,7 +255,8 @@ def _named_layers(path: Path, state: Mapping[Any, Any]) -> list[Layer]:
         if match is None:
             why = "; nets with batch normalisation are not Table 1's" if "running_mean" in str(key) else ""
             raise WeightsError(f"{path}: {str(key)!r} is no parameter of torchvision's VGG nets{why}")
-        if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+        if not (plain and value.is_floating_point()):
             raise WeightsError(f"{path}: {key} is no plain tensor of floating-point numbers")
         claimed += value.numel() * value.element_size()
         parts.setdefault((match[1] == "classifier", int(match[2])), {})[match[3]] = value
@@ -262,7 +290,7 @@ def _checkpoint(path: Path, content: Mapping[Any, Any]) -> Layers:
             tuple(str(name) for name in content["class_names"]),
             dict(content["training"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, UsageError) as error:
         raise WeightsError(f"{path}: a damaged vggfeat checkpoint ({type(error).__name__}: {error})") from error
 
 
@@ -300,7 +328,7 @@ def _built(path: Path, content: Layers, net: str | None) -> VGG:
     spec = _identified(path, content, net)
     shapes = [tuple(layer.weight.shape) for layer in layers]
     width = content.width if content.width is not None else _width(spec, shapes)
-    if width is None or not 0 < width < math.inf or shapes != _shapes(spec, width, shapes[-1][0]):
+    if width is None or not 0 < width < MOST_WIDTH or shapes != _shapes(spec, width, shapes[-1][0]):
         raise WeightsError(f"{path}: its layers' shapes are not those of net {spec.name} at width {width}")
     for layer in layers:
         if layer.bias.shape != layer.weight.shape[:1]:

@@ -19,11 +19,15 @@ VERBS = {
     "nets": "Table 1 and 2: nets, depth, parameters, published weights.",
     "download": "Fetch published weights or a data set, checked against its hash.",
     "train": "Train a net as the paper did.",
+    "evaluate": "Top-1 and top-5 errors of nets, on ILSVRC or your own classes.",
+    "localise": "Boxes of objects in ILSVRC's images, and localisation error.",
     "extract": "Images to descriptors, in one HDF5 file.",
+    "merge": "Join the shards of one extraction into one file.",
+    "export": "Descriptors as a NumPy or CSV file, for other tools.",
     "svm": "Fit linear SVMs on descriptors and score them.",
     "predict": "Score new images with a fitted model.",
     "info": "What a descriptor file, checkpoint or model is, and how it was made.",
-    "bench": "Measure this machine: extraction and SVM fits.",
+    "bench": "Measure this machine: extraction, training and SVM fits.",
     "quickstart": "The whole road, offline, in about a minute: train, extract, svm.",
 }
 """One line a verb, in the order of a user's work: `--help` imports none of their files."""
@@ -42,7 +46,7 @@ class _Verbs(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in VERBS and not args[0].startswith("-"):
+        if not ctx.resilient_parsing and args and args[0] not in VERBS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], VERBS)
         return super().resolve_command(ctx, args)
 
@@ -101,6 +105,10 @@ def run(args: list[str] | None = None) -> int:
         if debugging():
             raise
         return _report(str(error), FAILED)
+    except OSError as error:  # the system's word where no stage had one of its own: a full disk, say
+        if debugging():
+            raise
+        return _report(f"{error.filename or 'output'}: {error.strerror or error}", FAILED)
     except Exception as error:
         if debugging():
             raise

@@ -7,16 +7,21 @@ from typing import Any
 import click
 
 from vggfeat import report
-from vggfeat.cli.options import SCALES, common
+from vggfeat.cli.options import SCALES, common, complete_net
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["all", "extract", "svm"]), default="all")
-@click.option("--net", default="D", show_default=True, metavar="NET", help="Net of the extraction, random weights.")
+@click.argument("what", type=click.Choice(["all", "extract", "train", "svm"]), default="all")
+@click.option(
+    "--net", default="D", show_default=True, metavar="NET", shell_complete=complete_net,
+    help="Net to extract with and to train, random weights."
+)
 @click.option("--scales", type=SCALES, default="256", show_default=True, help="Smallest sides Q, all for each image.")
 @click.option("--precision", "precisions", multiple=True, metavar="P", help="Repeat for several.  [default: auto]")
 @click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images a run.")
 @click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain loop.")
+@click.option("--width", type=click.FloatRange(0, min_open=True), help="Of the trained net.  [default: 1; CPU: 0.25]")
+@click.option("--batch-size", type=click.IntRange(2), help="Images a training update.  [default: 256; CPU: 32]")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
 @click.option(
     "--size", type=click.Choice(["caltech101", "caltech256", "voc", "all"]), default="caltech101", show_default=True,
@@ -30,12 +35,14 @@ def bench(
     precisions: tuple[str, ...],
     number: int,
     plain: int,
+    width: float | None,
+    batch_size: int | None,
     device: str | None,
     size: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure this machine: extraction and SVM fits.
+    """Measure this machine: extraction, training and SVM fits.
 
     Each figure stands beside a yardstick of the same run: a plain torchvision loop and the machine's own matrix
     products, scikit-learn's LinearSVC.
@@ -43,6 +50,7 @@ def bench(
     \b
     Examples:
       vggfeat bench extract --net D --scales 256,384,512
+      vggfeat bench train --net A --precision fp32 --precision bf16
       vggfeat bench svm --size caltech256 --json
     """
     result: dict[str, Any] = {}
@@ -52,6 +60,14 @@ def bench(
         with report.Ticker("bench extract", quiet, unit="runs") as tick:
             result["extract"] = bench_extract(
                 net, scales=scales, precisions=precisions or ("auto",), number=number, plain=plain, device=device,
+                progress=tick,
+            )  # fmt: skip
+    if what in ("all", "train"):
+        from vggfeat.stages.bench_train import bench_train
+
+        with report.Ticker("bench train", quiet, unit="parts") as tick:
+            result["train"] = bench_train(
+                net, width=width, batch_size=batch_size, precisions=precisions or ("auto",), device=device,
                 progress=tick,
             )  # fmt: skip
     if what in ("all", "svm"):

@@ -8,14 +8,16 @@ import click
 
 from vggfeat import report
 from vggfeat.catalog import SOURCES
-from vggfeat.cli.options import common, data_option
+from vggfeat.cli.options import common, complete_net, data_option
 from vggfeat.datasets.archives import PUBLISHED
 from vggfeat.errors import UsageError
 from vggfeat.stages.download import download_dataset, download_weights
 
 
 @click.command()
-@click.option("--net", metavar="NET", help="Fetch the published weights of this net: A, B, D or E.")
+@click.option(
+    "--net", metavar="NET", shell_complete=complete_net, help="Fetch the published weights of this net: A, B, D or E."
+)
 @click.option("--source", type=click.Choice(SOURCES), help="Whose weights.  [default: oxford for D and E]")
 @click.option("--dataset", type=click.Choice(list(PUBLISHED)), help="Fetch and unpack this set into the data root.")
 @data_option

@@ -9,9 +9,10 @@ import click
 
 from vggfeat import report
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.inputs import images_from
+from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import SCALES, common, data_option, device_options, net_options
 from vggfeat.datasets import NAMES
+from vggfeat.sharding import launched, whole_path
 
 
 @click.command()
@@ -38,6 +39,14 @@ from vggfeat.datasets import NAMES
 @click.option("--output", "-o", metavar="FILE", help="[default: descriptors/<dataset>-<net>-<weights>-...h5]")
 @click.option("--resume", is_flag=True, help="Go on with the file where it stopped; failed images are tried again.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
+@click.option(
+    "--shard", metavar="I/N",
+    help="Extract part I of N alone, counted from 0, into <output>.shard-I-of-N.h5; vggfeat merge joins them.",
+)  # fmt: skip
+@click.option(
+    "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
+    help="Images in a row that cannot be read, as when a disk has gone, before the run stops; 0: never.",
+)  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
 @device_options
 @common
@@ -49,21 +58,26 @@ def extract(
     data: str,
     list_file: str | None,
     nul: bool,
+    shard: str | None,
     as_json: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
     """Images to descriptors, in one HDF5 file.
 
-    Takes images, folders (searched recursively), a list on stdin (-, or a pipe), or a data set. Prints the path of the
-    file. A file that cannot be read as an image costs its own row alone; the exit code is then 3.
+    Takes images, folders (searched recursively), tar files (plain or gzipped, not unpacked), a list on stdin (-, or a
+    pipe), or a data set. Prints the path of the file. A file that cannot be read as an image costs its own row alone;
+    the exit code is then 3. Under torchrun rank I of N is shard I/N.
 
     \b
     Examples:
       find photos -name '*.jpg' | vggfeat extract --net D --scales 256,384,512 --aggregate stack
       vggfeat extract --dataset caltech101 --net D --net E -o caltech101.h5
+      vggfeat extract 'data-{000..099}.tar' --shard 3/16 -o feats.h5
     """
-    samples = images_from(paths, list_file, nul, dataset, data)
+    launch = launched()
+    part = shard_of(shard, launch)
+    samples = images_from(paths, list_file, nul, dataset, data, sharded=part is not None)
     # Only now torch: a wrong argument or an empty list is answered at once.
     from vggfeat.stages.extract import extract as run
     from vggfeat.store import read_descriptors
@@ -71,9 +85,12 @@ def extract(
     # The stage's own word on failed images is for Python's users; here each is told with its reason.
     logging.getLogger("vggfeat.stages.extract").setLevel(logging.ERROR)
     settings["net"] = settings["net"] or None
+    if launch is not None:
+        settings["device"] = launch.device(settings["device"])
+        settings["workers"] = settings["workers"] or launch.workers()
     try:
         with report.Ticker("fetch", quiet, unit="MB") as fetched, report.Ticker("extract", quiet) as tick:
-            path = run(samples, progress=tick, fetching=report.in_megabytes(fetched), **settings)
+            path = run(samples, shard=part, progress=tick, fetching=report.in_megabytes(fetched), **settings)
     except KeyboardInterrupt:
         report.note("stopped; what is done is kept, and the same command with --resume goes on")
         raise
@@ -81,10 +98,14 @@ def extract(
     errors = made.errors()
     if errors and not quiet:
         report.print_failures(errors, len(made))
+    if part is not None and part.index == 0 and not quiet:
+        shards, whole = part.pattern(whole_path(path)), whole_path(path)
+        report.note(f"when all {part.count} shards are done: vggfeat merge {shards} -o {whole}")
     if as_json:
         report.print_json(
             {
                 "path": str(path),
+                **({} if part is None else {"shard": str(part)}),
                 "rows": len(made),
                 "dim": made.dim,
                 "failed": errors,

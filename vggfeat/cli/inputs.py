@@ -1,4 +1,4 @@
-"""Where a verb's images come from: arguments, a list, a pipe or a data set."""
+"""Where a verb's images come from: arguments, a list, a pipe or a data set; and which of them are this process's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import sys
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.errors import UsageError
+from vggfeat.sharding import Launch, Shard
 
 
-def images_from(paths: tuple[str, ...], list_file: str | None, nul: bool, dataset: str | None, data: str) -> Dataset:
-    """The one source of images that was named; a pipe without arguments is a list."""
+def images_from(
+    paths: tuple[str, ...], list_file: str | None, nul: bool, dataset: str | None, data: str, sharded: bool = False
+) -> Dataset:
+    """The one source of images that was named; a pipe without arguments is a list, which `sharded` processes refuse."""
     if sum((bool(paths), dataset is not None, list_file is not None)) > 1:
         raise UsageError("images from PATHS, --list and --dataset: choose one")
     if dataset is not None:
@@ -25,7 +28,20 @@ def images_from(paths: tuple[str, ...], list_file: str | None, nul: bool, datase
         return from_paths(paths)
     if not paths and list_file is None and not _piped():
         raise UsageError("no images: name files or folders, pipe a list in, or give --dataset or --list")
+    if sharded:
+        raise UsageError(
+            "several processes cannot share a list on stdin: write it to a file and give every one --list FILE"
+        )
     return from_list(sys.stdin.buffer, nul=nul)
+
+
+def shard_of(shard: str | None, launch: Launch | None) -> Shard | None:
+    """The shard that --shard names or that torchrun's rank is."""
+    if shard is None:
+        return launch.shard if launch is not None else None
+    if launch is not None:
+        raise UsageError(f"--shard under torchrun, whose rank {launch.rank} of {launch.world} is a shard: leave it out")
+    return Shard.parse(shard)
 
 
 def _piped() -> bool:

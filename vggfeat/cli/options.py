@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+import platform
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from vggfeat._version import __version__
+from vggfeat.catalog import NETS
+from vggfeat.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,10 +29,43 @@ def _set_debug(_ctx: click.Context, _param: click.Parameter, value: bool) -> Non
     _debug = _debug or value
 
 
-def _set_quiet(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
-    if value:
-        logging.getLogger("vggfeat").setLevel(logging.ERROR)
+class _Notes(logging.Handler):
+    """The log on stderr, a line a record."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)  # where a progress bar has taken stderr over, above the bar
+
+
+_NOTES = _Notes()
+
+
+def _set_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+    _say(ctx, quiet=value)
     return value
+
+
+def _set_verbose(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    _say(ctx, verbose=value)
+
+
+def _say(ctx: click.Context, quiet: bool = False, verbose: bool = False) -> None:
+    """Sets how much of the log is shown. It is asked once an option, in the user's order, and adds what it hears."""
+    wish: set[str] = ctx.meta.setdefault("vggfeat.log", set())
+    wish |= {name for name, given in (("quiet", quiet), ("verbose", verbose)) if given}
+    if len(wish) > 1:
+        raise UsageError("--quiet and --verbose: choose one")
+    logger = logging.getLogger("vggfeat")
+    logger.removeHandler(_NOTES)
+    logger.setLevel(logging.ERROR if "quiet" in wish else logging.INFO if "verbose" in wish else logging.NOTSET)
+    if "verbose" in wish:
+        logger.addHandler(_NOTES)
+    if verbose:
+        logger.info("vggfeat %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
+
+
+def complete_net(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """The nets of Table 1 whose names begin so, for the shell."""
+    return [name for name in NETS if name.casefold().startswith(typed.casefold())]
 
 
 class Numbers(click.ParamType):
@@ -56,7 +95,7 @@ SCALES = Numbers(int, "Q,Q,..")
 
 
 def common(command: F) -> F:
-    """--json, --quiet and --debug, which every verb takes; --debug never reaches the command."""
+    """--json, --quiet, --verbose and --debug, which every verb takes; --debug never reaches the command."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks."),
         click.option(
@@ -66,16 +105,23 @@ def common(command: F) -> F:
             help="No progress, tables or notes on stderr; errors still show.",
         ),
         click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
-    ):
+        click.option(
+            "--verbose", is_flag=True, expose_value=False, callback=_set_verbose,
+            help="Also say on stderr what is loaded and how long each part takes.",
+        ),
+    ):  # fmt: skip
         command = option(command)
     return command
 
 
-def net_options(many: bool = False) -> Callable[[F], F]:
-    """--net, --weights, --width, --seed and --offline; with `many`, --net and --weights may repeat."""
+def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
+    """--net, --weights, --width, --seed and --offline; with `many`, --net and --weights may repeat.
+
+    `to`: what several nets are for, in the help.
+    """
 
     def decorate(command: F) -> F:
-        repeat = " Repeat to stack several nets." if many else ""
+        repeat = f" Repeat to {to} several nets." if many else ""
         for option in (
             click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights."),
@@ -88,7 +134,7 @@ def net_options(many: bool = False) -> Callable[[F], F]:
                 "checkpoint, torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
             ),
             click.option(
-                "--net", multiple=many, metavar="NET", default=None,
+                "--net", multiple=many, metavar="NET", default=None, shell_complete=complete_net,
                 help="A, A-LRN, B, C, D, E or shallow-B; a checkpoint knows its own.  [default: D]" + repeat,
             ),
         ):  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vggfeat import report
-from vggfeat.cli.options import Numbers, common
+from vggfeat.cli.options import Numbers, common, data_option
 from vggfeat.datasets import NAMES
 
 
@@ -41,6 +41,10 @@ from vggfeat.datasets import NAMES
 @click.option("--write-splits", metavar="FILE", help="Keep the splits in a file, so that others can repeat them.")
 @click.option("--output", "-o", metavar="FILE", help="Keep the fitted model, for vggfeat predict.")
 @click.option("--archive", metavar="FILE.tar", help="Write the VOC-2012 server's archive (trainval/test).")
+@click.option(
+    "--report", "folder", metavar="DIR", help="A page that shows the result, its images and how to repeat it."
+)
+@data_option
 @common
 def svm(
     files: tuple[str, ...],
@@ -51,6 +55,7 @@ def svm(
     train_per_class: int | None,
     test_per_class: int | None,
     test_fraction: float | None,
+    folder: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -64,6 +69,7 @@ def svm(
     Examples:
       vggfeat svm --dataset caltech256
       vggfeat svm D.h5 E.h5 -o model.h5 --json
+      vggfeat svm photos.h5 --report report --data photos
     """
     from vggfeat.protocols.rules import Rounds
     from vggfeat.stages.svm import svm as run
@@ -73,7 +79,7 @@ def svm(
     rounds = Rounds(number, seed, folds, train_per_class, test_per_class, test_fraction)
     with warnings.catch_warnings(record=True) as caught, report.Ticker("svm", quiet, unit="splits") as tick:
         warnings.simplefilter("default")
-        result = run(files, rounds=rounds, progress=tick, **options)
+        result = run(files, rounds=rounds, report=folder, progress=tick, **options)
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
         report.note(text)
     if not quiet:
@@ -81,6 +87,6 @@ def svm(
     if as_json:
         report.print_json(result)
     else:
-        for name in ("archive", "model"):
+        for name in ("archive", "model", "report"):
             if name in result:
                 click.echo(result[name])

@@ -12,17 +12,18 @@ from typing import Any
 import click
 
 from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
-from vggfeat.cli.options import common, data_option, device_options
+from vggfeat.cli.options import common, complete_net, data_option, device_options
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.recipe import load_recipe
+from vggfeat.sharding import launched
 
 FLAGS = {
     "net": "net", "width": "width", "seed": "seed", "precision": "precision", "dataset": "data.dataset",
     "train_scale": "augment.S", "batch_size": "sgd.batch_size", "learning_rate": "sgd.learning_rate",
     "trainable": "sgd.trainable", "epochs": "schedule.epochs", "init": "init.scheme", "init_std": "init.std",
-    "init_from": "init.checkpoint",
+    "init_from": "init.checkpoint", "task": "task", "head": "localise.head",
 }  # fmt: skip
 """Flag -> the recipe's key that it overrides."""
 
@@ -44,8 +45,12 @@ class _Side(click.ParamType):
 
 
 @click.command()
-@click.option("--net", metavar="NET", help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
+@click.option(
+    "--net", metavar="NET", shell_complete=complete_net, help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]"
+)
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
+@click.option("--task", type=click.Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
+@click.option("--head", type=click.Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
 @click.option("--dataset", type=click.Choice(NAMES), help="[default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="A trained net: gives all layers, or a deeper net's first.")
@@ -56,12 +61,13 @@ class _Side(click.ParamType):
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
 @click.option("--epochs", type=int, help="[default: 74]")
 @click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256]")
-@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise 0.001]")
 @click.option("--seed", type=int, help="Of weights, crops, order and dropout.  [default: 0]")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, as schedule.patience=3."
 )
 @click.option("--output", "-o", metavar="DIR|FILE.pt", help="[default: checkpoints/<dataset>-<net>-<S>]")
+@click.option("--report", "folder", metavar="DIR", help="A page that shows the curves and how to repeat the run.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
 @click.option("--workers", type=click.IntRange(0), help="Decoding threads a process.  [default: one a core]")
@@ -75,6 +81,7 @@ def train(
     data: str,
     settings: tuple[str, ...],
     output: str | None,
+    folder: str | None,
     resume: bool,
     overwrite: bool,
     workers: int | None,
@@ -86,6 +93,8 @@ def train(
 ) -> None:
     """Train a net as the paper did (Sect. 3.1): on ILSVRC, or on a tree of your own pictures.
 
+    With --task localise its last layer learns boxes instead (Appendix A), on the images of ILSVRC that have them.
+
     Prints the path of the best checkpoint (least validation error); the last one, the resolved recipe, metrics.jsonl
     and curves.png lie beside it. The same command under torchrun uses several GPUs or machines. An interrupted run
     saves its state, ends with code 130 and goes on with --resume.
@@ -94,6 +103,7 @@ def train(
     Examples:
       vggfeat train --net E
       vggfeat train --recipe recipes/D-384.toml --init-from checkpoints/ilsvrc2012-D-256/best.pt
+      vggfeat train --net D --S 384 --task localise --init-from checkpoints/ilsvrc2012-D-384/best.pt
       vggfeat train --net A --width 0.125 --dataset folder --data photos --epochs 20 --batch-size 32 -o net.pt
       torchrun --nproc-per-node 4 -m vggfeat train --net D
     """
@@ -102,7 +112,11 @@ def train(
     overrides = {key: flags[flag] for flag, key in FLAGS.items() if flags[flag] is not None}
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
     # Before torch: data that are missing are told at once.
-    dataset = load_training_set(recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed)
+    dataset = load_training_set(
+        recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed,
+        boxes=recipe.task == "localise",
+    )  # fmt: skip
+    from vggfeat.page.training import page_of_run
     from vggfeat.report import note, print_json
     from vggfeat.stages.train import train as run
     from vggfeat.training.state import RunFiles
@@ -120,18 +134,23 @@ def train(
     if not result.finished:
         note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
+    page = page_of_run(folder, RunFiles.of(output)) if folder else None
     if as_json:
         errors = asdict(result.errors) if result.errors else None
         print_json(
             {"path": str(result.best), "last": str(result.last), "net": recipe.net, "epoch": result.epoch,
-             "step": result.step, "validation": errors, "failed": list(result.failed)}
+             "step": result.step, "validation": errors, "failed": list(result.failed),
+             **({"report": str(page)} if page else {})}
         )  # fmt: skip
     else:
         click.echo(result.best)
+        if page:
+            click.echo(page)
     if result.failed:
         if not quiet:
             note(f"{len(result.failed)} images could not be read and were skipped")
-        ctx.exit(SKIPPED)
+        # torchrun takes any code but 0 for the failure of the whole job.
+        ctx.exit(SKIPPED if launched() is None else 0)
 
 
 def _setting(text: str) -> tuple[str, Any]:

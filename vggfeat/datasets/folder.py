@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from vggfeat.datasets.listing import labelled_tree
@@ -73,7 +74,7 @@ def _rows(file: Path) -> list[tuple[int, str, str, str]]:
     reader = csv.reader(io.StringIO(text, newline=""))
     rows: list[tuple[int, str, str, str]] = []
     seen: dict[str, int] = {}
-    for row in reader:
+    for row in _parsed(file, reader):
         line = reader.line_num
         if not any(cell.strip() for cell in row):
             continue
@@ -93,3 +94,11 @@ def _rows(file: Path) -> list[tuple[int, str, str, str]]:
     if not rows:
         raise DatasetError(f"{file}: no rows; the columns are path,label")
     return rows
+
+
+def _parsed(file: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """The rows, what the parser refuses made ours: a cell beyond all measure."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DatasetError(f"{file}: no CSV of path,label: {error}") from error

@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from vggfeat.catalog import NUM_CLASSES
+from vggfeat.datasets.bbox import read_boxes
 from vggfeat.datasets.listing import IMAGE_SUFFIXES
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError
 
-Part = Literal["train", "val"]
+Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val")
 
 META = "meta.mat"
@@ -29,16 +32,18 @@ _FLAT = ""
 """The class of an image that lies in no class's folder."""
 
 
-def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS) -> Dataset:
-    """ILSVRC-2012 in `<data_root>/ilsvrc2012/{train,val}`: samples with subset "train" or "val", classes by wnid.
+def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, boxes: bool = False) -> Dataset:
+    """ILSVRC-2012 in `<data_root>/ilsvrc2012/{train,val,test}`: samples with that subset, classes by wnid.
 
     Each part is `<wnid>/*.JPEG`, or tar files in its folder: one a class (`<wnid>.tar`), shards whose members are
     `<wnid>/*.JPEG`, or ILSVRC's own tar of tars; none is unpacked. A validation part without class folders is ILSVRC's
-    own: its labels come from the devkit's ground truth, whose class numbers only the devkit's meta.mat explains.
+    own: its labels come from the devkit's ground truth, whose class numbers only the devkit's meta.mat explains. The
+    test part has no labels; it is listed by itself, in the order of its names, its classes being the devkit's if any.
 
     Args:
         data_root: the folder that holds `ilsvrc2012/`.
         parts: which parts to list; a part that is not there is an error.
+        boxes: read the bounding boxes too (`bbox/train/<wnid>/*.xml`, `bbox/val/*.xml`), a file an image.
 
     Raises DatasetError for what is missing, naming it.
     """
@@ -50,6 +55,8 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS) -> D
             "as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name "
             "another data root with --data DIR, or take pictures of your own with --dataset folder --data DIR"
         )
+    if "test" in parts:
+        return _test_part(root)
     found = {part: list(_images(root / part)) for part in parts}
     for part, images in found.items():
         if not images:
@@ -69,7 +76,57 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS) -> D
         for part, images in found.items()
         for wnid, name, path, span in images
     )
+    if boxes:
+        samples = _with_boxes(root / "bbox", samples, class_names)
     return Dataset("ilsvrc2012", samples, class_names)
+
+
+def _test_part(root: Path) -> Dataset:
+    images = sorted(_images(root / "test"), key=lambda image: image[1])
+    if not images:
+        raise DatasetError(f"{root / 'test'} holds no images: neither *.JPEG nor tar files of them")
+    samples = tuple(Sample(f"test/{name}", path, subset="test", span=span) for _, name, path, span in images)
+    meta = _devkit_file(root, META)
+    wnids = {} if meta is None else _wnids(meta)
+    return Dataset("ilsvrc2012", samples, tuple(sorted(wnid for id, wnid in wnids.items() if id <= NUM_CLASSES)))
+
+
+def ilsvrc_numbers(data_root: str | Path) -> dict[str, int]:
+    """ILSVRC2012_ID by wnid: the class numbers of submissions, which are not the order of the wnids.
+
+    Raises DatasetError where the devkit's meta.mat, which alone knows them, is not below `<data_root>/ilsvrc2012`.
+    """
+    root = Path(data_root, "ilsvrc2012")
+    meta = _devkit_file(root, META)
+    if meta is None:
+        raise DatasetError(
+            f"a submission needs {META} of ILSVRC's devkit, for its class numbers are not the order of the wnids: "
+            f"put the devkit at {root / DEVKIT_FOLDERS[0]}"
+        )
+    return {wnid: id for id, wnid in _wnids(meta).items()}
+
+
+def _devkit_file(root: Path, name: str) -> Path | None:
+    """Where a file of the devkit lies, if anywhere."""
+    folders = [root / folder / data for folder in DEVKIT_FOLDERS for data in ("data", ".")]
+    return next((folder / name for folder in [*folders, root, root / "val"] if (folder / name).is_file()), None)
+
+
+def _with_boxes(root: Path, samples: tuple[Sample, ...], class_names: tuple[str, ...]) -> tuple[Sample, ...]:
+    """The samples with their boxes, which ILSVRC gives for a part of its training images and all others."""
+    parts = tuple(dict.fromkeys(sample.subset for sample in samples))
+    missing = next((root / part for part in parts if not (root / part).is_dir()), None)
+    if missing is not None:
+        raise DatasetError(
+            f"{missing} is missing: unpack ILSVRC's bounding boxes (ILSVRC2012_bbox_{missing.name}*) so that "
+            f"{root}/train/<wnid>/*.xml and {root}/val/*.xml are there"
+        )
+    located = []
+    for sample in samples:
+        wnid, stem = class_names[sample.labels], Path(sample.id).stem  # type: ignore[index]  # single-label
+        folder = f"{root}/train/{wnid}" if sample.subset == "train" else f"{root}/{sample.subset}"
+        located.append(replace(sample, boxes=read_boxes(f"{folder}/{stem}.xml", wnid)))
+    return tuple(located)
 
 
 Image = tuple[str, str, str, tuple[int, int] | None]
@@ -130,9 +187,7 @@ def _is_wnid(name: str) -> bool:
 
 def _flat_labels(root: Path, images: list[Image]) -> list[Image]:
     """ILSVRC's own validation part: line i of the ground truth is the ILSVRC2012_ID of the i-th image."""
-    folders = [root / name / data for name in DEVKIT_FOLDERS for data in ("data", ".")]
-    folders += [root, root / "val"]
-    paths = {name: next((f / name for f in folders if (f / name).is_file()), None) for name in (META, GROUND_TRUTH)}
+    paths = {name: _devkit_file(root, name) for name in (META, GROUND_TRUTH)}
     for name, path in paths.items():
         if path is None:
             raise DatasetError(

@@ -1,4 +1,4 @@
-"""The user's own images: paths, folders and lists, as samples whose ids are the paths as given."""
+"""The user's own images: paths, folders, tar files and lists, as samples whose ids are the paths as given."""
 
 # A path stays the string, and the bytes, that the user gave: pathlib would tidy it.
 # ruff: noqa: PTH112, PTH116, PTH122
@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -28,16 +30,20 @@ Place = tuple[str, int]
 
 
 def from_paths(paths: Iterable[str]) -> Dataset:
-    """The images that a user names one by one, in the order given; a folder stands for the images below it.
+    """The images that a user names one by one, in the order given.
 
-    Raises UsageError for a path that does not exist, DatasetError for a folder without images and a path that is
-    given twice.
+    A folder stands for the images below it, a tar file (plain or gzipped) for those in it, and `{000..099}` for the
+    numbers where no shell has written them out. An image in a tar file has the id `<tar file>/<name in it>`; what a
+    damaged tar file has lost is one more sample, with the tar file's name as its id and the reason.
+
+    Raises UsageError for a path that does not exist, DatasetError for a folder or tar file without images and a path
+    that is given twice.
     """
     return _dataset(_named(paths))
 
 
 def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -> Dataset:
-    """The images of a list: one `path` or `id<TAB>path` a line, in the list's order.
+    """The images of a list: one `path` or `id<TAB>path` a line, in the list's order; a tar file stands for its images.
 
     Lists are read as bytes: LF or CRLF ends a line, blank lines are skipped, names that are no UTF-8 survive. Whether
     the files exist is left to the reader of the images, which costs a missing one its own row alone.
@@ -94,26 +100,78 @@ def images_under(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -
         # os.path.isdir answers no for a link that leads nowhere or to itself, where entry.is_dir would raise.
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             yield from images_under(entry.path, above | {key})
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+        elif _is_image(entry.name):
             yield entry.path
 
 
 def _named(paths: Iterable[str]) -> Iterator[tuple[Sample, Place]]:
-    for position, path in enumerate(paths, start=1):
-        if not os.path.lexists(path):
-            raise UsageError(f"{path}: no such file or folder")
-        images = list(images_under(path)) if os.path.isdir(path) else [path]
+    for position, given in enumerate(paths, start=1):
+        for path in expanded(given):
+            if not os.path.lexists(path):
+                raise UsageError(f"{path}: no such file or folder")
+            for sample in _samples(path):
+                yield sample, (ARGUMENTS, position)
+
+
+def _samples(path: str) -> Iterator[Sample]:
+    """The images that a path stands for."""
+    if os.path.isdir(path):
+        images = list(images_under(path))
         if not images:
-            suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-            raise DatasetError(f"{path}: no images in this folder or below it ({suffixes})")
-        for image in images:
-            yield Sample(image, image), (ARGUMENTS, position)
+            raise DatasetError(f"{path}: no images in this folder or below it ({_suffixes()})")
+        yield from (Sample(image, image) for image in images)
+    elif is_tar(path):
+        yield from images_in_tar(path)
+    else:
+        yield Sample(path, path)
+
+
+def images_in_tar(path: str) -> Iterator[Sample]:
+    """The images of a tar file, in its order, hidden names left out. Raises DatasetError where there are none."""
+    count = 0
+    for member in members(path):
+        name = member.name.rpartition("/")[2]
+        if not member.error and (name.startswith(".") or not _is_image(name)):
+            continue
+        count += 1
+        yield Sample(f"{path}/{member.name}" if member.name else path, path, span=member.span, error=member.error)
+    if not count:
+        raise DatasetError(f"{path}: no images in this tar file ({_suffixes()})")
+
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def expanded(path: str) -> Iterator[str]:
+    """`data-{000..099}.tar` -> the hundred names, as a shell writes them; a path that exists stands for itself."""
+    found = _RANGE.search(path)
+    if found is None or os.path.lexists(path):
+        yield path
+        return
+    first, last = found.groups()
+    padded = any(len(number) > 1 and number.startswith("0") for number in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    step = 1 if int(first) <= int(last) else -1
+    for number in range(int(first), int(last) + step, step):
+        yield from expanded(f"{path[: found.start()]}{number:0{width}}{path[found.end() :]}")
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
 
 
 def _listed(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[Sample, Place]]:
     for number, entry in _lines(stream, nul):
-        place = (source, number)
-        yield _sample(entry, place), place
+        sample = _sample(entry, (source, number))
+        if b"\t" not in entry and is_tar(sample.path):
+            for member in images_in_tar(sample.path):
+                yield member, (source, number)
+        else:
+            yield sample, (source, number)
 
 
 def _lines(stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:

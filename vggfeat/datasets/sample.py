@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vggfeat.datasets.tars import read_member
 from vggfeat.errors import ImageError
 
 Box = tuple[float, float, float, float]
@@ -25,24 +26,19 @@ class Sample:
     """The data set's own part: "train", "val", "test", or "" where it has none."""
     span: tuple[int, int] | None = None
     """(offset, length) in bytes where `path` is a tar file that holds the image; None where it is the image."""
+    error: str = ""
+    """Why it cannot be read, where its data set knows that already: a damaged tar file."""
+    boxes: tuple[Box, ...] = ()
+    """Where the class's objects are (ILSVRC), as fractions of the width and height; empty where that is not known."""
 
     def source(self) -> str | bytes:
         """What images.decode takes: the path, or the bytes of a member of a tar file.
 
-        Raises ImageError where the tar file has gone or ends too early.
+        Raises ImageError where it is known to be lost or its tar file ends too early, ReadError where that has gone.
         """
-        if self.span is None:
-            return self.path
-        offset, length = self.span
-        try:
-            with open(self.path, "rb") as stream:  # noqa: PTH123 - as in images.py
-                stream.seek(offset)
-                content = stream.read(length)
-        except OSError as error:
-            raise ImageError(f"{self.path}: {error.strerror}") from None
-        if len(content) < length:
-            raise ImageError(f"{self.path} ends inside of it")
-        return content
+        if self.error:
+            raise ImageError(self.error)
+        return self.path if self.span is None else read_member(self.path, *self.span)
 
 
 @dataclass(frozen=True)

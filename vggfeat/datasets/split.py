@@ -1,9 +1,11 @@
-"""What a classifier is trained and validated on: a data set's own parts, or a part held out by a seed."""
+"""What a classifier is trained, validated and tested on: a data set's own parts, or a part held out by a seed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,19 +27,21 @@ class TrainingSet:
     """Whether the validation part was drawn from the training images."""
 
 
-def load_training_set(name: str, data: str | Path, *, fraction: float = 0.1, seed: int = 0) -> TrainingSet:
+def load_training_set(
+    name: str, data: str | Path, *, fraction: float = 0.1, seed: int = 0, boxes: bool = False
+) -> TrainingSet:
     """A single-label data set, split for training.
 
     For "folder", `data` may hold `train/` and `val/`, each a `<class>/*.jpg` tree. Where there is no validation part,
     the fraction (rounded, at least one image) of each class with two or more images is held out, drawn by the seed.
 
-    Raises DatasetError for data that are missing or useless for training, UsageError for a multi-label data set.
+    `boxes`: for localisation; images without a bounding box are left out.
+
+    Raises DatasetError for data that are missing or useless for training, UsageError for a multi-label data set and
+    for one without boxes where they are needed.
     """
     root = Path(data)
-    if name == "folder" and (root / "train").is_dir() and (root / "val").is_dir():
-        dataset = _two_trees(root)
-    else:
-        dataset = load_dataset(name, data)
+    dataset = _located(name, data) if boxes else _whole(name, data)
     if any(not isinstance(sample.labels, int) for sample in dataset.samples):
         raise UsageError(f"{name} has several labels an image; training takes data sets with one class an image")
     if len(dataset.class_names) < 2:
@@ -50,6 +54,74 @@ def load_training_set(name: str, data: str | Path, *, fraction: float = 0.1, see
     if not train or not val:
         raise DatasetError(f"{root}: {len(train)} images to train on and {len(val)} to validate with: each needs some")
     return TrainingSet(dataset.name, train, val, dataset.class_names, dataset.exif, held_out)
+
+
+def _located(name: str, data: str | Path) -> Dataset:
+    """The images that have a bounding box."""
+    if name != "ilsvrc2012":
+        raise UsageError(f"{name} has no bounding boxes; localisation is trained on ilsvrc2012")
+    dataset = load_dataset(name, data, boxes=True)
+    return replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.boxes))
+
+
+def _whole(name: str, data: str | Path) -> Dataset:
+    """A data set; of a folder with `train/` and `val/` both trees."""
+    root = Path(data)
+    if name == "folder" and (root / "train").is_dir() and (root / "val").is_dir():
+        return _two_trees(root)
+    return load_dataset(name, data)
+
+
+Subset = Literal["val", "test", "train", "all"]
+
+
+def load_evaluation_set(name: str, data: str | Path, subset: Subset = "val") -> Dataset:
+    """A data set to test a classifier on, of which `evaluation_part` then takes the part.
+
+    Raises DatasetError for data that are missing, UsageError for a multi-label data set.
+    """
+    if name == "ilsvrc2012":
+        return load_dataset(name, data, **({} if subset == "all" else {"parts": (subset,)}))
+    dataset = _whole(name, data)
+    if any(isinstance(sample.labels, tuple) for sample in dataset.samples):
+        raise UsageError(f"{name} has several labels an image; top-1 and top-5 errors take one class an image")
+    return dataset
+
+
+def evaluation_part(dataset: Dataset, subset: Subset, record: Mapping[str, Any]) -> Dataset:
+    """The images of a part; where there is no validation part, those that a net's training held out.
+
+    Args:
+        dataset: from `load_evaluation_set`.
+        subset: the part; "all" is every image.
+        record: the training record of the net's checkpoint.
+
+    Raises UsageError where there is no such part, DatasetError where training held out other images.
+    """
+    if subset == "all":
+        return dataset
+    chosen = tuple(sample for sample in dataset.samples if sample.subset == subset)
+    if not chosen and subset == "val":
+        chosen = _as_held_out(dataset, record)
+    if not chosen:
+        raise UsageError(f"{dataset.name} has no {subset} images here: --subset all takes all of its images")
+    return replace(dataset, samples=chosen)
+
+
+def _as_held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, ...]:
+    """The images that training on this data set has held out; none where the net's record says nothing of it."""
+    recipe = record.get("recipe", {})
+    if record.get("dataset") != dataset.name or not {"data", "seed"} <= set(recipe):
+        return ()
+    train = tuple(sample for sample in dataset.samples if sample.subset in ("train", ""))
+    kept, held_out = _hold_out(train, recipe["data"]["validation_fraction"], recipe["seed"])
+    there = (record["train_images"], record["validation_images"])
+    if (len(kept), len(held_out)) != there:
+        raise DatasetError(
+            f"the net was trained on {there[0]} images of {dataset.name}, with {there[1]} held out; here are "
+            f"{len(train)} images, so which of them it has not seen is unknown: --subset all takes them all"
+        )
+    return held_out
 
 
 def _two_trees(root: Path) -> Dataset:

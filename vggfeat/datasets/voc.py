@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,7 +174,7 @@ def _test_persons(root: Path, sets: Path) -> list[Person]:
 
 
 def _index(file: Path, number: int, word: str) -> int:
-    if not (word.isdigit() and int(word) >= 1):
+    if not (word.isdecimal() and len(word) < 10 and int(word) >= 1):
         raise DatasetError(f"{file}, line {number}: object index {word!r} is no number from 1")
     return int(word)
 
@@ -203,7 +204,7 @@ def _objects(root: Path, id: str) -> list[ElementTree.Element]:
         return ElementTree.parse(file).getroot().findall("object")
     except OSError as error:
         raise DatasetError(f"{file}: {error.strerror}; unpack all archives of {_source(file)}") from error
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two of encodings, and of names
         raise DatasetError(f"{file}: not a VOC annotation: {error}") from error
 
 
@@ -215,6 +216,8 @@ def _box(root: Path, id: str, item: ElementTree.Element) -> Box:
         )
     except ValueError as error:
         raise DatasetError(f"{_annotation(root, id)}: an object without a complete bndbox") from error
+    if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
+        raise DatasetError(f"{_annotation(root, id)}: the box {xmin:g} {ymin:g} {xmax:g} {ymax:g} is not finite")
     if not (xmax >= xmin and ymax >= ymin):
         raise DatasetError(f"{_annotation(root, id)}: the box {xmin:g} {ymin:g} {xmax:g} {ymax:g} is empty")
     return (xmin - 1, ymin - 1, xmax, ymax)

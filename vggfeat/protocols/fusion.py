@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, StoreError
 from vggfeat.pooling import Aggregate, aggregated_dim
+from vggfeat.sharding import whole_path
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 
 BLOCK = 512
@@ -105,7 +106,7 @@ class Features:
 
     def provenance(self) -> list[dict[str, Any]]:
         """Per file, what a result says of it: its path and how it was made."""
-        names = ("net", "weights", "scales", "layer", "flip", "region", "precision", "fingerprint")
+        names = ("net", "weights", "weights_sha256", "scales", "layer", "flip", "region", "precision", "fingerprint")
         return [
             {
                 "path": str(file.path),
@@ -142,9 +143,9 @@ def join(paths: Sequence[str | Path], dataset: str | None = None, aggregate: Agg
             raise StoreError(
                 f"{file.path} keeps no single scales, so --aggregate cannot change it: extract with --keep-scales"
             )
-    _check_distinct(files)
+    check_distinct(files)
     first = files[0]
-    file_rows = tuple(_match(first, file) for file in files)
+    file_rows = tuple(match_rows(first, file) for file in files)
     labels = first.labels
     assert labels is not None  # _check has refused files without
     described = np.all([file.status[rows] == DONE for file, rows in zip(files, file_rows, strict=True)], axis=0)
@@ -152,6 +153,13 @@ def join(paths: Sequence[str | Path], dataset: str | None = None, aggregate: Agg
 
 
 def _check(file: Descriptors, dataset: str, named: bool) -> None:
+    if file.portion is not None:
+        raise StoreError(
+            f"{file.path} is {file.portion}: join all of them with "
+            f"'vggfeat merge {file.portion.shard.pattern(whole_path(file.path))} -o {whole_path(file.path)}'"
+        )
+    if file.attributes["layer"] == "posteriors":
+        raise StoreError(f"{file.path} holds posteriors, no descriptors: 'vggfeat evaluate {file.path}' scores them")
     own = file.attributes["dataset"]
     if own != dataset:
         wanted = f"--dataset is {dataset!r}" if named else f"the first file is of {dataset!r}"
@@ -169,19 +177,19 @@ def _check(file: Descriptors, dataset: str, named: bool) -> None:
         )
 
 
-def _check_distinct(files: Sequence[Descriptors]) -> None:
-    """A file given twice, or a copy of it, would count double."""
+def check_distinct(files: Sequence[Descriptors], what: str = "descriptors") -> None:
+    """Raises StoreError for a file given twice, or a copy of it: it would count double."""
     for position, file in enumerate(files):
         for other in files[:position]:
             if file.path.samefile(other.path):
                 raise StoreError(f"{file.path} is given twice")
             same = file.attributes["fingerprint"] == other.attributes["fingerprint"]
             if same and file.ids == other.ids:
-                raise StoreError(f"{other.path} and {file.path} hold the same descriptors: give one of them")
+                raise StoreError(f"{other.path} and {file.path} hold the same {what}: give one of them")
 
 
-def _match(first: Descriptors, other: Descriptors) -> NDArray[np.intp]:
-    """The row in `other` of each row of `first`; both must have the same ids, labels and classes."""
+def match_rows(first: Descriptors, other: Descriptors) -> NDArray[np.intp]:
+    """The row in `other` of each row of `first`. Raises StoreError unless ids, labels and classes are the same."""
     if other is first:
         return np.arange(len(first))
     index = {id: row for row, id in enumerate(other.ids)}
@@ -198,7 +206,11 @@ def _match(first: Descriptors, other: Descriptors) -> NDArray[np.intp]:
         odd = next((name for name in (*first.class_names, *other.class_names) if name not in in_both), None)
         what = "their classes in another order" if odd is None else f"other classes: {odd!r} is in one alone"
         raise StoreError(f"{first.path} and {other.path} have {what}")
-    assert first.labels is not None and other.labels is not None
+    if first.labels is None or other.labels is None:
+        if first.labels is not other.labels:
+            bare, labelled = (first, other) if first.labels is None else (other, first)
+            raise StoreError(f"{bare.path} has no labels, {labelled.path} has")
+        return rows
     same = first.labels == other.labels[rows] if first.labels.ndim == other.labels.ndim else np.zeros(1, dtype=bool)
     differs = ~(same if same.ndim == 1 else same.all(axis=1))
     if differs.any():

@@ -54,6 +54,8 @@ class Outcome:
     scores: NDArray[np.float32]
     """(n_test, K); minus infinity for test images without a descriptor."""
     test_ids: list[str]
+    test_labels: NDArray[Any]
+    """(n_test,) class indices, or (n_test, K) of 1, 0, -1."""
     per_class: NDArray[np.float64]
     """(K,) recall or average precision on the test part; nan for a class without test images."""
     counts: dict[str, int]
@@ -107,7 +109,7 @@ def run_split(features: Features, split: Split, settings: Settings) -> Outcome:
     clock.lap("score")
     counts = {"train": len(train), "val": len(val), "test": len(test)}
     test_ids = [features.ids[row] for row in test]
-    return Outcome(split, C, curve, svm, scores, test_ids, per_class, counts, clock.seconds)
+    return Outcome(split, C, curve, svm, scores, test_ids, features.labels[test], per_class, counts, clock.seconds)
 
 
 def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> tuple[LinearSVM, NDArray[np.float64]]:

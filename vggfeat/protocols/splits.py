@@ -192,7 +192,7 @@ def read_splits(path: str | Path, dataset: str, ids: Sequence[str]) -> list[Spli
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DatasetError(f"{path}: these splits cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is no splits file: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DatasetError(f"{path} is no splits file of vggfeat's (no format {FORMAT!r}); --write-splits makes one")

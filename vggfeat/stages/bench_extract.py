@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import tempfile
 import time
@@ -16,19 +15,26 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from vggfeat import images
-from vggfeat.catalog import INPUT_SIDE, Conv, NetSpec, scaled
+from vggfeat.catalog import INPUT_SIDE
 from vggfeat.datasets.listing import from_paths
-from vggfeat.dense import DTYPES
-from vggfeat.devices import resolve_device, resolve_precision
+from vggfeat.devices import resolve_precision
 from vggfeat.extractor import DescriptorSettings, Extractor
 from vggfeat.networks import VGG
 from vggfeat.pipeline import fill
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.weights import load_net
+from vggfeat.yardsticks import (
+    SIZES,
+    TORCHVISION_NAMES,
+    flops,
+    machine,
+    make_photos,
+    matrix_rate,
+    torchvision_net,
+)
 
-TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
-SIZES = ((500, 375), (375, 500), (640, 427), (300, 200), (480, 360), (512, 512))
-"""Widths and heights of the made-up set: those of photographs on the web."""
+ROUNDS = 3
+"""Runs of everything that is timed; the medians count, since other work slows a machine now and then."""
 
 
 def bench_extract(
@@ -39,6 +45,7 @@ def bench_extract(
     number: int = 24,
     plain: int = 6,
     paths: Sequence[str] = (),
+    width: float = 1.0,
     device: str | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -50,121 +57,140 @@ def bench_extract(
         precisions: number formats to try.
         number: images a run, `plain` of them for the slower plain loop. paths: images to use in place of photographs
             that scikit-learn ships, cut to the sizes of SIZES.
+        width: factor on the net's channels.
         progress: called with (runs done, runs, 0).
 
     Returns:
         Plain data: per precision images/s, its FLOP/s and their share of the machine's matrix rate; the plain loop's
-        images/s (torchvision's module, NCHW, fp32, one image at a time) and the ratios to it; cosine to its result.
+        images/s (torchvision's module, NCHW, fp32, one image at a time) and the ratios to it; cosine to its result;
+        images/s of decoding and rescaling alone on one core.
     """
     tick = progress or (lambda done, total, failed: None)
     with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
         files = list(paths) or make_photos(Path(folder), number)
         files = files[:number]
-        rows = []
-        model = load_net(net, None, device=device)
-        reference = _plain_loop(model, files[:plain], scales) if net in TORCHVISION_NAMES else None
-        tick(1, len(precisions) + 1, 0)
-        for done, precision in enumerate(precisions, start=2):
-            model.precision = resolve_precision(precision, resolve_device(device))
-            rows.append(_measured(model, files, scales, Path(folder) / f"{precision}.h5", reference))
-            tick(done, len(precisions) + 1, 0)
+        model = load_net(net, None, width=width, device=device)
+        place = next(model.parameters()).device
+        formats = list(dict.fromkeys(resolve_precision(precision, place) for precision in precisions))
+        yardstick = _PlainLoop(model, files[:plain], scales) if net in TORCHVISION_NAMES else None
+        if yardstick is not None:  # before an extractor changes how the process allocates, which speeds it up too
+            for _ in range(ROUNDS):
+                yardstick.measure()
+        runs = {precision: _Run(model, precision, files, scales, Path(folder)) for precision in formats}
+        for done in range(ROUNDS):
+            tick(done, ROUNDS, 0)
+            for run in runs.values():
+                run.measure()
+        tick(ROUNDS, ROUNDS, 0)
         loader = _loader_rate(files, scales)
+        rows = [run.figures(yardstick) for run in runs.values()]
     return {
         "net": net,
+        "width": width,
         "scales": list(scales),
         "flip": True,
         "images": len(files),
-        "machine": _machine(model),
-        "plain_torchvision_images_per_second": reference[0] if reference else None,
+        "rounds": ROUNDS,
+        "machine": machine(place),
+        "plain_torchvision_images_per_second": yardstick.rate if yardstick else None,
         "loader_images_per_second": loader,
         "runs": rows,
     }
 
 
-def make_photos(folder: Path, number: int) -> list[str]:
-    """Photographs that scikit-learn ships, cut and rescaled to the sizes of SIZES, as JPEG files."""
-    from sklearn.datasets import load_sample_images
+class _Run:
+    """Extraction in one precision, and the products of matrices in the same."""
 
-    sources = load_sample_images().images
-    rng = np.random.default_rng(0)
-    paths = []
-    for i in range(number):
-        width, height = SIZES[i % len(SIZES)]
-        source = sources[i % len(sources)]
-        top, left = (int(rng.integers(0, side // 4)) for side in source.shape[:2])
-        path = folder / f"{i:04}.jpg"
-        images.write_jpeg(path, source[top:, left:], (width, height))
-        paths.append(str(path))
-    return paths
+    def __init__(self, model: VGG, precision: str, files: list[str], scales: Sequence[int], folder: Path) -> None:
+        self._output = folder / f"{precision}.h5"
+        self._dataset = from_paths(files)
+        self._model, self._precision = model, precision
+        model.precision = precision
+        self._settings = DescriptorSettings(scales=tuple(scales))
+        self._extractor = Extractor([model], self._settings, workers=torch.get_num_threads())
+        self._provenance = self._extractor.provenance()  # hashes random weights, which is no part of the speed
+        self._extractor.describe(self._dataset.samples[: len(SIZES)])  # one image of each size, to warm up
+        self._rates: list[float] = []
+        self._matrix_rates: list[float] = []
+
+    def measure(self) -> None:
+        """One run from files to HDF5."""
+        extractor = self._extractor
+        start = time.perf_counter()
+        with DescriptorWriter(
+            self._output, self._dataset, self._provenance, dim=extractor.dim, layer_dims=extractor.layer_dims,
+            overwrite=True,
+        ) as writer:  # fmt: skip
+            fill(writer, extractor)
+        self._rates.append(len(self._dataset.samples) / (time.perf_counter() - start))
+        self._matrix_rates.append(matrix_rate(self._precision, next(self._model.parameters()).device))
+
+    def figures(self, yardstick: _PlainLoop | None) -> dict[str, Any]:
+        """The medians as plain data."""
+        self._extractor.close()
+        files = [sample.path for sample in self._dataset.samples]
+        model = self._model
+        work = sum(2 * flops(model.spec, *_size(path, Q), model.width) for path in files for Q in self._settings.scales)
+        rate, peak = statistics.median(self._rates), statistics.median(self._matrix_rates)
+        speed = rate * work / len(files)
+        row: dict[str, Any] = {
+            "precision": self._precision,
+            "images_per_second": rate,
+            "tflops": speed / 1e12,
+            "matrix_tflops": peak / 1e12,
+            "share_of_matrix_rate": speed / peak,
+        }
+        if yardstick is not None:
+            expected = yardstick.descriptors
+            described = read_descriptors(self._output).read(range(len(expected)))
+            row["times_plain_torchvision"] = rate / yardstick.rate
+            row["least_cosine_to_plain"] = float((described * expected).sum(1).min())
+        return row
 
 
-def _measured(
-    model: VGG, files: list[str], scales: Sequence[int], output: Path, reference: tuple[float, NDArray[Any]] | None
-) -> dict[str, Any]:
-    """One run from files to HDF5, after a warm-up of one image of each size."""
-    dataset = from_paths(files)
-    extractor = Extractor([model], DescriptorSettings(scales=tuple(scales)), workers=torch.get_num_threads())
-    extractor.describe(dataset.samples[: len(SIZES)])
-    start = time.perf_counter()
-    with DescriptorWriter(
-        output, dataset, extractor.provenance(), dim=extractor.dim, layer_dims=extractor.layer_dims
-    ) as writer:
-        fill(writer, extractor)
-    seconds = time.perf_counter() - start
-    extractor.close()
-    work = sum(2 * flops(model.spec, *_size(path, Q), model.width) for path in files for Q in scales)
-    peak = matrix_rate(model.precision, next(model.parameters()).device)
-    rate = len(files) / seconds
-    row: dict[str, Any] = {
-        "precision": model.precision,
-        "images_per_second": rate,
-        "tflops": work / seconds / 1e12,
-        "matrix_tflops": peak / 1e12,
-        "share_of_matrix_rate": work / seconds / peak,
-    }
-    if reference:
-        expected = reference[1]
-        described = read_descriptors(output).read(range(len(expected)))
-        row["times_plain_torchvision"] = rate / reference[0]
-        row["least_cosine_to_plain"] = float((described * expected).sum(1).min())
-    return row
+class _PlainLoop:
+    """What one would write with torchvision: NCHW, fp32, one image at a time."""
 
+    def __init__(self, model: VGG, files: list[str], scales: Sequence[int]) -> None:
+        self._files, self._scales = files, scales
+        self._device = next(model.parameters()).device
+        self._net = torchvision_net(model).eval()
+        for module in self._net.modules():
+            if isinstance(module, torch.nn.MaxPool2d):
+                module.ceil_mode = True  # the same descriptor, with no border dropped
+        self._mean = torch.tensor(model.preprocessing.mean, device=self._device).view(3, 1, 1)
+        self._rates: list[float] = []
+        self.descriptors = self._describe(files[0])[None]  # to warm up
 
-def _plain_loop(model: VGG, files: list[str], scales: Sequence[int]) -> tuple[float, NDArray[np.float32]]:
-    """(images/s, descriptors) of what one would write with torchvision: NCHW, fp32, one image at a time."""
-    import torchvision  # the yardstick alone
+    @property
+    def rate(self) -> float:
+        """Images/s."""
+        return statistics.median(self._rates)
 
-    device = next(model.parameters()).device
-    net = getattr(torchvision.models, TORCHVISION_NAMES[model.net])(weights=None)
-    net.load_state_dict(model.state_dict())
-    net = net.to(device).eval()
-    for module in net.modules():
-        if isinstance(module, torch.nn.MaxPool2d):
-            module.ceil_mode = True  # the same descriptor, with no border dropped
-    mean = torch.tensor(model.preprocessing.mean, device=device).view(3, 1, 1)
-    fc6, fc7 = net.classifier[0], net.classifier[3]
+    def measure(self) -> None:
+        """One run from files to descriptors (n, D)."""
+        start = time.perf_counter()
+        self.descriptors = np.stack([self._describe(path) for path in self._files])
+        self._rates.append(len(self._files) / (time.perf_counter() - start))
 
     @torch.inference_mode()
-    def describe(path: str) -> NDArray[np.float32]:
+    def _describe(self, path: str) -> NDArray[np.float32]:
         picture = images.decode(path)
         per_scale = []
-        for Q in scales:
-            x = torch.from_numpy(images.rescale(picture, Q).copy()).permute(2, 0, 1).to(device).float()
-            x = (x - mean)[None].contiguous()
-            views = []
-            for view in (x, x.flip(3)):
-                y = net.features(view)
-                y = F.relu(F.conv2d(y, fc6.weight.view(fc6.out_features, -1, 7, 7), fc6.bias))
-                y = F.relu(F.conv2d(y, fc7.weight[:, :, None, None], fc7.bias))
-                views.append(y.mean((2, 3))[0])
+        for Q in self._scales:
+            x = torch.from_numpy(images.rescale(picture, Q).copy()).permute(2, 0, 1).to(self._device).float()
+            x = (x - self._mean)[None].contiguous()
+            views = [self._fc7(view) for view in (x, x.flip(3))]
             per_scale.append((views[0] + views[1]) / 2)
         stacked = torch.cat(per_scale)
         return (stacked / stacked.norm()).cpu().numpy()
 
-    describe(files[0])
-    start = time.perf_counter()
-    descriptors = np.stack([describe(path) for path in files])
-    return len(files) / (time.perf_counter() - start), descriptors
+    def _fc7(self, x: torch.Tensor) -> torch.Tensor:
+        fc6, fc7 = self._net.classifier[0], self._net.classifier[3]
+        y = self._net.features(x)
+        y = F.relu(F.conv2d(y, fc6.weight.view(fc6.out_features, -1, 7, 7), fc6.bias))
+        y = F.relu(F.conv2d(y, fc7.weight[:, :, None, None], fc7.bias))
+        return y.mean((2, 3))[0]
 
 
 def _loader_rate(files: list[str], scales: Sequence[int]) -> float:
@@ -177,44 +203,6 @@ def _loader_rate(files: list[str], scales: Sequence[int]) -> float:
     return len(files) / (time.perf_counter() - start)
 
 
-def matrix_rate(precision: str, device: torch.device, side: int | None = None) -> float:
-    """FLOP/s of products of square matrices in that number format: the median of five."""
-    side = side or (8192 if device.type == "cuda" else 4096)
-    a = torch.randn(side, side, device=device).to(DTYPES[precision])
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    return 2 * side**3 / statistics.median(seconds[1:])
-
-
-def flops(spec: NetSpec, width: int, height: int, factor: float = 1.0) -> int:
-    """Multiplications and additions of one dense run up to fc7 on a picture of width x height pixels."""
-    total, channels = 0, 3
-    for layer in spec.layers:
-        if layer == "M":
-            width, height = -(-width // 2), -(-height // 2)
-        elif isinstance(layer, Conv):
-            out = scaled(layer.channels, factor)
-            total += 2 * width * height * channels * out * layer.kernel**2
-            channels = out
-    hidden = scaled(4096, factor)
-    positions = (width - 6) * (height - 6)
-    return total + 2 * positions * (channels * 49 * hidden + hidden * hidden)
-
-
 def _size(path: str, Q: int) -> tuple[int, int]:
     picture = images.decode(path)
     return images.rescaled_size(picture.width, picture.height, max(Q, INPUT_SIDE))
-
-
-def _machine(model: VGG) -> dict[str, Any]:
-    device = next(model.parameters()).device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -236,7 +237,9 @@ class _Rivals:
         """Two processes at once, each with half of the classes; none where fork, which shares X, is missing."""
         if not hasattr(os, "fork"):
             return []
-        with multiprocessing.get_context("fork").Pool(2) as pool:
+        # Pool ends its processes with SIGTERM: they are not to answer as the command itself does.
+        fork, usual = multiprocessing.get_context("fork"), (signal.SIGTERM, signal.SIG_DFL)
+        with fork.Pool(2, signal.signal, usual) as pool:
             return pool.starmap(self.one_process, [(classes[0::2], Cs), (classes[1::2], Cs)], chunksize=1)
 
 

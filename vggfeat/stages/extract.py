@@ -13,10 +13,12 @@ from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import UsageError
 from vggfeat.extractor import DescriptorSettings, Extractor, Region
 from vggfeat.networks import VGG
-from vggfeat.pipeline import fill
+from vggfeat.outage import MAX_READ_FAILURES
+from vggfeat.pipeline import blocks_of, fill
 from vggfeat.pooling import Aggregate
+from vggfeat.sharding import Portion, Shard, cut
 from vggfeat.store import FAILED, DescriptorWriter
-from vggfeat.weights import load_net
+from vggfeat.weights import load_nets
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ def extract(
     output: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    shard: Shard | str | None = None,
+    max_read_failures: int = MAX_READ_FAILURES,
     width: float = 1.0,
     seed: int = 0,
     device: str | None = None,
@@ -53,7 +57,7 @@ def extract(
     """Writes one L2-normalised descriptor an image into an HDF5 file and returns its path (Appendix B).
 
     Args:
-        images: paths of images and folders (searched recursively), or a Dataset, which brings its labels along.
+        images: paths of images, folders (searched recursively) and tar files, or a Dataset, which brings its labels.
         net: name of Table 1 ("D" by default), or a net from `load_net`; several are stacked into one descriptor.
         weights: as `load_net` takes them; one for all nets, or one a net.
         scales: smallest sides Q in pixels, at least 224.
@@ -66,6 +70,10 @@ def extract(
         keep_scales: store each scale's activations too, so that they can be aggregated anew without the net.
         output: the file; by default `descriptors/<dataset>-<net>-<weights>-<scales>-<aggregate>.h5`.
         resume: go on with the file where it stopped. overwrite: replace it.
+        shard: extract one part alone, such as "3/16" (counted from 0), into `<output>.shard-03-of-16.h5`; `merge` joins
+            the parts. They are whole blocks of the list, so the joined values are those of one process, bit for bit.
+        max_read_failures: images in a row that cannot be read, as when a disk has gone, before the run stops with
+            their rows still to do; 0 never stops.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
         workers: threads that decode ahead of the net; as many as there are cores by default.
@@ -75,7 +83,7 @@ def extract(
     An image that cannot be read costs its own row alone: status 2 and a reason (`read_descriptors(path).errors()`).
 
     Raises UsageError for settings that make no sense, StoreError for the file, WeightsError and DownloadError for
-    the weights, DatasetError for the list.
+    the weights, DatasetError for the list, OutageError where its images can no longer be reached.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite: choose one")
@@ -84,6 +92,10 @@ def extract(
     dataset = images if isinstance(images, Dataset) else from_paths(_as_paths(images))
     if not dataset.samples:
         raise UsageError("no images to extract from")
+    part = Shard.parse(shard) if isinstance(shard, str) else shard
+    portion: Portion | None = None
+    if part is not None:
+        dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
     settings = DescriptorSettings(
         tuple(scales),
         aggregate,
@@ -92,21 +104,18 @@ def extract(
         region,
         dataset.exif if exif is None else exif,
     )
-    nets = [
-        one if isinstance(one, VGG) else load_net(
-            one, its_weights, width=width, seed=seed, device=device, precision=precision, offline=offline,
-            progress=fetching,
-        )
-        for one, its_weights in _paired(net, weights)
-    ]  # fmt: skip
+    nets = load_nets(
+        net, weights, width=width, seed=seed, device=device, precision=precision, offline=offline, progress=fetching
+    )
     extractor = Extractor(nets, settings, workers=workers or os.cpu_count() or 1)
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
+    path = path if part is None else part.path(path)
     writer = DescriptorWriter(
         path, dataset, extractor.provenance(), dim=extractor.dim, layer_dims=extractor.layer_dims,
-        store=store, keep_scales=keep_scales, resume=resume, overwrite=overwrite,
+        store=store, keep_scales=keep_scales, portion=portion, resume=resume, overwrite=overwrite,
     )  # fmt: skip
     try:
-        fill(writer, extractor, progress)
+        fill(writer, extractor, progress, max_read_failures)
     finally:
         writer.close()
         extractor.close()
@@ -128,18 +137,3 @@ def default_output(dataset: str, nets: Sequence[VGG], settings: DescriptorSettin
 
 def _as_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
     return [os.fspath(path) for path in ([images] if isinstance(images, str | os.PathLike) else images)]
-
-
-def _paired(
-    net: NetLike | Sequence[NetLike] | None, weights: WeightsLike | Sequence[WeightsLike]
-) -> list[tuple[NetLike | None, WeightsLike]]:
-    """Each net with its weights: one name of weights serves all nets, and one net may be left to its file."""
-    nets: list[NetLike | None] = list(net) if isinstance(net, list | tuple) else [net]  # type: ignore[list-item]
-    files: list[WeightsLike] = list(weights) if isinstance(weights, list | tuple) else [weights]  # type: ignore[list-item]
-    if len(files) == 1:
-        files *= len(nets)
-    elif net is None:
-        nets = [None] * len(files)
-    if len(nets) != len(files):
-        raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one --weights for all nets, or one each")
-    return list(zip(nets, files, strict=True))

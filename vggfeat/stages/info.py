@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 
+from vggfeat.commands import extract_command, train_command
 from vggfeat.errors import StoreError, VggfeatError
+from vggfeat.hdf5 import DAMAGE
+from vggfeat.model import MODEL_FORMAT, Model, read_model
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
 
 
@@ -34,46 +38,28 @@ def _descriptors(path: Path) -> dict[str, Any]:
     made = read_descriptors(path)
     counts = {name: int((made.status == code).sum()) for name, code in _STATUS.items()}
     hidden = ("settings", "format")
+    kind = "posteriors" if made.attributes["layer"] == "posteriors" else "descriptors"
     return {
         "path": str(path),
-        "kind": "descriptors",
+        "kind": kind if made.portion is None else f"{kind}, {made.portion}",
         "rows": len(made),
         "dim": made.dim,
         **counts,
         "classes": len(made.class_names),
         "failed_images": made.errors(),
         **{name: value for name, value in made.attributes.items() if name not in hidden},
-        "command": command(made.attributes),
+        "command": made.command,
     }
 
 
 _STATUS = {"done": DONE, "pending": PENDING, "failed": FAILED}
 
 
-def command(attributes: dict[str, Any]) -> str:
-    """The command line that would make such a descriptor file again."""
-    settings = attributes["settings"]
-    words = ["vggfeat", "extract"]
-    for net in settings["nets"]:
-        words += ["--net", net["net"], "--weights", net["weights"]]
-        if net["weights"] == "none":
-            words += ["--width", f"{net['width']:g}"]
-    words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
-    words += [] if settings["flip"] else ["--no-flip"]
-    words += ["--exif"] if settings["exif"] else ["--no-exif"]
-    for name, default in (("layer", "fc7"), ("region", "image"), ("store", "float32")):
-        if settings[name] != default:
-            words += [f"--{name}", settings[name]]
-    words += ["--keep-scales"] if settings["keep_scales"] else []
-    words += ["--precision", settings["precision"]]
-    dataset = attributes["dataset"]
-    return " ".join([*words, "-"] if dataset == "images" else [*words, "--dataset", dataset])
-
-
 def _checkpoint(path: Path) -> dict[str, Any]:
     from vggfeat.weights import load_net  # torch, only for a checkpoint
 
     net = load_net(None, path, device="cpu")
+    recipe = net.training_record.get("recipe")
     return {
         "path": str(path),
         "kind": "checkpoint",
@@ -85,14 +71,28 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "weights_sha256": net.fingerprint(),
         "class_names": list(net.class_names),
         "training": net.training_record,
+        **({"command": train_command(recipe, output=str(path))} if recipe else {}),
     }
 
 
 def _model(path: Path, error: StoreError) -> dict[str, Any]:
     """A fitted SVM's file, or else the reason why the file is no descriptor file."""
-    from vggfeat.model import MODEL_FORMAT, read_model
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            is_model = bool(file.attrs.get("format") == MODEL_FORMAT)
+    except DAMAGE:
+        raise error from None
+    if not is_model:
+        raise error
+    model = read_model(path)
+    return {"path": str(path), "kind": "model", **model.describe(), "command": _model_command(path, model)}
 
-    with h5py.File(path, "r") as file:
-        if file.attrs.get("format") != MODEL_FORMAT:
-            raise error
-    return {"path": str(path), "kind": "model", **read_model(path).describe()}
+
+def _model_command(path: Path, model: Model) -> str:
+    """The command lines that would make the model again, from the descriptors on."""
+    record = model.record
+    lines = [
+        extract_command(settings, record["dataset"], output=file)
+        for settings, file in zip(model.inputs, record["descriptors"], strict=True)
+    ]
+    return " && ".join([*lines, f"{record['command']} -o {shlex.quote(str(path))}"])

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import platform
+import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat._version import __version__
+from vggfeat.commands import extract_command
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
 from vggfeat.model import Model, write_model
+from vggfeat.page.evidence import Scored
+from vggfeat.page.pictures import Pictures
+from vggfeat.page.transfer import Run, provenance, write_page
 from vggfeat.pooling import Aggregate
 from vggfeat.protocols import splits as splits_file
 from vggfeat.protocols.fusion import Features, join
@@ -20,7 +30,10 @@ from vggfeat.protocols.rules import Protocol, Rounds, make_splits, protocol_of, 
 from vggfeat.protocols.selection import GRID, Outcome, Settings, fit_all, mean_of, measure_of, run_split
 from vggfeat.protocols.splits import Split
 from vggfeat.protocols.voc_results import write_archive
+from vggfeat.sharding import is_shard_name
 from vggfeat.svm.estimator import LinearSVM
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path("descriptors")
 """Where `extract` puts its files unless told otherwise."""
@@ -41,6 +54,8 @@ def svm(
     write_splits: str | Path | None = None,
     output: str | Path | None = None,
     archive: str | Path | None = None,
+    report: str | Path | None = None,
+    data: str | Path = "data",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
@@ -55,6 +70,8 @@ def svm(
         rounds: numbers of splits, folds and images a class, where the protocol leaves them open.
         splits: a splits file in place of the protocol's splits. write_splits: where to keep those used.
         output: where to keep the fitted model. archive: where to write VOC's evaluation server's .tar.
+        report: folder for a page that shows the result, the images behind it and how to repeat it.
+        data: the data root, where the page's pictures are looked for.
         progress: called with (splits done, splits, 0).
 
     Returns:
@@ -77,9 +94,12 @@ def svm(
     for done, split in enumerate(work):
         tick(done, len(work), 0)
         outcomes.append(run_split(features, split, settings))
+        laps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcomes[-1].seconds.items())
+        log.info("split %d of %d: score %.4f; %s", done + 1, len(work), outcomes[-1].value, laps)
     tick(len(work), len(work), 0)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
+    again = _command(features, settings, aggregate, rounds or Rounds(), splits)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others
         path = write_archive(
@@ -87,8 +107,11 @@ def svm(
         )
         result["archive"] = str(path)
     if output is not None:
-        result["model"] = str(_keep(output, features, protocol, reported, outcomes[-1], settings, result))
-    return result | {"seconds": round(time.perf_counter() - start, 3)}
+        result["model"] = str(_keep(output, features, protocol, reported, outcomes[-1], settings, result, again))
+    result["seconds"] = round(time.perf_counter() - start, 3)
+    if report is not None:
+        result["report"] = str(_page(report, data, features, reported, result, again))
+    return result
 
 
 def find_descriptors(dataset: str | None) -> Path:
@@ -99,7 +122,11 @@ def find_descriptors(dataset: str | None) -> Path:
         raise unknown_name("data set", dataset, NAMES)
     # voc2012-*.h5 would match voc2012-action's files too.
     longer = tuple(f"{name}-" for name in NAMES if name.startswith(f"{dataset}-"))
-    found = sorted(path for path in FOLDER.glob(f"{dataset}-*.h5") if not path.name.startswith(longer))
+    found = sorted(
+        path
+        for path in FOLDER.glob(f"{dataset}-*.h5")
+        if not path.name.startswith(longer) and not is_shard_name(path.name)
+    )
     if not found:
         raise UsageError(
             f"no {FOLDER}/{dataset}-*.h5 here: make it with 'vggfeat extract --dataset {dataset}'"
@@ -195,6 +222,7 @@ def _keep(
     last: Outcome,
     settings: Settings,
     result: dict[str, Any],
+    command: str,
 ) -> Path:
     """Writes the model. A benchmark's is fitted on what its protocol trains on, so that its test images stay unseen:
     VOC-2012's on trainval, the others' on the first split's. A user's own is fitted on all labelled images.
@@ -210,6 +238,7 @@ def _keep(
         "fitted_on": used,
         "loss": settings.loss,
         "descriptors": [file["path"] for file in result["descriptors"]],
+        "command": command,
     }
     return write_model(
         path,
@@ -223,3 +252,43 @@ def _keep(
             record=record,
         ),
     )
+
+
+def _command(
+    features: Features, settings: Settings, aggregate: Aggregate | None, rounds: Rounds, splits: str | Path | None
+) -> str:
+    """The command line that repeats the run; what is at its default is left out."""
+    words = ["vggfeat", "svm", *(str(file.path) for file in features.files)]
+    flags = {"C": settings.Cs, "solver": settings.solver, "loss": settings.loss, "aggregate": aggregate}
+    usual = {"C": GRID, "solver": Settings().solver, "loss": Settings().loss, **asdict(Rounds())}
+    for name, value in {**flags, **asdict(rounds), "splits": splits}.items():
+        if value is not None and value != usual.get(name):
+            flag = "num-splits" if name == "number" else name.replace("_", "-")
+            words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def _page(
+    folder: str | Path,
+    data: str | Path,
+    features: Features,
+    outcomes: Sequence[Outcome],
+    result: dict[str, Any],
+    command: str,
+) -> Path:
+    """Writes the report page."""
+    described = [{**file.attributes, **one} for file, one in zip(features.files, result["descriptors"], strict=True)]
+    versions = {"vggfeat": __version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("numpy", "scikit-learn")}
+    where = "" if str(data) == "data" else f" --data {shlex.quote(str(data))}"
+    lines = [
+        extract_command(file.attributes["settings"], features.dataset, output=str(file.path)) + where
+        for file in features.files
+    ]
+    run = Run(
+        result,
+        [Scored(one.test_ids, one.test_labels, one.scores) for one in outcomes],
+        provenance(described, result, versions),
+        [*lines, f"{command} --report {shlex.quote(str(folder))}{where}"],
+    )
+    return write_page(folder, run, Pictures.of(features.dataset, data))

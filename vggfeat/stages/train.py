@@ -30,6 +30,7 @@ from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.ranks import Ranks, joined
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.state import Progress, RunFiles, append_metrics, cut_metrics, load_last, save_last
+from vggfeat.training.tasks import task_of
 from vggfeat.training.trainer import Trainer, copy_layers, errors
 from vggfeat.weights import load_net
 
@@ -38,6 +39,9 @@ CUDA_READ_EVERY = 10
 
 METRICS_EVERY = 100
 """Updates between lines in metrics.jsonl."""
+
+SAVE_SECONDS = 900.0
+"""After so long without a checkpoint one is written in the middle of an epoch: the most that a killed run loses."""
 
 VALIDATION_BATCH = 64
 
@@ -165,17 +169,19 @@ class _Run:
         self.recipe, self.dataset, self.files, self.ranks, self.workers = recipe, dataset, files, ranks, workers
         self.observer = observer if ranks.first else Observer()
         self.micro_batch = micro_batch
-        self.net = VGG(
-            recipe.net, width=recipe.width, num_classes=len(dataset.class_names), class_names=dataset.class_names
-        )
+        self.task = task_of(recipe, len(dataset.class_names))
+        names = () if self.task.needs_boxes else dataset.class_names  # one name an output, where that is a class
+        self.net = VGG(recipe.net, width=recipe.width, num_classes=self.task.outputs, class_names=names)
         schedule = recipe.schedule
         self.plateau = Plateau(
             recipe.sgd.learning_rate, schedule.divisor, schedule.decreases, schedule.patience, schedule.least_gain
         )
         self.progress = Progress()
         self.steps = math.ceil(len(dataset.train) / recipe.sgd.batch_size)
-        self.chance = math.log(len(dataset.class_names))
+        self.chance = self.task.chance
         self.latest: Errors | None = None
+        self.unshared: list[tuple[str, str]] = []  # (id, reason) of images that only this process found unreadable
+        self.saved = time.monotonic()
 
     # Beginning
 
@@ -186,6 +192,7 @@ class _Run:
         else:
             self._initialise()
         if self.ranks.first:
+            self.files.sweep()
             with replacing(self.files.recipe) as temporary:
                 temporary.write_text(dump_recipe(self.recipe), encoding="utf-8")
         self._announce()
@@ -201,7 +208,8 @@ class _Run:
         self.origin = ""
         if init.checkpoint:
             source = load_net(None, init.checkpoint, device="cpu", precision="fp32")
-            copied = copy_layers(self.net, source)
+            # What a class's score was says nothing about a box: localisation learns its last layer anew (Appendix A).
+            copied = copy_layers(self.net, source, but=("fc8",) if self.task.needs_boxes else ())
             self.origin = f"{init.checkpoint} (sha256 {source.fingerprint()})"
             self.observer.note(f"{', '.join(copied)} from {init.checkpoint} ({source.net}); the rest {init.scheme}")
         self._make_trainer()
@@ -236,7 +244,7 @@ class _Run:
     def _make_trainer(self) -> None:
         self.trainer = Trainer(
             self.net, self.recipe.sgd, seed=self.recipe.seed, precision=self.recipe.precision,  # type: ignore[arg-type]
-            ranks=self.ranks, micro_batch=self.micro_batch,
+            ranks=self.ranks, micro_batch=self.micro_batch, task=self.task,
         )  # fmt: skip
 
     def _announce(self) -> None:
@@ -274,7 +282,7 @@ class _Run:
         """The epochs that are left; False where a signal ended them early."""
         recipe, progress, augment = self.recipe, self.progress, self.recipe.augment
         viewer = Augmentation(augment.S, augment.flip, augment.colour_std, self.colours, recipe.seed)
-        batches = self._loader(viewer).batches(self._plan())
+        batches = self._loader(viewer, recipe.localise.least_seen).batches(self._plan())
         with contextlib.closing(batches):
             while progress.epoch < recipe.schedule.epochs:
                 val = self._validated(stop) if self._epoch_updates(batches, stop) else None
@@ -284,9 +292,11 @@ class _Run:
                 self._end_epoch(val)
         return True
 
-    def _loader(self, viewer: Augmentation | CentreView) -> CropLoader:
-        pin = self.ranks.device.type == "cuda"
-        return CropLoader(viewer, self.net.preprocessing.filter, exif=self.dataset.exif, workers=self.workers, pin=pin)
+    def _loader(self, viewer: Augmentation | CentreView, least_seen: float) -> CropLoader:
+        return CropLoader(
+            viewer, self.net.preprocessing.filter, exif=self.dataset.exif, workers=self.workers,
+            pin=self.ranks.device.type == "cuda", least_seen=least_seen if self.task.needs_boxes else None,
+        )  # fmt: skip
 
     def _plan(self) -> Iterator[list[Job]]:
         """This process's share of every batch that is left, to the end of the run."""
@@ -319,8 +329,12 @@ class _Run:
             progress.seconds, begin = progress.seconds + now - begin, now
             self._read(pending, since)
             pending, since = torch.zeros_like(pending), 0
-            if progress.step < end and self._stopping(stop):
-                return False
+            if progress.step < end:
+                stopping, saving = self._agreed(stop.asked, now - self.saved > SAVE_SECONDS)
+                if stopping:
+                    return False
+                if saving:
+                    self._save_last()
         return True
 
     def _read(self, pending: torch.Tensor, updates: int) -> None:
@@ -330,7 +344,8 @@ class _Run:
         progress.totals, progress.window = (
             [a + b for a, b in zip(sums, recent.tolist(), strict=True)] for sums in (progress.totals, progress.window)
         )
-        self._watch(errors(recent).loss)
+        if recent[3]:  # crops that count: unreadable ones and ones that miss their object do not
+            self._watch(errors(recent).loss)
         train = errors(torch.tensor(progress.totals, dtype=torch.float64))
         speed = train.images / max(progress.seconds, 1e-9)
         epoch, step = progress.epoch + 1, progress.step - progress.epoch * self.steps
@@ -354,8 +369,6 @@ class _Run:
         The loss is that of the last updates read.
         """
         step, sgd, init = self.progress.step, self.recipe.sgd, self.recipe.init
-        if math.isnan(loss) and self.progress.totals[3] == 0:
-            return  # nothing but unreadable images so far: their limit ends that
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss} at update {step} (rate {self.plateau.rate:g}): lower --learning-rate (now "
@@ -389,6 +402,7 @@ class _Run:
         for name, reason in batch.failures:
             if name not in self.progress.failed:
                 self.progress.failed.append(name)
+                self.unshared.append((name, reason))
                 self.observer.note(f"skipped {name}: {reason}")
         limit = self.recipe.data.unreadable_limit
         if len(self.progress.failed) > limit:
@@ -397,11 +411,11 @@ class _Run:
                 f"data.unreadable_limit = {limit}; mend the data, or raise it by --set data.unreadable_limit=N"
             )
 
-    def _stopping(self, stop: _Stop) -> bool:
-        """Whether any process was asked to end: all of them then do, after the same update."""
+    def _agreed(self, *asked: bool) -> list[bool]:
+        """What any process asks for: all of them then do it, after the same update."""
         if self.ranks.world == 1:
-            return stop.asked
-        return bool(self.ranks.sum(torch.tensor(float(stop.asked), device=self.ranks.device)).item())
+            return list(asked)
+        return [bool(n) for n in self.ranks.sum(torch.tensor(asked, dtype=torch.float32, device=self.ranks.device))]
 
     def _validated(self, stop: _Stop) -> Errors | None:
         """Errors on the centre view of the validation images, each process reading its share; None if cut short."""
@@ -411,7 +425,7 @@ class _Run:
         failures: list[Batch] = []
 
         def watched() -> Iterator[Batch]:
-            for batch in self._loader(CentreView(self.recipe.augment.Q)).batches(plan):
+            for batch in self._loader(CentreView(self.recipe.augment.Q), 0.0).batches(plan):
                 if stop.asked:
                     return
                 if batch.failures:
@@ -421,7 +435,7 @@ class _Run:
         total = self.trainer.validate(watched())
         for batch in failures:
             self._report_failures(batch)
-        if self._stopping(stop):
+        if any(self._agreed(stop.asked)):
             return None
         return errors(self.ranks.sum(total.to(self.ranks.device)).cpu())
 
@@ -459,6 +473,8 @@ class _Run:
         return {
             "recipe": self._described(),
             "dataset": self.dataset.name,
+            "class_names": list(self.dataset.class_names),
+            "mean_box": self._mean_box(),
             "train_images": len(self.dataset.train),
             "validation_images": len(self.dataset.val),
             "colours": _lists(dataclasses.asdict(self.colours)),
@@ -468,7 +484,19 @@ class _Run:
             "validation": {"view": "centre", "Q": self.recipe.augment.Q, **dataclasses.asdict(val)},
         }
 
+    def _mean_box(self) -> list[float] | None:
+        """The training images' average box, the yardstick of localisation: a net must beat this answer."""
+        boxes = [sample.boxes[0] for sample in self.dataset.train if sample.boxes]
+        return [sum(side) / len(boxes) for side in zip(*boxes, strict=True)] if boxes else None
+
     def _save_last(self) -> None:
+        """The newest state, with what every process knows; all of them call it together."""
+        found, self.unshared = self.ranks.gathered(self.unshared), []
+        for name, reason in found:
+            if name not in self.progress.failed:  # another process's
+                self.progress.failed.append(name)
+                self.observer.note(f"skipped {name}: {reason}")
+        self.saved = time.monotonic()
         if not self.ranks.first:
             return
         save_last(

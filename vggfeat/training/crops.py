@@ -18,6 +18,7 @@ from vggfeat.datasets import Sample
 from vggfeat.errors import DatasetError, ImageError
 from vggfeat.images import decode, rescaled_crop
 from vggfeat.training.augment import Colours, Moments, View, colours, moments
+from vggfeat.training.tasks import box_targets
 
 AHEAD = 3
 """Batches that are being decoded while one is in use."""
@@ -59,6 +60,9 @@ class Batch:
     """Of its first place in the whole batch."""
     failures: list[tuple[str, str]]
     """(id, reason) of the images that could not be read."""
+    boxes: Tensor | None = None
+    """(N, M, 4) targets of the images' objects, the one to learn first, NaN where there are fewer; None where the task
+    needs none."""
 
 
 class CropLoader:
@@ -70,10 +74,15 @@ class CropLoader:
         exif: honour EXIF orientation.
         workers: threads; 0 decodes in the caller's own thread.
         pin: page-locked batches, for copies to a CUDA device that do not wait.
+        least_seen: for localisation: share of an object that a crop must show to weigh anything; None: no boxes.
     """
 
-    def __init__(self, viewer: Viewer, filter: Filter, *, exif: bool, workers: int, pin: bool = False) -> None:
+    def __init__(
+        self, viewer: Viewer, filter: Filter, *, exif: bool, workers: int, pin: bool = False,
+        least_seen: float | None = None,
+    ) -> None:  # fmt: skip
         self.viewer, self.filter, self.exif, self.workers, self.pin = viewer, filter, exif, workers, pin
+        self.least_seen = least_seen
 
     def batches(self, plan: Iterable[Sequence[Job]]) -> Generator[Batch, None, None]:
         """One batch for each list of jobs, in order."""
@@ -102,8 +111,12 @@ class CropLoader:
         return Batch(
             torch.zeros(n, INPUT_SIDE, INPUT_SIDE, 3, dtype=torch.uint8, pin_memory=self.pin),
             torch.zeros(n, 3), torch.zeros(n, dtype=torch.int64), torch.zeros(n),
-            jobs[0].step, jobs[0].position, [],
+            jobs[0].step, jobs[0].position, [], None if self.least_seen is None else self._no_boxes(jobs),
         )  # fmt: skip
+
+    def _no_boxes(self, jobs: Sequence[Job]) -> Tensor:
+        most = max([1, *(len(job.sample.boxes) for job in jobs if job.sample is not None)])
+        return torch.full((len(jobs), most, 4), torch.nan, pin_memory=self.pin)
 
     def _fill(self, batch: Batch, jobs: Sequence[Job], start: int) -> None:
         """Puts the jobs' images into the batch's places from `start` on."""
@@ -122,6 +135,10 @@ class CropLoader:
             shifts[place] = view.shift
             batch.labels[place] = job.sample.labels  # type: ignore[assignment]  # single-label: the split checked it
             batch.weights[place] = 1.0
+            if batch.boxes is not None and self.least_seen is not None:
+                targets, seen = box_targets(job.sample.boxes, view, picture.size, self.least_seen)
+                batch.boxes[place, : len(targets)] = torch.from_numpy(targets)
+                batch.weights[place] = float(seen)
 
 
 def _finished(entry: tuple[Batch, list[Future[None]]]) -> Batch:

@@ -51,6 +51,14 @@ class Ranks:
         distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def gathered(self, entries: list[Any]) -> list[Any]:
+        """The entries (plain data) of all processes, in their order."""
+        if self.world == 1:
+            return entries
+        box: list[Any] = [None] * self.world
+        distributed.all_gather_object(box, entries)
+        return [entry for part in box for entry in part]
+
 
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:

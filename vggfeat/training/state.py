@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from vggfeat.errors import TrainingError, UsageError
 from vggfeat.files import replacing
-from vggfeat.networks import VGG
+from vggfeat.networks import VGG, write_checkpoint
 
 STATE_KEY = "training_state"
 STATE_VERSION = 1
@@ -69,6 +70,12 @@ class RunFiles:
         if there is not None and not (resume or overwrite):
             raise UsageError(f"{there} exists: go on with it by --resume, or replace it by --overwrite")
 
+    def sweep(self) -> None:
+        """Removes what a killed run was writing (`files.replacing`'s temporary files)."""
+        for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
+            for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+                left.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Removes an earlier run's files."""
         for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
@@ -104,8 +111,7 @@ class Progress:
 def save_last(path: Path, net: VGG, progress: Progress, **state: Any) -> None:
     """Writes the last checkpoint: a checkpoint of the net like any other, with the run's state beside it."""
     content = net.checkpoint() | {STATE_KEY: {"version": STATE_VERSION, "progress": asdict(progress), **state}}
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    write_checkpoint(path, content)
 
 
 def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], Progress]:

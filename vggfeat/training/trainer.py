@@ -1,6 +1,6 @@
 """One update and one validation, and where weights start (Sect. 3.1).
 
-The multinomial logistic loss is summed over the batch's images and divided by the batch size, so that micro-batches and
+The task's loss is summed over the batch's images and divided by the batch size, so that micro-batches and
 processes change nothing; dropout's masks are drawn for the whole batch and sliced, for the same reason.
 """
 
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from vggfeat.catalog import Preprocessing
@@ -25,6 +24,7 @@ from vggfeat.recipe import Sgd
 from vggfeat.training.crops import Batch
 from vggfeat.training.observer import Errors
 from vggfeat.training.ranks import Ranks
+from vggfeat.training.tasks import Classification, Task
 
 CPU_MICRO_BATCH = 16
 """Images at a time on a CPU: as fast as any larger number (its caches are the limit), and little memory."""
@@ -50,12 +50,12 @@ def table_layers(net: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
     return named | dict(zip(("fc6", "fc7", "fc8"), linear, strict=True))
 
 
-def copy_layers(net: VGG, source: VGG) -> list[str]:
+def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
     """Copies a trained net's layers into `net` and returns their names (Sect. 3.1).
 
     From the same configuration all layers, from another one the first four convolutions and the fully-connected layers;
-    of these the ones that `net` has under the same name and in the same shape. An A thus gives a deeper net conv1_1,
-    conv2_1, conv3_1 and conv3_2. With conv1_1 comes the source's preprocessing, which its values expect.
+    of these the ones that `net` has under the same name and in the same shape, `but` for some. An A thus gives a deeper
+    net conv1_1, conv2_1, conv3_1 and conv3_2. With conv1_1 comes the source's preprocessing, which its values expect.
 
     Raises WeightsError where no layer fits.
     """
@@ -65,7 +65,7 @@ def copy_layers(net: VGG, source: VGG) -> list[str]:
     own, copied = table_layers(net), []
     for name, layer in wanted:
         target = own.get(name)
-        if target is None or target.weight.shape != layer.weight.shape:
+        if name in but or target is None or target.weight.shape != layer.weight.shape:
             continue
         target.load_state_dict(layer.state_dict())
         copied.append(name)
@@ -114,17 +114,20 @@ class Trainer:
         sgd: the recipe's part.
         seed: of dropout.
         precision: fp32, tf32, or autocast to bf16 or fp16 (with loss scaling) over fp32 weights.
+        task: what the last layer predicts; by default a class.
         micro_batch: images at a time in one process; None finds the largest that fits.
 
     Raises UsageError where the batch does not split evenly over the processes.
     """
 
     def __init__(
-        self, net: VGG, sgd: Sgd, *, seed: int, precision: Precision, ranks: Ranks, micro_batch: int | None = None
-    ) -> None:
+        self, net: VGG, sgd: Sgd, *, seed: int, precision: Precision, ranks: Ranks, micro_batch: int | None = None,
+        task: Task | None = None,
+    ) -> None:  # fmt: skip
         if sgd.batch_size % ranks.world:
             raise UsageError(f"a batch of {sgd.batch_size} does not split evenly over {ranks.world} processes")
         self.net, self.sgd, self.seed, self.ranks = net, sgd, seed, ranks
+        self.task = task or Classification(net.num_classes)
         device = ranks.device
         # Convolutions are fastest with channels last, on tensor cores as on CPUs.
         net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -146,7 +149,7 @@ class Trainer:
         self.parallel: nn.Module = self.form
         if ranks.world > 1:
             index = [device.index] if device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(self.form, device_ids=index, broadcast_buffers=False)
+            self.parallel = DistributedDataParallel(self.form, device_ids=index)
 
     def update(self, batch: Batch, rate: float) -> Tensor:
         """One step of descent on this process's part of a batch; all processes call it together.
@@ -173,14 +176,20 @@ class Trainer:
 
     def _gradients(self, form: nn.Module, batch: Batch, part: slice, masks: Sequence[Tensor]) -> Tensor:
         """Adds a micro-batch's share of the gradients; returns its totals."""
-        labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
         crops = self.prepared(batch.crops[part], batch.shifts[part])
         with self._autocast():
-            scores = form(crops, masks)
-        losses = F.cross_entropy(scores.float(), labels, reduction="none") * weights
+            outputs = form(crops, masks)
+        losses, found = self._judged(outputs, batch, part)
         # DDP takes the mean over processes, where the sum is meant.
         self.scaler.scale(losses.sum() * (self.ranks.world / self.sgd.batch_size)).backward()
-        return totals(scores.detach(), losses.detach(), labels, weights)
+        return found
+
+    def _judged(self, outputs: Tensor, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
+        """The weighted losses (n,) of a micro-batch, and its totals."""
+        labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
+        boxes = None if batch.boxes is None else self._there(batch.boxes[part])
+        losses = self.task.losses(outputs.float(), labels, boxes) * weights
+        return losses, totals(losses.detach(), self.task.wrong(outputs.detach(), labels, boxes), weights)
 
     def prepared(self, crops: Tensor, shifts: Tensor) -> Tensor:
         """(N, 224, 224, 3) uint8 and (N, 3) -> what the net expects, (N, 3, 224, 224) with channels last in memory."""
@@ -222,6 +231,7 @@ class Trainer:
         blank = Batch(
             torch.zeros(images, 224, 224, 3, dtype=torch.uint8), torch.zeros(images, 3),
             torch.zeros(images, dtype=torch.int64), torch.zeros(images), 0, 0, [],
+            torch.zeros(images, 1, 4) if self.task.needs_boxes else None,
         )  # fmt: skip
         held: list[Tensor] = []
         try:
@@ -245,11 +255,9 @@ class Trainer:
         for batch in batches:
             for start in range(0, len(batch.labels), self.micro_batch):
                 part = slice(start, start + self.micro_batch)
-                labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
                 with self._autocast():
-                    scores = self.net(self.prepared(batch.crops[part], batch.shifts[part]))
-                losses = F.cross_entropy(scores.float(), labels, reduction="none") * weights
-                found += totals(scores, losses, labels, weights).cpu()
+                    outputs = self.net(self.prepared(batch.crops[part], batch.shifts[part]))
+                found += self._judged(outputs, batch, part)[1].cpu()
         return found
 
 
@@ -260,11 +268,9 @@ def preprocessed(values: Tensor, expected: Preprocessing) -> Tensor:
     return (values * expected.scale - values.new_tensor(expected.mean)) / values.new_tensor(expected.std)
 
 
-def totals(scores: Tensor, losses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Sums over images of weight 1: loss, wrong at top-1, wrong at top-5, their number. (N, K) and (N,) -> (4,)."""
-    ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
-    hits = ranked == labels[:, None]  # (N, 5)
-    wrong1, wrong5 = ~hits[:, 0], ~hits.any(dim=1)
+def totals(losses: Tensor, wrong: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
+    """Sums over images of weight 1: loss, wrong at top-1, wrong at top-5, their number. (N,) each -> (4,)."""
+    wrong1, wrong5 = wrong
     return torch.stack([losses.sum(), (wrong1 * weights).sum(), (wrong5 * weights).sum(), weights.sum()]).float()
 
 

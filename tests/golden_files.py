@@ -1,0 +1,34 @@
+"""Writes the files in tests/golden, once a format version: `python tests/golden_files.py`. Never write a version anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from making import clusters, settings, write_descriptors
+
+from vggfeat.model import Model, write_model
+from vggfeat.networks import VGG, glorot_
+from vggfeat.protocols.splits import Split, write_splits
+from vggfeat.training.state import Progress, save_last
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def write() -> None:
+    dataset, values = clusters([3, 3], dim=4)
+    write_descriptors(FOLDER / "descriptors-v1.h5", dataset, values, failed=[1], pending=[5], keep_scales=True)
+    rng = np.random.default_rng(0)
+    model = Model(
+        rng.random((2, 4), dtype=np.float32), rng.random(2, dtype=np.float32), np.ones(2), ("a", "b"), False,
+        (settings(scales=[256]),), {"dataset": "folder", "mean": 0.5},
+    )  # fmt: skip
+    write_model(FOLDER / "model-v1.h5", model)
+    net = glorot_(VGG("A", width=1 / 4096, num_classes=2, class_names=("a", "b")), seed=3)
+    net.save(FOLDER / "checkpoint-v1.pt")
+    save_last(FOLDER / "last-v1.pt", net, Progress(step=7, epoch=1))
+    write_splits(FOLDER / "splits-v1.json", "folder", [Split(("a",), ("b",), ("c",), seed=0)])
+
+
+if __name__ == "__main__":
+    write()

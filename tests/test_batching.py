@@ -1,0 +1,158 @@
+"""Pictures of different sizes in one batch: what each gives is what it gives alone."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vggfeat.batching import Extents, form_batches, run_padded
+from vggfeat.catalog import NETS
+from vggfeat.dense import DenseNet
+from vggfeat.errors import DeviceError
+from vggfeat.networks import VGG, glorot_, weighted_layers
+
+SIDES = st.integers(224, 300)
+SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=2, max_size=4)
+
+
+def biased(name: str) -> VGG:
+    """A narrow net whose biases are far from zero, so that padding that is not cleared shows."""
+    net = glorot_(VGG(name, width=1 / 16), seed=3)
+    torch.manual_seed(4)
+    for layer in weighted_layers(net):
+        torch.nn.init.uniform_(layer.bias, -1, 3)
+    return net.eval()
+
+
+NARROW = {name: biased(name) for name in NETS}
+
+
+def pictures_of(sizes) -> list[np.ndarray]:
+    rng = np.random.default_rng(sum(map(sum, sizes)))
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def one_by_one(net: VGG, pictures, *, flip: bool = False) -> np.ndarray:
+    """Whole maps averaged, one picture at a time, with none of the code under test."""
+    dense = DenseNet(net)
+    rows = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in pictures]
+    return torch.cat([dense.mean_map(row, flip) for row in rows]).numpy()
+
+
+def padding(dense: DenseNet, share: float = 0.9) -> DenseNet:
+    """Batches padded as on a GPU, and more."""
+    dense._most_padding = share
+    return dense
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.mark.parametrize("name", NETS)
+@settings(max_examples=5, deadline=None)
+@given(sizes=SIZES, flip=st.booleans())
+def test_a_padded_batch_gives_each_picture_what_it_gets_alone(name, sizes, flip):
+    net, pictures = NARROW[name], pictures_of(sizes)
+    together = padding(DenseNet(net))(pictures, flip=flip)
+    alone = one_by_one(net, pictures, flip=flip)
+    assert (cosines(together, alone) > 0.999999).all()
+    assert np.allclose(together, alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
+
+
+def test_padding_that_is_not_cleared_would_show(monkeypatch):
+    """The test above can fail: without clearing after each ReLU, the biases leak in."""
+    pictures = pictures_of([(224, 300), (300, 224)])
+    monkeypatch.setattr(Extents, "clear_outside", lambda self, values: values)
+    together = padding(DenseNet(NARROW["D"]))(pictures)
+    assert (cosines(together, one_by_one(NARROW["D"], pictures)) < 0.9999).any()
+
+
+def test_a_picture_whose_values_overflow_leaves_the_others_alone():
+    sizes = [(224, 260), (240, 230)]
+    net, values = NARROW["B"], torch.randn(2, 3, 240, 260)
+    values[0, 0, 223, 259] = float("inf")
+    with torch.inference_mode():
+        alone = net.features(values[1:, :, :240, :230])
+        maps = run_padded(net.features, values.clone(), Extents(sizes, torch.tensor(sizes)))
+    assert [tuple(one.shape[2:]) for one in maps] == [(7, 9), (8, 8)]
+    assert not torch.isfinite(maps[0]).all()
+    assert torch.allclose(maps[1], alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40))),
+    most_pixels=st.integers(1, 5000),
+    most_padding=st.floats(0, 0.9),
+)
+def test_batches_hold_every_row_once_within_their_limits(sizes, most_pixels, most_padding):
+    batches = form_batches(sizes, most_pixels, most_padding)
+    assert sorted(row for rows in batches for row in rows) == list(range(len(sizes)))
+    for rows in batches:
+        height, width = (max(sizes[row][axis] for row in rows) for axis in (0, 1))
+        own, all_pixels = sum(sizes[row][0] * sizes[row][1] for row in rows), len(rows) * height * width
+        assert len(rows) == 1 or all_pixels <= most_pixels
+        assert all_pixels - own <= most_padding * all_pixels
+
+
+def test_without_padding_equal_sizes_share_a_batch_in_their_order():
+    sizes = [(2, 3), (3, 2), (2, 3), (3, 2), (2, 3)]
+    assert form_batches(sizes, 12) == [[0, 2], [4], [1, 3]]
+    assert form_batches(sizes, 1000) == [[0, 2, 4], [1, 3]]
+
+
+def test_photographs_of_common_shapes_waste_little():
+    rng = np.random.default_rng(0)
+    sizes = [(256, int(256 * ratio)) for ratio in rng.choice([1, 4 / 3, 1.49, 1.5, 16 / 9], 64)]
+    sizes = [size if rng.random() < 0.6 else size[::-1] for size in sizes]
+    batches = form_batches(sizes, 8_000_000, 0.15)
+    assert len(batches) <= 8, "landscape and portrait, a few batches each"
+    shapes = Counter(len({sizes[row] for row in rows}) > 1 for rows in batches)
+    assert shapes[True] > 0, "near sizes share a batch"
+
+
+class ShortOfMemory(DenseNet):
+    """A device that holds so many pictures at a time."""
+
+    def __init__(self, net: VGG, most: int) -> None:
+        super().__init__(net)
+        self.most, self.passes = most, []
+
+    def _one_pass(self, pictures, flip):
+        self.passes.append(len(pictures))
+        if len(pictures) > self.most:
+            raise torch.OutOfMemoryError
+        return super()._one_pass(pictures, flip)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_next_ones_are_smaller():
+    pictures = pictures_of([(224, 224)] * 8)
+    dense = ShortOfMemory(NARROW["A"], most=2)
+    dense._most_pixels = 8 * 224 * 224
+    assert (cosines(dense(pictures), one_by_one(NARROW["A"], pictures)) > 0.999999).all()
+    assert dense.passes == [8, 4, 2, 2, 4, 2, 2]
+    dense.passes.clear()
+    dense(pictures)
+    assert max(dense.passes) == 1
+
+
+def test_a_picture_that_does_not_fit_alone_is_named():
+    with pytest.raises(DeviceError) as error:
+        ShortOfMemory(NARROW["A"], most=0)(pictures_of([(224, 300)]))
+    assert str(error.value) == (
+        "a 300x224 picture alone fills the memory of cpu: take smaller --scales, --precision bf16 or --device cpu"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("flip", [False, True])
+def test_padded_batches_on_cuda_agree_with_the_cpu(flip):
+    pictures = pictures_of([(256, 341), (256, 384), (341, 256), (256, 341), (256, 300)])
+    expected = one_by_one(NARROW["D"], pictures, flip=flip)
+    assert (cosines(DenseNet(biased("D").to("cuda"))(pictures, flip=flip), expected) > 0.999999).all()

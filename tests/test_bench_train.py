@@ -1,0 +1,129 @@
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vggfeat.catalog import NETS
+from vggfeat.cli import run
+from vggfeat.errors import UsageError
+from vggfeat.networks import VGG
+from vggfeat.stages import bench_train as stage
+from vggfeat.weights import load_net
+from vggfeat.yardsticks import TORCHVISION_NAMES, flops, torchvision_net, training_flops
+
+
+def narrow(net: str, classes: int = 7) -> VGG:
+    return load_net(net, None, width=1 / 32, num_classes=classes, device="cpu").eval()
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_work_is_what_torch_counts(net):
+    """Forward, and backward as autograd runs it: the first convolution's input needs no gradient."""
+    model, crop = narrow(net), torch.zeros(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as forward:
+        model.dense(crop)
+    assert flops(model.spec, 224, 224, model.width) == forward.get_total_flops()
+    with FlopCounterMode(display=False) as update:
+        model(crop).sum().backward()
+    assert training_flops(model.spec, model.width, 7) == update.get_total_flops()
+
+
+def test_net_d_takes_15_and_a_half_gigamultiplications_a_crop():
+    """The figure of the literature for VGG-16's forward pass: 15.5 GMAC."""
+    assert flops(NETS["D"], 224, 224) / 2 == pytest.approx(15.47e9, rel=1e-3)
+
+
+@pytest.mark.parametrize("net", TORCHVISION_NAMES)
+def test_the_yardstick_is_torchvisions_module_with_the_same_values(net):
+    model = narrow(net)
+    plain = torchvision_net(model)
+    assert type(plain).__module__ == "torchvision.models.vgg"
+    crops = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(plain.eval()(crops), model(crops), atol=1e-6)
+    with torch.no_grad():
+        plain.features[0].weight.zero_()
+    assert model.features[0].weight.any(), "training one leaves the other as it is"
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Few updates, small matrices, one loader's batch; the two processes run in full."""
+    monkeypatch.setattr(stage, "WARM", 1)
+    monkeypatch.setattr(stage, "TIMED", 2)
+    monkeypatch.setattr(stage, "LOADED", stage.PHOTOS)
+    rate = stage.matrix_rate
+    monkeypatch.setattr(stage, "matrix_rate", lambda precision, device: rate(precision, device, side=256))
+
+
+def test_the_command_measures_updates_loader_and_two_processes(short, capsys):
+    arguments = ["bench", "train", "--net", "B", "--width", "0.03125", "--batch-size", "4", "--device", "cpu"]
+    assert run([*arguments, "--precision", "fp32", "--json", "--quiet"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result) == ["train"]
+    train = result["train"]
+    assert (train["net"], train["width"], train["batch_size"]) == ("B", 1 / 32, 4)
+    (row,) = train["runs"]
+    plain = train["plain_torchvision_images_per_second"]
+    assert row["precision"] == "fp32"
+    assert row["images_per_second"] == pytest.approx(4 / row["seconds_per_update"])
+    assert row["times_plain_torchvision"] == pytest.approx(row["images_per_second"] / plain)
+    work = training_flops(NETS["B"], 1 / 32, 1000)
+    assert row["tflops"] == pytest.approx(row["images_per_second"] * work / 1e12)
+    assert row["share_of_matrix_rate"] == pytest.approx(row["tflops"] / row["matrix_tflops"])
+    assert train["loader"][0]["threads"] == 1
+    assert all(entry["images_per_second"] > 0 for entry in train["loader"])
+    both = train["synchronisation"]
+    assert (both["processes"], both["backend"], both["images_per_process"]) == (2, "gloo", 2)
+    assert both["gradient_megabytes"] == pytest.approx(4e-6 * NETS["B"].parameters(1000, 1 / 32))
+    assert both["seconds_of_all_reduce_alone"] > 0
+    assert both["images_per_second"] == pytest.approx(4 / both["seconds_per_update"])
+    assert both["seconds_of_synchronisation"] == pytest.approx(
+        both["seconds_per_update"] - both["seconds_per_update_without"]
+    )
+
+
+def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(short, monkeypatch, capsys):
+    """Net C has no module in torchvision; two processes take two devices."""
+    monkeypatch.setattr(stage, "_synchronisation", lambda *_: None)
+    assert run(["bench", "train", "--net", "C", "--width", "0.03125", "--batch-size", "2", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("train: net C, width 0.03125, batch 2; ")
+    assert lines[1].split()[:2] == ["precision", "images/s"]
+    assert lines[2].split()[0] in ("fp32", "bf16")
+    assert lines[2].split()[-1] == "-"
+    assert lines[3] == "plain torchvision loop: - images/s"
+    assert lines[-1] == "2 processes: not measured, they take two CUDA devices, or CPUs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"net": "F"}, "no net 'F'; valid: A, A-LRN, B, C, D, E, shallow-B"),
+        ({"batch_size": 1}, "a batch of 1 does not split over 2 processes: --batch-size 2 at least"),
+        ({"precisions": ("fp8",)}, "no precision 'fp8'"),
+        ({"device": "tpu"}, "no device 'tpu'; valid: cpu, cuda, cuda:N, mps"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_runs(changes, message):
+    with pytest.raises(UsageError) as caught:
+        stage.bench_train(**{"net": "A", "width": 1 / 64, "device": "cpu", **changes})
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_gpu_trains_the_full_net(capsys):
+    assert run(["bench", "train", "--net", "A", "--batch-size", "32", "--device", "cuda", "--json"]) == 0
+    train = json.loads(capsys.readouterr().out)["train"]
+    assert train["width"] == 1.0
+    assert 0 < train["runs"][0]["share_of_matrix_rate"] < 1
+    assert (train["synchronisation"] is None) == (torch.cuda.device_count() < 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")
+def test_two_gpus_average_their_gradients_over_nccl():
+    both = stage._synchronisation("A", 1.0, 32, "bf16", torch.device("cuda"))
+    assert both is not None
+    assert both["backend"] == "nccl"

@@ -1,0 +1,105 @@
+"""Descriptor files for other tools."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from making import write_descriptors
+
+from vggfeat.cli import run
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.errors import StoreError, UsageError
+from vggfeat.stages.export import export
+from vggfeat.store import read_descriptors
+
+N, DIM = 600, 5
+VALUES = np.random.default_rng(0).standard_normal((N, 1, DIM))
+ODD = 'caf\udce9, "1".jpg'
+DATASET = Dataset(
+    "toy",
+    tuple(Sample(ODD if i == 1 else f"i{i}", "x", i % 2, subset="train") for i in range(N)),
+    ("cats, big", "dogs"),
+)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """600 rows, more than one block; row 2 failed, the last still to do."""
+    return write_descriptors(tmp_path / "feats.h5", DATASET, VALUES, failed=[2], pending=[N - 1])
+
+
+def table(path):
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        return list(csv.reader(stream))
+
+
+def test_a_matrix_and_its_names(made, tmp_path):
+    done = export(made, tmp_path / "feats.npy")
+    assert (done.path, done.names, done.rows, done.missing) == (tmp_path / "feats.npy", tmp_path / "feats.csv", N, 2)
+    matrix = np.load(tmp_path / "feats.npy")
+    assert (matrix.dtype, matrix.shape, matrix.flags.c_contiguous) == (np.float32, (N, DIM), True)
+    assert np.array_equal(matrix, read_descriptors(made).read(), equal_nan=True)
+    assert np.flatnonzero(np.isnan(matrix).any(axis=1)).tolist() == [2, N - 1]
+    rows = table(tmp_path / "feats.csv")
+    assert rows[:4] == [
+        ["id", "label", "subset", "status"],
+        ["i0", "cats, big", "train", "done"],
+        [ODD, "dogs", "train", "done"],
+        ["i2", "cats, big", "train", "failed"],
+    ]
+    assert rows[-1] == [f"i{N - 1}", "dogs", "train", "pending"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["feats.csv", "feats.h5", "feats.npy"]
+
+
+def test_csv_has_names_and_values_that_float32_survives(made, tmp_path):
+    done = export(made, tmp_path / "out.csv")
+    assert (done.names, done.missing) == (None, 2)
+    rows = table(tmp_path / "out.csv")
+    assert rows[0] == ["id", "label", "subset", "status", "f0", "f1", "f2", "f3", "f4"]
+    assert [row[0] for row in rows[1:]] == [sample.id for sample in DATASET.samples]
+    assert rows[3] == ["i2", "cats, big", "train", "failed", "", "", "", "", ""]
+    values = np.array([[float(x) if x else np.nan for x in row[4:]] for row in rows[1:]]).astype(np.float32)
+    assert np.array_equal(values, read_descriptors(made).read(), equal_nan=True)
+
+
+def test_several_labels_are_columns_and_no_labels_none(tmp_path):
+    multi = Dataset("toy", (Sample("a", "x", (1, 0)), Sample("b", "x", (-1, 1))), ("car", "dog"))
+    export(write_descriptors(tmp_path / "m.h5", multi, VALUES[:2]), tmp_path / "m.npy")
+    assert table(tmp_path / "m.csv") == [
+        ["id", "label.car", "label.dog", "subset", "status"],
+        ["a", "1", "0", "", "done"],
+        ["b", "-1", "1", "", "done"],
+    ]
+    plain = Dataset("images", (Sample("a", "x"),))
+    export(write_descriptors(tmp_path / "p.h5", plain, VALUES[:1]), tmp_path / "p.npy")
+    assert table(tmp_path / "p.csv") == [["id", "subset", "status"], ["a", "", "done"]]
+
+
+def test_nothing_is_replaced_unasked(made, tmp_path):
+    (tmp_path / "feats.csv").write_text("mine")
+    with pytest.raises(StoreError) as error:
+        export(made, tmp_path / "feats.npy")
+    assert str(error.value) == f"{tmp_path / 'feats.csv'} exists: --overwrite replaces it, -o names another file"
+    assert not (tmp_path / "feats.npy").exists()
+    export(made, tmp_path / "feats.npy", overwrite=True)
+    assert len(table(tmp_path / "feats.csv")) == N + 1
+
+
+def test_another_suffix_is_refused(made, tmp_path):
+    with pytest.raises(UsageError) as error:
+        export(made, tmp_path / "feats.mat")
+    assert str(error.value) == f"{tmp_path / 'feats.mat'}: the suffix says what to write: .npy or .csv"
+
+
+def test_the_command_says_what_is_missing(made, tmp_path, capsys):
+    assert run(["export", str(made), "-o", str(tmp_path / "feats.npy")]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'feats.npy'}\n"
+    assert f"ids and labels: {tmp_path / 'feats.csv'}\n" in captured.err
+    assert "2 of 600 rows have no descriptor (failed or pending: see the column status)\n" in captured.err
+    whole = write_descriptors(tmp_path / "whole.h5", DATASET, VALUES)
+    assert run(["export", str(whole), "-o", str(tmp_path / "whole.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "path": str(tmp_path / "whole.csv"), "names": None, "rows": N, "missing": 0
+    }  # fmt: skip

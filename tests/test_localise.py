@@ -1,0 +1,392 @@
+"""Boxes over whole images and their scores: nets with known answers, so that every coordinate can be computed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from located import WNIDS, annotation
+from PIL import Image
+from scipy.io import savemat
+
+from vggfeat.cli import run
+from vggfeat.datasets import Sample
+from vggfeat.dense import DenseNet
+from vggfeat.errors import UsageError
+from vggfeat.images import decode, rescale
+from vggfeat.localiser import Candidates, Localiser, box_head, positions
+from vggfeat.networks import VGG, glorot_
+from vggfeat.stages.localise import localise
+
+FLAGS = ["--device", "cpu", "--precision", "fp32", "--quiet", "--workers", "1"]
+
+
+def answering(bias, head="scr", names=WNIDS, seed=0) -> VGG:
+    """A localisation net that predicts the same targets whatever it sees."""
+    net = glorot_(VGG("A", width=1 / 64, num_classes=len(bias)), seed=seed).eval()
+    torch.nn.init.zeros_(net.classifier[6].weight)
+    net.classifier[6].bias.data = torch.tensor(bias, dtype=torch.float32)
+    recipe = {"task": "localise", "localise": {"head": head}, "augment": {"S": [256, 256]}}
+    net.training_record = {"recipe": recipe, "class_names": list(names), "mean_box": [0.25, 0.25, 0.75, 0.75]}
+    return net
+
+
+def guessing(scores, names=WNIDS) -> VGG:
+    """A classifier that gives every window the same scores."""
+    net = glorot_(VGG("A", width=1 / 64, num_classes=len(scores), class_names=tuple(names)), seed=1).eval()
+    torch.nn.init.zeros_(net.classifier[6].weight)
+    net.classifier[6].bias.data = torch.tensor(scores, dtype=torch.float32)
+    return net
+
+
+@pytest.fixture
+def wide(tmp_path) -> Sample:
+    """A 100x50 picture: at Q = 256 it is 512x256, with 10x2 windows of the dense form."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    return Sample("a", str(tmp_path / "a.png"), 1)
+
+
+def candidates(localiser: Localiser, *samples: Sample) -> list[Candidates]:
+    found, failed = localiser.collect(localiser.start(localiser.prepare(samples)))
+    localiser.close()
+    assert not failed
+    return found
+
+
+def given(*classes):
+    return lambda sample: (np.array(classes), np.linspace(0.9, 0.1, len(classes)))
+
+
+# Windows
+
+
+@pytest.mark.parametrize("size", [(224, 224), (256, 341), (300, 225), (250, 512)])
+def test_there_are_as_many_windows_as_the_nets_map_has_positions(size):
+    net = glorot_(VGG("A", width=1 / 64), seed=0).eval()
+    with torch.no_grad():
+        mapped = net.dense(torch.zeros(1, 3, *size), "scores")
+    assert mapped.shape[1:3] == tuple(map(positions, size))
+
+
+def test_each_windows_box_is_mapped_back_to_the_image(wide):
+    # The window's left half, inset: x from 0 to 112, y from 56 to 168 of 224 pixels; the picture is at 5.12 times its size.
+    localiser = Localiser([answering([0.25, 0.5, 0.5, 0.5])], scales=[256], guesses=given(1), flip=False)
+    (found,) = candidates(localiser, wide)
+    assert found.size == (100, 50)
+    expected = [
+        [(x + a) / 5.12 for x, a in zip((left, top, left, top), (0, 56, 112, 168), strict=True)]
+        for top in (0, 32) for left in range(0, 320, 32)
+    ]  # fmt: skip
+    assert found.boxes[0] == pytest.approx(np.array(expected), abs=1e-6)
+    assert (found.ratings == 0.9).all()
+
+
+def test_boxes_of_the_mirrored_image_are_mirrored_back(wide):
+    net = answering([0.25, 0.5, 0.5, 0.5])
+    (plain,) = candidates(Localiser([net], scales=[256], guesses=given(1), flip=False), wide)
+    (both,) = candidates(Localiser([net], scales=[256], guesses=given(1), flip=True), wide)
+    assert both.boxes[0, :20] == pytest.approx(plain.boxes[0])
+    mirrored = both.boxes[0, 20:]
+    # Windows lie symmetrically here, so the mirrored boxes are the plain ones' mirror images.
+    back = np.stack([100 - mirrored[:, 2], mirrored[:, 1], 100 - mirrored[:, 0], mirrored[:, 3]], axis=1)
+    assert np.sort(back, axis=0) == pytest.approx(np.sort(plain.boxes[0], axis=0))
+    assert not np.allclose(mirrored, plain.boxes[0])
+
+
+def test_a_box_found_in_the_mirror_image_lies_where_the_object_is(tmp_path):
+    """A net that predicts anything predicts the mirrored target for a mirrored picture: both must name one place."""
+    pixels = np.random.default_rng(1).integers(0, 256, (56, 56, 3), dtype=np.uint8)
+    for name, values in (("a", pixels), ("b", pixels[:, ::-1])):
+        Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{name}.png")
+    net = answering([0.3, 0.4, 0.3, 0.3])
+    torch.nn.init.normal_(net.classifier[6].weight, std=0.02, generator=torch.Generator().manual_seed(0))
+    samples = [Sample(name, str(tmp_path / f"{name}.png"), 0) for name in "ab"]
+    here, there = candidates(Localiser([net], scales=[224], guesses=given(0), flip=True), *samples)
+    mirror = [
+        56 - there.boxes[0, ::-1, 2],
+        there.boxes[0, ::-1, 1],
+        56 - there.boxes[0, ::-1, 0],
+        there.boxes[0, ::-1, 3],
+    ]
+    assert here.boxes[0] == pytest.approx(np.stack(mirror, axis=1), abs=1e-3)
+    assert np.abs(here.boxes[0, 0] - here.boxes[0, 1]).max() > 0.1
+
+
+def test_boxes_are_cut_at_the_pictures_border(wide):
+    (found,) = candidates(Localiser([answering([0.5, 0.5, 3, 3])], scales=[256], guesses=given(1)), wide)
+    assert found.boxes.min() >= 0
+    assert (found.boxes.max(axis=(0, 1)) <= [100, 50, 100, 50]).all()
+
+
+def test_the_central_view_is_the_middle_of_the_picture(wide):
+    localiser = Localiser(
+        [answering([0.5, 0.5, 1, 1])], scales=[256], view="center", guesses=given(1), flip=False
+    )  # fmt: skip
+    (found,) = candidates(localiser, wide)
+    assert found.boxes[0] == pytest.approx(np.array([[144, 16, 368, 240]]) / 5.12)
+
+
+def test_per_class_nets_answer_for_the_guessed_classes_in_whichever_order_they_keep_them(wide):
+    boxes = [[0.1 * k, 0.5, 0.2, 0.2] for k in (1, 2, 3)]
+    one = answering(np.ravel(boxes).tolist(), "pcr")
+    other = answering(np.ravel(boxes[::-1]).tolist(), "pcr", names=WNIDS[::-1])
+    (found,) = candidates(Localiser([one, other], scales=[224], guesses=given(2, 0), flip=False), wide)
+    assert found.classes.tolist() == [2, 0]
+    windows = positions(448)
+    assert found.boxes.shape == (2, 2 * windows, 4), "the nets' boxes are united"
+    assert found.boxes[:, :windows] == pytest.approx(found.boxes[:, windows:])
+    centre = (found.boxes[:, 0, 0] + found.boxes[:, 0, 2]) / 2 * 4.48 / 224
+    assert centre == pytest.approx([0.3, 0.1])
+
+
+def test_scales_and_nets_are_united(wide):
+    nets = [answering([0.5, 0.5, 0.5, 0.5]), answering([0.4, 0.5, 0.5, 0.5])]
+    (found,) = candidates(Localiser(nets, scales=[224, 256], guesses=given(1), flip=True), wide)
+    assert found.boxes.shape == (1, 2 * 2 * (8 * 1 + 10 * 2), 4)
+    assert found.ratings.shape == found.boxes.shape[:2]
+
+
+def test_a_classifier_rates_every_window_by_its_posterior_there(wide):
+    classifier = glorot_(VGG("A", width=1 / 64, num_classes=3, class_names=WNIDS[::-1]), seed=3).eval()
+    (found,) = candidates(
+        Localiser([answering([0.5, 0.5, 0.5, 0.5])], scales=[256], classifier=classifier, flip=False), wide
+    )
+    picture = rescale(decode(wide.path), 256, "bilinear")
+    dense = DenseNet(classifier, "scores")
+    with torch.no_grad():
+        scores = classifier.dense(dense.preprocess(torch.from_numpy(picture).permute(2, 0, 1)[None]), "scores")[0]
+    posteriors = scores.reshape(-1, 3).softmax(1).numpy()[:, ::-1]  # in the localisation net's order of classes
+    whole = scores.mean((0, 1)).softmax(0).numpy()[::-1]
+    assert found.classes.tolist() == np.argsort(-whole).tolist()
+    assert found.ratings == pytest.approx(posteriors[:, found.classes].T, abs=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_finds_the_boxes_of_the_cpu(wide):
+    net = answering([0.3, 0.4, 0.5, 0.6])
+    torch.nn.init.normal_(net.classifier[6].weight, std=0.02)
+    (expected,) = candidates(Localiser([net], scales=[224, 256], guesses=given(0)), wide)
+    (found,) = candidates(Localiser([net.to("cuda")], scales=[224, 256], guesses=given(0)), wide)
+    assert found.boxes == pytest.approx(expected.boxes, abs=1e-2)
+
+
+# Nets that do not fit
+
+
+def test_nets_that_predict_no_boxes_or_other_classes_are_refused():
+    classifier = guessing([0.0, 1.0, 2.0])
+    classifier.weights_name = "net.pt"
+    with pytest.raises(UsageError) as caught:
+        Localiser([classifier], scales=[224], guesses=given(0))
+    assert str(caught.value) == (
+        "net.pt predicts classes, no boxes: 'vggfeat train --task localise' makes a net that does"
+    )
+    other = answering([0.5] * 12, "pcr", names=(*WNIDS[:2], "n09999999"))
+    other.weights_name = "other.pt"
+    with pytest.raises(UsageError) as caught:
+        Localiser([answering([0.5] * 12, "pcr"), other], scales=[224], guesses=given(0))
+    assert str(caught.value) == ("other.pt has 3 classes, the first localisation net 3: 'n02119789' is in one alone")
+    with pytest.raises(UsageError, match=r"^none: 8 outputs do not fit its 3 classes$"):
+        box_head(answering([0.5] * 8, "pcr"))
+    with pytest.raises(UsageError, match=r"^localisation needs guesses of the classes: a classifier, or posteriors$"):
+        Localiser([answering([0.5] * 4)], scales=[224])
+
+
+# Protocols
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """56x56 pictures: at Q = 224 one window, which is the whole picture. True boxes: the left half, or the lower half."""
+    base = tmp_path_factory.mktemp("data") / "ilsvrc2012"
+    (base / "bbox" / "val").mkdir(parents=True)
+    for label, wnid in enumerate(WNIDS):
+        (base / "val" / wnid).mkdir(parents=True)
+        for i in range(4):
+            pixels = np.random.default_rng(10 * label + i).integers(0, 256, (56, 56, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(base / "val" / wnid / f"{wnid}_{i}.JPEG")
+            box = (0, 0, 27, 55) if i < 3 else (0, 28, 55, 55)
+            (base / "bbox" / "val" / f"{wnid}_{i}.xml").write_text(annotation((56, 56), (wnid, box)))
+    return base.parent
+
+
+LEFT, LOWER = [0.25, 0.5, 0.5, 1.0], [0.5, 0.75, 1.0, 0.5]
+
+
+def test_protocol_1_asks_the_own_class_at_the_central_crop(root):
+    # PCR: right for the left halves of the first two classes, and for the lower halves of the third.
+    net = answering(LEFT + LEFT + LOWER, "pcr")
+    result = localise(data=root, weights=net, protocol="1", scales=[224], workers=1)
+    assert result["images"] == 12
+    assert result["top1_error"] == pytest.approx(100 * (1 + 1 + 3) / 12)
+    assert result["top5_error"] is None
+    assert result["whole_image"] == 100.0, "an IoU of exactly one half is wrong"
+    assert result["mean_box"] == 100.0
+    assert localise(data=root, weights=net, protocol="1", workers=1)["scales"] == [256], "its training scale"
+
+
+def test_protocol_2_needs_the_class_and_the_box(root):
+    # All windows say: second class, then first, then third. Boxes: left halves.
+    arguments = {"data": root, "scales": [224], "flip": False, "threshold": 0.5, "workers": 1}
+    result = localise(weights=answering(LEFT), classifier=guessing([1.0, 2.0, 0.0]), **arguments)
+    assert result["top1_error"] == pytest.approx(100 * (12 - 3) / 12)
+    assert result["top5_error"] == pytest.approx(100 * 3 / 12), (
+        "three classes: one of the guesses is always the own one"
+    )
+    assert (result["threshold"], result["thresholds"]) == (0.5, {})
+    whole = localise(weights=answering([0.5, 0.5, 1, 1]), classifier=guessing([1.0, 2.0, 0.0]), **arguments)
+    assert whole["top5_error"] == whole["whole_image"] == 100.0
+
+
+def test_the_threshold_is_chosen_on_images_that_the_errors_leave_out(root):
+    # One net is right and one is wrong; merged they are wrong too, and unmerged the first one's box comes first.
+    nets = [answering(LEFT), answering([0.35, 0.5, 0.7, 1.0])]
+    found = localise(data=root, weights=nets, classifier=guessing([1.0, 2.0, 0.0]), scales=[224], flip=False, workers=1)
+    # IoU of the second net's box with the left half is 0.71: right. Of their mean: right. So pick a worse one.
+    assert found["images"] == 10, "every tenth of twelve chose"
+    assert set(found["thresholds"]) == {"0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.8", "1", "1.5", "2"}
+    assert found["threshold"] == 0.0, "the lowest of equals"
+    # Left half and right half, twice as sure of the right one by two nets that agree: merging all is no better here.
+    right = [0.75, 0.5, 0.5, 1.0]
+    worse = [answering(right), answering([0.15, 0.5, 0.5, 1.0]), answering([0.35, 0.5, 0.5, 1.0])]
+    chosen = localise(
+        data=root, weights=worse, classifier=guessing([1.0, 2.0, 0.0]), scales=[224], flip=False, workers=1
+    )
+    # Unmerged the right half comes first (a tie). The other two, from 0 (cut) to 0.4 and from 0.1 to 0.6 of the width,
+    # merge at 0.15 / sqrt(0.45) + 1 - 0.3 / 0.6 = 0.72 to a box from 0.05 to 0.5, which is right and rated twice.
+    assert chosen["thresholds"]["0.6"] == 100.0
+    assert chosen["thresholds"]["0.8"] == 0.0
+    assert chosen["threshold"] == 0.8
+
+
+def test_posteriors_of_evaluate_give_the_classes(root, tmp_path, capsys):
+    guessing([1.0, 2.0, 0.0]).save(tmp_path / "net.pt")
+    answering(LEFT).save(tmp_path / "loc.pt")
+    kept = ["-o", str(tmp_path / "p.h5"), "--scales", "224", "--data", str(root), *FLAGS]
+    assert run(["evaluate", "--weights", str(tmp_path / "net.pt"), *kept]) == 0
+    base = ["localise", "--weights", str(tmp_path / "loc.pt"), "--scales", "224", "--data", str(root), *FLAGS, "--json"]
+    capsys.readouterr()
+    assert run([*base, "--posteriors", str(tmp_path / "p.h5"), "--threshold", "0.3"]) == 0
+    from_file = json.loads(capsys.readouterr().out)
+    assert run([*base, "--classifier", str(tmp_path / "net.pt"), "--threshold", "0.3"]) == 0
+    on_the_fly = json.loads(capsys.readouterr().out)
+    assert from_file == on_the_fly
+    assert from_file["top5_error"] == 25.0
+    (root / "ilsvrc2012" / "val" / WNIDS[0] / "extra.JPEG").write_bytes(
+        (root / "ilsvrc2012" / "val" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG").read_bytes()
+    )
+    (root / "ilsvrc2012" / "bbox" / "val" / "extra.xml").write_text(annotation((56, 56), (WNIDS[0], (0, 0, 9, 9))))
+    try:
+        assert run([*base, "--posteriors", str(tmp_path / "p.h5")]) == 1
+        assert capsys.readouterr().err == (
+            f"vggfeat: {tmp_path}/p.h5 has no posteriors of val/{WNIDS[0]}/extra.JPEG: not in the file\n"
+        )
+    finally:
+        (root / "ilsvrc2012" / "val" / WNIDS[0] / "extra.JPEG").unlink()
+        (root / "ilsvrc2012" / "bbox" / "val" / "extra.xml").unlink()
+
+
+def test_the_submission_has_a_line_an_image_with_five_numbers_a_guess(root, tmp_path, capsys):
+    devkit = root / "ilsvrc2012" / "ILSVRC2012_devkit_t12" / "data"
+    devkit.mkdir(parents=True, exist_ok=True)
+    synsets = np.zeros((3, 1), dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")])
+    for row, (number, wnid) in enumerate([(1, WNIDS[2]), (2, WNIDS[0]), (3, WNIDS[1])]):
+        synsets[row, 0] = (number, wnid, "words")
+    savemat(devkit / "meta.mat", {"synsets": synsets})
+    guessing([1.0, 2.0, 0.0]).save(tmp_path / "net.pt")
+    answering(LEFT + LOWER + LEFT, "pcr").save(tmp_path / "loc.pt")
+    files = ["--weights", str(tmp_path / "loc.pt"), "--classifier", str(tmp_path / "net.pt"), "--data", str(root)]
+    made = ["--submission", str(tmp_path / "boxes.txt"), "--draw", str(tmp_path / "drawn")]
+    assert run(["localise", *files, *made, "--scales", "224", "--no-flip", "--threshold", "0.5", *FLAGS]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/boxes.txt\n{tmp_path}/drawn\n"
+    lines = (tmp_path / "boxes.txt").read_text().splitlines()
+    assert lines == ["3 0 28 55 55 2 0 0 27 55 1 0 0 27 55"] * 12
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert len(drawn) == 12
+    assert drawn[0] == f"val_{WNIDS[0]}_{WNIDS[0]}_0.jpg"
+    picture = np.asarray(Image.open(tmp_path / "drawn" / drawn[0])).astype(int)
+    assert picture.shape == (480, 480, 3)
+    orange = (picture[..., 0] > 200) & (abs(picture[..., 1] - 165) < 60) & (picture[..., 2] < 90)
+    assert orange[238:246].sum() > 3 * 300, "the guess's upper edge, at half the picture's height"
+    white = (picture > 230).all(axis=2)
+    assert white[5:475, 234:242].sum() > 400, "the true box's right edge, at half its width"
+
+
+def test_an_unreadable_image_is_told_and_costs_exit_code_3(root, tmp_path, capsys):
+    broken = root / "ilsvrc2012" / "val" / WNIDS[0] / f"{WNIDS[0]}_3.JPEG"
+    content = broken.read_bytes()
+    broken.write_bytes(b"")
+    answering(LEFT).save(tmp_path / "loc.pt")
+    try:
+        flags = [flag for flag in FLAGS if flag != "--quiet"]
+        command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "loc.pt"), "--scales", "224"]
+        assert run([*command, "--data", str(root), *flags, "--json"]) == 3
+    finally:
+        broken.write_bytes(content)
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    id = f"val/{WNIDS[0]}/{WNIDS[0]}_3.JPEG"
+    assert result["failed"] == {id: "empty file"}
+    assert result["images"] == 11
+    assert result["top1_error"] == pytest.approx(100 * 2 / 11)
+    assert f"skipped {id}: empty file" in captured.err
+    assert "the whole image" in captured.err
+
+
+def test_images_without_a_box_are_counted_and_left_out(root):
+    file = root / "ilsvrc2012" / "bbox" / "val" / f"{WNIDS[2]}_0.xml"
+    content = file.read_text()
+    file.unlink()
+    try:
+        result = localise(data=root, weights=answering(LEFT), protocol="1", scales=[224], workers=1)
+    finally:
+        file.write_text(content)
+    assert (result["images"], result["unlocated"]) == (11, 1)
+
+
+# Wrong usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "protocol 2 takes its classes from --posteriors FILE.h5 or from --classifier CKPT: give one"),
+        (
+            ["--posteriors", "p.h5", "--classifier", "n.pt"],
+            "protocol 2 takes its classes from --posteriors FILE.h5 or from --classifier CKPT: give one",
+        ),
+        (
+            ["--protocol", "1", "--classifier", "n.pt"],
+            "protocol 1 is told the class: it takes no posteriors, no classifier, no submission, no test set",
+        ),
+        (
+            ["--protocol", "1", "--scales", "256,384"],
+            "protocol 1 looks at the central crop at one scale: name one, or take --protocol 2",
+        ),
+        (["--classifier", "n.pt", "--threshold", "-1"], "threshold -1.0 is not 0 or more"),
+        (
+            ["--classifier", "n.pt", "--subset", "test"],
+            "the test set has no boxes here to choose or score with: give --threshold and --submission",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, message, capsys):
+    assert run(["localise", "--weights", "loc.pt", *arguments]) == 2
+    assert capsys.readouterr().err == f"vggfeat: {message}\n"
+
+
+def test_missing_data_and_missing_nets_are_named(root, tmp_path, capsys):
+    assert run(["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(root)]) == 2
+    assert str(tmp_path / "no.pt") in capsys.readouterr().err
+    assert run(["localise", "--protocol", "1", "--weights", "x.pt", "--data", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"vggfeat: no ilsvrc2012 at {tmp_path}/ilsvrc2012 (val/ missing)")
+    few = answering(LEFT, names=WNIDS[:2])
+    few.save(tmp_path / "few.pt")
+    assert run(["localise", "--protocol", "1", "--weights", str(tmp_path / "few.pt"), "--data", str(root), *FLAGS]) == 1
+    assert capsys.readouterr().err == (
+        f"vggfeat: the localisation net has no class {WNIDS[2]!r}, which ilsvrc2012 has\n"
+    )

@@ -1,0 +1,106 @@
+"""VGGFeatures: images in a scikit-learn pipeline."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import Pipeline
+
+import vggfeat
+from vggfeat import LinearSVM, VGGFeatures, read_descriptors
+from vggfeat.errors import ImageError, UsageError
+
+NARROW: dict[str, Any] = {"net": "A", "weights": None, "width": 1 / 32, "scales": (224, 256), "device": "cpu"}
+
+
+@pytest.fixture
+def paths(photos: Path) -> list[Path]:
+    return sorted(photos.glob("*.jpg"))
+
+
+def test_it_gives_what_extract_writes(paths: list[Path], tmp_path: Path) -> None:
+    options = {**NARROW, "net": vggfeat.load_net("A", None, width=1 / 32, device="cpu")}
+    features = VGGFeatures(**options).fit_transform(paths)
+    written = vggfeat.extract(
+        [str(path) for path in paths], net=options["net"], scales=(224, 256), output=tmp_path / "f.h5", device="cpu"
+    )
+    assert features.dtype == np.float32
+    assert np.array_equal(features, read_descriptors(written).read())
+    assert np.linalg.norm(features, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_paths_arrays_and_pillow_images_are_the_same_images(paths: list[Path]) -> None:
+    transformer = VGGFeatures(**NARROW).fit(paths)
+    from_paths = transformer.transform([str(path) for path in paths])
+    pictures = [Image.open(path) for path in paths]
+    arrays = [np.asarray(Image.open(path)) for path in paths]
+    assert np.array_equal(transformer.transform(pictures), from_paths)
+    assert np.array_equal(transformer.transform(arrays), from_paths)
+    grey = np.full((2, 40, 50, 3), 90, dtype=np.uint8)
+    assert transformer.transform(grey) == pytest.approx(transformer.transform([grey[0, :, :, 0]] * 2), abs=1e-6)
+    assert from_paths.shape == (6, transformer.n_features_out_)
+
+
+def test_a_pipeline_is_fitted_cross_validated_cloned_and_pickled(paths: list[Path]) -> None:
+    rng = np.random.default_rng(0)
+    dark = [rng.integers(0, 60, (40, 50, 3), dtype=np.uint8) for _ in range(6)]
+    light = [rng.integers(190, 256, (50, 40, 3), dtype=np.uint8) for _ in range(6)]
+    images, labels = [*dark, *light], np.repeat([0, 1], 6)
+    pipeline = Pipeline([("features", VGGFeatures(**NARROW)), ("svm", LinearSVM())])
+    pipeline.fit(images, labels)
+    assert pipeline.score(images, labels) == 1.0
+    assert cross_val_score(clone(pipeline), images, labels, cv=3).tolist() == [1.0, 1.0, 1.0]
+    content = pickle.dumps(pipeline)
+    weights = sum(4 * p.numel() for p in pipeline.named_steps["features"]._net.parameters())
+    assert len(content) < weights / 10, "the weights are in the pickle"
+    again = pickle.loads(content)
+    assert np.array_equal(again.decision_function(images), pipeline.decision_function(images))
+
+
+def test_parameters_follow_scikit_learns_rules() -> None:
+    transformer = VGGFeatures(**NARROW)
+    assert {name: transformer.get_params()[name] for name in NARROW} == NARROW
+    copy = clone(transformer).set_params(aggregate="average", scales=(224,))
+    assert (copy.scales, copy.aggregate, transformer.scales) == ((224,), "average", (224, 256))
+    assert "VGGFeatures(" in repr(transformer)
+
+
+def test_a_change_of_parameters_changes_the_net(paths: list[Path]) -> None:
+    transformer = VGGFeatures(**{**NARROW, "scales": (224,)}).fit(paths)
+    first = transformer.transform(paths[:1])
+    other = transformer.set_params(seed=1).transform(paths[:1])
+    assert not np.allclose(first, other)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "text"),
+    [
+        (["missing.jpg"], ImageError, "image 0 (missing.jpg): no such file or directory"),
+        ("one.jpg", UsageError, "VGGFeatures takes a list of images, not one: ['one.jpg']"),
+        (
+            np.zeros((40, 50, 3), np.uint8), UsageError,
+            "an array of shape (40, 50, 3) is one image: VGGFeatures takes a list, or (n, H, W, 3)",
+        ),
+        (
+            [np.zeros((40, 50, 3))], ImageError,
+            "image 0 (0): array of float64 (40, 50, 3): an image has (H, W, 3) or (H, W) uint8 values",
+        ),
+        ([7], ImageError, "image 0 (0): int is no image: give a path, a Pillow image or an array"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_named(images: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        VGGFeatures(**NARROW).fit_transform(images)
+    assert str(caught.value) == text
+
+
+def test_settings_are_checked_by_fit() -> None:
+    with pytest.raises(UsageError, match="scale 100 is under 224"):
+        VGGFeatures(**{**NARROW, "scales": (100,)}).fit([])

@@ -1,0 +1,116 @@
+"""`vggfeat evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.options import SCALES, Numbers, common, data_option, device_options, net_options
+from vggfeat.datasets import NAMES
+from vggfeat.errors import UsageError
+
+
+class ScalesOrRule(Numbers):
+    """The paper's rule for one scale or for several, or the scales themselves."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The rule's name, or the tuple of numbers."""
+        return value if value in ("single", "multi") else super().convert(value, param, ctx)
+
+
+@click.command()
+@click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
+@net_options(many=True, to="fuse")
+@click.option(
+    "--view", type=click.Choice(["dense", "crops", "both", "center"]), default="dense", show_default=True,
+    help="Whole images, 5x5 crops, the average of both (each with the mirror image), or the central crop alone.",
+)  # fmt: skip
+@click.option(
+    "--scales", type=ScalesOrRule(int, f"single|multi|{SCALES.metavar}"), default="single", show_default=True,
+    help="Smallest sides Q, or the paper's rule from the training scale S. single: S, or the middle of a range; "
+    "multi: S-32,S,S+32, or the range's ends and middle.",
+)  # fmt: skip
+@click.option("--dataset", type=click.Choice(NAMES), default="ilsvrc2012", show_default=True)
+@data_option
+@click.option(
+    "--subset", type=click.Choice(["val", "test", "train", "all"]), default="val", show_default=True,
+    help="val: where the data set has no such part, what the net's training held out.",
+)  # fmt: skip
+@click.option("--per-class", is_flag=True, help="Errors by class, and the most frequent confusions.")
+@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes an image.")
+@click.option("--report", "folder", metavar="DIR", help="A page that shows the errors and the images behind them.")
+@click.option("--output", "-o", metavar="FILE.h5", help="Keep the posteriors, to fuse them later or to resume.")
+@click.option("--resume", is_flag=True, help="Go on with the file where it stopped; failed images are tried again.")
+@click.option("--overwrite", is_flag=True, help="Replace the file.")
+@click.option(
+    "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
+    help="Images in a row that cannot be read before the run stops; 0: never.",
+)  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
+@device_options
+@common
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    files: tuple[str, ...],
+    data: str,
+    per_class: bool,
+    submission: str | None,
+    folder: str | None,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Top-1 and top-5 errors of nets, on ILSVRC or your own classes.
+
+    Several nets are fused: their posteriors are averaged. FILES.h5 are posteriors kept with -o, scored and fused
+    without any net. The table goes to stderr; stdout has the paths of the files written, or the whole result with
+    --json.
+
+    \b
+    Examples:
+      vggfeat evaluate --net D --scales 256,384,512 --view both
+      vggfeat evaluate --weights checkpoints/ilsvrc2012-E-256/best.pt --scales multi -o E.h5
+      vggfeat evaluate D.h5 E.h5 --per-class
+    """
+    from vggfeat.stages import evaluate as stage
+
+    scoring: dict[str, Any] = {"data": data, "per_class": per_class, "submission": submission, "report": folder}
+    if files:
+        _refuse_settings(ctx, settings)
+        result = stage.evaluate_files(files, **scoring)
+    else:
+        settings["net"] = settings["net"] or None
+        try:
+            with report.Ticker("fetch", quiet, unit="MB") as fetched, report.Ticker("evaluate", quiet) as tick:
+                result = stage.evaluate(
+                    progress=tick, fetching=report.in_megabytes(fetched), **scoring, **settings
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            if settings["output"]:
+                report.note("stopped; what is done is kept, and the same command with --resume goes on")
+            raise
+    if not quiet:
+        report.print_evaluation(result)
+    if as_json:
+        report.print_json(result)
+    else:
+        for name in ("posteriors", "submission", "report"):
+            if result.get(name) and not (files and name == "posteriors"):
+                click.echo(result[name])
+    if result["failed"]:
+        if not quiet:
+            total = len(result["failed"]) + result["rows"][-1]["images"]
+            report.print_failures(result["failed"], total, where="with --json")
+        ctx.exit(SKIPPED)
+
+
+def _refuse_settings(ctx: click.Context, settings: dict[str, Any]) -> None:
+    """What was computed cannot be computed otherwise: options that need images are wrong usage beside files."""
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for name in settings:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"{flags[name]} goes with images; FILES are posteriors that are scored as they are")

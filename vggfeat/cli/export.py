@@ -1,0 +1,47 @@
+"""`vggfeat export`."""
+
+from __future__ import annotations
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.options import common
+
+
+@click.command()
+@click.argument("file")
+@click.option(
+    "--output", "-o", metavar="FILE.npy|FILE.csv", required=True, help="The file to write; its suffix says how."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file, and the names beside a matrix.")
+@common
+@click.pass_context
+def export(ctx: click.Context, file: str, output: str, overwrite: bool, as_json: bool, quiet: bool) -> None:
+    """Descriptors as a NumPy or CSV file, for other tools.
+
+    FILE.npy is an (N, D) float32 matrix for numpy.load, with FILE.csv beside it: a line an image, in the matrix's
+    order, with the columns id, label, subset, status. FILE.csv has these columns, then f0, f1 and so on, for R and
+    pandas. A multi-label set has a column label.<class> of 1, 0 (difficult), -1 each. All rows of the descriptor
+    file keep their place: one that failed or is pending is NaN in the matrix, empty in CSV, and the exit code is 3.
+
+    \b
+    Examples:
+      vggfeat export feats.h5 -o feats.npy
+      vggfeat export feats.h5 -o feats.csv
+    """
+    from vggfeat.stages.export import export as run
+
+    with report.Ticker("export", quiet, unit="rows") as tick:
+        done = run(file, output, overwrite=overwrite, progress=tick)
+    if done.names is not None and not quiet:
+        report.note(f"ids and labels: {done.names}")
+    if done.missing and not quiet:
+        report.note(f"{done.missing} of {done.rows} rows have no descriptor (failed or pending: see the column status)")
+    if as_json:
+        names = None if done.names is None else str(done.names)
+        report.print_json({"path": str(done.path), "names": names, "rows": done.rows, "missing": done.missing})
+    else:
+        click.echo(done.path)
+    if done.missing:
+        ctx.exit(SKIPPED)

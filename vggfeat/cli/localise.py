@@ -1,0 +1,71 @@
+"""`vggfeat localise`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.options import SCALES, common, data_option, device_options
+
+
+@click.command()
+@click.option(
+    "--weights", multiple=True, required=True, metavar="CKPT",
+    help="A checkpoint of train --task localise. Repeat to unite several nets' boxes.",
+)  # fmt: skip
+@click.option(
+    "--protocol", type=click.Choice(["1", "2"]), default="2", show_default=True,
+    help="1: the central crop's box, the class given. 2: the whole image, five guessed classes, boxes merged.",
+)  # fmt: skip
+@click.option("--posteriors", multiple=True, metavar="FILE.h5", help="Classes from evaluate -o; several are averaged.")
+@click.option("--classifier", metavar="CKPT", help="Classes from this net, which also rates every window.")
+@click.option("--scales", type=SCALES, help="Smallest sides Q.  [default: the net's training scale]")
+@click.option("--flip/--no-flip", default=True, show_default=True, help="The mirrored images too (protocol 2).")
+@click.option("--threshold", type=float, help="Of merging.  [default: the best on every tenth image]")
+@data_option
+@click.option("--subset", type=click.Choice(["val", "test"]), default="val", show_default=True)
+@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes an image.")
+@click.option("--draw", metavar="DIR", help="Pictures with true and predicted boxes, at most 100.")
+@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
+@device_options
+@common
+@click.pass_context
+def localise(
+    ctx: click.Context,
+    weights: tuple[str, ...],
+    posteriors: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Boxes of objects in ILSVRC's images, and localisation error.
+
+    A guess is right where its class is the image's and its box overlaps a true one by an IoU above 0.5. The errors go
+    to stderr, beside those of two trivial answers; stdout has the paths of what was written, or the whole result with
+    --json.
+
+    \b
+    Examples:
+      vggfeat localise --protocol 1 --weights loc.pt
+      vggfeat localise --weights loc.pt --classifier net.pt --scales 352,384 --draw boxes
+      vggfeat localise --weights loc256.pt --weights loc384.pt --posteriors D.h5 --submission boxes.txt
+    """
+    from vggfeat.stages.localise import localise as run
+
+    with report.Ticker("localise", quiet) as tick:
+        result = run(weights=list(weights), posteriors=list(posteriors) or None, progress=tick, **settings)
+    if not quiet:
+        report.print_localisation(result)
+    if as_json:
+        report.print_json(result)
+    else:
+        for name in ("submission", "drawn"):
+            if name in result:
+                click.echo(result[name])
+    if result["failed"]:
+        if not quiet:
+            report.print_failures(result["failed"], len(result["failed"]) + result["images"], where="with --json")
+        ctx.exit(SKIPPED)

@@ -1,0 +1,44 @@
+"""`vggfeat merge`."""
+
+from __future__ import annotations
+
+import click
+
+from vggfeat import report
+from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.options import common
+
+
+@click.command()
+@click.argument("shards", nargs=-1, required=True, metavar="SHARDS..")
+@click.option("--output", "-o", metavar="FILE", required=True, help="The file to write.")
+@click.option("--overwrite", is_flag=True, help="Replace the file.")
+@common
+@click.pass_context
+def merge(
+    ctx: click.Context, shards: tuple[str, ...], output: str, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
+    """Join the shards of one extraction into one file.
+
+    SHARDS are all files that extract wrote with --shard or under torchrun, in any order. The file is that of an
+    extraction by one process, in the list's order; it appears whole or not at all, and the shards stay. Where one is
+    missing or unfinished, the error has the command that makes it.
+
+    \b
+    Example:
+      vggfeat merge feats.shard-*-of-16.h5 -o feats.h5
+    """
+    from vggfeat.stages.merge import merge as run
+    from vggfeat.store.shards import read_head
+
+    with report.Ticker("merge", quiet, unit="rows") as tick:
+        path = run(shards, output, overwrite=overwrite, progress=tick)
+    made = read_head(path)
+    if made.failed and not quiet:
+        report.note(f"{made.failed} of {made.rows} images were skipped by extract (vggfeat info {path} says why)")
+    if as_json:
+        report.print_json({"path": str(path), "rows": made.rows, "dim": made.attributes["dim"], "failed": made.failed})
+    else:
+        click.echo(path)
+    if made.failed:
+        ctx.exit(SKIPPED)

@@ -1,0 +1,48 @@
+"""ILSVRC's bounding boxes: one XML file an image, in VOC's format."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from vggfeat.datasets.sample import Box
+from vggfeat.errors import DatasetError
+
+
+def read_boxes(file: str | Path, wnid: str) -> tuple[Box, ...]:
+    """The boxes of a class in an image's annotation, in file order, as fractions of the image's width and height.
+
+    Fractions, since some of ILSVRC's boxes were drawn on copies of another size, which the file names. Its pixels are
+    0-based and inclusive. Boxes that reach beyond the image are cut there; ones that are empty or belong to another
+    wnid are left out (some files carry a class's English name instead of its wnid: those count as its own).
+
+    Returns no boxes where there is no such file: most of ILSVRC's training images have none.
+    Raises DatasetError for a file that is no such annotation.
+    """
+    try:
+        with open(file, "rb") as stream:  # noqa: PTH123 - half a million of them: pathlib would cost seconds
+            root = ElementTree.parse(stream).getroot()
+        width, height = (float(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
+        found = [
+            _fractions(item, width, height) for item in root.iter("object") if _same(item.findtext("name", ""), wnid)
+        ]
+    except FileNotFoundError:
+        return ()
+    except (OSError, ElementTree.ParseError, ValueError, LookupError, ZeroDivisionError) as error:
+        raise DatasetError(f"{file}: no bounding-box annotation of ILSVRC's: {error}") from error
+    return tuple(box for box in found if box[0] < box[2] and box[1] < box[3])
+
+
+def _same(name: str, wnid: str) -> bool:
+    """Whether an object is of the image's class; a name that is no wnid is taken for the class's English one."""
+    is_wnid = name[:1] == "n" and name[1:].isdecimal()
+    return name == wnid or not is_wnid
+
+
+def _fractions(item: ElementTree.Element, width: float, height: float) -> Box:
+    xmin, ymin, xmax, ymax = (float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+
+    def within(value: float) -> float:
+        return min(max(value, 0.0), 1.0)
+
+    return within(xmin / width), within(ymin / height), within((xmax + 1) / width), within((ymax + 1) / height)

@@ -1,0 +1,38 @@
+"""Telling a lost disk from broken images: where very many in a row cannot be read, none of them is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from vggfeat.datasets import Sample
+from vggfeat.errors import OutageError
+from vggfeat.pooling import Described
+
+MAX_READ_FAILURES = 100
+"""Images in a row that cannot be read (ReadError) before a run stops with their rows still to do."""
+
+
+def until_outage(
+    described: Iterable[tuple[range, Described]], samples: Sequence[Sample], most: int = MAX_READ_FAILURES
+) -> Iterator[tuple[range, Described]]:
+    """Passes blocks on, holding those back whose images may be the beginning of an outage.
+
+    Raises OutageError at the `most`-th failure in a row, before any block with one of them was passed on; 0: never.
+    """
+    held: list[tuple[range, Described]] = []
+    streak = 0
+    for rows, block in described:
+        held.append((rows, block))
+        for place, row in enumerate(rows):
+            streak = streak + 1 if place in block.unread else 0
+            if streak == most > 0:
+                raise OutageError(
+                    f"{most} images in a row cannot be read, the last {samples[row].id}: {block.failures[place]}; "
+                    "nothing is kept of them: when the disk is back, the same command with --resume goes on "
+                    "(where they are truly gone, --max-read-failures 0 records them as failed)"
+                )
+        # Only the blocks that the present streak reaches into have to wait.
+        free = len(held) if streak == 0 or most == 0 else len(held) - 1 if streak < len(rows) else 0
+        yield from held[:free]
+        del held[:free]
+    yield from held

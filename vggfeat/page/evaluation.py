@@ -1,0 +1,102 @@
+"""The page of an evaluation: top-1 and top-5 errors beside the paper's (Sect. 4), and what stands behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vggfeat.files import replacing
+from vggfeat.metrics import class_recalls
+from vggfeat.page import parts, plots
+from vggfeat.page.evidence import Scored
+from vggfeat.page.html import NONE, Html, Part, document, section, table, tag
+from vggfeat.page.pictures import Pictures
+from vggfeat.paper import CLASSIFICATION
+
+
+def write_page(
+    folder: str | Path,
+    result: Mapping[str, Any],
+    names: Sequence[str],
+    scored: Scored,
+    commands: Sequence[str],
+    pictures: Pictures,
+) -> Path:
+    """Writes folder/index.html, and the plots beside it as SVG and PNG files, and returns the page's path.
+
+    Args:
+        folder: where to.
+        result: the command's JSON result.
+        names: K classes.
+        scored: the images with their labels and (n, K) posteriors; failed ones left out.
+        commands: command lines that repeat the evaluation.
+        pictures: the images' thumbnails.
+    """
+    folder = Path(folder)
+    drawn = plots.place(folder)
+    recalls = class_recalls(scored.labels, scored.guesses, len(names)).tolist()
+    counts = np.bincount(scored.labels, minlength=len(names))
+    terms = {
+        f"row {at}": f"net {row['net']}, weights {row['weights']}, view {row['view']}, Q {_numbers(row['scales'])}"
+        for at, row in enumerate(result["rows"], start=1)
+    }
+    sections = [
+        _score(result),
+        parts.classes(names, recalls, counts, "top-1 accuracy", "on the images evaluated", drawn),
+        parts.confusions(names, [scored], pictures, drawn),
+        parts.images(names, scored, recalls, pictures, "Images with their posterior probability of the class"),
+        parts.made(terms, commands),
+    ]
+    text = document(f"{result['dataset']}: {_errors(result['rows'][-1])}", _lead(result, drawn, pictures), sections)
+    path = folder / "index.html"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _errors(row: Mapping[str, Any]) -> str:
+    return f"top-1 error {_percent(row['top1_error'])} %, top-5 {_percent(row['top5_error'])} %"
+
+
+def _percent(error: float | None) -> str:
+    return NONE if error is None else f"{error:.1f}"
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _lead(result: Mapping[str, Any], drawn: Path | None, pictures: Pictures) -> list[Html]:
+    row = result["rows"][-1]
+    lead = [
+        tag("p", f"{_percent(row['top1_error'])} %", tag("small", "top-1 error"), class_="headline"),
+        tag("p", f"{result['classes']} classes, {row['images']} images; {len(result['failed'])} failed.", class_="sub"),
+    ]
+    if drawn is None:
+        lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
+    if pictures.missing:
+        lead.append(tag("p", f"No pictures: {pictures.missing}.", class_="note"))
+    return lead
+
+
+def _score(result: Mapping[str, Any]) -> Part:
+    """Every net or file, their fusion last, and the paper's rows of the same nets."""
+    rows: list[Sequence[Any]] = [
+        ("this run", f"{row['net']} ({row['weights']})", row["view"], _numbers(row["scales"]),
+         tag("td", _percent(row["top1_error"]), class_="top1"), tag("td", _percent(row["top5_error"]), class_="top5"))
+        for row in result["rows"]
+    ]  # fmt: skip
+    nets = {row["net"] for row in result["rows"]} if result["dataset"] == "ilsvrc2012" else set()
+    for score in CLASSIFICATION:
+        if score.net in nets:
+            trained = f"{score.net}, S {score.train_scale}"
+            where = f"the paper, Table {score.table}"
+            rows.append(
+                (where, trained, "dense", _numbers(score.test_scales), f"{score.top1:.1f}", f"{score.top5:.1f}")
+            )
+    heads = ("", "net", "view", "Q", "top-1 error %", "top-5 error %")
+    ours = len(result["rows"]) - 1 if len(rows) > 1 else None
+    return section("score", "Score", table(f"Errors on {result['dataset']}", heads, rows, text=(0, 1, 2, 3), ours=ours))

@@ -1,0 +1,144 @@
+"""HTML from parts. Whatever is no `Html` is a text, and is escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vggfeat._version import __version__
+from vggfeat.page.style import STYLE
+from vggfeat.text import printable
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+NONE = "-"
+"""A cell without a value."""
+
+Part = tuple[str, str, Html]
+"""A section of a page: its anchor, heading and element."""
+
+_VOID = frozenset({"img", "meta", "col"})
+
+
+def escaped(value: Any) -> Html:
+    """Anything as HTML: a text is made printable and escaped."""
+    return value if isinstance(value, Html) else Html(html.escape(printable(str(value))))
+
+
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
+    """An element. `class_` is the attribute class, `aria_label` aria-label; attributes that are None are left out."""
+    words = [name]
+    for key, value in attributes.items():
+        if value is not None:
+            words.append(f'{key.rstrip("_").replace("_", "-")}="{escaped(value)}"')
+    start = f"<{' '.join(words)}>"
+    return Html(start) if name in _VOID else Html(start + "".join(map(escaped, children)) + f"</{name}>")
+
+
+def join(parts: Iterable[Any], separator: str = "") -> Html:
+    """Parts one after the other."""
+    return Html(separator.join(map(escaped, parts)))
+
+
+def table(
+    caption: Any,
+    columns: Sequence[Any],
+    rows: Iterable[Sequence[Any]],
+    *,
+    text: Sequence[int] = (0,),
+    ours: int | None = None,
+    class_: str = "",
+) -> Html:
+    """A table with a caption; a row's first cell is its heading. It scrolls by itself where the screen is narrow.
+
+    Args:
+        caption: what the table shows.
+        columns: headings; "" is a corner, or a column that needs none.
+        rows: cells; an element `td` stands as it is.
+        text: positions of the columns that hold words, not numbers.
+        ours: the row to set off from the others, if any.
+        class_: for the style.
+    """
+    head = [
+        tag("th", name, scope="col", class_="text" if at in text else None) if name else tag("td")
+        for at, name in enumerate(columns)
+    ]
+    body: list[Html] = []
+    for number, row in enumerate(rows):
+        cells = []
+        for at, cell in enumerate(row):
+            kind = "text" if at in text else None
+            if isinstance(cell, Html) and cell.startswith("<td"):
+                cells.append(cell)
+            elif at == 0:
+                cells.append(tag("th", cell, scope="row", class_=kind))
+            else:
+                cells.append(tag("td", cell, class_=kind))
+        body.append(tag("tr", *cells, class_="ours" if number == ours else None))
+    made = tag(
+        "table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body), class_=class_ or None
+    )
+    # Wide tables scroll by themselves on a narrow screen; the keyboard reaches what scrolls.
+    return tag("div", made, class_="scroll", role="region", tabindex="0", aria_label=_plain(caption))
+
+
+def _plain(caption: Any) -> str:
+    return "table" if isinstance(caption, Html) else str(caption)
+
+
+def bar(share: float) -> Html:
+    """A cell with a bar from 0 to 1; the number stands in a cell of its own, so screen readers pass it by."""
+    width = 0.0 if share != share else 100 * min(max(share, 0.0), 1.0)
+    return tag("td", tag("span", class_="bar", style=f"width: {width:.1f}%"), class_="bars", aria_hidden="true")
+
+
+def figure(content: Html, caption: Any, class_: str | None = None) -> Html:
+    """A picture or plot with its caption."""
+    return tag("figure", content, tag("figcaption", caption), class_=class_)
+
+
+def section(name: str, heading: str, *parts: Any) -> Part:
+    """(anchor, heading, element) of one part of a page."""
+    return name, heading, tag("section", tag("h2", heading, id=name), *parts, aria_labelledby=name)
+
+
+def commands(lines: Sequence[str]) -> Html:
+    """Command lines to copy."""
+    code = tag("code", join((tag("span", printable(line)) for line in lines), "\n"))
+    return tag("pre", code)
+
+
+def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:
+    """The whole page. It loads nothing and runs nothing: its content policy forbids both."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="generator", content=f"vggfeat {__version__}"),
+        tag("title", title),
+        tag("style", Html(STYLE)),
+    )
+    links = tag("ul", *(tag("li", tag("a", heading, href=f"#{name}")) for name, heading, _ in sections))
+    body = tag(
+        "body",
+        tag("a", "To the results", href="#results", class_="skip"),
+        tag("header", tag("h1", title), *lead),
+        tag("nav", links, aria_label="Contents"),
+        tag("main", *(part for _, _, part in sections), id="results"),
+        tag("footer", tag("p", f"Made by vggfeat {__version__}.")),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.9181 -> 91.8; a dash for what has no value."""
+    return NONE if value is None or value != value else f"{100 * value:.{digits}f}"

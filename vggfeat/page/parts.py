@@ -1,0 +1,135 @@
+"""Sections that several pages share: classes, confusions, images, how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.page import plots
+from vggfeat.page.evidence import Confusion, Scored, Shown, best, confusion, most_confused, worst
+from vggfeat.page.html import NONE, Html, Part, bar, commands, percent, section, table, tag
+from vggfeat.page.pictures import Pictures
+
+PAIRS = 12
+"""Most confused pairs of classes that are shown."""
+
+PAIR_IMAGES = 4
+CLASS_IMAGES = 3
+"""Images a pair, and best and worst images a class."""
+
+PICTURED = 300
+"""Most classes that are shown with images: those of the lowest scores."""
+
+
+def classes(
+    names: Sequence[str],
+    values: Sequence[float],
+    counts: Sequence[int] | NDArray[np.integer[Any]],
+    measure: str,
+    of: str,
+    folder: Path | None,
+    **more: Sequence[Any],
+) -> Part:
+    """Every class with its bar, hardest first.
+
+    Args:
+        names: K classes. values: their scores from 0 to 1. counts: their test images.
+        measure: what the scores are. of: what they are taken over, in words.
+        folder: where the plot goes; None: no plot.
+        more: further columns by heading, where they are not empty.
+    """
+    if folder is not None:
+        plots.class_bars(folder, names, values, measure)
+    columns = {heading: cells for heading, cells in more.items() if cells}
+    rows = [
+        (
+            names[k], tag("td", percent(values[k]), class_="value"), bar(values[k]), counts[k],
+            *(cells[k] for cells in columns.values()),
+        )
+        for k in np.argsort(np.nan_to_num(values, nan=2.0), kind="stable")
+    ]  # fmt: skip
+    heads = ["class", f"{measure} %", "", "test images", *columns]
+    caption = f"{measure} of each class, {of}, lowest first"
+    return section("classes", "Classes", table(caption, heads, rows, class_="wide"))
+
+
+def confusions(names: Sequence[str], splits: Sequence[Scored], pictures: Pictures, folder: Path | None) -> Part:
+    """The matrix, where there is a folder for the plot, and the most confused pairs with their images."""
+    shown: list[Html] = []
+    if folder is not None:
+        shown.append(plots.confusion_matrix(folder, names, confusion(splits, len(names))))
+    pairs = most_confused(splits, len(names), PAIRS, PAIR_IMAGES)
+    pictures.prepare(id for pair in pairs for id in pair.ids)
+    if pairs:
+        shown.append(tag("h3", "The most confused pairs"))
+        rows = [_pair(names, pair, pictures) for pair in pairs]
+        caption = "Classes by the share of their test images that another class received, with the surest mistakes"
+        heads = ("class", "taken for", "share", "images")
+        shown.append(table(caption, heads, rows, text=(0, 1, 3), class_="wide images"))
+    else:
+        shown.append(tag("p", "No test image was taken for another class."))
+    return section("confusions", "Confusions", *shown)
+
+
+def _pair(names: Sequence[str], pair: Confusion, pictures: Pictures) -> Sequence[Any]:
+    share = f"{percent(pair.count / pair.of)} % ({pair.count} of {pair.of})"
+    return (
+        names[pair.true],
+        tag("td", names[pair.guess], class_="text", data_label="taken for"),
+        tag("td", share, data_label="share"),
+        _cell([pictures.show(id) for id in pair.ids], "images"),
+    )
+
+
+def images(names: Sequence[str], split: Scored, values: Sequence[float], pictures: Pictures, caption: str) -> Part:
+    """The best- and worst-scored images of each class.
+
+    Args:
+        names: K classes. values: their scores, by which the hardest are taken where they are too many.
+        split: the test images.
+        pictures: their thumbnails.
+        caption: which images these are and what their numbers mean.
+    """
+    chosen = list(range(len(names)))
+    if len(names) > PICTURED:
+        chosen = sorted(np.argsort(np.nan_to_num(values, nan=2.0), kind="stable")[:PICTURED].tolist())
+        caption += f"; the {PICTURED} classes of the lowest scores, of {len(names)}"
+    found = {k: (best(split, k, CLASS_IMAGES), worst(split, k, CLASS_IMAGES)) for k in chosen}
+    pictures.prepare(image.id for pair in found.values() for side in pair for image in side)
+    heads = ("class", "highest scores", "lowest scores among its own")
+    rows = [
+        (
+            names[k],
+            *(_cell([_image(names, image, pictures) for image in side], label)
+              for side, label in zip(pair, heads[1:], strict=True)),
+        )
+        for k, pair in found.items()
+    ]  # fmt: skip
+    shown = [table(caption, heads, rows, text=(0, 1, 2), class_="wide images")]
+    failures = pictures.failures()
+    if failures:
+        id, reason = next(iter(failures.items()))
+        words = f"{len(failures)} of the images cannot be shown; the first is {id}: {reason}."
+        shown.insert(0, tag("p", words, class_="note"))
+    return section("images", "Images", *shown)
+
+
+def _image(names: Sequence[str], image: Shown, pictures: Pictures) -> Html:
+    others = ", ".join(names[k] for k in image.others) or "none of the classes"
+    wrong = Html() if image.right else tag("span", f" wrong: {others}", class_="wrong")
+    return pictures.show(image.id, f"{image.score:+.2f}", wrong)
+
+
+def _cell(items: Sequence[Html], label: str) -> Html:
+    """A table's cell of images; on a narrow screen, where the headings have no room, it says what they are."""
+    return tag("td", tag("ul", *items, class_="thumbs") if items else NONE, class_="text", data_label=label)
+
+
+def made(terms: Mapping[str, str], lines: Sequence[str]) -> Part:
+    """How a result was made, and the commands that make it again."""
+    list_ = tag("dl", *(part for name, value in terms.items() for part in (tag("dt", name), tag("dd", value))))
+    return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines))

@@ -1,0 +1,79 @@
+"""Thumbnails of the images that a page speaks of, embedded in it."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from vggfeat import images
+from vggfeat.datasets import Dataset, Sample, load_dataset
+from vggfeat.errors import ImageError, VggfeatError
+from vggfeat.page.html import Html, tag
+
+SIDE = 128
+"""Largest side of a thumbnail in pixels: half as much again as the page shows, for sharp screens and print."""
+
+
+class Pictures:
+    """Thumbnails by id. An image that has gone is a box with its id; without any images, ids stand for them.
+
+    Args:
+        samples: the data set's samples, or none.
+        exif: honour the EXIF orientation.
+        missing: why there are no samples at all.
+    """
+
+    def __init__(self, samples: Iterable[Sample] = (), *, exif: bool = False, missing: str = "") -> None:
+        self.missing = missing
+        self._samples = {sample.id: sample for sample in samples}
+        self._exif = exif
+        self._made: dict[str, str | ImageError] = {}
+
+    @classmethod
+    def of(cls, name: str, data: str | Path) -> Pictures:
+        """Those of a data set as it lies on disk now; none, with the reason, where it does not."""
+        try:
+            dataset: Dataset = load_dataset(name, data)
+        except VggfeatError as error:
+            return cls(missing=str(error))
+        return cls(dataset.samples, exif=dataset.exif)
+
+    def prepare(self, ids: Iterable[str]) -> None:
+        """Decodes these images, on all cores."""
+        wanted = [id for id in dict.fromkeys(ids) if id not in self._made and not self.missing]
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thumbnail") as pool:
+            self._made.update(zip(wanted, pool.map(self._make, wanted), strict=True))
+
+    def _make(self, id: str) -> str | ImageError:
+        """A data URI, or why there is none."""
+        sample = self._samples.get(id)
+        if sample is None:
+            return ImageError("no such image there now")
+        try:
+            picture = images.decode(sample.source(), exif=self._exif)
+            if sample.box is not None:
+                picture = images.crop(picture, sample.box)
+            content = images.thumbnail(picture, SIDE)
+        except ImageError as error:
+            return error
+        return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+    def failures(self) -> dict[str, str]:
+        """Why each of the prepared images that cannot be shown is missing."""
+        return {id: str(made) for id, made in self._made.items() if isinstance(made, ImageError)}
+
+    def show(self, id: str, *below: Any) -> Html:
+        """A list item: the image of this id (the id is its alternative text) and what stands below it."""
+        if self.missing:
+            return tag("li", f"{id} ", *below, class_="named")
+        self.prepare([id])
+        made = self._made[id]
+        if isinstance(made, ImageError):
+            picture = tag("span", id, class_="gone", title=str(made))
+        else:
+            picture = tag("img", src=Html(made), alt=id, title=id)
+        return tag("li", picture, *below)

@@ -1,0 +1,280 @@
+"""Plots: drawn once by matplotlib (the optional extra `report`), kept as SVG and PNG, and set into the page.
+
+Files have colours of their own; in the page each becomes the page's variable, so that a plot follows light and dark.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import itertools
+import logging
+import warnings
+import xml.etree.ElementTree as ET  # reads back only what matplotlib has just written
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.files import replacing
+from vggfeat.page.evidence import Ranking
+from vggfeat.page.html import Html, figure
+from vggfeat.page.style import COLOURS
+from vggfeat.text import printable
+
+log = logging.getLogger(__name__)
+
+NEEDED = "no plots: they need matplotlib (pip install 'vggfeat[report]')"
+"""What a page without plots says."""
+
+_RC: dict[Any, Any] = {
+    "svg.fonttype": "none",  # texts stay texts: they can be searched, and they take the page's font
+    "svg.hashsalt": "vggfeat",
+    "font.size": 9,
+    "axes.edgecolor": COLOURS["line"],
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "grid.color": COLOURS["line"],
+    "legend.frameon": False,
+}
+
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def place(folder: Path) -> Path | None:
+    """The folder for a page's plots, made; None, with a word in the log, where matplotlib is not installed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if available():
+        return folder
+    log.warning("the report has %s", NEEDED)
+    return None
+
+
+class Canvas:
+    """A figure to draw on inside a `with` block. Texts are taken as they are: a class may be called `$x^2$`."""
+
+    def __init__(self, width: float, height: float, rows: int = 1, columns: int = 1) -> None:
+        self._size, self._grid = (width, height), (rows, columns)
+
+    def __enter__(self) -> Canvas:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self._settings = matplotlib.rc_context(_RC)
+        self._settings.__enter__()
+        self.figure = Figure(figsize=self._size, layout="constrained")
+        FigureCanvasAgg(self.figure)
+        self.axes: list[Any] = list(np.ravel(self.figure.subplots(*self._grid, squeeze=False)))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._settings.__exit__(*error)
+
+    def save(self, folder: Path, name: str, alternative: str) -> Html:
+        """Writes name.svg and name.png and returns the plot for the page.
+
+        Args:
+            folder: where to.
+            name: of the files, unique in the page.
+            alternative: the plot in words, for those who cannot see it.
+        """
+        from matplotlib.text import Text
+
+        for text in self.figure.findobj(Text):
+            text.set_parse_math(False)
+        stream = io.BytesIO()
+        with warnings.catch_warnings():
+            # A name in a script that matplotlib's own font lacks: boxes in the PNG, but right in SVG and page.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            self.figure.savefig(stream, format="svg", transparent=True)
+            for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+                with replacing(folder / f"{name}.{kind}") as temporary:
+                    self.figure.savefig(temporary, format=kind, facecolor="white", **options)
+        return _for_the_page(stream.getvalue(), name, alternative)
+
+
+def _for_the_page(svg: bytes, name: str, alternative: str) -> Html:
+    """matplotlib's SVG with names that are unique in the page, the page's colours, its width and a description."""
+    ET.register_namespace("", _SVG)
+    ET.register_namespace("xlink", _XLINK)
+    root = ET.fromstring(svg)
+    for child in [child for child in root if child.tag.endswith("metadata")]:
+        root.remove(child)
+    for element in root.iter():
+        for key, value in list(element.attrib.items()):
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key == f"{{{_XLINK}}}href" and value.startswith("#"):
+                element.set(key, f"#{name}-{value[1:]}")
+            elif key in ("style", "fill", "stroke", "clip-path"):
+                element.set(key, _in_page_colours(value).replace("url(#", f"url(#{name}-"))
+    for key in ("width", "height"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", printable(alternative))
+    return Html(ET.tostring(root, encoding="unicode"))
+
+
+def _in_page_colours(value: str) -> str:
+    for name, colour in COLOURS.items():
+        value = value.replace(colour, f"var(--{name})")
+    return value
+
+
+def _label(text: str, limit: int = 24) -> str:
+    """A class's name as an axis can bear it."""
+    shown = printable(text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The validation curve of one split."""
+
+    name: str
+    values: Sequence[float]
+    """One a cost, from 0 to 1."""
+    chosen: float | None
+    """The cost that was chosen; None where each class has its own."""
+
+
+def cost_curve(folder: Path, Cs: Sequence[float], curves: Sequence[Curve], measure: str) -> Html:
+    """Validation value over C, a line a split, the chosen C filled."""
+    with Canvas(6.4, 3.2) as canvas:
+        (axes,) = canvas.axes
+        for number, curve in enumerate(curves):
+            values = 100 * np.asarray(curve.values, dtype=float)
+            style = ("-", "--", ":", "-.")[number % 4]
+            axes.plot(Cs, values, style, color=COLOURS["accent"], lw=1.5, label=_label(curve.name))
+            if curve.chosen is not None:
+                at = list(Cs).index(curve.chosen)
+                axes.plot([curve.chosen], [values[at]], "o", color=COLOURS["second"], ms=6, zorder=3)
+        axes.set(xscale="log", xlabel="C", ylabel=f"validation {measure} (%)")
+        axes.set_xticks(Cs, [f"{C:.3g}" for C in Cs])
+        axes.minorticks_off()
+        axes.grid(alpha=0.6)
+        if len(curves) > 1:
+            axes.legend()
+        words = "; ".join(
+            f"{curve.name}: " + ", ".join(f"C {C:.3g} {100 * v:.1f}" for C, v in zip(Cs, curve.values, strict=True))
+            for curve in curves
+        )
+        plot = canvas.save(folder, "validation", f"Validation {measure} in percent over C. {words}")
+    one = any(curve.chosen is not None for curve in curves)
+    chosen = "The dots are the C that were chosen." if one else "Mean over the classes, each of which chose its own C."
+    return figure(plot, f"Choice of C on the validation images. {chosen}", class_="half")
+
+
+def class_bars(folder: Path, names: Sequence[str], values: Sequence[float], measure: str) -> None:
+    """A bar a class, lowest first, as files; in the page the table of classes has the bars."""
+    order = np.argsort(np.nan_to_num(values, nan=-1.0), kind="stable")
+    with Canvas(7, 0.8 + 0.17 * len(names)) as canvas:
+        (axes,) = canvas.axes
+        axes.barh(range(len(names)), 100 * np.nan_to_num(np.asarray(values, float)[order]), color=COLOURS["accent"])
+        axes.set_yticks(range(len(names)), [_label(names[k]) for k in order], fontsize=7)
+        axes.set(xlabel=f"{measure} (%)", xlim=(0, 100), ylim=(len(names) - 0.4, -0.6))
+        axes.grid(axis="x", alpha=0.6)
+        canvas.save(folder, "classes", f"{measure} of each class")
+
+
+NUMBERED = 15
+"""Most classes whose confusion matrix has its shares written in."""
+
+NAMED = 60
+"""Most classes whose names fit on the axes of the confusion matrix."""
+
+
+def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int64]) -> Html:
+    """(K, K) test images of each class (row) given each class (column), as shares of the rows."""
+    from matplotlib.colors import to_rgb
+
+    k = len(names)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 7.5 if k > NUMBERED else 6.5
+    with Canvas(side, side) as canvas:
+        (axes,) = canvas.axes
+        # One colour whose opacity is the share: it stands on light and on dark. The root lets rare confusions show.
+        cells = np.empty((k, k, 4))
+        cells[..., :3] = to_rgb(COLOURS["accent"])
+        cells[..., 3] = np.sqrt(shares) * (0.55 if k <= NUMBERED else 1)
+        axes.imshow(cells, interpolation="none")
+        if k <= NAMED:
+            size = 8 if k <= 25 else 5
+            labels = [_label(name, 18) for name in names]
+            axes.set_xticks(range(k), labels, rotation=90, fontsize=size)
+            axes.set_yticks(range(k), labels, fontsize=size)
+        axes.set(xlabel="classified as", ylabel="class")
+        if k <= NUMBERED:
+            for row, column in np.argwhere(counts > 0):
+                axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center")
+        right = np.trace(counts) / max(int(counts.sum()), 1)
+        words = f"Confusion matrix of {k} classes; {100 * right:.1f} percent of all images right"
+        plot = canvas.save(folder, "confusion", words)
+    caption = (
+        "Share of each class's test images (rows) that each class received (columns), over all splits. "
+        "Opacity is the share's root, so that rare confusions can be seen."
+    )
+    return figure(plot, caption, class_="square")
+
+
+def precision_recall(folder: Path, rankings: Sequence[Ranking], of: int) -> Html:
+    """A small plot a class."""
+    columns = 4
+    rows = -(-len(rankings) // columns)
+    with Canvas(9, 1.9 * rows + 0.3, rows, columns) as canvas:
+        for axes, ranking in zip(canvas.axes, rankings, strict=False):
+            axes.fill_between(ranking.recall, ranking.precision, color=COLOURS["accent"], alpha=0.18, lw=0)
+            axes.plot(ranking.recall, ranking.precision, color=COLOURS["accent"], lw=1.2)
+            axes.set_title(f"{_label(ranking.name, 18)}  {100 * ranking.ap:.1f}", loc="left")
+            axes.set(xlim=(0, 1), ylim=(0, 1.03), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            axes.tick_params(labelsize=7)
+        for axes in canvas.axes[len(rankings) :]:
+            axes.set_visible(False)
+        canvas.figure.supxlabel("recall", fontsize=9)
+        canvas.figure.supylabel("precision", fontsize=9)
+        words = ", ".join(f"{one.name} {100 * one.ap:.1f}" for one in rankings)
+        plot = canvas.save(folder, "precision-recall", f"Precision over recall. Average precision in percent: {words}")
+    which = "" if len(rankings) == of else f" The {len(rankings)} classes of lowest AP, of {of}."
+    return figure(plot, f"Precision over recall on the test images of the first split, with AP in %.{which}")
+
+
+def training_curves(folder: Path, epochs: Sequence[dict[str, Any]]) -> Html:
+    """Loss and errors over the epochs; dotted lines where the learning rate fell."""
+    x = [row["epoch"] for row in epochs]
+    with Canvas(9, 3.6, 1, 2) as canvas:
+        loss, error = canvas.axes
+        # A localiser has one guess an image, and so no top-5 error.
+        errors = ("top1",) if all(row["val_top1"] == row["val_top5"] for row in epochs) else ("top1", "top5")
+        for axes, names, unit in ((loss, ("loss",), "loss"), (error, errors, "error (%)")):
+            for name in names:
+                colour = COLOURS["second" if name == "top5" else "accent"]
+                label = "" if name == "loss" else f"top-{name[-1]}, "
+                axes.plot(x, [row[name] for row in epochs], "--", color=colour, lw=1.2, label=f"{label}training")
+                values = [row[f"val_{name}"] for row in epochs]
+                axes.plot(x, values, "o-", color=colour, lw=1.4, ms=3, label=f"{label}validation")
+            for before, after in itertools.pairwise(epochs):
+                if after["rate"] != before["rate"]:
+                    axes.axvline(after["epoch"] - 0.5, color=COLOURS["muted"], lw=0.8, ls=":")
+            axes.set(xlabel="epoch", ylabel=unit)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(alpha=0.6)
+            axes.legend()
+        last = epochs[-1]
+        words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
+        plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
+    return figure(plot, "Loss and errors over the epochs. Dotted: the learning rate fell.")

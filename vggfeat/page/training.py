@@ -1,0 +1,78 @@
+"""The page of a training run: its curves and epochs (Sect. 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vggfeat.commands import train_command
+from vggfeat.files import replacing
+from vggfeat.page import parts, plots
+from vggfeat.page.html import document, section, table, tag
+from vggfeat.recipe import load_recipe
+from vggfeat.training.state import RunFiles, read_metrics
+
+
+def page_of_run(folder: str | Path, files: RunFiles) -> Path:
+    """The page of a run from the files that it left: its metrics and its resolved recipe."""
+    recipe = load_recipe(files.recipe)
+    sgd, schedule = recipe.sgd, recipe.schedule
+    made = {
+        "net": f"{recipe.net}, width {recipe.width:g}, S {recipe.augment.label}, precision {recipe.precision}",
+        "data": recipe.data.dataset,
+        "updates": f"batch {sgd.batch_size}, rate {sgd.learning_rate:g}, momentum {sgd.momentum:g}, "
+        f"weight decay {sgd.weight_decay:g}, dropout {sgd.dropout:g}",
+        "schedule": f"at most {schedule.epochs} epochs; {schedule.decreases} decreases by {schedule.divisor:g}",
+        "checkpoint": str(files.best),
+    }
+    title = f"Net {recipe.net} trained on {recipe.data.dataset}"
+    return write_page(folder, title, read_metrics(files.metrics), made, [train_command(asdict(recipe))])
+
+
+def write_page(
+    folder: str | Path, title: str, rows: Sequence[Mapping[str, Any]], made: Mapping[str, str], commands: Sequence[str]
+) -> Path:
+    """Writes folder/index.html, and curves.svg and curves.png beside it, and returns the page's path.
+
+    Args:
+        folder: where to.
+        title: what was trained.
+        rows: those of metrics.jsonl; the epochs count.
+        made: how it was made: what -> in words.
+        commands: command lines that repeat it.
+    """
+    folder = Path(folder)
+    drawn = plots.place(folder)
+    epochs = [dict(row) for row in rows if row["kind"] == "epoch"]
+    best = min(epochs, key=lambda row: row["val_top1"], default=None)
+    lead = []
+    if best is not None:
+        words = f"least validation top-1 error, after epoch {best['epoch']} of {len(epochs)}"
+        lead.append(tag("p", f"{best['val_top1']:.1f} %", tag("small", words), class_="headline"))
+    shown = []
+    if drawn is None:
+        lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
+    elif epochs:
+        shown.append(plots.training_curves(drawn, epochs))
+    heads = (
+        "epoch", "loss", "top-1 %", "top-5 %", "validation loss", "validation top-1 %", "validation top-5 %", "rate",
+    )  # fmt: skip
+    cells = [
+        (
+            row["epoch"], f"{row['loss']:.3f}", f"{row['top1']:.1f}", f"{row['top5']:.1f}", f"{row['val_loss']:.3f}",
+            f"{row['val_top1']:.1f}", f"{row['val_top5']:.1f}", f"{row['rate']:g}",
+        )
+        for row in epochs
+    ]  # fmt: skip
+    ours = epochs.index(best) if best is not None else None
+    caption = "Loss and errors over the epochs; the best one is set off"
+    sections = [
+        section("curves", "Curves", *shown, table(caption, heads, cells, text=(), ours=ours)),
+        parts.made(made, commands),
+    ]
+    path = folder / "index.html"
+    with replacing(path) as temporary:
+        temporary.write_text(document(title, lead, sections), encoding="utf-8")
+    return path

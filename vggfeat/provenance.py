@@ -1,0 +1,35 @@
+"""How descriptors were made, as a file records it: checked before anybody builds on a stranger's word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_NET = {"net": str, "weights": str, "weights_sha256": str, "width": float, "preprocessing": dict}
+_SETTINGS = {
+    "nets": list, "scales": list, "aggregate": str, "flip": bool, "layer": str, "region": str, "exif": bool,
+    "precision": str,
+}  # fmt: skip
+
+
+def check_provenance(recorded: Any) -> None:
+    """Raises ValueError, naming the entry, where plain data are not what `Extractor.provenance` records."""
+    _check("settings", recorded, _SETTINGS)
+    posteriors = recorded["layer"] == "posteriors"
+    if posteriors:
+        _check("settings", recorded, {"view": str})
+    for net in recorded["nets"]:
+        _check("nets", net, _NET | ({"scales": list} if posteriors else {}))
+    if not recorded["nets"]:
+        raise ValueError("nets is empty")
+    if not recorded["scales"] or any(type(Q) is not int for Q in recorded["scales"]):
+        raise ValueError(f"scales {recorded['scales']!r} are no whole numbers")
+
+
+def _check(name: str, recorded: Any, types: Mapping[str, type]) -> None:
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{name} holds a {type(recorded).__name__}")
+    for key, wanted in types.items():
+        value = recorded.get(key)
+        if not isinstance(value, wanted) and not (wanted is float and type(value) is int):
+            raise ValueError(f"{name} has {value!r} as {key}"[:200])

@@ -1,0 +1,165 @@
+"""One list for several processes: which rows are whose. No process talks to another, and `merge` joins the files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vggfeat.datasets import Dataset
+from vggfeat.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `index` of `count`, counted from 0 as torchrun's ranks and most job arrays are."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            last = max(self.count, 1) - 1
+            raise UsageError(f"shard {self}: shards count from 0, so of {self.count} the last is {last}/{self.count}")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @staticmethod
+    def parse(text: str) -> Shard:
+        """`3/16`. Raises UsageError for anything else."""
+        match = re.fullmatch(r"(\d+)/([1-9]\d*)", text)
+        if match is None:
+            raise UsageError(f"shard {text!r}: expected a number and how many there are, such as 3/16")
+        return Shard(int(match[1]), int(match[2]))
+
+    def path(self, output: Path) -> Path:
+        """`feats.h5` -> `feats.shard-03-of-16.h5`."""
+        return self._path(output, f"{self.index:0{len(str(self.count))}}")
+
+    def pattern(self, output: Path) -> Path:
+        """What a shell takes for all shards: `feats.h5` -> `feats.shard-*-of-16.h5`."""
+        return self._path(output, "*")
+
+    def _path(self, output: Path, number: str) -> Path:
+        return output.with_name(f"{output.stem}.shard-{number}-of-{self.count}{output.suffix}")
+
+    def rows(self, blocks: Sequence[range]) -> range:
+        """This shard's rows: whole blocks that follow each other, so that every row keeps its batch mates."""
+        mine = blocks[len(blocks) * self.index // self.count : len(blocks) * (self.index + 1) // self.count]
+        if mine:
+            return range(mine[0].start, mine[-1].stop)
+        at = blocks[len(blocks) * self.index // self.count].start if blocks else 0
+        return range(at, at)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a file's name is one that `Shard.path` gives."""
+    return re.search(r"\.shard-\d+-of-\d+(\.[^.]*)?$", name) is not None
+
+
+def whole_path(shard: Path) -> Path:
+    """`feats.shard-03-of-16.h5` -> `feats.h5`."""
+    return shard.with_name(re.sub(r"\.shard-\d+-of-\d+(?=(\.[^.]*)?$)", "", shard.name))
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Which rows of a list a file holds, and which list that is."""
+
+    shard: Shard
+    first_row: int
+    total_rows: int
+    list_sha256: str
+    """Of all ids of the list, in order."""
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} of a list of {self.total_rows}"
+
+    def attributes(self) -> dict[str, Any]:
+        """What a file keeps of it."""
+        return {
+            "shard": str(self.shard),
+            "first_row": self.first_row,
+            "total_rows": self.total_rows,
+            "list_sha256": self.list_sha256,
+        }
+
+    @staticmethod
+    def of(attributes: Mapping[str, Any]) -> Portion | None:
+        """A file's portion from its attributes; None where it is whole."""
+        if "shard" not in attributes:
+            return None
+        return Portion(
+            Shard.parse(str(attributes["shard"])),
+            int(attributes["first_row"]),
+            int(attributes["total_rows"]),
+            str(attributes["list_sha256"]),
+        )
+
+
+def cut(dataset: Dataset, shard: Shard, blocks: Sequence[range]) -> tuple[Dataset, Portion]:
+    """A shard's samples, which may be none, and which rows of the whole they are."""
+    rows = shard.rows(blocks)
+    samples = dataset.samples[rows.start : rows.stop]
+    if any(sample.labels is None for sample in dataset.samples):
+        # A file has labels where every sample has one: that is the whole list's to say.
+        samples = tuple(sample if sample.labels is None else replace(sample, labels=None) for sample in samples)
+    digest = hashlib.sha256()
+    for sample in dataset.samples:
+        digest.update(os.fsencode(sample.id) + b"\0")
+    portion = Portion(shard, rows.start, len(dataset.samples), digest.hexdigest())
+    return replace(dataset, samples=samples), portion
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among those that torchrun started, from what torchrun sets in the environment."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    """Processes on this machine."""
+
+    @property
+    def shard(self) -> Shard:
+        """Rank i of n takes shard i/n."""
+        return Shard(self.rank, self.world)
+
+    def device(self, asked: str | None) -> str | None:
+        """The device asked for, CUDA without a number becoming the one of this process's local rank.
+
+        Raises UsageError where the machine has fewer CUDA devices than processes.
+        """
+        import torch
+
+        from vggfeat.devices import resolve_device
+
+        found = resolve_device(asked)
+        if found.type != "cuda" or found.index is not None:
+            return asked
+        if self.local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"{self.local_world} processes on a machine with {torch.cuda.device_count()} CUDA devices: give "
+                "torchrun as many processes as devices, or --device cpu"
+            )
+        return f"cuda:{self.local_rank}"
+
+    def workers(self) -> int:
+        """Decoding threads for each of this machine's processes: its cores, shared."""
+        return max(1, (os.cpu_count() or 1) // self.local_world)
+
+
+def launched() -> Launch | None:
+    """What torchrun says of this process; None without torchrun, and where it started this process alone."""
+    environment = os.environ
+    world = int(environment.get("WORLD_SIZE", "1"))
+    if world == 1 or "RANK" not in environment:
+        return None
+    local_world = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    return Launch(int(environment["RANK"]), world, int(environment.get("LOCAL_RANK", "0")), local_world)

@@ -1,0 +1,127 @@
+"""Shards to one descriptor file, in the order of the list that they were cut from."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vggfeat.commands import extract_command
+from vggfeat.errors import StoreError, UsageError
+from vggfeat.sharding import Portion, Shard, whole_path
+from vggfeat.store.holding import Hold
+from vggfeat.store.schema import first_difference
+from vggfeat.store.shards import Head, join, read_head
+
+log = logging.getLogger(__name__)
+
+
+def merge(
+    shards: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> Path:
+    """Joins the shards of one extraction into one file and returns its path.
+
+    The values are those of the extraction by one process, bit for bit. The memory needed does not grow with the
+    files; the output appears whole or not at all, and the shards stay.
+
+    Args:
+        shards: files that `extract` wrote with `shard`, all of them, in any order.
+        output: the file to write. overwrite: replace it where it exists.
+        progress: called with (rows copied, rows, 0).
+
+    Raises StoreError where a shard is missing, unfinished, twice there or of another extraction; the message has the
+    command that mends it. UsageError where no shard is given.
+    """
+    if not shards:
+        raise UsageError("no shards: name the files that vggfeat extract --shard wrote")
+    target = Path(output)
+    paths = [Path(path) for path in shards]
+    if any(path.resolve() == target.resolve() for path in paths):
+        raise UsageError(f"{target} is one of the shards: name another -o")
+    with Hold(target):
+        if target.exists() and not overwrite:
+            raise StoreError(f"{target} exists: --overwrite replaces it")
+        heads = _in_order([read_head(path) for path in paths])
+        tick = progress or (lambda done, total, failed: None)
+        join(heads, target, lambda done, total: tick(done, total, 0))
+    _warn_of_versions(heads)
+    return target
+
+
+def _in_order(heads: Sequence[Head]) -> list[Head]:
+    """The shards by their rows, checked to be all parts of one extraction, each there once and finished."""
+    portions = [_portion(head) for head in heads]
+    first, list_of = heads[0], portions[0]
+    by_index: dict[int, Head] = {}
+    for head, portion in zip(heads, portions, strict=True):
+        _check_same_extraction(first, head)
+        if portion.shard.count != list_of.shard.count:
+            raise StoreError(f"{head.path} is {portion}, {first.path} is {list_of}: they do not fit together")
+        if (portion.list_sha256, portion.total_rows) != (list_of.list_sha256, list_of.total_rows):
+            raise StoreError(f"{head.path} was made from another list than {first.path}: {portion}, {list_of}")
+        other = by_index.setdefault(portion.shard.index, head)
+        if other is not head:
+            raise StoreError(f"{other.path} and {head.path} are both shard {portion.shard}: name one")
+    _check_complete(by_index, list_of.shard.count, first)
+    ordered = [by_index[index] for index in sorted(by_index)]
+    row = 0
+    for head in ordered:
+        if _portion(head).first_row != row:
+            raise StoreError(f"{head.path} begins at row {_portion(head).first_row}, expected {row}: make it again")
+        row += head.rows
+    if row != list_of.total_rows:
+        raise StoreError(f"{ordered[-1].path} ends at row {row} of {list_of.total_rows}: make it again")
+    return ordered
+
+
+def _portion(head: Head) -> Portion:
+    if head.portion is None:
+        raise StoreError(f"{head.path} is no shard: it was made from the whole of its list")
+    return head.portion
+
+
+def _check_same_extraction(first: Head, head: Head) -> None:
+    for name in ("settings", "dataset"):
+        difference = first_difference(head.attributes[name], first.attributes[name], "" if name == "settings" else name)
+        if difference:
+            raise StoreError(
+                f"{head.path} was made otherwise than {first.path} ({difference}): "
+                f"make it again with {_command(first, _portion(head).shard)}"
+            )
+    if head.class_names != first.class_names:
+        raise StoreError(f"{head.path} has other classes than {first.path}: {len(head.class_names)} there")
+
+
+def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:
+    missing = [Shard(index, count) for index in range(count) if index not in by_index]
+    if missing:
+        names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        what = f"shard {names} is missing" if len(missing) == 1 else f"{len(missing)} shards are missing ({names})"
+        raise StoreError(f"{what}: make it with {_command(first, missing[0])}")
+    for head in by_index.values():
+        if head.pending:
+            raise StoreError(
+                f"{head.path} has {head.pending} of {head.rows} rows still to do: "
+                f"finish it with {_command(first, _portion(head).shard)} --resume"
+            )
+
+
+def _command(first: Head, shard: Shard) -> str:
+    """The command that makes a shard as the first one was made."""
+    attributes = first.attributes
+    return extract_command(attributes["settings"], attributes["dataset"], str(whole_path(first.path)), str(shard))
+
+
+def _warn_of_versions(heads: Sequence[Head]) -> None:
+    for name, value in heads[0].versions.items():
+        others = sorted({head.versions[name] for head in heads} - {value})
+        if others:
+            log.warning(
+                "the shards were made with different versions (%s %s and %s): their values agree to rounding alone",
+                name, value, ", ".join(others),
+            )  # fmt: skip

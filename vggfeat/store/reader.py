@@ -1,0 +1,147 @@
+"""Reading a descriptor file: names and settings at once, descriptors on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.commands import evaluate_command, extract_command
+from vggfeat.errors import StoreError
+from vggfeat.pooling import Aggregate, combine
+from vggfeat.sharding import Portion
+from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
+
+Rows = NDArray[np.integer[Any]] | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """A descriptor file's contents; the descriptors themselves are read on demand."""
+
+    path: Path
+    ids: list[str]
+    labels: NDArray[np.int64] | NDArray[np.int8] | None
+    """(N,) class indices, or (N, K) of 1, 0 (difficult), -1, or None."""
+    subset: list[str]
+    status: NDArray[np.uint8]
+    """(N,): 0 pending, 1 done, 2 failed."""
+    class_names: tuple[str, ...]
+    attributes: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def done(self) -> NDArray[np.intp]:
+        """Rows that hold a descriptor."""
+        return np.flatnonzero(self.status == DONE)
+
+    @property
+    def dim(self) -> int:
+        """Length of a descriptor."""
+        return int(self.attributes["dim"])
+
+    @property
+    def portion(self) -> Portion | None:
+        """Which rows of a longer list these are, in a shard; None in a whole file."""
+        return Portion.of(self.attributes)
+
+    @property
+    def command(self) -> str:
+        """The command line that would make such a file again."""
+        portion = self.portion
+        shard = str(portion.shard) if portion else None
+        if self.attributes["layer"] == "posteriors":
+            return evaluate_command(self.attributes["settings"], str(self.attributes["dataset"]))
+        return extract_command(self.attributes["settings"], str(self.attributes["dataset"]), shard=shard)
+
+    def read(self, rows: Rows = None) -> NDArray[np.float32]:
+        """(n, D) float32 descriptors of these rows, all by default; rows not done are NaN."""
+        return self._read("descriptors", rows)
+
+    def blocks(self, size: int = 256) -> Iterator[NDArray[np.float32]]:
+        """All descriptors in order as (at most `size`, D) float32, for files larger than memory; see `read`."""
+        with reading(self.path) as file:
+            for start in range(0, len(self), size):
+                values = file["descriptors"][start : start + size].astype(np.float32, copy=False)
+                values[self.status[start : start + size] != DONE] = np.nan
+                yield values
+
+    def read_parts(self, rows: Rows = None) -> list[NDArray[np.float32]]:
+        """Kept scales: per net and region (n, S, D_layer) activations, unnormalised. StoreError where none are kept."""
+        if not self.attributes["keep_scales"]:
+            raise StoreError(f"{self.path} keeps no single scales: extract with --keep-scales")
+        flat = self._read("scales", rows)
+        dims = [int(dim) for dim in self.attributes["layer_dims"]]
+        scales = len(self.attributes["scales"])
+        ends = np.cumsum([dim * scales for dim in dims])[:-1]
+        return [
+            part.reshape(len(flat), scales, dim) for part, dim in zip(np.split(flat, ends, axis=1), dims, strict=True)
+        ]
+
+    def aggregated(self, aggregate: Aggregate, rows: Rows = None) -> NDArray[np.float32]:
+        """(n, D') descriptors with the scales aggregated otherwise than in the file, from its kept scales."""
+        return combine(self.read_parts(rows), aggregate)
+
+    def errors(self) -> dict[str, str]:
+        """The reason of each failed row, by id."""
+        with reading(self.path) as file:
+            reasons = read_text(file["errors"])
+        return {self.ids[row]: reasons[row] for row in np.flatnonzero(self.status == FAILED)}
+
+    def _read(self, name: str, rows: Rows) -> NDArray[np.float32]:
+        with reading(self.path) as file:
+            if rows is None:
+                return self._values(file[name][:], np.arange(len(self)))
+            wanted = np.asarray(rows, dtype=np.intp)
+            # HDF5 takes a sorted list of distinct rows; the caller may want any.
+            unique, back = np.unique(wanted, return_inverse=True)
+            whole = len(unique) * 2 > len(self)
+            values = self._values(file[name][:][unique] if whole else file[name][unique], unique)
+        return values if np.array_equal(back, np.arange(len(unique))) else values[back]
+
+    def _values(self, stored: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        values = stored.astype(np.float32, copy=False)
+        values[self.status[rows] != DONE] = np.nan
+        return values
+
+
+def read_descriptors(path: str | Path) -> Descriptors:
+    """Opens a descriptor file: ids, labels and settings now, descriptors on demand.
+
+    Raises StoreError where it is no descriptor file, of a newer format, or damaged.
+    """
+    path = Path(path)
+    with reading(path) as file:
+        return Descriptors(
+            path,
+            read_text(file["ids"]),
+            _labels(file),
+            read_text(file["subset"]),
+            file["status"][:],
+            tuple(read_text(file["class_names"])),
+            plain_attributes(file) | shape_of(file),
+        )
+
+
+def _labels(file: h5py.File) -> NDArray[Any] | None:
+    """The labels, if any. Raises ValueError where they do not fit the classes, which others index by them."""
+    if "labels" not in file:
+        return None
+    labels: NDArray[Any] = file["labels"][:]
+    classes = len(file["class_names"])
+    low, high = (0, classes - 1) if labels.ndim == 1 else (-1, 1)
+    if (labels.ndim == 2 and labels.shape[1] != classes) or (labels < low).any() or (labels > high).any():
+        raise ValueError(f"labels that do not fit its {classes} classes")
+    return labels
+
+
+def shape_of(file: h5py.File) -> dict[str, Any]:
+    """What the data sets' shapes say, named as if they were attributes."""
+    return {"keep_scales": "scales" in file, "dim": int(file["descriptors"].shape[1])}

@@ -1,0 +1,253 @@
+"""A descriptor file's data sets and attributes: laying them out, opening files, refusing what is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat._version import __version__
+from vggfeat.errors import StoreError
+from vggfeat.hdf5 import DAMAGE, own_dataset, texts
+from vggfeat.provenance import check_provenance
+from vggfeat.sharding import Portion
+
+FORMAT = "vggfeat-descriptors"
+FORMAT_VERSION = 1
+
+PENDING, DONE, FAILED = 0, 1, 2
+"""Values of `status`."""
+
+MAX_REASON = 200
+"""Most bytes of a failed row's reason."""
+
+TEXT_ROWS = 1 << 16
+"""Names written or read at once, so that a long list is never in memory twice."""
+
+_TEXT = h5py.string_dtype()
+_DATASETS = {
+    "descriptors": ("f", 2), "scales": ("f", 2), "ids": ("O", 1), "errors": ("S", 1), "status": ("u", 1),
+    "subset": ("O", 1), "class_names": ("O", 1), "labels": ("i", None),
+}  # fmt: skip
+"""Kind of type (numpy's letter) and dimensions of each; labels have one or two."""
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Hash of all that changes a value: the extractor's provenance and how rows are stored."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a descriptor file, which is all that is fixed before its first row."""
+
+    rows: int
+    dim: int
+    kept: int
+    """Length of a row of kept scales; 0 where none are kept."""
+    store: str
+    """ "float32" or "float16"."""
+    class_names: Sequence[str]
+    labels: tuple[int, np.dtype[Any]] | None
+    """(number of dimensions, type) of the labels: (1, int64) or (2, int8); None without labels."""
+
+    def create(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
+        """Makes the data sets, ids, subsets and labels to be filled by `write_all`, and the attributes."""
+        # Everything has its place from the start, so that later writes change bytes of data alone and never the
+        # file's own structure: that is what lets a killed process leave a whole file. The space is sparse.
+        _allocate(file, "descriptors", (self.rows, self.dim), np.dtype(self.store))
+        if self.kept:
+            _allocate(file, "scales", (self.rows, self.kept), np.dtype(self.store))
+        _allocate(file, "errors", (self.rows,), np.dtype(f"S{MAX_REASON}"))
+        _allocate(file, "status", (self.rows,), np.dtype(np.uint8))
+        file.create_dataset("ids", (self.rows,), _TEXT)
+        file.create_dataset("subset", (self.rows,), _TEXT)
+        file.create_dataset("class_names", data=text_array(self.class_names), dtype=_TEXT)
+        if self.labels is not None:
+            dimensions, dtype = self.labels
+            shape = (self.rows,) if dimensions == 1 else (self.rows, len(self.class_names))
+            file.create_dataset("labels", shape, dtype)
+        for name, value in attributes.items():
+            file.attrs[name] = value
+
+
+def attributes_of(
+    settings: Mapping[str, Any],
+    dataset: str,
+    layer_dims: Sequence[int],
+    labelled: bool,
+    versions: Mapping[str, str],
+    portion: Portion | None = None,
+) -> dict[str, Any]:
+    """A descriptor file's attributes; `portion` where it holds a part of its list alone."""
+    nets = settings["nets"]
+    copied = ("scales", "aggregate", "flip", "layer", "precision", "region", "exif")
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint(settings),
+        "settings": json.dumps(settings, sort_keys=True),
+        "dataset": dataset,
+        "labelled": labelled,
+        "net": "+".join(net["net"] for net in nets),
+        "weights": "+".join(net["weights"] for net in nets),
+        "weights_sha256": "+".join(net["weights_sha256"] for net in nets),
+        "preprocessing": json.dumps([net["preprocessing"] for net in nets], sort_keys=True),
+        "layer_dims": np.asarray(layer_dims),
+        **{name: settings[name] for name in copied},
+        **dict(sorted(versions.items())),
+        **(portion.attributes() if portion is not None else {}),
+    }
+
+
+def versions_here() -> dict[str, str]:
+    """This vggfeat, Python and the libraries that a value may depend on, as attributes."""
+    # Through the metadata: importing torch here would cost a reader of the file three seconds.
+    from importlib.metadata import version
+
+    libraries = {f"{name}_version": version(name) for name in ("torch", "numpy", "pillow")}
+    return {"vggfeat_version": __version__, **libraries, "python_version": platform.python_version()}
+
+
+def write_all(data: h5py.Dataset, parts: Iterable[NDArray[Any]]) -> None:
+    """Fills a data set with arrays that follow each other."""
+    start = 0
+    for part in parts:
+        data[start : start + len(part)] = part
+        start += len(part)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[h5py.File]:
+    """The file open for reading and checked, its errors made ours."""
+    file = opened(path, "r")
+    try:
+        check_format(path, file)
+        yield file
+    except DAMAGE as error:
+        raise StoreError(f"{path}: damaged descriptor file ({error})") from error
+    finally:
+        file.close()
+
+
+def opened(path: Path, mode: str) -> h5py.File:
+    """h5py.File, with one sentence for each way of failing. Readers take no lock: a file being written can be read."""
+    try:
+        return h5py.File(path, mode, locking=mode != "r")
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise StoreError(f"{path} is a folder") from None
+    except PermissionError:
+        raise StoreError(f"{path}: permission denied") from None
+    except OSError as error:
+        if "lock" in str(error):
+            raise StoreError(f"{path} is being written by another process: wait for it, or name another -o") from None
+        if mode != "w" and path.is_file() and not h5py.is_hdf5(path):
+            raise StoreError(f"{path} is no descriptor file (no HDF5)") from None
+        raise StoreError(f"{path}: cannot open ({os_reason(error)})") from None
+
+
+def check_format(path: Path, file: h5py.File) -> None:
+    """Refuses what is no descriptor file, a newer format, and data that lies outside of the file."""
+    if file.attrs.get("format") != FORMAT:
+        raise StoreError(f"{path} is no descriptor file of vggfeat's")
+    version = int(file.attrs.get("format_version", 0))
+    if version > FORMAT_VERSION:
+        raise StoreError(f"{path} has format version {version}, this vggfeat reads up to {FORMAT_VERSION}: update it")
+    for name, (kind, dimensions) in _DATASETS.items():
+        if file.get(name, getlink=True) is None:
+            if name in ("scales", "labels"):
+                continue
+            raise StoreError(f"{path}: damaged descriptor file (no {name!r})")
+        data = own_dataset(file, name)
+        if data is None:
+            raise StoreError(f"{path}: {name!r} points outside of the file, refused")
+        if data.dtype.kind != kind or data.ndim not in ((1, 2) if dimensions is None else (dimensions,)):
+            raise StoreError(f"{path}: damaged descriptor file ({name!r} holds {data.dtype} of shape {data.shape})")
+        if name != "class_names" and data.shape[:1] != file["ids"].shape:
+            raise StoreError(f"{path}: damaged descriptor file ({name!r} has {data.shape} for {file['ids'].shape} ids)")
+
+
+def first_difference(made: Any, asked: Any, name: str = "") -> str:
+    """What differs first between two settings, as words; "" where nothing does."""
+    if isinstance(made, dict) and isinstance(asked, dict):
+        for key in sorted({*made, *asked}, key=str):
+            difference = first_difference(made.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
+            if difference:
+                return difference
+        return ""
+    if isinstance(made, list) and isinstance(asked, list) and len(made) == len(asked) and name == "nets":
+        return next((d for a, b in zip(made, asked, strict=True) if (d := first_difference(a, b, "net"))), "")
+    if made == asked:
+        return ""
+    return f"{name} {_short(made)} there, {_short(asked)} here"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:36]}..."
+
+
+def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """An unwritten data set of zeros whose place in the file is already taken."""
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # no clock times: equal runs make equal files
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, properties)
+
+
+def text_bytes(values: Iterable[str]) -> list[bytes]:
+    """Names as bytes: what is no UTF-8 in a file name goes in, and comes out, as it is."""
+    return [os.fsencode(value) for value in values]
+
+
+def text_array(values: Iterable[str]) -> NDArray[np.object_]:
+    """Names as what h5py writes."""
+    return np.array(text_bytes(values), dtype=object)
+
+
+def read_text(data: h5py.Dataset) -> list[str]:
+    """A data set of names as strings."""
+    return [os.fsdecode(value) for value in texts(data)]
+
+
+def plain(value: Any) -> Any:
+    """An attribute's value as plain Python data."""
+    if isinstance(value, np.ndarray):
+        return tuple(value.tolist())
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def plain_attributes(file: h5py.File) -> dict[str, Any]:
+    """All attributes as plain data, the JSON ones read."""
+    attributes = {name: plain(value) for name, value in file.attrs.items()}
+    for name in ("settings", "preprocessing"):
+        attributes[name] = json.loads(attributes[name])
+    check_provenance(attributes["settings"])
+    for name in ("dataset", "fingerprint", "aggregate"):
+        if not isinstance(attributes[name], str):
+            raise ValueError(f"{name} is {attributes[name]!r}")
+    dims, scales = attributes["layer_dims"], attributes["scales"]
+    if not all(isinstance(one, int) for one in (*dims, *scales)):
+        raise ValueError(f"layer_dims are {dims!r}, scales {scales!r}")
+    if "scales" in file and file["scales"].shape[1] != sum(dims) * len(scales):
+        raise ValueError(f"{file['scales'].shape[1]} kept values for {len(scales)} scales of {dims}")
+    return attributes
+
+
+def os_reason(error: OSError) -> str:
+    """An OSError in the system's words."""
+    return os.strerror(error.errno) if error.errno else str(error).partition(",")[0]

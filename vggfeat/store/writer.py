@@ -1,0 +1,206 @@
+"""Filling a descriptor file block by block, and going on where a run stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.errors import StoreError
+from vggfeat.files import replacing
+from vggfeat.hdf5 import DAMAGE, written
+from vggfeat.pooling import Described
+from vggfeat.sharding import Portion
+from vggfeat.store.holding import Hold
+from vggfeat.store.rows import RowFile
+from vggfeat.store.schema import (
+    DONE,
+    FAILED,
+    MAX_REASON,
+    PENDING,
+    TEXT_ROWS,
+    Layout,
+    attributes_of,
+    check_format,
+    first_difference,
+    opened,
+    os_reason,
+    read_text,
+    text_array,
+    text_bytes,
+    versions_here,
+    write_all,
+)
+
+
+class DescriptorWriter:
+    """A descriptor file open for writing: made anew, or resumed where settings and list are the same.
+
+    Args:
+        path: the file.
+        dataset: the samples, in the order of their rows.
+        settings: `Extractor.provenance()`.
+        dim: length of a descriptor.
+        layer_dims: length of each part's layer, for the kept scales.
+        store: "float32" or "float16", the type in the file.
+        keep_scales: store each scale's activations too.
+        portion: which rows of a longer list these samples are, where they are a shard's.
+        resume: go on with a file that exists. overwrite: replace it. Neither: it must not exist.
+
+    Raises StoreError where the file exists, is in use, or was made otherwise (it names the first difference).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        dataset: Dataset,
+        settings: Mapping[str, Any],
+        *,
+        dim: int,
+        layer_dims: Sequence[int],
+        store: str = "float32",
+        keep_scales: bool = False,
+        portion: Portion | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.dataset = dataset
+        self._settings = {**settings, "store": store, "keep_scales": keep_scales}
+        self._portion = portion
+        self._hold = Hold(self.path)
+        try:
+            if self.path.exists() and not resume and not overwrite:
+                raise StoreError(f"{self.path} exists: --resume goes on with it, --overwrite replaces it")
+            if resume and self.path.exists():
+                self.status = self._resumed()
+            else:
+                self._create(dim, layer_dims)
+                self.status = np.full(len(dataset.samples), PENDING, dtype=np.uint8)
+            self._rows: RowFile | None = RowFile(self.path)
+        except BaseException:
+            self._hold.release()
+            raise
+
+    def _resumed(self) -> NDArray[np.uint8]:
+        """The status of each row of the file that is there, once it is known to be the one to go on with."""
+        file = opened(self.path, "r+")
+        try:
+            check_format(self.path, file)
+            made = json.loads(file.attrs["settings"])
+            difference = first_difference(made, json.loads(json.dumps(self._settings)))
+            if difference:
+                raise StoreError(
+                    f"{self.path} was made with other settings ({difference}): --overwrite replaces it, "
+                    "-o names another file"
+                )
+            _check_same_ids(self.path, read_text(file["ids"]), [sample.id for sample in self.dataset.samples])
+            _check_same_portion(self.path, Portion.of(file.attrs), self._portion)
+            status: NDArray[np.uint8] = file["status"][:]
+            return status
+        except DAMAGE as error:
+            raise StoreError(f"{self.path}: damaged descriptor file ({error}); --overwrite replaces it") from error
+        finally:
+            file.close()
+
+    def _create(self, dim: int, layer_dims: Sequence[int]) -> None:
+        if self.path.exists() and h5py.is_hdf5(self.path):
+            # Taken for writing first, so that a file that another program has open is never replaced.
+            opened(self.path, "r+").close()
+        with replacing(self.path) as temporary, written(temporary) as file:
+            self._lay_out(file, dim, layer_dims)
+
+    def _lay_out(self, file: h5py.File, dim: int, layer_dims: Sequence[int]) -> None:
+        samples, settings = self.dataset.samples, self._settings
+        labels = _label_array(self.dataset)
+        layout = Layout(
+            rows=len(samples),
+            dim=dim,
+            kept=sum(layer_dims) * len(settings["scales"]) if settings["keep_scales"] else 0,
+            store=settings["store"],
+            class_names=self.dataset.class_names,
+            labels=None if labels is None else (labels.ndim, labels.dtype),
+        )
+        labelled = labels is not None
+        layout.create(
+            file, attributes_of(settings, self.dataset.name, layer_dims, labelled, versions_here(), self._portion)
+        )
+        write_all(file["ids"], _named(samples, lambda sample: sample.id))
+        write_all(file["subset"], _named(samples, lambda sample: sample.subset))
+        if labels is not None:
+            write_all(file["labels"], [labels])
+
+    def pending(self, blocks: Sequence[range]) -> list[range]:
+        """Those of the blocks of rows that hold a row still to do; failed rows are tried again."""
+        return [rows for rows in blocks if (self.status[rows.start : rows.stop] != DONE).any()]
+
+    def write(self, rows: range, described: Described) -> None:
+        """Writes those rows of a block that were not done before, values first, then their status."""
+        assert self._rows is not None
+        todo = np.flatnonzero(self.status[rows.start : rows.stop] != DONE)
+        target = todo + rows.start
+        reasons = [described.failures.get(int(row), "") for row in todo]
+        try:
+            for row in todo:
+                self._rows.write("descriptors", rows.start + int(row), described.descriptors[row])
+                if "scales" in self._rows:
+                    self._rows.write("scales", rows.start + int(row), described.scales[row])
+            if any(reasons) or (self.status[target] == FAILED).any():
+                for row, reason in zip(target, text_bytes(reasons), strict=True):
+                    self._rows.write("errors", int(row), np.array(reason[:MAX_REASON]))
+            self._rows.sync()
+            status = self.status[rows.start : rows.stop].copy()
+            status[todo] = [FAILED if reason else DONE for reason in reasons]
+            self._rows.write("status", rows.start, status)
+            self.status[rows.start : rows.stop] = status
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot write ({os_reason(error)}): mend that, then --resume") from error
+
+    def close(self) -> None:
+        """Closes the file and lets others write it."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+            self._hold.release()
+
+    def __enter__(self) -> DescriptorWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check_same_ids(path: Path, there: list[str], here: list[str]) -> None:
+    for row, (a, b) in enumerate(zip(there, here, strict=False)):
+        if a != b:
+            raise StoreError(f"{path} was made from another list: row {row} is {a!r} there, {b!r} here")
+    if len(there) != len(here):
+        raise StoreError(f"{path} was made from another list: {len(there)} rows there, {len(here)} here")
+
+
+def _check_same_portion(path: Path, there: Portion | None, here: Portion | None) -> None:
+    """A shard's own rows may be the same though the list around them has changed, or was cut otherwise."""
+    if there != here:
+        raise StoreError(
+            f"{path} was made from another list: it is {there or 'the whole of one'} there, "
+            f"{here or 'the whole of one'} here{'' if not there or not here else ', or other ids around its own'}"
+        )
+
+
+def _named(samples: Sequence[Sample], name: Callable[[Sample], str]) -> Iterator[NDArray[np.object_]]:
+    for start in range(0, len(samples), TEXT_ROWS):
+        yield text_array(map(name, samples[start : start + TEXT_ROWS]))
+
+
+def _label_array(dataset: Dataset) -> NDArray[Any] | None:
+    """(N,) int64 class indices or (N, K) int8 of 1, 0, -1; None where a sample has no label."""
+    labels = [sample.labels for sample in dataset.samples]
+    if not labels or any(label is None for label in labels):
+        return None
+    return np.asarray(labels, dtype=np.int64 if isinstance(labels[0], int) else np.int8)

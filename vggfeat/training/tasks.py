@@ -1,0 +1,139 @@
+"""What a net is trained for: class scores (Sect. 3.1) or bounding boxes (Appendix A)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from vggfeat.boxes import CORRECT_IOU, encode, visible
+from vggfeat.catalog import INPUT_SIDE
+from vggfeat.datasets.sample import Box
+from vggfeat.images import rescaled_size
+from vggfeat.recipe import Recipe
+from vggfeat.training.augment import View
+
+
+class Task(Protocol):
+    """What the last layer predicts, the loss that teaches it, and what counts as wrong."""
+
+    @property
+    def outputs(self) -> int:
+        """Length of the last layer."""
+
+    @property
+    def chance(self) -> float:
+        """The loss of knowing nothing."""
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether batches carry the boxes of their images' objects."""
+
+    def losses(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None) -> Tensor:
+        """(N, outputs) float32, (N,) classes, (N, M, 4) targets as in `crops.Batch` -> (N,)."""
+
+    def wrong(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Which images are wrong at the first guess, and at all of five: (N,) of bool each."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Multinomial logistic regression (Sect. 3.1)."""
+
+    classes: int
+    needs_boxes = False
+
+    @property
+    def outputs(self) -> int:
+        """One score a class."""
+        return self.classes
+
+    @property
+    def chance(self) -> float:
+        """The logarithm of the number of classes."""
+        return math.log(self.classes)
+
+    def losses(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
+        """Minus the log-posterior of the image's class."""
+        return F.cross_entropy(outputs, labels, reduction="none")
+
+    def wrong(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Whose class is not the best-scored, and not among the five best."""
+        ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
+        hits = ranked == labels[:, None]  # (N, 5)
+        return ~hits[:, 0], ~hits.any(dim=1)
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Bounding-box regression with the class given (Appendix A): one guess, so both errors are the same."""
+
+    classes: int
+    per_class: bool
+    """PCR: a box for each class; otherwise SCR, one box that all classes share."""
+    needs_boxes = True
+    chance = 1.25
+    """Loss of an all-zero answer where the object fills the crop: (0.25 + 0.25 + 1 + 1) / 2."""
+
+    @property
+    def outputs(self) -> int:
+        """Four numbers a box."""
+        return 4 * self.classes if self.per_class else 4
+
+    def losses(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None) -> Tensor:
+        """Half the squared Euclidean distance from the box that the crop sees best."""
+        assert boxes is not None
+        return (self.chosen(outputs, labels) - boxes[:, 0].nan_to_num()).square().sum(dim=1) / 2
+
+    def wrong(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Whose box overlaps none of the image's objects by an IoU above one half."""
+        assert boxes is not None
+        missed = ~(_iou(self.chosen(outputs.float(), labels)[:, None], boxes) > CORRECT_IOU).any(dim=1)
+        return missed, missed
+
+    def chosen(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The box predicted for each image's own class: (N, outputs), (N,) -> (N, 4)."""
+        if not self.per_class:
+            return outputs
+        return outputs.view(len(outputs), self.classes, 4)[torch.arange(len(outputs), device=outputs.device), labels]
+
+
+def task_of(recipe: Recipe, classes: int) -> Task:
+    """The task that a recipe names."""
+    if recipe.task == "localise":
+        return Localisation(classes, recipe.localise.head == "pcr")
+    return Classification(classes)
+
+
+def box_targets(
+    boxes: Sequence[Box], view: View, size: tuple[int, int], least_seen: float
+) -> tuple[NDArray[np.float64], bool]:
+    """A picture's boxes as one view of it shows them: ((M, 4) targets, whether one is seen well enough to learn from).
+
+    Boxes are fractions of the picture, targets are in units of the crop. The first target is the one to learn: of the
+    boxes with at least `least_seen` of their area inside of the crop, the one that fills most of it (OverFeat's rule
+    is one half; the choice among several is ours).
+    """
+    width, height = rescaled_size(*size, view.Q)
+    window = np.array([view.left, view.top, view.left + INPUT_SIDE, view.top + INPUT_SIDE], dtype=np.float64)
+    window /= (width, height, width, height)
+    share, area = visible(boxes, window)
+    seen = share >= least_seen
+    order = np.lexsort((-area, ~seen))
+    return encode(np.asarray(boxes)[order], window, view.flip), bool(seen.any())
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """`boxes.iou` of targets (.., 4), pair by pair, on the device; 0 where b is NaN."""
+    low = torch.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
+    high = torch.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
+    inside = (high - low).clamp(min=0).prod(dim=-1)
+    areas = a[..., 2:].clamp(min=0).prod(dim=-1) + b[..., 2:].prod(dim=-1)
+    return (inside / (areas - inside)).nan_to_num()
