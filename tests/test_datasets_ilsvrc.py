@@ -205,5 +205,5 @@ def test_a_tar_file_that_shrank_costs_its_images_only(root):
     with pytest.raises(ImageError, match=r"n01440764\.tar ends inside of it$"):
         sample.source()
     path.unlink()
-    with pytest.raises(ImageError, match=r"n01440764\.tar: No such file or directory$"):
+    with pytest.raises(ImageError, match=r"n01440764\.tar: no such file or directory$"):
         sample.source()

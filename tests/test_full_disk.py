@@ -17,7 +17,7 @@ from making import clusters, write_descriptors
 from vggfeat.model import read_model
 from vggfeat.pooling import combine
 from vggfeat.sparsefile import PAGE, SparseFile
-from vggfeat.store import DONE, read_descriptors
+from vggfeat.store import DONE, PENDING, read_descriptors
 
 CHILD = """
 import resource, sys
@@ -41,7 +41,7 @@ try:
             opened(self, path)
             limit()
         rows.RowFile.__init__ = full
-        dataset, values = clusters([60, 60], dim=256)
+        dataset, values = clusters([60, 60], dim=1024)
         write_descriptors(Path("a.h5"), dataset, values)
     elif kind == "layout":
         limit()
@@ -70,15 +70,37 @@ def child(kind: str, most: int, folder: Path) -> str:
     return done.stdout
 
 
+SMALL_DISK = """
+mkdir disk && mount -t tmpfs -o size=260k none disk && cd disk || exit 77
+"$@" 2>&1
+cp --sparse=always a.h5 ..; cd .. && umount disk && rmdir disk
+"""
+
+
 def test_a_disk_that_fills_up_leaves_no_wrong_row_marked_done(tmp_path: Path) -> None:
-    said = child("descriptors", 60_000, tmp_path)
-    assert said == "StoreError: a.h5: cannot write (File too large): mend that, then --resume\n"
+    python = [sys.executable, "-c", CHILD, "descriptors", "-1", str(Path(__file__).parent)]
+    try:
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", *python],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        pytest.skip("no unshare here to mount a small disk with")
+    if done.returncode in (1, 77) and not (tmp_path / "a.h5").exists():
+        pytest.skip(f"no small disk can be mounted here: {done.stderr}")
+    assert done.stdout == "StoreError: a.h5: cannot write (No space left on device): mend that, then --resume\n"
     made = read_descriptors(tmp_path / "a.h5")
-    dataset, values = clusters([60, 60], dim=256)
+    _, values = clusters([60, 60], dim=1024)
     right = combine([values.astype(np.float32)], "stack")
     assert 0 < len(made.done) < 120
     assert np.array_equal(made.read(made.done), right[made.done])
     assert (made.status[len(made.done) :] != DONE).all()
+
+
+def test_a_limit_on_file_sizes_stops_the_run_with_its_rows_still_to_do(tmp_path: Path) -> None:
+    said = child("descriptors", 60_000, tmp_path)
+    assert said == "StoreError: a.h5: cannot write (File too large): mend that, then --resume\n"
+    assert (read_descriptors(tmp_path / "a.h5").status == PENDING).all()
 
 
 def test_a_file_without_room_to_be_laid_out_does_not_appear(tmp_path: Path) -> None:

@@ -68,14 +68,14 @@ def test_the_box_to_learn_is_the_one_that_fills_most_of_the_crop_among_those_hal
 
 
 def test_crops_that_miss_their_object_weigh_nothing(tmp_path):
-    root = located_tree(tmp_path, train=4, val=1, size=(200, 48))
+    root = located_tree(tmp_path, train=4, val=1, size=(90, 48))
     samples = load_training_set("ilsvrc2012", root, boxes=True).train
     viewer = Augmentation((224, 256), True, 0.0, GREY, seed=0)
     jobs = [Job(sample, 0, place) for place, sample in enumerate(samples)] + [Job(None)]
     (batch,) = CropLoader(viewer, "bilinear", exif=False, workers=2, least_seen=0.5).batches([jobs])
     assert 0 < batch.weights.sum() < len(samples)
     for place, sample in enumerate(samples):
-        _, seen = box_targets(sample.boxes, viewer.view((200, 48), 0, place), (200, 48), 0.5)
+        _, seen = box_targets(sample.boxes, viewer.view((90, 48), 0, place), (90, 48), 0.5)
         assert batch.weights[place] == seen
     assert torch.isnan(batch.boxes[-1]).all()
 
@@ -193,7 +193,7 @@ def test_fc_alone_leaves_the_convolutions_as_they_were(tmp_path):
 
 
 def test_a_resumed_run_reaches_the_bits_of_an_undisturbed_one(tmp_path):
-    root = located_tree(tmp_path, train=4, val=1, size=(200, 48))  # narrow crops: some batches hold no object at all
+    root = located_tree(tmp_path, train=4, val=1, size=(90, 48))  # narrow crops: some batches hold no object at all
     whole = train(*tiny(root, schedule__epochs=3), output=tmp_path / "whole", device="cpu")
     train(*tiny(root, schedule__epochs=1), output=tmp_path / "cut", device="cpu")
     resumed = train(*tiny(root, schedule__epochs=3), output=tmp_path / "cut", device="cpu", resume=True)

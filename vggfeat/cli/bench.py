@@ -13,8 +13,12 @@ from vggfeat.cli.options import SCALES, common, complete_net
 @click.command()
 @click.argument("what", type=click.Choice(["all", "extract", "train", "svm"]), default="all")
 @click.option(
-    "--net", default="D", show_default=True, metavar="NET", shell_complete=complete_net,
-    help="Net to extract with and to train, random weights."
+    "--net",
+    default="D",
+    show_default=True,
+    metavar="NET",
+    shell_complete=complete_net,
+    help="Net to extract with and to train, random weights.",
 )
 @click.option("--scales", type=SCALES, default="256", show_default=True, help="Smallest sides Q, all for each image.")
 @click.option("--precision", "precisions", multiple=True, metavar="P", help="Repeat for several.  [default: auto]")

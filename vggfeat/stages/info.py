@@ -85,7 +85,11 @@ def _model(path: Path, error: StoreError) -> dict[str, Any]:
     if not is_model:
         raise error
     model = read_model(path)
-    return {"path": str(path), "kind": "model", **model.describe(), "command": _model_command(path, model)}
+    described = {"path": str(path), "kind": "model", **model.describe()}
+    try:
+        return {**described, "command": _model_command(path, model)}
+    except DAMAGE:  # its record does not say: an older model, or a stranger's
+        return described
 
 
 def _model_command(path: Path, model: Model) -> str:

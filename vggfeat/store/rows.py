@@ -53,7 +53,7 @@ class RowFile:
     def write(self, name: str, start: int, values: ArrayLike) -> None:
         """Writes rows from `start` on of a data set. Raises OSError where not all of them could be written."""
         run = self._runs[name]
-        data = memoryview(np.ascontiguousarray(values, dtype=run.dtype)).cast("B")
+        data = memoryview(np.ascontiguousarray(values, dtype=run.dtype).tobytes())
         self._stream.seek(run.offset + start * run.row_bytes)
         while len(data):
             data = data[self._stream.write(data) :]

@@ -237,9 +237,11 @@ def plain_attributes(file: h5py.File) -> dict[str, Any]:
     for name in ("settings", "preprocessing"):
         attributes[name] = json.loads(attributes[name])
     check_provenance(attributes["settings"])
-    for name in ("dataset", "fingerprint", "aggregate"):
+    for name in ("dataset", "fingerprint", "net", "weights", "aggregate", "layer", "region", "precision"):
         if not isinstance(attributes[name], str):
             raise ValueError(f"{name} is {attributes[name]!r}")
+    if not isinstance(attributes["flip"], bool):
+        raise ValueError(f"flip is {attributes['flip']!r}")
     dims, scales = attributes["layer_dims"], attributes["scales"]
     if not all(isinstance(one, int) for one in (*dims, *scales)):
         raise ValueError(f"layer_dims are {dims!r}, scales {scales!r}")
