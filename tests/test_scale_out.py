@@ -67,6 +67,7 @@ def test_torchruns_ranks_are_shards(listed, tmp_path):
     done = subprocess.run([*command, "--list", str(listed)], capture_output=True, text=True)
     names = [f"{tmp_path}/a.shard-{i}-of-2.h5" for i in range(2)]
     assert sorted(done.stdout.split()) == names, done.stderr
+    assert done.returncode == 0, done.stderr  # 3 would be a failed job to torchrun
     assert run(["extract", "--list", str(listed), *NARROW, "-o", str(tmp_path / "whole.h5")]) == 3
     merge(names, tmp_path / "a.h5")
     merged, whole = vggfeat.read_descriptors(tmp_path / "a.h5"), vggfeat.read_descriptors(tmp_path / "whole.h5")

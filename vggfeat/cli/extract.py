@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from vggfeat import report
-from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import SCALES, common, data_option, device_options, net_options
 from vggfeat.datasets import NAMES
@@ -115,4 +115,5 @@ def extract(
     else:
         click.echo(path)
     if errors:
-        ctx.exit(SKIPPED)
+        # torchrun takes any code but 0 for a failure, and ends the other ranks' shards.
+        ctx.exit(SKIPPED if launch is None else DONE)
