@@ -14,8 +14,9 @@ from torch import Tensor
 from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE
 from vggfeat.datasets import Sample
+from vggfeat.decoding import Decoded, collected
 from vggfeat.dense import DenseNet
-from vggfeat.errors import ImageError, ReadError, UsageError, unknown_name
+from vggfeat.errors import ImageError, UsageError, unknown_name
 from vggfeat.networks import VGG
 from vggfeat.pooling import AGGREGATES, Aggregate, Described, aggregated_dim, combine, pool_flips, pool_scales
 
@@ -128,29 +129,20 @@ class Extractor:
 
     def start(self, prepared: Sequence[Future[_Prepared]]) -> Running:
         """Gives the nets their work, which a GPU then does in the background; `collect` takes what this returns."""
-        failures: dict[int, str] = {}
-        unread: set[int] = set()
-        pictures: dict[int, _Prepared] = {}
-        for row, future in enumerate(prepared):
-            try:
-                pictures[row] = future.result()
-            except ImageError as error:
-                failures[row] = str(error)
-                if isinstance(error, ReadError):
-                    unread.add(row)
-        means = [
-            self._means(dense, region, list(pictures.values())) for dense in self._dense for region in self._regions
-        ]
-        return Running(len(prepared), list(pictures), failures, frozenset(unread), means)
+        decoded, pictures = collected(prepared)
+        return Running(
+            decoded, [self._means(dense, region, pictures) for dense in self._dense for region in self._regions]
+        )
 
     def collect(self, running: Running) -> Described:
         """The descriptors that `start` began."""
         parts = [_pooled(means) for means in running.means]
-        failures = dict(running.failures)
+        decoded = running.decoded
+        failures = dict(decoded.failures)
         for position in np.flatnonzero(~np.isfinite(np.stack([p.sum((1, 2)) for p in parts]).sum(0))):
-            failures[running.rows[position]] = "the net's activations are not finite"
-        gathered = self._gather(running.number, running.rows, parts, failures)
-        return replace(gathered, unread=running.unread)
+            failures[decoded.rows[position]] = "the net's activations are not finite"
+        gathered = self._gather(decoded.number, decoded.rows, parts, failures)
+        return replace(gathered, unread=decoded.unread)
 
     def close(self) -> None:
         """Ends the decoding threads."""
@@ -197,13 +189,7 @@ _Means = list[list[Tensor]]
 class Running:
     """Work that the nets were given; on a GPU perhaps still being done."""
 
-    number: int
-    """Samples, those that failed included."""
-    rows: list[int]
-    """Of the pictures among the samples."""
-    failures: dict[int, str]
-    unread: frozenset[int]
-    """Those of the failures that are no fault of the images: their bytes could not be had."""
+    decoded: Decoded
     means: list[_Means]
     """One a part: net by net, region by region."""
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
+from vggfeat.decoding import Decoded, collected
 from vggfeat.dense import DenseNet
-from vggfeat.errors import ImageError, ReadError, UsageError, unknown_name
+from vggfeat.errors import UsageError, unknown_name
 from vggfeat.extractor import net_provenance
 from vggfeat.images import Picture
 from vggfeat.networks import VGG
@@ -34,12 +35,7 @@ Rescaled = dict[tuple[Filter, int], Picture]
 class Scoring:
     """Work that the nets were given; on a GPU perhaps still being done."""
 
-    number: int
-    """Samples, those that failed included."""
-    rows: list[int]
-    """Of the pictures among the samples."""
-    failures: dict[int, str]
-    unread: frozenset[int]
+    decoded: Decoded
     posteriors: Tensor
     """(n, K) of the pictures."""
 
@@ -118,29 +114,20 @@ class Scorer:
 
     def start(self, prepared: Sequence[Future[Rescaled]]) -> Scoring:
         """Gives the nets their work, which a GPU then does in the background; `collect` takes what this returns."""
-        failures: dict[int, str] = {}
-        unread: set[int] = set()
-        pictures: dict[int, Rescaled] = {}
-        for row, future in enumerate(prepared):
-            try:
-                pictures[row] = future.result()
-            except ImageError as error:
-                failures[row] = str(error)
-                if isinstance(error, ReadError):
-                    unread.add(row)
-        posteriors = self._posteriors(list(pictures.values()))
-        return Scoring(len(prepared), list(pictures), failures, frozenset(unread), posteriors)
+        decoded, pictures = collected(prepared)
+        return Scoring(decoded, self._posteriors(pictures))
 
     def collect(self, scoring: Scoring) -> Described:
         """What `start` began: rows of posteriors, in place of descriptors."""
-        values = np.full((scoring.number, self.dim), np.nan, dtype=np.float32)
-        values[scoring.rows] = scoring.posteriors.cpu().numpy()
-        failures = dict(scoring.failures)
-        for row in scoring.rows:
+        decoded = scoring.decoded
+        values = np.full((decoded.number, self.dim), np.nan, dtype=np.float32)
+        values[decoded.rows] = scoring.posteriors.cpu().numpy()
+        failures = dict(decoded.failures)
+        for row in decoded.rows:
             if not np.isfinite(values[row]).all():
                 failures[row], values[row] = "the net's class scores are not finite", np.nan
-        no_scales = np.empty((scoring.number, 0), dtype=np.float32)
-        return Described(values, no_scales, failures, scoring.unread)
+        no_scales = np.empty((decoded.number, 0), dtype=np.float32)
+        return Described(values, no_scales, failures, decoded.unread)
 
     def close(self) -> None:
         """Ends the decoding threads."""
