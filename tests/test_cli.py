@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import shlex
@@ -164,7 +165,9 @@ def test_verbose_says_what_is_loaded_and_quiet_says_nothing(photos, tmp_path, ca
     assert "net A" not in capsys.readouterr().err, "the last call's wish is over"
     assert run(["extract", str(photos), *narrow, "-o", str(tmp_path / "c.h5"), "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+    assert logging.getLogger("vggfeat").level == logging.NOTSET  # what a command does to the log ends with it
     assert run(["nets", "--quiet", "--verbose"]) == 2
+    assert logging.getLogger("vggfeat").level == logging.NOTSET
     assert capsys.readouterr().err == "vggfeat: --quiet and --verbose: choose one\n"
 
 

@@ -502,6 +502,18 @@ def test_a_model_is_kept_whole_or_not_at_all(toy: Path, tmp_path: Path) -> None:
     assert "cannot write" in message(VggfeatError, [toy], C=1, output=target)
 
 
+@pytest.mark.parametrize("options", [["-o", "{}/m.h5"], ["--report", "{}/report"], ["--write-splits", "{}/s.json"]])
+def test_an_output_that_cannot_be_is_refused_before_any_fit(
+    toy: Path, tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("vggfeat.stages.svm.run_split", lambda *_: pytest.fail("fitted"))
+    assert run(["svm", str(toy), *(option.format(tmp_path / "file") for option in options)]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"vggfeat: {tmp_path / 'file'}/")
+    assert ": cannot write here: " in error
+
+
 def test_a_users_model_is_fitted_on_all_images_and_a_benchmarks_on_the_first_split(toy: Path, tmp_path: Path) -> None:
     result = svm([toy], output=tmp_path / "m.h5")
     model = read_model(tmp_path / "m.h5")

@@ -18,13 +18,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises VggfeatError, naming `path`, where the folder cannot be written.
     """
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    except OSError as error:
-        raise VggfeatError(f"{target}: cannot write here: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(target)
     try:
         yield temporary
         # mkstemp makes private files; a result is as readable as any other file of the user's.
@@ -39,3 +33,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise VggfeatError(f"{target}: cannot write: {error.strerror or error}") from error
         raise
+
+
+def check_writable(*paths: str | Path | None) -> None:
+    """Raises what `replacing` would, before the work is done whose results these paths are to take."""
+    for path in paths:
+        if path is not None:
+            _beside(Path(path)).unlink()
+
+
+def _beside(target: Path) -> Path:
+    """A new empty file in target's folder, which is made where it is missing."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise VggfeatError(f"{target}: cannot write here: {error.strerror}") from error
+    os.close(handle)
+    return Path(name)

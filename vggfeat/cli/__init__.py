@@ -12,7 +12,7 @@ import click
 
 from vggfeat._version import __version__
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
-from vggfeat.cli.options import debugging
+from vggfeat.cli.options import debugging, own_log
 from vggfeat.errors import UsageError, VggfeatError, unknown_name
 
 VERBS = {
@@ -78,7 +78,8 @@ def main(args: list[str] | None = None) -> NoReturn:
 def run(args: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code; every error is one line on stderr."""
     try:
-        code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
+        with own_log():
+            code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:
         # The reader of our stdout has gone (`vggfeat nets | head -1`): not our failure. click and rich turn a broken

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -37,6 +38,18 @@ class _Notes(logging.Handler):
 
 
 _NOTES = _Notes()
+
+
+@contextlib.contextmanager
+def own_log() -> Iterator[None]:
+    """What a command does to the log ends with it: its process may be another program's."""
+    levels = {name: logging.getLogger(name).level for name in ("vggfeat", "vggfeat.stages.extract")}
+    try:
+        yield
+    finally:
+        logging.getLogger("vggfeat").removeHandler(_NOTES)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _set_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> bool:

@@ -12,7 +12,7 @@ from vggfeat.files import replacing
 from vggfeat.metrics import class_recalls
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
-from vggfeat.page.html import NONE, Html, Part, document, section, table, tag
+from vggfeat.page.html import NONE, PAGE, Html, Part, document, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.paper import CLASSIFICATION
 
@@ -51,7 +51,7 @@ def write_page(
         parts.made(terms, commands),
     ]
     text = document(f"{result['dataset']}: {_errors(result['rows'][-1])}", _lead(result, drawn, pictures), sections)
-    path = folder / "index.html"
+    path = folder / PAGE
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

@@ -17,6 +17,9 @@ class Html(str):
     __slots__ = ()
 
 
+PAGE = "index.html"
+"""The file of a report's page in its folder."""
+
 NONE = "-"
 """A cell without a value."""
 

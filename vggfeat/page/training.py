@@ -10,7 +10,7 @@ from typing import Any
 from vggfeat.commands import train_command
 from vggfeat.files import replacing
 from vggfeat.page import parts, plots
-from vggfeat.page.html import document, section, table, tag
+from vggfeat.page.html import PAGE, document, section, table, tag
 from vggfeat.recipe import load_recipe
 from vggfeat.training.state import RunFiles, read_metrics
 
@@ -72,7 +72,7 @@ def write_page(
         section("curves", "Curves", *shown, table(caption, heads, cells, text=(), ours=ours)),
         parts.made(made, commands),
     ]
-    path = folder / "index.html"
+    path = folder / PAGE
     with replacing(path) as temporary:
         temporary.write_text(document(title, lead, sections), encoding="utf-8")
     return path

@@ -12,7 +12,7 @@ import numpy as np
 from vggfeat.files import replacing
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, rankings
-from vggfeat.page.html import NONE, Html, Part, document, percent, section, table, tag
+from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.paper import TRANSFER, transfer_table
 
@@ -75,7 +75,7 @@ def write_page(folder: str | Path, run: Run, pictures: Pictures) -> Path:
         _lead(run, drawn, pictures),
         [part for part in sections if part is not None],
     )
-    path = folder / "index.html"
+    path = folder / PAGE
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

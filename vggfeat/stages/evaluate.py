@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.catalog import net_spec
 from vggfeat.commands import evaluate_command
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set
 from vggfeat.errors import DatasetError, UsageError, unknown_name
-from vggfeat.files import replacing
+from vggfeat.files import check_writable, replacing
 from vggfeat.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
+from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
 from vggfeat.posteriors import (
     SCALE_RULES,
@@ -106,6 +108,9 @@ def evaluate(
         raise UsageError(f"--{'resume' if resume else 'overwrite'} is about the file that -o names: give -o FILE")
     if view not in VIEWS:
         raise unknown_name("view", view, VIEWS)
+    for name in [net] if isinstance(net, str) else net if isinstance(net, list | tuple) else ():
+        if isinstance(name, str):
+            net_spec(name)  # refuses an unknown one before any image is looked for
     numbers = None if submission is None else ilsvrc_numbers(data)
     images = dataset if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
     if not images.samples:
@@ -117,6 +122,7 @@ def evaluate(
         raise UsageError(f"{images.name} has no labels here, so no report")
     if not labelled and output is None and submission is None:
         raise UsageError(f"{images.name} has no labels here, so no errors: give --submission FILE or -o FILE")
+    check_writable(submission, report and Path(report, PAGE))
     from vggfeat.scorer import Scorer
     from vggfeat.weights import load_nets
 

@@ -19,8 +19,10 @@ from vggfeat._version import __version__
 from vggfeat.commands import extract_command
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
+from vggfeat.files import check_writable
 from vggfeat.model import Model, write_model
 from vggfeat.page.evidence import Scored
+from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Run, provenance, write_page
 from vggfeat.pooling import Aggregate
@@ -87,6 +89,7 @@ def svm(
     settings = Settings(Cs, solver, loss, protocol.definition)
     chosen = _splits(features, protocol, rounds or Rounds(), splits)
     server = _server_split(features, protocol, archive, output)
+    check_writable(output, archive, write_splits, report and Path(report, PAGE))
     if write_splits is not None:
         splits_file.write_splits(write_splits, features.dataset, chosen)
     work = chosen if server is None else [*chosen, server]
