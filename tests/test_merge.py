@@ -1,7 +1,6 @@
 """Shards of a list, and the file that they become."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,11 +12,13 @@ import pytest
 from making import settings as recorded
 
 from vggfeat.cli import run
+from vggfeat.cli.inputs import shard_of
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
+from vggfeat.launch import launched
 from vggfeat.pooling import Described
 from vggfeat.protocols.fusion import join
-from vggfeat.sharding import Shard, cut, is_shard_name, launched, whole_path
+from vggfeat.sharding import Shard, cut, is_shard_name, whole_path
 from vggfeat.stages.info import info
 from vggfeat.stages.merge import merge
 from vggfeat.stages.svm import find_descriptors
@@ -228,9 +229,9 @@ def test_torchrun_makes_ranks_shards_from_the_environment_alone(monkeypatch):
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    monkeypatch.setattr("vggfeat.launch.available_cores", lambda: 10)
     launch = launched()
-    assert (launch.shard, launch.workers(), launch.device("cpu")) == (Shard(5, 8), 2, "cpu")
+    assert (shard_of(None, launch), launch.workers(), launch.device("cpu")) == (Shard(5, 8), 2, "cpu")
 
 
 @pytest.mark.gpu

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from vggfeat.batching import Extents, form_batches, run_padded
 from vggfeat.catalog import INPUT_SIDE, Conv, NetSpec, scaled
+from vggfeat.devices import tf32
 from vggfeat.errors import DeviceError, UsageError
 from vggfeat.images import Picture
 from vggfeat.memory import release_free_memory
@@ -99,7 +99,7 @@ class DenseNet:
     @torch.inference_mode()
     def mean_map(self, batch: Tensor, flip: bool = False) -> Tensor:
         """(N, 3, H, W) uint8 RGB -> (N, D) float32, averaged over the map's positions in float32."""
-        with _tf32(self.precision == "tf32"):
+        with tf32(self.precision == "tf32"):
             return self._net.dense(self.preprocess(batch, flip), self.layer).float().mean((1, 2))
 
     def preprocess(self, batch: Tensor, flip: bool = False) -> Tensor:
@@ -118,7 +118,7 @@ class DenseNet:
         sizes = [picture.shape[:2] for picture in pictures]
         for size in set(sizes):
             _check_size(*size)
-        with _tf32(self.precision == "tf32"):
+        with tf32(self.precision == "tf32"):
             for rows in form_batches(sizes, self._most_pixels, self._most_padding):
                 batch = [pictures[row] for row in rows]
                 waiting.update(zip(rows, self._windows(batch, flip), strict=True))
@@ -190,18 +190,6 @@ def _cast(net: VGG, dtype: torch.dtype) -> VGG:
 def _check_size(height: int, width: int) -> None:
     if min(height, width) < INPUT_SIDE:
         raise UsageError(f"a {width}x{height} picture is smaller than the net's {INPUT_SIDE}")
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Products in TF32, or in full float32, for a while."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def _canvas(pictures: Sequence[Picture]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -74,3 +75,15 @@ def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
 
 def _capability(device: torch.device) -> int:
     return torch.cuda.get_device_capability(device)[0]
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Products and convolutions of CUDA devices in TF32, or in full float32, for a while."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

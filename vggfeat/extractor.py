@@ -24,6 +24,17 @@ Region = Literal["image", "box", "both"]
 REGIONS: tuple[Region, ...] = ("image", "box", "both")
 
 
+def check_scales(scales: Sequence[int]) -> None:
+    """Raises UsageError for smallest sides Q that no net can be run at, and for none at all."""
+    if not scales:
+        raise UsageError("no scales: name at least one smallest side, such as 256")
+    for Q in scales:
+        if Q < INPUT_SIDE:
+            raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
+    if len(set(scales)) < len(scales):
+        raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")
+
+
 @dataclass(frozen=True)
 class DescriptorSettings:
     """What a descriptor is made of, apart from the nets. Raises UsageError where a value makes no sense."""
@@ -39,13 +50,7 @@ class DescriptorSettings:
     """Honour the EXIF orientation: for users' own pictures; the benchmarks' protocols ignored it."""
 
     def __post_init__(self) -> None:
-        if not self.scales:
-            raise UsageError("no scales: name at least one smallest side, such as 256")
-        for Q in self.scales:
-            if Q < INPUT_SIDE:
-                raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
-        if len(set(self.scales)) < len(self.scales):
-            raise UsageError(f"scales {','.join(map(str, self.scales))}: one is named twice")
+        check_scales(self.scales)
         for kind, value, valid in (
             ("aggregation", self.aggregate, AGGREGATES),
             ("layer", self.layer, ("fc6", "fc7")),

@@ -17,8 +17,8 @@ from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
 from vggfeat.decoding import Decoded, collected
 from vggfeat.dense import DenseNet
-from vggfeat.errors import UsageError, unknown_name
-from vggfeat.extractor import net_provenance
+from vggfeat.errors import unknown_name
+from vggfeat.extractor import check_scales, net_provenance
 from vggfeat.images import Picture
 from vggfeat.networks import VGG
 from vggfeat.pooling import Described
@@ -70,7 +70,7 @@ class Scorer:
         if view not in VIEWS:
             raise unknown_name("view", view, VIEWS)
         for its_scales in scales:
-            _check_scales(its_scales)
+            check_scales(its_scales)
         self.nets, self.view, self.exif = tuple(nets), view, exif
         self.scales = tuple(map(tuple, scales))
         self._dense = [DenseNet(net, "scores") for net in nets]
@@ -176,13 +176,3 @@ def centre_crop(picture: Picture) -> Picture:
     """The central 224x224."""
     top, left = ((side - INPUT_SIDE) // 2 for side in picture.shape[:2])
     return picture[top : top + INPUT_SIDE, left : left + INPUT_SIDE]
-
-
-def _check_scales(scales: Sequence[int]) -> None:
-    if not scales:
-        raise UsageError("no scales: name at least one smallest side, such as 256")
-    for Q in scales:
-        if Q < INPUT_SIDE:
-            raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
-    if len(set(scales)) < len(scales):
-        raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")

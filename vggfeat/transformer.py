@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError, UsageError
 from vggfeat.extractor import DescriptorSettings, Extractor, Region
+from vggfeat.launch import default_workers
 from vggfeat.networks import VGG
 from vggfeat.pipeline import blocks_of, describe_blocks
 from vggfeat.pooling import Aggregate
@@ -118,7 +119,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
     def _extractor(self) -> Extractor:
         region: Region = "image"
         settings = DescriptorSettings(tuple(self.scales), self.aggregate, self.flip, self.layer, region, self.exif)
-        return Extractor([self._loaded()], settings, workers=self.workers or os.cpu_count() or 1)
+        return Extractor([self._loaded()], settings, workers=self.workers or default_workers())
 
     def _loaded(self) -> VGG:
         """The net, loaded once for its parameters."""

@@ -126,7 +126,9 @@ def load_nets(
 def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
     with torch.device("meta"):  # torch's own initial values would cost seconds and be overwritten
         model = VGG(net, width=width, num_classes=num_classes)
-    return glorot_(model.to_empty(device="cpu"), seed)
+    # As Module.to_empty does, which imports sympy on its way and so takes seconds.
+    model.load_state_dict({name: torch.empty(value.shape) for name, value in model.state_dict().items()}, assign=True)
+    return glorot_(model, seed)
 
 
 def _existing(weights: str | os.PathLike[str]) -> Path:

@@ -15,6 +15,7 @@ from torch import nn
 from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.dense import DTYPES
+from vggfeat.devices import tf32
 from vggfeat.networks import VGG
 
 TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
@@ -58,15 +59,13 @@ def matrix_rate(precision: str, device: torch.device, side: int | None = None) -
     """FLOP/s of products of square matrices in that number format: the median of five."""
     side = side or (8192 if device.type == "cuda" else 4096)
     a = torch.randn(side, side, device=device).to(DTYPES[precision])
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        a @ a
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+    with tf32(precision == "tf32"):
+        for _ in range(6):
+            start = time.perf_counter()
+            a @ a
+            synchronize(device)
+            seconds.append(time.perf_counter() - start)
     return 2 * side**3 / statistics.median(seconds[1:])
 
 

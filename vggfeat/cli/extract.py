@@ -12,7 +12,8 @@ from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import SCALES, common, data_option, device_options, net_options
 from vggfeat.datasets import NAMES
-from vggfeat.sharding import launched, whole_path
+from vggfeat.launch import launched
+from vggfeat.sharding import whole_path
 
 
 @click.command()

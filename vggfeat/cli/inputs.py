@@ -9,7 +9,8 @@ import sys
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.errors import UsageError
-from vggfeat.sharding import Launch, Shard
+from vggfeat.launch import Launch
+from vggfeat.sharding import Shard
 
 
 def images_from(
@@ -38,7 +39,7 @@ def images_from(
 def shard_of(shard: str | None, launch: Launch | None) -> Shard | None:
     """The shard that --shard names or that torchrun's rank is."""
     if shard is None:
-        return launch.shard if launch is not None else None
+        return Shard(launch.rank, launch.world) if launch is not None else None
     if launch is not None:
         raise UsageError(f"--shard under torchrun, whose rank {launch.rank} of {launch.world} is a shard: leave it out")
     return Shard.parse(shard)

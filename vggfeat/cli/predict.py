@@ -13,6 +13,7 @@ from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option
 from vggfeat.datasets import NAMES
+from vggfeat.launch import default_workers
 
 
 @click.command()
@@ -65,7 +66,7 @@ def predict(
 
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    workers = workers or os.cpu_count() or 1
+    workers = workers or default_workers()
     with report.Ticker("predict", quiet) as tick:
         for prediction, class_names in run(model, images, workers=workers, progress=tick, **options):
             if prediction.scores is None:

@@ -16,8 +16,8 @@ from vggfeat.cli.options import common, complete_net, data_option, device_option
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
+from vggfeat.launch import launched
 from vggfeat.recipe import load_recipe
-from vggfeat.sharding import launched
 
 FLAGS = {
     "net": "net", "width": "width", "seed": "seed", "precision": "precision", "dataset": "data.dataset",

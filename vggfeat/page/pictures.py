@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from vggfeat import images
 from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.errors import ImageError, VggfeatError
+from vggfeat.launch import default_workers
 from vggfeat.page.html import Html, tag
 
 SIDE = 128
@@ -45,7 +45,7 @@ class Pictures:
     def prepare(self, ids: Iterable[str]) -> None:
         """Decodes these images, on all cores."""
         wanted = [id for id in dict.fromkeys(ids) if id not in self._made and not self.missing]
-        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thumbnail") as pool:
+        with ThreadPoolExecutor(default_workers(), thread_name_prefix="thumbnail") as pool:
             self._made.update(zip(wanted, pool.map(self._make, wanted), strict=True))
 
     def _make(self, id: str) -> str | ImageError:

@@ -20,10 +20,11 @@ from vggfeat.catalog import INPUT_SIDE, NUM_CLASSES, net_spec
 from vggfeat.datasets import Sample
 from vggfeat.devices import Precision, resolve_device, resolve_precision
 from vggfeat.errors import UsageError
+from vggfeat.launch import default_workers
 from vggfeat.networks import VGG, glorot_
 from vggfeat.recipe import Sgd
 from vggfeat.training.augment import Augmentation, Colours
-from vggfeat.training.crops import Batch, CropLoader, Job, default_workers
+from vggfeat.training.crops import Batch, CropLoader, Job
 from vggfeat.training.ranks import Ranks, joined
 from vggfeat.training.trainer import Trainer, preprocessed
 from vggfeat.yardsticks import (

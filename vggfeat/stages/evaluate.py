@@ -19,6 +19,7 @@ from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set
 from vggfeat.errors import DatasetError, UsageError, unknown_name
 from vggfeat.files import check_writable, replacing
+from vggfeat.launch import default_workers
 from vggfeat.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
@@ -134,7 +135,7 @@ def evaluate(
     images, columns = aligned(images, nets)
     scorer = Scorer(
         nets, [_scales(one, scales) for one in nets], columns,
-        view=view, exif=images.exif, workers=workers or os.cpu_count() or 1,
+        view=view, exif=images.exif, workers=workers or default_workers(),
     )  # fmt: skip
     try:
         if output is None:

@@ -12,6 +12,7 @@ from vggfeat.datasets import Dataset
 from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import UsageError
 from vggfeat.extractor import DescriptorSettings, Extractor, Region
+from vggfeat.launch import default_workers
 from vggfeat.networks import VGG
 from vggfeat.outage import MAX_READ_FAILURES
 from vggfeat.pipeline import blocks_of, fill
@@ -107,7 +108,7 @@ def extract(
     nets = load_nets(
         net, weights, width=width, seed=seed, device=device, precision=precision, offline=offline, progress=fetching
     )
-    extractor = Extractor(nets, settings, workers=workers or os.cpu_count() or 1)
+    extractor = Extractor(nets, settings, workers=workers or default_workers())
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
     writer = DescriptorWriter(

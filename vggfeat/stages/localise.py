@@ -17,6 +17,7 @@ from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.files import replacing
+from vggfeat.launch import default_workers
 from vggfeat.localiser import TOP, BoxHead, Candidates, Guesses, Localiser, box_head, columns_of
 from vggfeat.metrics import localisation_error
 from vggfeat.networks import VGG
@@ -108,7 +109,7 @@ def localise(
     localiser = Localiser(
         nets, scales=run.scales, view="center" if run.central else "dense",
         guesses=_own_class if run.central else None if posteriors is None else _guesses(posteriors, samples, heads[0]),
-        classifier=rater, flip=run.flip, exif=everything.exif, workers=workers or os.cpu_count() or 1,
+        classifier=rater, flip=run.flip, exif=everything.exif, workers=workers or default_workers(),
     )  # fmt: skip
     try:
         answers = run.answers(localiser, threshold, progress, None if draw is None else Path(draw))

@@ -22,10 +22,11 @@ from vggfeat.datasets.split import TrainingSet
 from vggfeat.devices import resolve_device, resolve_precision
 from vggfeat.errors import RecipeError, TrainingError
 from vggfeat.files import replacing
+from vggfeat.launch import default_workers
 from vggfeat.networks import VGG, gaussian_, glorot_
 from vggfeat.recipe import Recipe, differences, dump_recipe
 from vggfeat.training.augment import Augmentation, CentreView, Colours, epoch_order
-from vggfeat.training.crops import Batch, CropLoader, Job, colours_of, default_workers
+from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
 from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.ranks import Ranks, joined
 from vggfeat.training.schedule import Plateau

@@ -17,7 +17,6 @@ for the randomised eigenvectors.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -25,6 +24,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
+
+from vggfeat.launch import available_cores
 
 Array = NDArray[np.floating]
 Double = NDArray[np.float64]
@@ -369,7 +370,7 @@ def path(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None
     """
     k = len(y)
     gram.prepare()
-    cores = _cores()
+    cores = available_cores()
     groups = np.array_split(np.arange(k), max(1, min(k // 8, cores * -(-k // (96 * cores)))))
 
     def run(group: NDArray[np.intp]) -> list[State]:
@@ -382,10 +383,6 @@ def path(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None
         State(*(np.concatenate(field) for field in zip(*((s.beta, s.f, s.gap, s.steps) for s in same), strict=True)))
         for same in zip(*parts, strict=True)
     ]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _walk(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float) -> list[State]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -170,10 +169,3 @@ def _moments(sample: Sample, exif: bool) -> Moments | None:
         return moments(np.asarray(decode(sample.source(), exif=exif)))
     except ImageError:
         return None
-
-
-def default_workers(processes: int = 1) -> int:
-    """Decoding threads for each of so many processes on this machine: its cores, shared."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
-    return max(1, cores // processes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from vggfeat.errors import UsageError
+from vggfeat.launch import launched
 
 
 @dataclass(frozen=True)
@@ -64,23 +63,19 @@ class Ranks:
 def joined(device: torch.device) -> Iterator[Ranks]:
     """The processes that torchrun started, joined over NCCL on CUDA devices and gloo elsewhere; without it, one.
 
-    A CUDA device without a number becomes the one of this process's local rank.
+    A CUDA device becomes the one of this process's local rank.
 
     Raises UsageError where a machine has fewer CUDA devices than processes.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in os.environ:
+    launch = launched()
+    if launch is None:
         yield Ranks(0, 1, device)
         return
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
-        if local >= torch.cuda.device_count():
-            raise UsageError(f"{local_world} processes on a machine with {torch.cuda.device_count()} CUDA devices")
-        device = torch.device("cuda", local)
+        device = torch.device(launch.device("cuda") or device)
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(rank, world, device, local_world)
+        yield Ranks(launch.rank, launch.world, device, launch.local_world)
     finally:
         distributed.destroy_process_group()
