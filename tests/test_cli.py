@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import os
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from vggfeat import report
 from vggfeat.catalog import NETS
 from vggfeat.cli import VERBS, run, vggfeat
 from vggfeat.cli.options import debugging
@@ -153,6 +156,25 @@ def test_the_completion_script_is_there(shell):
 def test_an_unknown_net_suggests_the_nearest(photos, capsys):
     assert run(["extract", str(photos), "--net", "shallowB"]) == 2
     assert capsys.readouterr().err.startswith("vggfeat: no net 'shallowB'; did you mean 'shallow-B'? valid: A, A-LRN, ")
+
+
+def test_a_terminal_shows_one_bar_at_a_time_and_none_that_has_nothing_to_say(monkeypatch):
+    """rich before 14.1 refuses two at once; the bar of a fetch that never came would stand empty all the time."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    monkeypatch.setattr(report, "stderr", lambda: console)
+    with report.Ticker("fetch", unit="MB") as fetched, report.Ticker("extract") as tick:
+        tick(0, 10, 0)
+        assert "fetch" not in stream.getvalue()
+        fetched(1, 5)  # a second net's weights
+        assert "fetch" in stream.getvalue()
+        assert len(console._live_stack) == 1 if hasattr(console, "_live_stack") else console._live is not None
+        fetched(5, 5)
+        tick(4, 10, 1)
+        tick(10, 10, 1)
+        assert "4/10 images" in stream.getvalue()
+        assert "1 skipped" in stream.getvalue()
+    assert stream.getvalue().endswith("\x1b[2K")  # and it leaves nothing behind
 
 
 def test_verbose_says_what_is_loaded_and_quiet_says_nothing(photos, tmp_path, capsys):

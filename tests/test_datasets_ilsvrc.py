@@ -189,6 +189,23 @@ def test_what_is_missing_or_strange_is_named(root, tmp_path):
         load_ilsvrc2012(root.parent)
 
 
+def test_a_tar_file_that_is_damaged_half_way_is_refused(root):
+    path = root / "train" / "shard.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(3):
+            add(tar, f"n01440764/x{number}.JPEG", jpeg(number))
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[2].offset
+    damaged = bytearray(path.read_bytes())
+    damaged[third : third + 100] = b"?" * 100  # tarfile by itself takes this for the archive's end
+    path.write_bytes(damaged)
+    with pytest.raises(
+        DatasetError,
+        match=r"shard\.tar: not a readable tar file: damaged after n01440764/x1\.JPEG: .*; what follows is lost$",
+    ):
+        load_ilsvrc2012(root.parent)
+
+
 def test_a_part_without_images_is_named(tmp_path):
     (tmp_path / "ilsvrc2012" / "train").mkdir(parents=True)
     folders(tmp_path / "ilsvrc2012" / "val")

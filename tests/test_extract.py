@@ -298,6 +298,7 @@ def test_extraction_never_imports_torchvision(photos, tmp_path):
         "import sys, vggfeat\n"
         f"vggfeat.extract([{str(photos)!r}], net='A', weights=None, width=1/16, scales=[224], output={str(tmp_path / 'a.h5')!r})\n"
         "assert 'torchvision' not in sys.modules and 'sklearn' not in sys.modules and 'rich' not in sys.modules\n"
+        "assert 'sympy' not in sys.modules, 'seconds at start'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

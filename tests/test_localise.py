@@ -50,10 +50,10 @@ def wide(tmp_path) -> Sample:
 
 
 def candidates(localiser: Localiser, *samples: Sample) -> list[Candidates]:
-    found, failed = localiser.collect(localiser.start(localiser.prepare(samples)))
+    located = localiser.collect(localiser.start(localiser.prepare(samples)))
     localiser.close()
-    assert not failed
-    return found
+    assert not located.failures
+    return located.candidates
 
 
 def given(*classes):

@@ -9,23 +9,23 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
 from vggfeat import images
 from vggfeat.boxes import Boxes, clip, decode, merge_each
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
+from vggfeat.decoding import Decoded, collected
 from vggfeat.dense import DenseNet
-from vggfeat.errors import ImageError, UsageError
+from vggfeat.errors import UsageError
 from vggfeat.images import Picture, rescaled_size
 from vggfeat.networks import VGG
+from vggfeat.posteriors import TOP
 from vggfeat.scorer import centre_crop
 
 STRIDE = 32
 """Pixels between neighbouring windows of the dense form: five poolings by 2."""
-
-TOP = 5
-"""Classes that an image's guesses may name."""
 
 Guesses = tuple[NDArray[np.intp], NDArray[np.float64]]
 """(k,) classes, surest first, and their posteriors."""
@@ -89,13 +89,24 @@ class _Prepared:
 class Locating:
     """Work that the nets were given; on a GPU perhaps still being done."""
 
+    decoded: Decoded
     images: list[_Prepared]
-    failures: dict[str, str]
-    """Reasons by id."""
     boxes: list[list[list[Tensor]]]
     """Outputs by net, view (scale and mirroring) and image: (h w, outputs)."""
     scores: list[list[Tensor]]
     """The classifier's by view and image; empty where others guess."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What became of some samples."""
+
+    candidates: list[Candidates]
+    """Of the images that did not fail, in order."""
+    failures: dict[int, str]
+    """Reasons by row."""
+    unread: frozenset[int]
+    """Those of the failures that are no fault of the images: their bytes could not be had."""
 
 
 class Localiser:
@@ -153,34 +164,28 @@ class Localiser:
     def _rater(self) -> list[DenseNet]:
         return [self._classifier] if self._classifier is not None else []
 
-    def prepare(self, samples: Sequence[Sample]) -> list[tuple[str, Future[_Prepared]]]:
+    def prepare(self, samples: Sequence[Sample]) -> list[Future[_Prepared]]:
         """Starts decoding and rescaling in the background; `start` takes what this returns."""
-        return [(sample.id, self._pool.submit(self._prepare, sample)) for sample in samples]
+        return [self._pool.submit(self._prepare, sample) for sample in samples]
 
-    def start(self, prepared: Sequence[tuple[str, Future[_Prepared]]]) -> Locating:
+    def start(self, prepared: Sequence[Future[_Prepared]]) -> Locating:
         """Gives the nets their work; `collect` takes what this returns."""
-        failures: dict[str, str] = {}
-        there: list[_Prepared] = []
-        for id, future in prepared:
-            try:
-                there.append(future.result())
-            except ImageError as error:
-                failures[id] = str(error)
+        decoded, there = collected(prepared)
         boxes = [[self._run(net, there, *view) for view in self._views] for net in self._nets]
         scores = [self._run(net, there, *view) for net in self._rater for view in self._views]
-        return Locating(there, failures, boxes, scores)
+        return Locating(decoded, there, boxes, scores)
 
-    def collect(self, running: Locating) -> tuple[list[Candidates], dict[str, str]]:
-        """What `start` began: the images' candidates in order, and the failed ones' reasons by id."""
-        found, failures = [], dict(running.failures)
+    def collect(self, running: Locating) -> Located:
+        """What `start` began."""
+        found, failures = [], dict(running.decoded.failures)
         for row, image in enumerate(running.images):
             outputs = [[view[row].cpu().numpy().astype(np.float64) for view in net] for net in running.boxes]
             scores = [view[row].cpu().numpy().astype(np.float64) for view in running.scores]
             if not all(np.isfinite(values).all() for values in (*scores, *(v for net in outputs for v in net))):
-                failures[image.sample.id] = "the net's outputs are not finite"
+                failures[running.decoded.rows[row]] = "the net's outputs are not finite"
                 continue
             found.append(self._candidates(image, outputs, scores))
-        return found, failures
+        return Located(found, failures, running.decoded.unread)
 
     def close(self) -> None:
         """Ends the decoding threads."""
@@ -200,7 +205,7 @@ class Localiser:
 
     def _candidates(self, image: _Prepared, outputs: Sequence[Sequence[Boxes]], scores: Sequence[Boxes]) -> Candidates:
         """One image's boxes of its guessed classes, from its maps: by net and view, and by view."""
-        posteriors = [softmax(view)[:, self._score_columns] for view in scores]  # by view (h w, K)
+        posteriors = [softmax(view, axis=1)[:, self._score_columns] for view in scores]  # by view (h w, K)
         if self._guesses is None:
             whole = np.mean([softmax(view.mean(axis=0))[self._score_columns] for view in scores], axis=0)
             classes = np.argsort(-whole, kind="stable")[:TOP]
@@ -248,10 +253,3 @@ def columns_of(wanted: Sequence[str], names: Sequence[str], of: str) -> NDArray[
         )
     place = {name: column for column, name in enumerate(names)}
     return np.array([place[name] for name in wanted], dtype=np.intp)
-
-
-def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Posteriors over the last axis."""
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-    return shares

@@ -13,11 +13,16 @@ MAX_READ_FAILURES = 100
 
 
 def until_outage(
-    described: Iterable[tuple[range, Described]], samples: Sequence[Sample], most: int = MAX_READ_FAILURES
+    described: Iterable[tuple[range, Described]],
+    samples: Sequence[Sample],
+    most: int = MAX_READ_FAILURES,
+    *,
+    resumable: bool = True,
 ) -> Iterator[tuple[range, Described]]:
     """Passes blocks on, holding those back whose images may be the beginning of an outage.
 
     Raises OutageError at the `most`-th failure in a row, before any block with one of them was passed on; 0: never.
+    `resumable`: the blocks go into a file that a later run goes on with, as the error then says.
     """
     held: list[tuple[range, Described]] = []
     streak = 0
@@ -26,9 +31,10 @@ def until_outage(
         for place, row in enumerate(rows):
             streak = streak + 1 if place in block.unread else 0
             if streak == most > 0:
+                again = "the same command with --resume goes on" if resumable else "run the same command again"
                 raise OutageError(
                     f"{most} images in a row cannot be read, the last {samples[row].id}: {block.failures[place]}; "
-                    "nothing is kept of them: when the disk is back, the same command with --resume goes on "
+                    f"nothing is kept of them: when the disk is back, {again} "
                     "(where they are truly gone, --max-read-failures 0 records them as failed)"
                 )
         # Only the blocks that the present streak reaches into have to wait.

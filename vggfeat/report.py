@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -276,8 +276,12 @@ def _optional(value: float | None, form: str) -> str:
 class Ticker:
     """Progress of a long run: a bar on a terminal, a plain line at intervals elsewhere.
 
-    Call it with (done, total, failed); use it as a context manager.
+    Call it with (done, total, failed), a total of 0 being one that is not known; use it as a context manager. A command
+    may have several: each shows its bar from its first call on and takes it away at its end, or when another begins,
+    since a terminal has room for one.
     """
+
+    _shown: ClassVar[Ticker | None] = None
 
     def __init__(self, what: str, quiet: bool = False, unit: str = "images") -> None:
         self.what, self.unit, self.quiet = what, unit, quiet
@@ -287,19 +291,28 @@ class Ticker:
         self._task: Any = None
 
     def __enter__(self) -> Callable[[int, int, int], None]:
-        console = stderr()
-        if console.is_terminal and not self.quiet:
-            self._bar = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"),
-                TimeRemainingColumn(), console=console, transient=True,
-            )  # fmt: skip
-            self._bar.start()
-            self._task = self._bar.add_task(self.what, total=None, counts="")
         return self.tick
 
     def __exit__(self, *_: object) -> None:
+        self._hide()
+
+    def _show(self, console: Console) -> Progress:
+        """The bar, from now on."""
+        if Ticker._shown is not None:
+            Ticker._shown._hide()
+        Ticker._shown = self
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"),
+            TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._bar.start()
+        self._task = self._bar.add_task(self.what, total=None, counts="")
+        return self._bar
+
+    def _hide(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+            self._bar = Ticker._shown = None
 
     def tick(self, done: int, total: int, failed: int = 0) -> None:
         """Shows that `done` of `total` are done, `failed` of them skipped."""
@@ -307,18 +320,22 @@ class Ticker:
         if self._first is None:  # a resumed run starts above zero: its rate counts from there
             self._first, self._start = done, now
         rate = (done - self._first) / max(now - self._start, 1e-9)
-        counts = f"{done}/{total} {self.unit}, {rate:.1f}/s" + (f", {failed} skipped" if failed else "")
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total, counts=counts)
-        elif not self.quiet and now - self._last >= PLAIN_INTERVAL and done < total:
+        number = f"{done}/{total}" if total else f"{done}"
+        counts = f"{number} {self.unit}, {rate:.1f}/s" + (f", {failed} skipped" if failed else "")
+        if self.quiet or (total and done >= total):
+            self._hide()
+        elif (console := stderr()).is_terminal:
+            bar = self._bar or self._show(console)
+            bar.update(self._task, completed=done, total=total or None, counts=counts)
+        elif now - self._last >= PLAIN_INTERVAL:
             self._last = now
-            left = f", {clock((total - done) / rate)} left" if rate > 0 else ""
+            left = f", {clock((total - done) / rate)} left" if rate > 0 and total else ""
             note(f"{self.what}: {counts}{left}")
 
 
 def in_megabytes(tick: Callable[[int, int, int], None]) -> Callable[[int, int | None], None]:
     """A fetch's progress in bytes, shown in MB."""
-    return lambda done, total: tick(done >> 20, (total or done) >> 20, 0)
+    return lambda done, total: tick(done >> 20, (total or 0) >> 20, 0)
 
 
 def clock(seconds: float) -> str:

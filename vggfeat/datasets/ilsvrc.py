@@ -6,7 +6,6 @@ Image-net.org gives the images to holders of an account, so they are read from d
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,9 @@ import numpy as np
 
 from vggfeat.catalog import NUM_CLASSES
 from vggfeat.datasets.bbox import read_boxes
-from vggfeat.datasets.listing import IMAGE_SUFFIXES
+from vggfeat.datasets.listing import is_image
 from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.datasets.tars import members
 from vggfeat.errors import DatasetError
 
 Part = Literal["train", "val", "test"]
@@ -137,13 +137,13 @@ def _images(part: Path) -> Iterator[Image]:
     """The images of a part in the order of their classes' and files' names, those of tar files in the tar's own."""
     for entry in _entries(part):
         if entry.is_dir():
-            files = (file for file in _entries(entry) if _is_image(file.name))
+            files = (file for file in _entries(entry) if is_image(file.name))
             yield from ((entry.name, file.name, file.path, None) for file in files)
         elif entry.name.endswith(".tar"):
             yield from _members(entry.path)
         elif entry.name.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
             raise DatasetError(f"{entry.path}: compressed, so its images cannot be read in any order; uncompress it")
-        elif _is_image(entry.name):
+        elif is_image(entry.name):
             yield (_FLAT, entry.name, entry.path, None)
 
 
@@ -156,28 +156,17 @@ def _entries(folder: str | Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 def _members(path: str) -> Iterator[Image]:
-    """The images of a tar file: their class is their folder's name, or else the tar file's own."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            yield from _tar_images(tar, path, Path(path).stem, 0)
-    except (tarfile.TarError, OSError) as error:
-        raise DatasetError(f"{path}: not a readable tar file: {error}") from error
+    """The images of a tar file: their class is their folder's name, or else that of the tar file that holds them.
 
-
-def _tar_images(tar: tarfile.TarFile, path: str, stem: str, offset: int) -> Iterator[Image]:
-    for member in tar:
+    Raises DatasetError for a damaged one: without what it has lost, a class would be smaller than anybody knows.
+    """
+    for member in members(path):
+        if member.error:
+            raise DatasetError(f"{path}: not a readable tar file: {member.error}")
         folder, _, name = member.name.rpartition("/")
-        wnid = folder.rpartition("/")[2] if folder.strip("./") else stem
-        if member.isfile() and name.endswith(".tar"):
-            with tarfile.open(fileobj=tar.extractfile(member), mode="r:") as inner:
-                yield from _tar_images(inner, path, Path(name).stem, offset + member.offset_data)
-        elif member.isfile() and _is_image(name):
-            yield (wnid if _is_wnid(wnid) else _FLAT, name, path, (offset + member.offset_data, member.size))
-
-
-def _is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+        wnid = Path(folder or path).name.removesuffix(".tar")
+        if is_image(name):
+            yield (wnid if _is_wnid(wnid) else _FLAT, name, path, member.span)
 
 
 def _is_wnid(name: str) -> bool:

@@ -100,7 +100,7 @@ def images_under(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -
         # os.path.isdir answers no for a link that leads nowhere or to itself, where entry.is_dir would raise.
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             yield from images_under(entry.path, above | {key})
-        elif _is_image(entry.name):
+        elif is_image(entry.name):
             yield entry.path
 
 
@@ -131,7 +131,7 @@ def images_in_tar(path: str) -> Iterator[Sample]:
     count = 0
     for member in members(path):
         name = member.name.rpartition("/")[2]
-        if not member.error and (name.startswith(".") or not _is_image(name)):
+        if not member.error and (name.startswith(".") or not is_image(name)):
             continue
         count += 1
         yield Sample(f"{path}/{member.name}" if member.name else path, path, span=member.span, error=member.error)
@@ -156,7 +156,8 @@ def expanded(path: str) -> Iterator[str]:
         yield from expanded(f"{path[: found.start()]}{number:0{width}}{path[found.end() :]}")
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 

@@ -237,7 +237,7 @@ def _computed(scorer: Scorer, images: Dataset, progress: Progress | None, max_re
     values = np.empty((len(samples), scorer.dim), dtype=np.float32)
     failures: dict[str, str] = {}
     described = describe_blocks(scorer, samples, blocks_of(len(samples)))
-    for rows, block in until_outage(described, samples, max_read_failures):
+    for rows, block in until_outage(described, samples, max_read_failures, resumable=False):
         values[rows.start : rows.stop] = block.descriptors
         failures |= {samples[rows.start + row].id: reason for row, reason in block.failures.items()}
         if progress is not None:

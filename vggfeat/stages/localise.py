@@ -18,11 +18,11 @@ from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.files import replacing
 from vggfeat.launch import default_workers
-from vggfeat.localiser import TOP, BoxHead, Candidates, Guesses, Localiser, box_head, columns_of
+from vggfeat.localiser import BoxHead, Candidates, Guesses, Localiser, box_head, columns_of
 from vggfeat.metrics import localisation_error
 from vggfeat.networks import VGG
 from vggfeat.pipeline import blocks_of, describe_blocks
-from vggfeat.posteriors import fuse, joined, training_scale
+from vggfeat.posteriors import TOP, fuse, joined, training_scale
 from vggfeat.weights import load_net
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
@@ -192,9 +192,9 @@ class _Run:
     def _candidates(
         self, localiser: Localiser, samples: tuple[Sample, ...], answers: Answers, progress: Progress | None
     ) -> Iterator[Candidates]:
-        for rows, (found, failed) in describe_blocks(localiser, samples, blocks_of(len(samples))):
-            yield from found
-            answers.failed |= failed
+        for rows, located in describe_blocks(localiser, samples, blocks_of(len(samples))):
+            yield from located.candidates
+            answers.failed |= {samples[rows.start + row].id: reason for row, reason in located.failures.items()}
             if progress is not None:
                 before = len(self.samples) - len(samples) if answers.curve else 0
                 progress(before + rows.stop, len(self.samples), len(answers.failed))
