@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -286,6 +287,24 @@ def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_pat
     message = r"^2 images cannot be read, the first .*: more than data.unreadable_limit = 1; mend the data, or raise it"
     with pytest.raises(TrainingError, match=message):
         train(strict, data, output=tmp_path / "strict", device="cpu")
+
+
+def test_data_dependent_weights_start_at_chance_and_bring_their_own_preprocessing(tree, tmp_path):
+    recipe, data = tiny(tree, init__scheme="data-dependent", schedule__epochs=1, sgd__learning_rate=1e-12)
+    made = train(recipe, data, output=tmp_path / "run", device="cpu")
+    net = load_net(None, str(made.best), device="cpu", precision="fp32")
+    assert made.errors.loss == pytest.approx(math.log(3), abs=0.2)
+    assert all(20 < std < 120 for std in net.preprocessing.std), "pixels are standardised too"
+    again = train(recipe, data, output=tmp_path / "again", device="cpu")
+    assert same(weights(made.best), weights(again.best))
+
+
+def test_data_dependent_weights_need_a_picture_that_can_be_read(tree, tmp_path):
+    recipe, data = tiny(tree, init__scheme="data-dependent", schedule__epochs=1)
+    for sample in data.train:
+        (tree / sample.path).write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"^none of \d+ training images can be read, the first "):
+        train(recipe, data, output=tmp_path / "run", device="cpu")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tree, tmp_path):

@@ -14,10 +14,11 @@ from vggfeat.networks import VGG, glorot_
 from vggfeat.recipe import Sgd
 from vggfeat.training.augment import Augmentation, CentreView, Colours, colours, epoch_order, moments
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
+from vggfeat.training.initial import copy_layers, standardise_, table_layers
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.tasks import Classification
-from vggfeat.training.trainer import Trainer, copy_layers, errors, preprocessed, table_layers, totals
+from vggfeat.training.trainer import Trainer, errors, preprocessed, totals
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 GREY = Colours((100.0, 110.0, 120.0), (0.2, 0.02, 0.01), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
@@ -248,6 +249,42 @@ def test_another_number_of_classes_leaves_the_last_layer_random():
 def test_a_source_of_another_width_is_refused():
     with pytest.raises(WeightsError, match=r"^no layer of none \(A, width 0.25\) fits net B of width 0.125; both need"):
         copy_layers(VGG("B", width=0.125), VGG("A", width=0.25, num_classes=9))
+
+
+@pytest.mark.parametrize("net", ["D", "A-LRN"])
+def test_data_dependent_weights_give_every_unit_mean_0_and_deviation_1_over_the_images(net):
+    crops = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    made = standardise_(glorot_(VGG(net, width=1 / 32, num_classes=5), seed=1), crops)
+    assert made.training, "the mode is left as it was"
+    found = {}
+    for name, layer in table_layers(made).items():
+        layer.register_forward_hook(lambda _layer, _inputs, outputs, name=name: found.update({name: outputs.clone()}))
+    with torch.no_grad():
+        made.eval()(crops)
+    for name, outputs in found.items():
+        over = [0, *range(2, outputs.ndim)]
+        assert torch.allclose(outputs.mean(over), torch.zeros(outputs.shape[1]), atol=1e-3), name
+        expected = 0.1 if name == "fc8" else 1.0
+        assert torch.allclose(outputs.std(over), torch.full((outputs.shape[1],), expected), rtol=1e-2), name
+
+
+def test_data_dependent_weights_leave_copied_layers_alone():
+    crops = torch.randn(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    before, made = (glorot_(VGG("B", width=1 / 32), seed=1) for _ in range(2))
+    standardise_(made, crops, but=("conv1_1", "fc8"))
+    for name, layer in table_layers(made).items():
+        assert torch.equal(layer.weight, table_layers(before)[name].weight) == (name in ("conv1_1", "fc8"))
+
+
+def test_images_without_any_contrast_leave_data_dependent_weights_finite():
+    made = standardise_(glorot_(VGG("A", width=1 / 32), seed=1), torch.zeros(3, 3, 224, 224))
+    assert all(torch.isfinite(values).all() for values in made.state_dict().values())
+
+
+def test_deviations_of_the_colours_are_those_of_all_pixels():
+    pictures = [np.asarray(picture(seed=seed)) for seed in range(3)]
+    pixels = np.concatenate([one.reshape(-1, 3) for one in pictures]).astype(np.float64)
+    assert colours(moments(one) for one in pictures).std == pytest.approx(pixels.std(axis=0).tolist())
 
 
 # One update

@@ -18,6 +18,8 @@ from vggfeat.errors import RecipeError, UsageError, unknown_name
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
 """Where a task's defaults differ from those of classification (Appendix A)."""
 
+INIT_SCHEMES = ("glorot", "gaussian", "data-dependent")
+
 _MOST = 2**63
 """Where torch's whole numbers end."""
 
@@ -122,7 +124,10 @@ class Init:
     """Where the weights start."""
 
     scheme: str = "glorot"
-    """"glorot", or "gaussian" with `std`; for the layers that `checkpoint` does not fill."""
+    """"glorot", "gaussian" with `std`, or "data-dependent"; for the layers that `checkpoint` does not fill.
+
+    The last, not the paper's, scales Glorot's layer by layer to the training images, and their pixels too
+    (`training.initial.standardise_`)."""
     std: float = 0.01
     checkpoint: str = ""
     """A trained net: all layers of the same net, else the first four convolutions and the fully-connected layers."""
@@ -130,7 +135,7 @@ class Init:
     """A run whose loss has not moved from chance after so many updates stops; 0 for never."""
 
     def __post_init__(self) -> None:
-        _choice("init.scheme", self.scheme, ("glorot", "gaussian"))
+        _choice("init.scheme", self.scheme, INIT_SCHEMES)
         _check(self.std > 0, "init.std", self.std, "positive")
         _check(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
         if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
@@ -204,6 +209,16 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
     return _build(Recipe, _merged(TASK_DEFAULTS.get(table.get("task", ""), {}), table))
 
 
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises RecipeError where it cannot be read or is none."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{file}: this recipe cannot be read: {error.strerror}") from error
+    except (ValueError, RuntimeError) as error:  # TOML's own, too deep, endless numbers, names with NUL
+        raise RecipeError(f"{file}: no TOML: {error}") from error
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as TOML which `load_recipe` reads back to an equal one."""
     top, sections = [], []
@@ -229,14 +244,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A file's table laid over the one that it extends."""
-    try:
-        if file.resolve() in above:
-            raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{file}: this recipe cannot be read: {error.strerror}") from error
-    except (ValueError, RuntimeError) as error:  # TOML's own, too deep, endless numbers, names and links that loop
-        raise RecipeError(f"{file}: no TOML: {error}") from error
+    table = read_toml(file)
+    if file.resolve() in above:
+        raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
     parent = table.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise RecipeError(f"{file}: extends = {parent!r} is no file name")

@@ -12,12 +12,12 @@ from typing import Any
 import click
 
 from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
-from vggfeat.cli.options import common, complete_net, data_option, device_options
-from vggfeat.datasets import NAMES
+from vggfeat.cli.options import common, complete_net, data_option, dataset_option, device_options
+from vggfeat.cli.types import Choice
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.launch import launched
-from vggfeat.recipe import load_recipe
+from vggfeat.recipe import INIT_SCHEMES, load_recipe
 
 FLAGS = {
     "net": "net", "width": "width", "seed": "seed", "precision": "precision", "dataset": "data.dataset",
@@ -49,14 +49,14 @@ class _Side(click.ParamType):
     "--net", metavar="NET", shell_complete=complete_net, help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]"
 )
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
-@click.option("--task", type=click.Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
-@click.option("--head", type=click.Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
-@click.option("--dataset", type=click.Choice(NAMES), help="[default: ilsvrc2012]")
+@click.option("--task", type=Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
+@click.option("--head", type=Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
+@dataset_option("[default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="A trained net: gives all layers, or a deeper net's first.")
-@click.option("--init", type=click.Choice(["glorot", "gaussian"]), help="Of the other layers.  [default: glorot]")
+@click.option("--init", type=Choice(INIT_SCHEMES), help="Of the other layers.  [default: glorot]")
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
-@click.option("--trainable", type=click.Choice(["all", "fc"]), help="fc: fully-connected layers only.  [default: all]")
+@click.option("--trainable", type=Choice(["all", "fc"]), help="fc: fully-connected layers only.  [default: all]")
 @click.option("--S", "train_scale", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
 @click.option("--epochs", type=int, help="[default: 74]")

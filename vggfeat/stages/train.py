@@ -15,24 +15,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from vggfeat.catalog import Preprocessing
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.devices import resolve_device, resolve_precision
-from vggfeat.errors import RecipeError, TrainingError
+from vggfeat.errors import DatasetError, RecipeError, TrainingError
 from vggfeat.files import replacing
 from vggfeat.launch import default_workers
 from vggfeat.networks import VGG, gaussian_, glorot_
 from vggfeat.recipe import Recipe, differences, dump_recipe
 from vggfeat.training.augment import Augmentation, CentreView, Colours, epoch_order
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
+from vggfeat.training.initial import copy_layers, standardise_
 from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.ranks import Ranks, joined
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.state import Progress, RunFiles, append_metrics, cut_metrics, load_last, save_last
 from vggfeat.training.tasks import task_of
-from vggfeat.training.trainer import Trainer, copy_layers, errors
+from vggfeat.training.trainer import Trainer, errors, preprocessed
 from vggfeat.weights import load_net
 
 CUDA_READ_EVERY = 10
@@ -45,6 +47,9 @@ SAVE_SECONDS = 900.0
 """After so long without a checkpoint one is written in the middle of an epoch: the most that a killed run loses."""
 
 VALIDATION_BATCH = 64
+
+EXAMPLES = 64
+"""Training images that data-dependent weights are scaled to."""
 
 WILD_LOSS = 100.0
 """A first loss beyond so many times chance comes from weights of the wrong size."""
@@ -205,14 +210,18 @@ class _Run:
         else:
             glorot_(self.net, self.recipe.seed)
         self.colours = self.ranks.shared(self._colours(augment.colour_images) if self.ranks.first else None)
-        self.net.preprocessing = Preprocessing("RGB", 1.0, self.colours.mean, (1.0, 1.0, 1.0), "bilinear")
-        self.origin = ""
+        adapted = init.scheme == "data-dependent"
+        std = self.colours.std if adapted else (1.0, 1.0, 1.0)
+        self.net.preprocessing = Preprocessing("RGB", 1.0, self.colours.mean, std, "bilinear")
+        self.origin, copied = "", []
         if init.checkpoint:
             source = load_net(None, init.checkpoint, device="cpu", precision="fp32")
             # What a class's score was says nothing about a box: localisation learns its last layer anew (Appendix A).
             copied = copy_layers(self.net, source, but=("fc8",) if self.task.needs_boxes else ())
             self.origin = f"{init.checkpoint} (sha256 {source.fingerprint()})"
             self.observer.note(f"{', '.join(copied)} from {init.checkpoint} ({source.net}); the rest {init.scheme}")
+        if adapted and self.ranks.first:  # the others are given its weights before the first update
+            standardise_(self.net, self._example_crops(augment.Q), but=copied)
         self._make_trainer()
         if self.ranks.first:
             self.files.clear()
@@ -222,6 +231,21 @@ class _Run:
         used = min(count or len(samples), len(samples))
         self.observer.note(f"mean RGB and colour eigenvectors from {used} of {len(samples)} training images")
         return colours_of(samples, count, exif=exif, workers=self.workers)
+
+    def _example_crops(self, Q: int) -> torch.Tensor:
+        """Central crops of evenly spaced training images, as the net expects them: (N, 3, 224, 224).
+
+        Raises DatasetError where none of them can be read.
+        """
+        samples = self.dataset.train
+        rows = np.unique(np.linspace(0, len(samples) - 1, EXAMPLES).round().astype(int))
+        jobs = [Job(samples[row], position=place) for place, row in enumerate(rows)]
+        with contextlib.closing(self._loader(CentreView(Q), 0.0).batches([jobs])) as batches:
+            batch = next(batches)
+        crops = batch.crops[batch.weights > 0].float()
+        if not len(crops):
+            raise DatasetError(f"none of {len(jobs)} training images can be read, the first {samples[0].path}")
+        return preprocessed(crops, self.net.preprocessing).permute(0, 3, 1, 2)
 
     def _restore(self) -> None:
         """Takes the run up where its last checkpoint left it."""
@@ -390,8 +414,9 @@ class _Run:
         if not progress.moving:
             raise TrainingError(
                 f"the loss has not moved in {step} updates ({progress.early_loss:.3f} at first, "
-                f"{progress.smooth_loss:.3f} now, chance {self.chance:.3f}): begin with --init glorot "
-                "or --init-from a trained A, or change --learning-rate; --set init.stall_steps=0 waits longer"
+                f"{progress.smooth_loss:.3f} now, chance {self.chance:.3f}): begin with --init glorot or "
+                "data-dependent, or --init-from a trained A, or change --learning-rate; --set init.stall_steps=0 waits "
+                "longer"
             )
 
     def _last_good(self) -> str:

@@ -39,6 +39,13 @@ class Colours:
     eigenvectors: tuple[tuple[float, float, float], ...]
     """One a row, in the order of the eigenvalues; signs chosen so that each sums to a non-negative number."""
 
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation of R, G and B, in grey levels."""
+        variances = np.asarray(self.eigenvalues) @ np.square(np.asarray(self.eigenvectors))
+        red, green, blue = (255.0 * np.sqrt(variances)).tolist()
+        return red, green, blue
+
     def shift(self, alphas: NDArray[np.float64]) -> NDArray[np.float64]:
         """255 P (alpha L): grey levels to add to R, G and B. alphas (3,) -> (3,)."""
         return 255.0 * (np.asarray(self.eigenvectors).T @ (alphas * np.asarray(self.eigenvalues)))

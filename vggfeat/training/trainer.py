@@ -1,4 +1,4 @@
-"""One update and one validation, and where weights start (Sect. 3.1).
+"""One update and one validation (Sect. 3.1).
 
 The task's loss is summed over the batch's images and divided by the batch size, so that micro-batches and
 processes change nothing; dropout's masks are drawn for the whole batch and sliced, for the same reason.
@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vggfeat.catalog import Preprocessing
 from vggfeat.devices import Precision
-from vggfeat.errors import TrainingError, UsageError, WeightsError
-from vggfeat.networks import VGG, weighted_layers
+from vggfeat.errors import TrainingError, UsageError
+from vggfeat.networks import VGG
 from vggfeat.recipe import Sgd
 from vggfeat.training.crops import Batch
 from vggfeat.training.observer import Errors
@@ -28,58 +28,6 @@ from vggfeat.training.tasks import Classification, Task
 
 CPU_MICRO_BATCH = 16
 """Images at a time on a CPU: as fast as any larger number (its caches are the limit), and little memory."""
-
-COPIED_CONVS = 4
-"""Convolutions, from the first, that a deeper net takes from a trained A (Sect. 3.1)."""
-
-
-# Where weights start
-
-
-def table_layers(net: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers with weights by their names in the field's notation of Table 1: conv1_1, ..., fc6, fc7, fc8."""
-    named: dict[str, nn.Conv2d | nn.Linear] = {}
-    block, place = 1, 0
-    for module in net.features:
-        if isinstance(module, nn.MaxPool2d):
-            block, place = block + 1, 0
-        elif isinstance(module, nn.Conv2d):
-            place += 1
-            named[f"conv{block}_{place}"] = module
-    linear = [layer for layer in weighted_layers(net) if isinstance(layer, nn.Linear)]
-    return named | dict(zip(("fc6", "fc7", "fc8"), linear, strict=True))
-
-
-def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
-    """Copies a trained net's layers into `net` and returns their names (Sect. 3.1).
-
-    From the same configuration all layers, from another one the first four convolutions and the fully-connected layers;
-    of these the ones that `net` has under the same name and in the same shape, `but` for some. An A thus gives a deeper
-    net conv1_1, conv2_1, conv3_1 and conv3_2. With conv1_1 comes the source's preprocessing, which its values expect.
-
-    Raises WeightsError where no layer fits.
-    """
-    wanted = list(table_layers(source).items())
-    if source.net != net.net:
-        wanted = wanted[:COPIED_CONVS] + wanted[-3:]
-    own, copied = table_layers(net), []
-    for name, layer in wanted:
-        target = own.get(name)
-        if name in but or target is None or target.weight.shape != layer.weight.shape:
-            continue
-        target.load_state_dict(layer.state_dict())
-        copied.append(name)
-    if not copied:
-        raise WeightsError(
-            f"no layer of {source.weights_name} ({source.net}, width {source.width:g}) fits net {net.net} of width "
-            f"{net.width:g}; both need the same --width"
-        )
-    if "conv1_1" in copied:
-        net.preprocessing = source.preprocessing
-    return copied
-
-
-# One update
 
 
 class TrainingForm(nn.Module):

@@ -1,0 +1,102 @@
+"""Where a net's weights start: layers of a trained net (Sect. 3.1), or values that suit the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggfeat.errors import WeightsError
+from vggfeat.networks import VGG, weighted_layers
+
+COPIED_CONVS = 4
+"""Convolutions, from the first, that a deeper net takes from a trained A (Sect. 3.1)."""
+
+FIRST_SCORES = 0.1
+"""Deviation of the class scores that `standardise_` begins with."""
+
+
+def table_layers(net: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers with weights by their names in the field's notation of Table 1: conv1_1, ..., fc6, fc7, fc8."""
+    named: dict[str, nn.Conv2d | nn.Linear] = {}
+    block, place = 1, 0
+    for module in net.features:
+        if isinstance(module, nn.MaxPool2d):
+            block, place = block + 1, 0
+        elif isinstance(module, nn.Conv2d):
+            place += 1
+            named[f"conv{block}_{place}"] = module
+    linear = [layer for layer in weighted_layers(net) if isinstance(layer, nn.Linear)]
+    return named | dict(zip(("fc6", "fc7", "fc8"), linear, strict=True))
+
+
+def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
+    """Copies a trained net's layers into `net` and returns their names (Sect. 3.1).
+
+    From the same configuration all layers, from another one the first four convolutions and the fully-connected layers;
+    of these the ones that `net` has under the same name and in the same shape, `but` for some. An A thus gives a deeper
+    net conv1_1, conv2_1, conv3_1 and conv3_2. With conv1_1 comes the source's preprocessing, which its values expect.
+
+    Raises WeightsError where no layer fits.
+    """
+    wanted = list(table_layers(source).items())
+    if source.net != net.net:
+        wanted = wanted[:COPIED_CONVS] + wanted[-3:]
+    own, copied = table_layers(net), []
+    for name, layer in wanted:
+        target = own.get(name)
+        if name in but or target is None or target.weight.shape != layer.weight.shape:
+            continue
+        target.load_state_dict(layer.state_dict())
+        copied.append(name)
+    if not copied:
+        raise WeightsError(
+            f"no layer of {source.weights_name} ({source.net}, width {source.width:g}) fits net {net.net} of width "
+            f"{net.width:g}; both need the same --width"
+        )
+    if "conv1_1" in copied:
+        net.preprocessing = source.preprocessing
+    return copied
+
+
+@torch.no_grad()
+def standardise_(net: VGG, crops: Tensor, *, but: Sequence[str] = ()) -> VGG:
+    """Scales and shifts every layer until each of its units has mean 0 and deviation 1 over some images, before ReLU.
+
+    The class scores get a deviation of `FIRST_SCORES`, so that the first guesses are chance. Where the paper's random
+    weights see every image almost alike for thousands of updates, a narrow net on few images learns from the first on.
+    Krähenbühl et al., "Data-dependent Initializations of Convolutional Neural Networks" (2016); not in the paper.
+
+    Args:
+        net: with random weights, whose directions are kept.
+        crops: (N, 3, 224, 224), preprocessed.
+        but: names of layers that stay as they are, such as copied ones.
+    """
+    hooks = []
+    for name, layer in table_layers(net).items():
+        if name not in but:
+            hooks.append(layer.register_forward_hook(_standardiser(FIRST_SCORES if name == "fc8" else 1.0)))
+    training = net.training
+    net.eval()(crops)
+    net.train(training)
+    for hook in hooks:
+        hook.remove()
+    return net
+
+
+def _standardiser(deviation: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    """A hook that changes a layer by what comes out of it, and passes on what now would."""
+
+    def hook(layer: nn.Module, _inputs: Any, outputs: Tensor) -> Tensor:
+        over = [0, *range(2, outputs.ndim)]
+        mean, std = outputs.mean(over), outputs.std(over)
+        # A unit that hardly moves over these images is not blown up to hear their noise.
+        std = std.clamp_min(max(1e-3 * float(std.max()), torch.finfo(std.dtype).tiny)) / deviation
+        layer.weight.div_(std.view(-1, *[1] * (layer.weight.ndim - 1)))  # type: ignore[union-attr, operator]
+        layer.bias.sub_(mean).div_(std)  # type: ignore[union-attr, operator]
+        shape = (1, -1, *[1] * (outputs.ndim - 2))
+        return (outputs - mean.view(shape)) / std.view(shape)
+
+    return hook
