@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 import vggfeat
-from vggfeat.boxes import clip, decode, encode, iou, merge, merge_each, visible
+from vggfeat.boxes import best_merged, clip, decode, encode, iou, merge, merge_each, visible
 
 RNG = np.random.default_rng(0)
 
@@ -207,3 +207,36 @@ def test_several_thresholds_at_once_give_what_each_gives_alone():
         alone = merge(boxes, scores, threshold)
         assert np.array_equal(kept, alone[0])
         assert np.array_equal(rating, alone[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_that_windows_repeat_merge_as_a_slow_reading_of_the_rule_says(seed):
+    """What nets give over an image: a cloud about one object, some of it cut at the border, some boxes several times."""
+    rng = np.random.default_rng(seed)
+    cloud = np.clip(np.array([2, 2, 60, 90]) + rng.normal(0, 8, (30, 4)), 0, 80)
+    boxes = np.concatenate([cloud, cloud[::3]])[rng.permutation(40)]
+    scores = rng.random(40)
+    for threshold, (kept, rating) in zip([0.0, 0.2, 0.5], merge_each(boxes, scores, [0.0, 0.2, 0.5]), strict=True):
+        expected = slow_merge(boxes, scores, threshold)
+        assert len(kept) == len(expected[0]) < 40
+        assert rating == pytest.approx(expected[1])
+        assert kept == pytest.approx(expected[0])
+
+
+def test_equal_boxes_stay_what_they_are_however_many():
+    box = [0.1, 0.2, 0.7, 1.3]  # no binary fractions: an average of eleven could end beside it
+    kept, rating = merge([box] * 11, np.ones(11), 0.0)
+    assert kept.tolist() == [box]
+    assert rating.tolist() == [11]
+
+
+def test_classes_side_by_side_give_what_each_gives_alone():
+    thresholds = [0.0, 0.4, 0.9, math.inf]
+    boxes = np.stack([random_boxes(20, side, seed) for side, seed in ((100.0, 1), (300.0, 2), (10.0, 3))])
+    boxes[2, 5:12] = boxes[2, 4]  # one class comes to its end sooner
+    scores = np.random.default_rng(4).random((3, 20))
+    best = best_merged(boxes, scores, thresholds)
+    assert best.shape == (4, 3, 4)
+    for number, threshold in enumerate(thresholds):
+        for of_class, its_boxes, its_scores in zip(best[number], boxes, scores, strict=True):
+            assert of_class.tolist() == merge(its_boxes, its_scores, threshold)[0][0].tolist()

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,15 @@ def test_every_verb_has_help_with_an_example_and_describes_its_options(verb, cap
     assert "Example" in text
     assert f"vggfeat {verb}" in text
     command = vggfeat.get_command(None, verb)
-    assert {"--json", "--quiet", "--debug"} <= {flag for p in command.params for flag in p.opts}
+    assert {"--recipe", "--json", "--quiet", "--debug"} <= {flag for p in command.params for flag in p.opts}
     assert command.help.startswith(VERBS[verb].rstrip("."))
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_help_fits_80_columns(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([verb, "--help"] if verb else ["--help"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
 
 
 def test_an_unknown_verb_suggests_the_nearest(capsys):
@@ -97,6 +105,47 @@ def test_info_says_how_a_descriptor_file_was_made_and_how_to_make_it_again(photo
     assert run(["info", str(out)]) == 0
 
 
+def test_random_weights_are_recorded_with_their_seed(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    narrow = ["--net", "A", "--net", "B", "--weights", "none", "--width", "0.015625", "--scales", "224", "--no-exif"]
+    for name, seed in (("a.h5", "7"), ("b.h5", "0")):
+        assert run(["extract", str(photos), *narrow, "--seed", seed, "-o", name, "--quiet"]) == 0
+    capsys.readouterr()
+    assert run(["info", "a.h5", "--json"]) == 0
+    words = shlex.split(json.loads(capsys.readouterr().out)["command"])
+    assert words[words.index("--seed") + 1] == "7"
+    assert run([*words[1:-1], str(photos), "-o", "again.h5", "--quiet"]) == 0
+    assert Path("again.h5").read_bytes() == Path("a.h5").read_bytes() != Path("b.h5").read_bytes()
+
+
+def test_predict_draws_random_weights_with_the_recorded_seed(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for i in range(12):
+        Path("own", "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / f"{i % 2 * 3}.jpg", Path("own", "ab"[i % 2], f"{i}.jpg"))
+    narrow = ["--net", "A", "--weights", "none", "--width", "0.015625", "--scales", "224", "--seed", "7"]
+    assert run(["extract", "--dataset", "folder", "--data", "own", *narrow, "-o", "own.h5", "--quiet"]) == 0
+    assert run(["svm", "own.h5", "--C", "1", "--num-splits", "1", "-o", "m.h5", "--quiet"]) == 0
+    assert run(["predict", "m.h5", "own/b/1.jpg", "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split("\t")[:2] == ["own/b/1.jpg", "b"]
+    assert run(["predict", "m.h5", "own/b/1.jpg", "--seed", "0", "--quiet"]) == 1
+    assert capsys.readouterr().err.endswith("give the --seed of the extraction\n")
+
+
+@pytest.mark.parametrize("seed", ["7", 7.0, True, 2**64])
+def test_a_strangers_seed_is_checked(seed):
+    from making import settings
+
+    from vggfeat.provenance import check_provenance
+
+    recorded = json.loads(json.dumps(settings("D")))
+    recorded["nets"][0]["seed"] = 7
+    check_provenance(recorded)
+    recorded["nets"][0]["seed"] = seed
+    with pytest.raises(ValueError, match=re.escape(f"nets has {seed!r} as seed")):
+        check_provenance(recorded)
+
+
 def test_info_knows_a_checkpoint_and_refuses_other_files(tmp_path, capsys):
     from vggfeat.networks import VGG, glorot_
 
@@ -151,6 +200,36 @@ def test_the_completion_script_is_there(shell):
     environment = {**os.environ, "_VGGFEAT_COMPLETE": f"{shell}_source"}
     done = subprocess.run([sys.executable, "-m", "vggfeat"], env=environment, capture_output=True, text=True)
     assert "_vggfeat_completion" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["extract", "x.jpg", "--scale", "256"], "No such option '--scale'. (Did you mean one of: "),
+        (
+            ["extract", "x.jpg", "-net", "D"],
+            "No such option '-n'; did you mean '--net'? (see 'vggfeat extract --help')\n",
+        ),
+        (["svm", "-x"], "No such option '-x' (see 'vggfeat svm --help')\n"),
+        (["extract", "x.jpg", "--layer", "fc17"], "'fc17' is not one of 'fc6', 'fc7'; did you mean 'fc7'? (see "),
+        (["svm", "--dataset", "caltech-101"], "'folder'; did you mean 'caltech101'? (see 'vggfeat svm --help')\n"),
+        (
+            ["download", "--dataset", "voc07"],
+            "'caltech101', 'caltech256', 'voc2007', 'voc2012'; did you mean 'voc2007'?",
+        ),
+        (["download", "--net", "shallowB"], "no net 'shallowB'; did you mean 'shallow-B'? valid: A, "),
+        (["bench", "extrat"], "'extrat' is not one of 'all', 'extract', 'train', 'svm'; did you mean 'extract'?"),
+        (["evaluate", "--scales", "mult"], "'mult' is no rule for scales; did you mean 'multi'?"),
+        (["train", "--init", "gausian"], "did you mean 'gaussian'?"),
+        (["train", "--set", "sgd.batchsize=2"], "no recipe key 'batchsize'; did you mean 'batch_size'?"),
+        (["extract", "--layer", "zzz"], "'zzz' is not one of 'fc6', 'fc7' (see 'vggfeat extract --help')\n"),
+    ],
+)
+def test_a_name_that_is_not_valid_suggests_the_nearest(args, message, capsys):
+    assert run(args) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
 
 
 def test_an_unknown_net_suggests_the_nearest(photos, capsys):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import io
 import mmap
 import os
 import resource
+import shutil
 import signal
+import tarfile
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,19 +21,25 @@ import caffe_writer
 import h5py
 import numpy as np
 import pytest
+import torch
 from making import clusters, settings, write_descriptors
 
+from vggfeat.datasets.archives import Archive, unpack
 from vggfeat.datasets.folder import load_folder
 from vggfeat.datasets.listing import from_list
+from vggfeat.datasets.tars import members, read_member
 from vggfeat.datasets.voc import _box, _objects
-from vggfeat.errors import VggfeatError
+from vggfeat.errors import DatasetError, VggfeatError
 from vggfeat.formats.caffemodel import read_caffemodel
 from vggfeat.formats.keras_h5 import read_keras
 from vggfeat.model import Model, read_model, write_model
+from vggfeat.networks import VGG, glorot_
 from vggfeat.protocols.splits import Split, read_splits, write_splits
 from vggfeat.recipe import Recipe, dump_recipe, load_recipe
 from vggfeat.stages.info import info
 from vggfeat.store import read_descriptors
+from vggfeat.training.state import load_last
+from vggfeat.weights import load_net
 
 XML = """<annotation><folder>VOC2012</folder><size><width>500</width><height>375</height></size>
 <object><name>person</name><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>300</xmax><ymax>375</ymax></bndbox></object>
@@ -73,6 +83,73 @@ def model(path: Path) -> None:
     write_model(path, Model(ones, ones[:, 0], np.ones(2), ("a", "b"), False, (settings(scales=[256]),), {"mean": 0.5}))
 
 
+def torch_file(path: Path) -> None:
+    torch.save(glorot_(VGG("A", width=1 / 4096, num_classes=2)).state_dict(), path)
+
+
+def old_torch_file(path: Path) -> None:
+    state = glorot_(VGG("A", width=1 / 4096, num_classes=2)).state_dict()
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+
+
+def state_of_training(path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "golden" / "last-v1.pt", path)
+
+
+def read_state(path: Path) -> None:
+    load_last(path)
+    load_net(None, path, device="cpu")
+
+
+def tar(path: Path) -> None:
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as archive:
+        _add(archive, "below/x.jpg", b"x" * 700)
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for i in range(3):
+            _add(archive, f"folder/{i}.jpg", bytes([i]) * 600)
+        _add(archive, "inner.tar", inner.getvalue())
+        _add(archive, "n" * 150 + ".jpg", b"y" * 100)  # a name that takes a header of its own
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def zipped(path: Path) -> None:
+    global INNER
+    tar(path.with_name("inner.tar"))
+    INNER = f"md5:{hashlib.md5(path.with_name('inner.tar').read_bytes(), usedforsecurity=False).hexdigest()}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path.with_name("inner.tar"), "set/inner.tar")
+    path.with_name("inner.tar").unlink()
+
+
+def read_tar(path: Path) -> None:
+    lost = []
+    for member in members(str(path)):
+        if member.span is None:
+            lost.append(member.error)
+        else:
+            read_member(str(path), *member.span)
+    if lost:
+        raise DatasetError(lost[0])
+
+
+def unpacked(path: Path) -> None:
+    """As `download` unpacks it; of a zip file, whose inner file's hash is published, only the sound one."""
+    before = set(path.parent.rglob("*"))
+    folder = path.with_name("unpacked")
+    inner = "inner.tar" if path.suffix == ".zip" else ""
+    try:
+        unpack(path, Archive("http://localhost/x", "", inner, inner and INNER), folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        assert set(path.parent.rglob("*")) == before, "outside of its folder, or left behind"
+
+
 def read_everything(path: Path) -> None:
     made = read_descriptors(path)
     made.read(), made.errors(), made.command
@@ -94,6 +171,14 @@ BINARY: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "keras": ("x.h5", keras, read_keras),
     "descriptors": ("x.h5", descriptors, read_everything),
     "model": ("x.h5", model, lambda path: (read_model(path).describe(), info(path))),
+    "torch": ("x.pth", torch_file, lambda path: load_net(None, path, device="cpu")),
+    "torch's older format": ("x.pth", old_torch_file, lambda path: load_net(None, path, device="cpu")),
+    "checkpoint": ("x.pt", state_of_training, read_state),
+    "tar": ("x.tar", tar, read_tar),
+    "tar.gz": ("x.tar.gz", tar, read_tar),
+    "archive": ("x.tar", tar, unpacked),
+    "archive.gz": ("x.tar.gz", tar, unpacked),
+    "archive.zip": ("x.zip", zipped, unpacked),
 }
 TEXT: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "voc": ("x.xml", XML, read_voc),
@@ -103,6 +188,9 @@ TEXT: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "csv": ("x.csv", 'path,label,subset\na.jpg,x;y,train\n"b,c.jpg",z,\n', load_folder),
     "splits": ("x.json", "", lambda path: read_splits(path, "folder", ["a", "b", "c"])),
 }
+INNER = ""
+"""Hash of the tar file inside of the zip file."""
+
 SIZES = (0, 1, 2**31, 2**40, 2**63, 2**64 - 1)
 COUNTS = [1000, pytest.param(10_000, marks=pytest.mark.slow)]
 

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from vggfeat.cli import run
-from vggfeat.datasets import Sample
+from vggfeat.datasets import Dataset, Sample
 from vggfeat.dense import DenseNet
-from vggfeat.errors import UsageError
+from vggfeat.errors import OutageError, UsageError
 from vggfeat.images import decode, rescale
 from vggfeat.localiser import Candidates, Localiser, box_head, positions
 from vggfeat.networks import VGG, glorot_
@@ -149,6 +149,21 @@ def test_scales_and_nets_are_united(wide):
     assert found.ratings.shape == found.boxes.shape[:2]
 
 
+def test_each_net_may_have_scales_of_its_own(wide):
+    nets = [answering([0.5, 0.5, 0.5, 0.5], seed=0), answering([0.4, 0.5, 0.5, 0.5])]
+    classifier = glorot_(VGG("A", width=1 / 64, num_classes=3, class_names=WNIDS), seed=3).eval()
+
+    def found(nets, scales):
+        (found,) = candidates(Localiser(nets, scales=scales, guesses=given(1), classifier=classifier), wide)
+        return found
+
+    both, one, other = found(nets, [[256], [224, 288]]), found(nets[:1], [256]), found(nets[1:], [224, 288])
+    assert both.boxes.shape == (1, 2 * 20 + 2 * (8 + 3 * 12), 4)
+    assert both.boxes[0] == pytest.approx(np.concatenate([one.boxes[0], other.boxes[0]]))
+    assert both.ratings[0] == pytest.approx(np.concatenate([one.ratings[0], other.ratings[0]]), abs=1e-6)
+    assert both.ratings[0].std() > 1e-4, "ratings that differ, so that a window at another scale's would be seen"
+
+
 def test_a_classifier_rates_every_window_by_its_posterior_there(wide):
     classifier = glorot_(VGG("A", width=1 / 64, num_classes=3, class_names=WNIDS[::-1]), seed=3).eval()
     (found,) = candidates(
@@ -263,6 +278,30 @@ def test_the_threshold_is_chosen_on_images_that_the_errors_leave_out(root):
     assert chosen["threshold"] == 0.8
 
 
+def test_scales_are_given_once_or_once_a_net(root, tmp_path, capsys):
+    for name in "ab":
+        answering(LEFT).save(tmp_path / f"{name}.pt")
+    guessing([1.0, 2.0, 0.0]).save(tmp_path / "net.pt")
+    command = ["localise", "--data", str(root), "--classifier", str(tmp_path / "net.pt"), "--threshold", "0.5", *FLAGS]
+    command += ["--weights", str(tmp_path / "a.pt"), "--weights", str(tmp_path / "b.pt"), "--json"]
+
+    def scales(*flags):
+        assert run([*command, *flags]) == 0
+        result = json.loads(capsys.readouterr().out)
+        return [net["scales"] for net in result["nets"]], result["scales"]
+
+    assert scales("--scales", "224", "--scales", "224,288") == ([[224], [224, 288]], [224, 288])
+    assert scales("--scales", "224,256") == ([[224, 256], [224, 256]], [224, 256])
+    assert scales() == ([[256], [256]], [256])
+    for text, expected in (("[224, 256]", [[224, 256]] * 2), ("[[224], [224, 288]]", [[224], [224, 288]])):
+        (tmp_path / "r.toml").write_text(f"[localise]\nscales = {text}\n")
+        assert scales("--recipe", str(tmp_path / "r.toml"))[0] == expected
+    assert run([*command, *["--scales", "224"] * 3]) == 2
+    assert capsys.readouterr().err == ("vggfeat: 3 lists of scales for 2 nets: give one for all, or one for each net\n")
+    assert run([*command, "--scales", "200"]) == 2
+    assert capsys.readouterr().err == ("vggfeat: scale 200 is under 224, the least smallest side that the nets take\n")
+
+
 def test_posteriors_of_evaluate_give_the_classes(root, tmp_path, capsys):
     guessing([1.0, 2.0, 0.0]).save(tmp_path / "net.pt")
     answering(LEFT).save(tmp_path / "loc.pt")
@@ -335,6 +374,51 @@ def test_an_unreadable_image_is_told_and_costs_exit_code_3(root, tmp_path, capsy
     assert result["top1_error"] == pytest.approx(100 * 2 / 11)
     assert f"skipped {id}: empty file" in captured.err
     assert "the whole image" in captured.err
+
+
+@pytest.mark.parametrize("protocol", ["1", "2"])
+def test_a_lost_disk_stops_the_run(root, tmp_path, protocol):
+    """Eight pictures of a disk that stays, then 30 of one that has gone."""
+    there = sorted((root / "ilsvrc2012" / "val" / WNIDS[0]).glob("*.JPEG"))[:4]
+    paths = [str(path) for path in there * 2] + [str(tmp_path / f"{i:02}.JPEG") for i in range(30)]
+    box = ((0.0, 0.0, 0.5, 1.0),)
+    samples = tuple(Sample(f"{i:02}", path, 0, boxes=box) for i, path in enumerate(paths))
+    gone = Dataset("ilsvrc2012", samples, WNIDS)
+    settings = {"weights": answering(LEFT), "protocol": protocol, "scales": [224], "workers": 1}
+    if protocol == "2":
+        settings |= {"classifier": guessing([1.0, 0.0, 0.0]), "threshold": 0.5}
+    with pytest.raises(OutageError) as caught:
+        localise(gone, max_read_failures=20, draw=tmp_path / "drawn", **settings)
+    assert str(caught.value) == (
+        "20 images in a row cannot be read, the last 27: no such file or directory; nothing is kept of them: when the "
+        "disk is back, run the same command again (where they are truly gone, --max-read-failures 0 records them as "
+        "failed)"
+    )
+    assert not list((tmp_path / "drawn").iterdir()), "no picture of a run that failed"
+    for most in (0, 31):
+        result = localise(gone, max_read_failures=most, **settings)
+        assert (result["images"], len(result["failed"]), result["top1_error"]) == (8, 30, 0.0)
+
+
+def test_an_output_that_cannot_be_written_is_told_before_any_work(root, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(root), *FLAGS]
+    assert run([*command, "--draw", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err == f"vggfeat: {tmp_path}/file/picture: cannot write here: File exists\n"
+
+
+def test_pictures_are_drawn_as_the_nets_saw_them(tmp_path):
+    """A picture that EXIF turns by a quarter: its box is drawn where it lies in the turned picture."""
+    turned = Image.fromarray(np.zeros((40, 80, 3), dtype=np.uint8))
+    exif = turned.getexif()
+    exif[274] = 6
+    turned.save(tmp_path / "a.jpg", exif=exif)
+    mine = Dataset("mine", (Sample("a", str(tmp_path / "a.jpg"), 0, boxes=((0.0, 0.0, 1.0, 0.5),)),), WNIDS, exif=True)
+    localise(mine, weights=answering(LEFT), protocol="1", scales=[224], workers=1, draw=tmp_path / "drawn")
+    picture = np.asarray(Image.open(tmp_path / "drawn" / "a.jpg")).astype(int)
+    assert picture.shape == (960, 480, 3)
+    white = (picture > 230).all(axis=2)
+    assert white[474:482].sum() > 3 * 300, "the true box's lower edge, at half the picture's height"
 
 
 def test_images_without_a_box_are_counted_and_left_out(root):

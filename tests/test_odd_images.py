@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -216,3 +220,58 @@ def test_input_that_vanishes_during_the_run_fails_its_rows_and_comes_back_with_r
     whole = vggfeat.extract(paths, output=tmp_path / "b.h5", **options)  # type: ignore[arg-type]
     assert vggfeat.read_descriptors(out).errors() == {}
     assert np.allclose(vggfeat.read_descriptors(out).read(), vggfeat.read_descriptors(whole).read(), atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+@pytest.mark.parametrize(
+    ("claimed", "reason"),
+    [(1 << 40, "claims 1099511627776 bytes, more than any picture has"), (1 << 29, "{} ends inside of it")],
+)
+def test_a_tar_member_that_claims_more_than_there_is_takes_no_memory(
+    tmp_path: Path, suffix: str, claimed: int, reason: str
+) -> None:
+    good, huge = tarfile.TarInfo("good.jpg"), tarfile.TarInfo("huge.jpg")
+    content = odd_images.encoded(odd_images.photo())
+    good.size, huge.size = len(content), claimed
+    data = good.tobuf() + content + bytes(-len(content) % 512) + huge.tobuf() + content
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    net = glorot_(VGG("A", width=1 / 16)).eval()
+    tracemalloc.start()
+    try:
+        out = vggfeat.extract(path, net=net, scales=[224], flip=False, output=tmp_path / "a.h5")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 << 20
+    errors = vggfeat.read_descriptors(out).errors()
+    assert errors.pop(str(path)).startswith("damaged after huge.jpg: ")
+    assert errors == {f"{path}/huge.jpg": reason.format(path)}
+
+
+def test_links_devices_and_names_that_lead_out_of_a_tar_file_reach_nothing(tmp_path: Path) -> None:
+    """It is never unpacked: a name is an id, and what is no plain file in it is passed over."""
+    (tmp_path / "secret.jpg").write_bytes(odd_images.encoded(odd_images.photo()))
+    before = sorted(tmp_path.iterdir())
+    names = ["../out.jpg", "/tmp/out.jpg"]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for kind, name in ((tarfile.SYMTYPE, "s.jpg"), (tarfile.LNKTYPE, "h.jpg"), (tarfile.CHRTYPE, "c.jpg"),
+                           (tarfile.FIFOTYPE, "f.jpg")):  # fmt: skip
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, str(tmp_path / "secret.jpg")
+            tar.addfile(member)
+        for number, name in enumerate(names):
+            content = odd_images.encoded(odd_images.photo(seed=number))
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    (tmp_path / "out").mkdir()
+    net = glorot_(VGG("A", width=1 / 16)).eval()
+    path = tmp_path / "a.tar"
+    made = vggfeat.read_descriptors(
+        vggfeat.extract(path, net=net, scales=[224], flip=False, output=tmp_path / "out" / "a.h5")
+    )
+    assert made.ids == [f"{path}/{name}" for name in names]
+    assert (made.status == DONE).all()
+    assert sorted(tmp_path.iterdir()) == sorted([*before, path, tmp_path / "out"])
+    assert not (tmp_path.parent / "out.jpg").exists()

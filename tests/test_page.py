@@ -430,4 +430,10 @@ def test_a_training_run_gives_its_page_and_the_command_that_repeats_it(
     assert f'<th scope="row">1</th><td>{epoch["loss"]:.3f}</td>' in page
     [command] = re.findall(r"<span>(vggfeat train .*?)</span>", page)
     assert "--set width=0.03125" in command
+    assert shlex.split(command.replace("&#x27;", "'"))[-4:] == [
+        "-o",
+        str(tmp_path / "n.pt"),
+        "--data",
+        str(tmp_path / "set"),
+    ]
     assert (tmp_path / "r" / "curves.png").exists()

@@ -89,48 +89,130 @@ def merge_each(
 
     The best pair goes first whatever the threshold, so that a higher one goes on where a lower one stops.
     """
-    kept, rating = np.array(boxes, dtype=np.float64), np.array(scores, dtype=np.float64)
-    if kept.ndim != 2 or kept.shape[1:] != (4,) or rating.shape != kept.shape[:1]:
-        raise ValueError(f"boxes {kept.shape} and scores {rating.shape} must be (N, 4) and (N,)")
-    if not (np.isfinite(kept).all() and np.isfinite(rating).all()):
-        raise ValueError("boxes and scores must be finite numbers")
-    n = len(kept)
-    weight, alive = np.ones(n), np.ones(n, dtype=bool)
-    match = np.empty((n, n))
-    for i in range(n):
-        match[i] = _match(kept, i)
-        match[i, : i + 1] = np.inf  # each pair stands once, in the row of the first of the two
+    values, ratings = np.array(boxes, dtype=np.float64), np.array(scores, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1:] != (4,) or ratings.shape != values.shape[:1]:
+        raise ValueError(f"boxes {values.shape} and scores {ratings.shape} must be (N, 4) and (N,)")
+    merging = _Merging(values[None], ratings[None])
     for threshold in thresholds:
-        while n:
-            i, j = divmod(int(match.argmin()), n)
-            if match[i, j] > threshold or match[i, j] == np.inf:
-                break
-            kept[i] = (weight[i] * kept[i] + weight[j] * kept[j]) / (weight[i] + weight[j])
-            weight[i], rating[i] = weight[i] + weight[j], rating[i] + rating[j]
-            alive[j] = False
-            match[j], match[:, j] = np.inf, np.inf
-            anew = np.where(alive, _match(kept, i), np.inf)
-            match[i, i + 1 :], match[:i, i] = anew[i + 1 :], anew[:i]
-        order = np.argsort(-rating[alive], kind="stable")
-        yield kept[alive][order], rating[alive][order]
+        merging.up_to(threshold)
+        alive = np.flatnonzero(merging.alive[0])
+        order = alive[np.argsort(-merging.ratings[0, alive], kind="stable")]
+        yield merging.columns[:4, 0, order].T, merging.ratings[0, order]
 
 
-def _match(boxes: Boxes, i: int) -> Boxes:
-    """Match score (N,) of box i with each: 0 for equal boxes; points in different places never match.
+def best_merged(boxes: ArrayLike, scores: ArrayLike, thresholds: Sequence[float]) -> Boxes:
+    """The first box that `merge` gives, for K classes side by side and T rising thresholds.
+
+    (K, N, 4) and (K, N), N at least 1 -> (T, K, 4). Raises ValueError for values that are NaN or infinite.
+    """
+    merging = _Merging(np.array(boxes, dtype=np.float64), np.array(scores, dtype=np.float64))
+    best = []
+    for threshold in thresholds:
+        merging.up_to(threshold)
+        first = np.where(merging.alive, merging.ratings, -np.inf).argmax(axis=1)
+        best.append(merging.columns[:4, np.arange(len(first)), first].T)
+    return np.array(best)
+
+
+class _Merging:
+    """The boxes of K classes while they are merged, each class on its own, all in one step.
+
+    A step costs time in proportion to N: each box knows which of those behind it matches best, and a merge changes
+    what few of them know. The classes take their steps together, as a step is many calls on short arrays.
+    """
+
+    def __init__(self, boxes: Boxes, ratings: Boxes) -> None:
+        if not (np.isfinite(boxes).all() and np.isfinite(ratings).all()):
+            raise ValueError("boxes and scores must be finite numbers")
+        k, n = ratings.shape
+        self.columns = _columns(boxes)
+        """(7, K, N)."""
+        self.ratings, self.weights, self.alive = ratings, np.ones((k, n)), np.ones((k, n), dtype=bool)
+        self._nearest = np.zeros((k, n), dtype=np.intp)
+        """(K, N) the box behind each one that matches it best, the first of equals."""
+        self._lowest = np.full((k, n), np.inf)
+        """(K, N) how well it does."""
+        for i in range(n - 1):
+            scores = _match(self.columns[..., i + 1 :], self.columns[..., i, None])
+            self._nearest[:, i], self._lowest[:, i] = i + 1 + scores.argmin(axis=1), scores.min(axis=1)
+
+    def up_to(self, threshold: float) -> None:
+        """Merges the best pair of each class until its match score is above the threshold."""
+        if not self._lowest.size:
+            return
+        while True:
+            lowest = self._lowest.min(axis=1)
+            classes = np.flatnonzero((lowest <= threshold) & (lowest < np.inf))
+            if not len(classes):
+                return
+            self._step(classes, self._lowest[classes].argmin(axis=1))
+            if 2 * self.alive.sum(axis=1).max() < self.alive.shape[1]:
+                self._forget_merged()
+
+    def _step(self, k: NDArray[np.intp], i: NDArray[np.intp]) -> None:
+        """Merges box i of each class k with the one that matches it best, in i's place."""
+        j, here = self._nearest[k, i], i[:, None]
+        total = self.weights[k, i] + self.weights[k, j]
+        one, other = self.columns[:4, k, i], self.columns[:4, k, j]
+        merged = _columns((one + (other - one) * (self.weights[k, j] / total)).T)  # equal boxes stay what they are
+        self.columns[:, k, i], self.weights[k, i] = merged, total
+        self.ratings[k, i] += self.ratings[k, j]
+        self.alive[k, j], self.columns[_ACROSS, k, j], self._lowest[k, j] = False, np.inf, np.inf
+        nearest, lowest = self._nearest[k], self._lowest[k]
+        # Boxes before i may match it best now. Those whose best was i or j look again, unless i is as good.
+        anew = _match(self.columns[:, k], merged[..., None])  # (k, N)
+        places = np.arange(anew.shape[1])
+        closer = (places < here) & ((anew < lowest) | ((anew == lowest) & (nearest >= here))) & (anew < np.inf)
+        again = ((nearest == here) | (nearest == j[:, None])) & ~closer & self.alive[k]
+        self._nearest[k], self._lowest[k] = np.where(closer, here, nearest), np.where(closer, anew, lowest)
+        again[np.arange(len(k)), i] = False
+        self._look(k, i, anew)
+        of, row = np.nonzero(again)
+        of = k[of]
+        self._look(of, row, _match(self.columns[:, of], self.columns[:, of, row][..., None]))
+
+    def _look(self, k: NDArray[np.intp], i: NDArray[np.intp], scores: Boxes) -> None:
+        """Finds what is behind boxes i of classes k and matches them best, from their match scores (len(i), N)."""
+        behind = np.where(np.arange(scores.shape[1]) > i[:, None], scores, np.inf)
+        best = behind.argmin(axis=1)
+        self._nearest[k, i], self._lowest[k, i] = best, behind[np.arange(len(best)), best]
+
+    def _forget_merged(self) -> None:
+        """Shortens the arrays to the boxes that are left; where classes differ, some merged ones stay."""
+        left = np.argsort(~self.alive, axis=1, kind="stable")[:, : self.alive.sum(axis=1).max()]
+        new_place = np.zeros(self.alive.shape, dtype=np.intp)
+        np.put_along_axis(new_place, left, np.arange(left.shape[1])[None], axis=1)
+        nearest = np.take_along_axis(self._nearest, left, axis=1)
+        self._nearest = np.take_along_axis(new_place, nearest, axis=1)
+        self.columns = np.take_along_axis(self.columns, left[None], axis=2)
+        for name in ("ratings", "weights", "alive", "_lowest"):
+            setattr(self, name, np.take_along_axis(getattr(self, name), left, axis=1))
+
+
+_ACROSS = 5
+"""The column of a box's place across, which is infinity once the box has gone into another one."""
+
+
+def _columns(boxes: Boxes) -> Boxes:
+    """What `_match` needs of boxes (.., 4): (7, ..) corners, area, and twice the centre."""
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+    return np.stack([x1, y1, x2, y2, np.maximum(x2 - x1, 0.0) * np.maximum(y2 - y1, 0.0), x1 + x2, y1 + y2])
+
+
+def _match(a: Boxes, b: Boxes) -> Boxes:
+    """Match scores of boxes as `_columns` gives them, broadcast: 0 for equal ones; points never match other points.
 
     Written out on columns, since it runs once a merge, hundreds of times an image.
     """
-    x1, y1, x2, y2 = boxes.T
-    widths, heights = x2 - x1, y2 - y1
-    areas = np.maximum(widths, 0.0) * np.maximum(heights, 0.0)
-    across = np.maximum(np.minimum(x2, x2[i]) - np.maximum(x1, x1[i]), 0.0)
-    down = np.maximum(np.minimum(y2, y2[i]) - np.maximum(y1, y1[i]), 0.0)
-    inside, both = across * down, areas + areas[i]
-    shift = np.hypot(x1 + x2 - x1[i] - x2[i], y1 + y2 - y1[i] - y2[i]) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):  # of points; equal ones are set below
-        score = shift / np.sqrt(both / 2) + 1.0 - inside / (both - inside)
-    score[(x1 == x1[i]) & (y1 == y1[i]) & (x2 == x2[i]) & (y2 == y2[i])] = 0.0
-    return np.where(np.isnan(score), np.inf, score)
+    across = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0.0)
+    down = np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0.0)
+    inside, both = across * down, a[4] + b[4]
+    right, low = a[5] - b[5], a[6] - b[6]
+    with np.errstate(divide="ignore", invalid="ignore"):  # of points, which are set below
+        score: Boxes = np.sqrt((right * right + low * low) / (2 * both)) + (1.0 - inside / (both - inside))
+    if (points := both <= 0).any():
+        score[points] = np.where((a == b).all(axis=0), 0.0, np.inf)[points]
+    return score
 
 
 def _iou(a: Boxes, b: Boxes) -> Boxes:

@@ -86,4 +86,6 @@ def _nets(settings: Mapping[str, Any]) -> list[str]:
     for net in settings["nets"]:
         words += ["--net", net["net"], "--weights", net["weights"]]
     random = [net for net in settings["nets"] if net["weights"] == "none"]
-    return words + (["--width", f"{random[0]['width']:g}"] if random else [])
+    words += ["--width", f"{random[0]['width']:g}"] if random else []
+    seed = random[0].get("seed", 0) if random else 0
+    return [*words, "--seed", str(seed)] if seed else words

@@ -61,7 +61,13 @@ class ModelError(VggfeatError):
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     """The error for a name that is not among the valid ones; it suggests the nearest and lists them all."""
     choices = list(valid)
-    folded = {choice.casefold(): choice for choice in choices}
-    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
-    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
+    near = nearest(name, choices)
+    hint = f"did you mean {near!r}? " if near else ""
     return UsageError(f"no {kind} {name!r}; {hint}valid: {', '.join(choices)}")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """The valid name that looks most like this one; None where none does."""
+    folded = {choice.casefold(): choice for choice in valid}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    return folded[near[0]] if near else None

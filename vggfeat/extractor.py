@@ -68,6 +68,7 @@ def net_provenance(net: VGG) -> dict[str, Any]:
         "weights_sha256": net.fingerprint(),
         "width": net.width,
         "preprocessing": asdict(net.preprocessing),
+        **({} if net.seed is None else {"seed": net.seed}),
     }
 
 

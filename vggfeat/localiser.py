@@ -13,12 +13,13 @@ from scipy.special import softmax
 from torch import Tensor
 
 from vggfeat import images
-from vggfeat.boxes import Boxes, clip, decode, merge_each
+from vggfeat.boxes import Boxes, best_merged, clip, decode
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
 from vggfeat.decoding import Decoded, collected
 from vggfeat.dense import DenseNet
 from vggfeat.errors import UsageError
+from vggfeat.extractor import check_scales
 from vggfeat.images import Picture, rescaled_size
 from vggfeat.networks import VGG
 from vggfeat.posteriors import TOP
@@ -26,6 +27,9 @@ from vggfeat.scorer import centre_crop
 
 STRIDE = 32
 """Pixels between neighbouring windows of the dense form: five poolings by 2."""
+
+Scales = Sequence[int] | Sequence[Sequence[int]]
+"""Smallest sides Q in pixels for all nets, or a list of them for each net."""
 
 Guesses = tuple[NDArray[np.intp], NDArray[np.float64]]
 """(k,) classes, surest first, and their posteriors."""
@@ -55,6 +59,19 @@ def box_head(net: VGG) -> BoxHead:
     return head
 
 
+def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
+    """For each of so many nets its own smallest sides. Raises UsageError where they make no sense."""
+    lists = [tuple(one) if isinstance(one, Sequence) else (one,) for one in scales]
+    if not any(isinstance(one, Sequence) for one in scales):
+        lists = [tuple(Q for one in lists for Q in one)]
+    for one in lists:
+        check_scales(one)
+    if len(lists) not in (1, nets):
+        of = "1 net" if nets == 1 else f"{nets} nets"
+        raise UsageError(f"{len(lists)} lists of scales for {of}: give one for all, or one for each net")
+    return lists * nets if len(lists) == 1 else lists
+
+
 @dataclass(frozen=True)
 class Candidates:
     """All boxes that the nets propose for one image."""
@@ -71,11 +88,7 @@ class Candidates:
 
     def best(self, thresholds: Sequence[float]) -> Boxes:
         """(T, k, 4): for each of rising thresholds, each class's highest rated box once close ones are merged."""
-        of_classes = [
-            [kept[0] for kept, _ in merge_each(*one, thresholds)]
-            for one in zip(self.boxes, self.ratings, strict=True)
-        ]  # fmt: skip
-        return np.array(of_classes).transpose(1, 0, 2)
+        return best_merged(self.boxes, self.ratings, thresholds)
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class Locating:
     decoded: Decoded
     images: list[_Prepared]
     boxes: list[list[list[Tensor]]]
-    """Outputs by net, view (scale and mirroring) and image: (h w, outputs)."""
+    """Outputs by net, its views (scale and mirroring) and image: (h w, outputs)."""
     scores: list[list[Tensor]]
     """The classifier's by view and image; empty where others guess."""
 
@@ -114,22 +127,23 @@ class Localiser:
 
     Args:
         nets: trained with `train --task localise`, for the same classes.
-        scales: smallest sides Q in pixels.
+        scales: smallest sides Q in pixels for all nets, or a list of them for each net.
         view: "dense", each window of the whole image, or "center", the central crop alone.
         guesses: an image's classes; None: the classifier's five best.
-        classifier: rates each window with its posterior there; without it every window has the guess's own.
+        classifier: runs at all of the nets' scales and rates each window with its posterior there; without it every
+            window has the guess's own.
         flip: the mirrored images too (dense view).
         exif: honour the EXIF orientation.
         workers: threads that decode and rescale ahead of the nets.
 
-    Raises UsageError for nets that predict no boxes, and for classes that differ.
+    Raises UsageError for nets that predict no boxes, for classes that differ, and for scales that make no sense.
     """
 
     def __init__(
         self,
         nets: Sequence[VGG],
         *,
-        scales: Sequence[int],
+        scales: Scales,
         view: Literal["dense", "center"] = "dense",
         guesses: Callable[[Sample], Guesses] | None = None,
         classifier: VGG | None = None,
@@ -151,7 +165,10 @@ class Localiser:
         elif guesses is None:
             raise UsageError("localisation needs guesses of the classes: a classifier, or posteriors")
         self._guesses, self._view, self._exif = guesses, view, exif
-        self._views = [(Q, mirrored) for Q in scales for mirrored in ((False, True) if flip else (False,))]
+        mirrorings = (False, True) if flip else (False,)
+        of_nets = scales_of_nets(scales, len(nets))
+        self._views_of = [[(Q, mirrored) for Q in its for mirrored in mirrorings] for its in of_nets]
+        self._views = list(dict.fromkeys(view for its in self._views_of for view in its))
         self._filters = tuple(dict.fromkeys(net.filter for net in (*self._nets, *self._rater)))
         self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
 
@@ -171,7 +188,9 @@ class Localiser:
     def start(self, prepared: Sequence[Future[_Prepared]]) -> Locating:
         """Gives the nets their work; `collect` takes what this returns."""
         decoded, there = collected(prepared)
-        boxes = [[self._run(net, there, *view) for view in self._views] for net in self._nets]
+        boxes = [
+            [self._run(net, there, *view) for view in its] for net, its in zip(self._nets, self._views_of, strict=True)
+        ]
         scores = [self._run(net, there, *view) for net in self._rater for view in self._views]
         return Locating(decoded, there, boxes, scores)
 
@@ -212,14 +231,14 @@ class Localiser:
         else:
             classes, given = self._guesses(image.sample)
         boxes, ratings = [], []
-        for net, columns in zip(outputs, self._columns, strict=True):
-            for number, ((Q, mirrored), values) in enumerate(zip(self._views, net, strict=True)):
+        for net, views, columns in zip(outputs, self._views_of, self._columns, strict=True):
+            for (Q, mirrored), values in zip(views, net, strict=True):
                 windows = self._windows(image.size, Q, mirrored)  # (h w, 4)
                 its_own = values.reshape(len(windows), 1, 4) if columns is None else values.reshape(len(windows), -1, 4)
                 of_classes = its_own[:, np.zeros(len(classes), dtype=int) if columns is None else columns[classes]]
                 boxes.append(decode(of_classes, windows[:, None], mirrored))  # (h w, k, 4)
                 if posteriors:
-                    ratings.append(posteriors[number][:, classes])
+                    ratings.append(posteriors[self._views.index((Q, mirrored))][:, classes])
                 else:
                     ratings.append(np.broadcast_to(given, (len(windows), len(classes))))
         all_boxes = clip(np.concatenate(boxes).transpose(1, 0, 2), image.size)

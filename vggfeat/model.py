@@ -16,6 +16,7 @@ from vggfeat.errors import ModelError
 from vggfeat.files import replacing
 from vggfeat.hdf5 import DAMAGE, own_dataset, texts, written
 from vggfeat.provenance import check_provenance
+from vggfeat.store.holding import Hold
 
 MODEL_FORMAT = "vggfeat-model"
 FORMAT_VERSION = 1
@@ -60,8 +61,8 @@ class Model:
 
 
 def write_model(path: str | Path, model: Model) -> Path:
-    """Writes a model, whole or not at all, and returns its path."""
-    with replacing(path) as temporary, written(temporary) as file:
+    """Writes a model, whole or not at all, and returns its path. What a killed process was writing there goes."""
+    with Hold(Path(path)), replacing(path) as temporary, written(temporary) as file:
         file.attrs["format"] = MODEL_FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["vggfeat_version"] = __version__

@@ -72,6 +72,8 @@ class VGG(nn.Module):
         self.weights_name = "none"
         self.weights_sha256: str | None = None
         """Hash of the file that the values came from; None: hash the tensors (`fingerprint`)."""
+        self.seed: int | None = None
+        """Of `glorot_`, where the values are its; else None."""
         self.precision = "fp32"
         """Number format to run in (devices.py's names); the tensors themselves stay float32."""
         self.training_record: dict[str, Any] = {}
@@ -205,7 +207,7 @@ def glorot_(net: VGG, seed: int = 0) -> VGG:
         nn.init.xavier_uniform_(layer.weight, generator=generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    net.weights_sha256 = None
+    net.weights_sha256, net.seed = None, seed
     return net
 
 
@@ -216,5 +218,5 @@ def gaussian_(net: VGG, std: float = 0.01, seed: int = 0) -> VGG:
         nn.init.normal_(layer.weight, std=std, generator=generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    net.weights_sha256 = None
+    net.weights_sha256, net.seed = None, None
     return net

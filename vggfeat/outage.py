@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import OutageError
-from vggfeat.pooling import Described
 
 MAX_READ_FAILURES = 100
 """Images in a row that cannot be read (ReadError) before a run stops with their rows still to do."""
 
 
+class Attempted(Protocol):
+    """What became of a block of samples: Described, or a Localiser's Located."""
+
+    @property
+    def failures(self) -> dict[int, str]:
+        """Reasons by row."""
+
+    @property
+    def unread(self) -> frozenset[int]:
+        """Those of the failures that are no fault of the images."""
+
+
+Block = TypeVar("Block", bound=Attempted)
+
+
 def until_outage(
-    described: Iterable[tuple[range, Described]],
+    described: Iterable[tuple[range, Block]],
     samples: Sequence[Sample],
     most: int = MAX_READ_FAILURES,
     *,
     resumable: bool = True,
-) -> Iterator[tuple[range, Described]]:
+) -> Iterator[tuple[range, Block]]:
     """Passes blocks on, holding those back whose images may be the beginning of an outage.
 
     Raises OutageError at the `most`-th failure in a row, before any block with one of them was passed on; 0: never.
     `resumable`: the blocks go into a file that a later run goes on with, as the error then says.
     """
-    held: list[tuple[range, Described]] = []
+    held: list[tuple[range, Block]] = []
     streak = 0
     for rows, block in described:
         held.append((rows, block))

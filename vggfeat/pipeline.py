@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from typing import Any, Protocol, TypeVar
 
 from vggfeat.datasets import Sample
@@ -12,10 +15,14 @@ from vggfeat.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.pooling import Described
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 
+log = logging.getLogger(__name__)
+
 BLOCK = 16
 """Rows computed and committed together. Blocks follow from the input list alone, so that a resumed run forms the
 same ones and its values are the same bits."""
 
+PATIENCE = 60.0
+"""Seconds without a picture after which the images that are waited for are named, over and over."""
 
 Result = TypeVar("Result", covariant=True)
 
@@ -57,13 +64,29 @@ def describe_blocks(
     for number, rows in enumerate(blocks):
         for following in blocks[number + decoded_ahead : number + decoded_ahead + 1]:
             decoding.append(extractor.prepare(samples[following.start : following.stop]))
-        running.append((rows, extractor.start(decoding.popleft())))
+        prepared = decoding.popleft()
+        _name_the_slow(samples[rows.start : rows.stop], prepared)
+        running.append((rows, extractor.start(prepared)))
         if len(running) > running_ahead:
             done, started = running.popleft()
             yield done, extractor.collect(started)
             release_free_memory()
     for done, started in running:
         yield done, extractor.collect(started)
+
+
+def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]]) -> None:
+    """Waits for pictures, naming those that take minutes: a share that never answers would hang a run without a word.
+
+    No thread can be ended from outside, so the run itself cannot go on without them.
+    """
+    begun = time.monotonic()
+    while waiting := wait(prepared, timeout=PATIENCE).not_done:
+        slow = [sample.id for sample, one in zip(samples, prepared, strict=True) if one in waiting and one.running()]
+        log.warning(
+            "still reading %s after %.0f s; if its disk never answers, kill the run: what is done is kept",
+            ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun,
+        )  # fmt: skip
 
 
 def fill(

@@ -20,6 +20,8 @@ def check_provenance(recorded: Any) -> None:
         _check("settings", recorded, {"view": str})
     for net in recorded["nets"]:
         _check("nets", net, _NET | ({"scales": list} if posteriors else {}))
+        if type(net.get("seed", 0)) is not int or abs(net.get("seed", 0)) >= 2**63:
+            raise ValueError(f"nets has {net['seed']!r} as seed"[:200])
     if not recorded["nets"]:
         raise ValueError("nets is empty")
     if not recorded["scales"] or any(type(Q) is not int for Q in recorded["scales"]):

@@ -193,7 +193,8 @@ class Recipe:
 def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe file (None: the paper's defaults), with `overrides` by dotted key, such as {"sgd.batch_size": 64}.
 
-    `extends = "other.toml"` in a file, relative to it, names the recipe that it changes.
+    `extends = "other.toml"` in a file, relative to it, names the recipe that it changes. In a file with a table for
+    each of several commands the recipe is the table [train].
 
     What neither names is the paper's: of classification, or where `task` says so of localisation.
 
@@ -244,7 +245,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A file's table laid over the one that it extends."""
-    table = read_toml(file)
+    table = _training(file, read_toml(file))
     if file.resolve() in above:
         raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
     parent = table.pop("extends", None)
@@ -252,6 +253,18 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{file}: extends = {parent!r} is no file name")
     table = _checked(Recipe, table, f"{file}: ")
     return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
+
+
+def _training(file: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """The table [train] of a file that has one for each of several commands; else the file itself."""
+    if isinstance(table.get("train"), dict):
+        trained: dict[str, Any] = table["train"]
+        return trained
+    sections = {entry.name for entry in dataclasses.fields(Recipe)}
+    if table and not sections & set(table) and all(isinstance(value, dict) for value in table.values()):
+        there = ", ".join(f"[{name}]" for name in table)
+        raise RecipeError(f"{file}: no training recipe and no table [train]; it has {there}")
+    return table
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

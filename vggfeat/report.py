@@ -157,7 +157,8 @@ def print_localisation(result: dict[str, Any]) -> None:
     names = " + ".join(
         f"{net['net']} ({net['weights']}, {head})" for net, head in zip(result["nets"], result["heads"], strict=True)
     )
-    scales, count = ",".join(map(str, result["scales"])), str(result["images"])
+    of_nets = dict.fromkeys(",".join(map(str, net["scales"])) for net in result["nets"])
+    scales, count = "; ".join(of_nets), str(result["images"])
     errors = [_optional(result[f"top{k}_error"], ".1f") for k in (1, 5)]
     table.add_row(Text(printable(names)), scales, _optional(result["threshold"], "g"), count, *errors)
     for name, key in (("the whole image", "whole_image"), ("the mean box of training", "mean_box")):

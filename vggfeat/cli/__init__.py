@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import os
 import signal
 import sys
+import threading
 from typing import Any, NoReturn
 
 import click
@@ -13,7 +15,7 @@ import click
 from vggfeat._version import __version__
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
-from vggfeat.errors import UsageError, VggfeatError, unknown_name
+from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
 
 VERBS = {
     "nets": "Table 1 and 2: nets, depth, parameters, published weights.",
@@ -65,13 +67,15 @@ def vggfeat() -> None:
 
     \b
     Example:
-      find photos -name '*.jpg' | vggfeat extract --net D --scales 256,384,512 --aggregate stack
+      find photos -name '*.jpg' |
+        vggfeat extract --net D --scales 256,384,512 --aggregate stack
     """
 
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as tidily as Ctrl-C
+    sys.unraisablehook = _dropped
     sys.exit(run(args))
 
 
@@ -97,7 +101,8 @@ def run(args: list[str] | None = None) -> int:
             raise
         hint = getattr(error, "ctx", None)
         advice = f" (see '{hint.command_path} --help')" if hint else ""
-        return _report(error.format_message().rstrip(".") + advice, USAGE)
+        meant = _long_option(error, sys.argv[1:] if args is None else args)
+        return _report(error.format_message().rstrip(".") + meant + advice, USAGE)
     except UsageError as error:
         if debugging():
             raise
@@ -115,6 +120,24 @@ def run(args: list[str] | None = None) -> int:
             raise
         return _report(f"{type(error).__name__}: {error} (a defect of vggfeat; --debug shows where)", FAILED)
     return code if isinstance(code, int) else DONE
+
+
+def _long_option(error: click.ClickException, args: list[str]) -> str:
+    """`; did you mean '--net'?` for `-net`, which click reads as -n, -e and -t; empty for other errors."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None or error.option_name.startswith("--"):
+        return ""
+    flags = [flag for param in error.ctx.command.params for flag in param.opts if flag.startswith("--")]
+    typed = next((word for word in args if word.startswith(error.option_name) and len(word) > 2), None)
+    near = None if typed is None else nearest(f"-{typed}", flags)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _dropped(unraisable: Any) -> None:
+    """Python drops an exception inside of a weak reference's callback: an interrupt then comes again, a moment later."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _report(message: str, code: int) -> int:

@@ -7,17 +7,18 @@ from typing import Any
 import click
 
 from vggfeat import report
-from vggfeat.cli.options import SCALES, common, complete_net
+from vggfeat.cli.options import common
+from vggfeat.cli.types import SCALES, Choice, Net
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["all", "extract", "train", "svm"]), default="all")
+@click.argument("what", type=Choice(["all", "extract", "train", "svm"]), default="all")
 @click.option(
     "--net",
     default="D",
     show_default=True,
     metavar="NET",
-    shell_complete=complete_net,
+    type=Net(),
     help="Net to extract with and to train, random weights.",
 )
 @click.option("--scales", type=SCALES, default="256", show_default=True, help="Smallest sides Q, all for each image.")
@@ -28,7 +29,7 @@ from vggfeat.cli.options import SCALES, common, complete_net
 @click.option("--batch-size", type=click.IntRange(2), help="Images a training update.  [default: 256; CPU: 32]")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
 @click.option(
-    "--size", type=click.Choice(["caltech101", "caltech256", "voc", "all"]), default="caltech101", show_default=True,
+    "--size", type=Choice(["caltech101", "caltech256", "voc", "all"]), default="caltech101", show_default=True,
     help="Problem of the SVM fits; caltech256 takes minutes and 8 GiB.",
 )  # fmt: skip
 @common

@@ -8,18 +8,17 @@ import click
 
 from vggfeat import report
 from vggfeat.catalog import SOURCES
-from vggfeat.cli.options import common, complete_net, data_option
+from vggfeat.cli.options import common, data_option
+from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.archives import PUBLISHED
 from vggfeat.errors import UsageError
 from vggfeat.stages.download import download_dataset, download_weights
 
 
 @click.command()
-@click.option(
-    "--net", metavar="NET", shell_complete=complete_net, help="Fetch the published weights of this net: A, B, D or E."
-)
-@click.option("--source", type=click.Choice(SOURCES), help="Whose weights.  [default: oxford for D and E]")
-@click.option("--dataset", type=click.Choice(list(PUBLISHED)), help="Fetch and unpack this set into the data root.")
+@click.option("--net", metavar="NET", type=Net(), help="Fetch the published weights of this net: A, B, D or E.")
+@click.option("--source", type=Choice(SOURCES), help="Whose weights.  [default: oxford for D and E]")
+@click.option("--dataset", type=Choice(list(PUBLISHED)), help="Fetch and unpack this set into the data root.")
 @data_option
 @click.option(
     "--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything, only check what is here."
@@ -42,16 +41,20 @@ def download(
         raise UsageError("download takes either --net, such as --net D, or --dataset, such as --dataset caltech101")
     if dataset is not None and source is not None:
         raise UsageError("--source says whose weights; a data set has none")
-    with report.Ticker("download", quiet, unit="MB") as tick:
-        progress = report.in_megabytes(tick)
-        if net is not None:
-            file = download_weights(net, source, offline=offline, progress=progress)
-            row = file.row
-            result = {"path": str(file.path), "net": row.net, "source": row.source, "url": row.url}
-            result["sha256"] = file.sha256
-        else:
-            folder: Path = download_dataset(str(dataset), data, offline=offline, progress=progress)
-            result = {"path": str(folder), "dataset": str(dataset)}
+    try:
+        with report.Ticker("download", quiet, unit="MB") as tick:
+            progress = report.in_megabytes(tick)
+            if net is not None:
+                file = download_weights(net, source, offline=offline, progress=progress)
+                row = file.row
+                result = {"path": str(file.path), "net": row.net, "source": row.source, "url": row.url}
+                result["sha256"] = file.sha256
+            else:
+                folder: Path = download_dataset(str(dataset), data, offline=offline, progress=progress)
+                result = {"path": str(folder), "dataset": str(dataset)}
+    except KeyboardInterrupt:
+        report.note("stopped; what has come is kept, and the same command goes on with it")
+        raise
     if as_json:
         report.print_json(result)
     else:

@@ -8,24 +8,30 @@ import click
 
 from vggfeat import report
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.options import SCALES, Numbers, common, data_option, device_options, net_options
-from vggfeat.datasets import NAMES
-from vggfeat.errors import UsageError
+from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options
+from vggfeat.cli.types import SCALES, Choice, Numbers
+from vggfeat.errors import UsageError, nearest
 
 
 class ScalesOrRule(Numbers):
     """The paper's rule for one scale or for several, or the scales themselves."""
 
+    rules = ("single", "multi")
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The rule's name, or the tuple of numbers."""
-        return value if value in ("single", "multi") else super().convert(value, param, ctx)
+        if value in self.rules:
+            return value
+        if near := nearest(str(value), self.rules):
+            self.fail(f"{value!r} is no rule for scales; did you mean {near!r}?", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
 @net_options(many=True, to="fuse")
 @click.option(
-    "--view", type=click.Choice(["dense", "crops", "both", "center"]), default="dense", show_default=True,
+    "--view", type=Choice(["dense", "crops", "both", "center"]), default="dense", show_default=True,
     help="Whole images, 5x5 crops, the average of both (each with the mirror image), or the central crop alone.",
 )  # fmt: skip
 @click.option(
@@ -33,10 +39,10 @@ class ScalesOrRule(Numbers):
     help="Smallest sides Q, or the paper's rule from the training scale S. single: S, or the middle of a range; "
     "multi: S-32,S,S+32, or the range's ends and middle.",
 )  # fmt: skip
-@click.option("--dataset", type=click.Choice(NAMES), default="ilsvrc2012", show_default=True)
+@dataset_option(default="ilsvrc2012")
 @data_option
 @click.option(
-    "--subset", type=click.Choice(["val", "test", "train", "all"]), default="val", show_default=True,
+    "--subset", type=Choice(["val", "test", "train", "all"]), default="val", show_default=True,
     help="val: where the data set has no such part, what the net's training held out.",
 )  # fmt: skip
 @click.option("--per-class", is_flag=True, help="Errors by class, and the most frequent confusions.")
@@ -73,7 +79,7 @@ def evaluate(
     \b
     Examples:
       vggfeat evaluate --net D --scales 256,384,512 --view both
-      vggfeat evaluate --weights checkpoints/ilsvrc2012-E-256/best.pt --scales multi -o E.h5
+      vggfeat evaluate --weights E-256.pt --scales multi -o E.h5
       vggfeat evaluate D.h5 E.h5 --per-class
     """
     from vggfeat.stages import evaluate as stage
@@ -92,6 +98,8 @@ def evaluate(
         except KeyboardInterrupt:
             if settings["output"]:
                 report.note("stopped; what is done is kept, and the same command with --resume goes on")
+            else:
+                report.note("stopped; nothing is kept: with -o FILE a run that is stopped goes on with --resume")
             raise
     if not quiet:
         report.print_evaluation(result)
@@ -108,9 +116,13 @@ def evaluate(
         ctx.exit(SKIPPED)
 
 
+GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
+"""By a flag, or by a recipe."""
+
+
 def _refuse_settings(ctx: click.Context, settings: dict[str, Any]) -> None:
     """What was computed cannot be computed otherwise: options that need images are wrong usage beside files."""
     flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
     for name in settings:
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if ctx.get_parameter_source(name) in GIVEN:
             raise UsageError(f"{flags[name]} goes with images; FILES are posteriors that are scored as they are")

@@ -10,8 +10,8 @@ import click
 from vggfeat import report
 from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
-from vggfeat.cli.options import SCALES, common, data_option, device_options, net_options
-from vggfeat.datasets import NAMES
+from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options
+from vggfeat.cli.types import SCALES, Choice
 from vggfeat.launch import launched
 from vggfeat.sharding import whole_path
 
@@ -21,19 +21,19 @@ from vggfeat.sharding import whole_path
 @net_options(many=True)
 @click.option("--scales", type=SCALES, default="256,384,512", show_default=True, help="Smallest sides Q in pixels.")
 @click.option(
-    "--aggregate", type=click.Choice(["stack", "average", "max"]), default="stack", show_default=True,
+    "--aggregate", type=Choice(["stack", "average", "max"]), default="stack", show_default=True,
     help="How scales become one descriptor.",
 )  # fmt: skip
 @click.option("--flip/--no-flip", default=True, help="Average with the mirror image.  [default: flip]")
-@click.option("--layer", type=click.Choice(["fc6", "fc7"]), default="fc7", show_default=True)
+@click.option("--layer", type=Choice(["fc6", "fc7"]), default="fc7", show_default=True)
 @click.option(
-    "--region", type=click.Choice(["image", "box", "both"]), default="image", show_default=True,
+    "--region", type=Choice(["image", "box", "both"]), default="image", show_default=True,
     help="The whole image, the sample's box, or both stacked.",
 )  # fmt: skip
 @click.option("--exif/--no-exif", default=None, help="Honour EXIF orientation.  [default: only for your own pictures]")
 @click.option("--keep-scales", is_flag=True, help="Store each scale's activations too.")
-@click.option("--store", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--dataset", type=click.Choice(NAMES), help="A data set under the data root, with its labels.")
+@click.option("--store", type=Choice(["float32", "float16"]), default="float32", show_default=True)
+@dataset_option("It lies under the data root and has labels.")
 @data_option
 @click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
 @click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
@@ -72,7 +72,8 @@ def extract(
 
     \b
     Examples:
-      find photos -name '*.jpg' | vggfeat extract --net D --scales 256,384,512 --aggregate stack
+      find photos -name '*.jpg' |
+        vggfeat extract --net D --scales 256,384,512 --aggregate stack
       vggfeat extract --dataset caltech101 --net D --net E -o caltech101.h5
       vggfeat extract 'data-{000..099}.tar' --shard 3/16 -o feats.h5
     """

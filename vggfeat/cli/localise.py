@@ -8,7 +8,8 @@ import click
 
 from vggfeat import report
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.options import SCALES, common, data_option, device_options
+from vggfeat.cli.options import common, data_option, device_options
+from vggfeat.cli.types import SCALES, Choice
 
 
 @click.command()
@@ -17,18 +18,25 @@ from vggfeat.cli.options import SCALES, common, data_option, device_options
     help="A checkpoint of train --task localise. Repeat to unite several nets' boxes.",
 )  # fmt: skip
 @click.option(
-    "--protocol", type=click.Choice(["1", "2"]), default="2", show_default=True,
+    "--protocol", type=Choice(["1", "2"]), default="2", show_default=True,
     help="1: the central crop's box, the class given. 2: the whole image, five guessed classes, boxes merged.",
 )  # fmt: skip
 @click.option("--posteriors", multiple=True, metavar="FILE.h5", help="Classes from evaluate -o; several are averaged.")
 @click.option("--classifier", metavar="CKPT", help="Classes from this net, which also rates every window.")
-@click.option("--scales", type=SCALES, help="Smallest sides Q.  [default: the net's training scale]")
+@click.option(
+    "--scales", multiple=True, type=SCALES,
+    help="Smallest sides Q of all nets; repeat for one list a net.  [default: each net's training scale]",
+)  # fmt: skip
 @click.option("--flip/--no-flip", default=True, show_default=True, help="The mirrored images too (protocol 2).")
 @click.option("--threshold", type=float, help="Of merging.  [default: the best on every tenth image]")
 @data_option
-@click.option("--subset", type=click.Choice(["val", "test"]), default="val", show_default=True)
+@click.option("--subset", type=Choice(["val", "test"]), default="val", show_default=True)
 @click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes an image.")
 @click.option("--draw", metavar="DIR", help="Pictures with true and predicted boxes, at most 100.")
+@click.option(
+    "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
+    help="Images in a row that cannot be read before the run stops; 0: never.",
+)  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
 @device_options
 @common
@@ -37,6 +45,7 @@ def localise(
     ctx: click.Context,
     weights: tuple[str, ...],
     posteriors: tuple[str, ...],
+    scales: tuple[tuple[int, ...], ...],
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -50,13 +59,15 @@ def localise(
     \b
     Examples:
       vggfeat localise --protocol 1 --weights loc.pt
-      vggfeat localise --weights loc.pt --classifier net.pt --scales 352,384 --draw boxes
-      vggfeat localise --weights loc256.pt --weights loc384.pt --posteriors D.h5 --submission boxes.txt
+      vggfeat localise --weights loc.pt --classifier net.pt --scales 352,384
+      vggfeat localise --weights 256.pt --weights 384.pt --posteriors D.h5
     """
     from vggfeat.stages.localise import localise as run
 
     with report.Ticker("localise", quiet) as tick:
-        result = run(weights=list(weights), posteriors=list(posteriors) or None, progress=tick, **settings)
+        result = run(
+            weights=list(weights), posteriors=list(posteriors) or None, scales=scales or None, progress=tick, **settings
+        )  # fmt: skip
     if not quiet:
         report.print_localisation(result)
     if as_json:

@@ -31,8 +31,12 @@ def merge(
     from vggfeat.stages.merge import merge as run
     from vggfeat.store.shards import read_head
 
-    with report.Ticker("merge", quiet, unit="rows") as tick:
-        path = run(shards, output, overwrite=overwrite, progress=tick)
+    try:
+        with report.Ticker("merge", quiet, unit="rows") as tick:
+            path = run(shards, output, overwrite=overwrite, progress=tick)
+    except KeyboardInterrupt:
+        report.note("stopped; nothing was written, the shards are as they were, and the same command begins again")
+        raise
     made = read_head(path)
     if made.failed and not quiet:
         report.note(f"{made.failed} of {made.rows} images were skipped by extract (vggfeat info {path} says why)")

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import click
 
 from vggfeat._version import __version__
-from vggfeat.catalog import NETS
+from vggfeat.cli.recipes import options_from_recipe
+from vggfeat.cli.types import Choice, Net
+from vggfeat.datasets import NAMES
 from vggfeat.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,39 +78,17 @@ def _say(ctx: click.Context, quiet: bool = False, verbose: bool = False) -> None
         logger.info("vggfeat %s, Python %s, %s", __version__, platform.python_version(), platform.platform())
 
 
-def complete_net(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
-    """The nets of Table 1 whose names begin so, for the shell."""
-    return [name for name in NETS if name.casefold().startswith(typed.casefold())]
-
-
-class Numbers(click.ParamType):
-    """A comma-separated list of numbers, such as `256,384,512`."""
-
-    name = "numbers"
-
-    def __init__(self, kind: type[int] | type[float], metavar: str) -> None:
-        self.kind = kind
-        self.metavar = metavar
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """The placeholder in the help."""
-        return self.metavar
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The tuple of numbers."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self.kind(word) for word in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is no comma-separated list of numbers such as {self.metavar}", param, ctx)
-
-
-SCALES = Numbers(int, "Q,Q,..")
-
-
 def common(command: F) -> F:
-    """--json, --quiet, --verbose and --debug, which every verb takes; --debug never reaches the command."""
+    """What every verb takes: --recipe, --json, --quiet, --verbose and --debug."""
+    recipe = click.option(
+        "--recipe", metavar="FILE", is_eager=True, expose_value=False, callback=options_from_recipe,
+        help="TOML with options in a table of this command's name; flags override it.",
+    )  # fmt: skip
+    return recipe(manners(command))
+
+
+def manners(command: F) -> F:
+    """--json, --quiet, --verbose and --debug; --debug never reaches the command."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks."),
         click.option(
@@ -147,7 +127,7 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
                 "checkpoint, torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
             ),
             click.option(
-                "--net", multiple=many, metavar="NET", default=None, shell_complete=complete_net,
+                "--net", multiple=many, metavar="NET", default=None, type=Net(),
                 help="A, A-LRN, B, C, D, E or shallow-B; a checkpoint knows its own.  [default: D]" + repeat,
             ),
         ):  # fmt: skip
@@ -161,13 +141,21 @@ def device_options(command: F) -> F:
     """--device and --precision."""
     for option in (
         click.option(
-            "--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]), default="auto",
+            "--precision", type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]), default="auto",
             show_default=True, help="auto: bf16 where the hardware has it natively, else fp32.",
         ),
         click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F], F]:
+    """--dataset; the help text has its names, which do not fit 80 columns as click lists them."""
+    return click.option(
+        "--dataset", type=Choice(NAMES), metavar="NAME", default=default, show_default=default is not None,
+        help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}. {help}".strip(),
+    )  # fmt: skip
 
 
 data_option = click.option(

@@ -11,15 +11,15 @@ import click
 from vggfeat import report
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
-from vggfeat.cli.options import common, data_option
-from vggfeat.datasets import NAMES
+from vggfeat.cli.options import common, data_option, dataset_option
+from vggfeat.cli.types import Choice
 from vggfeat.launch import default_workers
 
 
 @click.command()
 @click.argument("model")
 @click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
-@click.option("--dataset", type=click.Choice(NAMES), help="A data set under the data root.")
+@dataset_option("It lies under the data root.")
 @data_option
 @click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
 @click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
@@ -28,11 +28,11 @@ from vggfeat.launch import default_workers
     "--weights", multiple=True, metavar="NAME|FILE",
     help="Where the recorded weights lie now, one a net; their hash must be the same.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of nets whose weights were random.")
+@click.option("--seed", type=int, help="Of nets whose weights were random.  [default: the recorded one]")
 @click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything.")
 @click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "tf32", "bf16", "fp16"]), default=None,
+    "--precision", type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]), default=None,
     help="[default: as the descriptors were made]",
 )  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
@@ -67,7 +67,8 @@ def predict(
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     workers = workers or default_workers()
-    with report.Ticker("predict", quiet) as tick:
+    on_screen = sys.stdout.isatty() and not as_json  # then its lines are the progress, and a bar would tear them
+    with report.Ticker("predict", quiet or on_screen) as tick:
         for prediction, class_names in run(model, images, workers=workers, progress=tick, **options):
             if prediction.scores is None:
                 failed[prediction.id] = prediction.error

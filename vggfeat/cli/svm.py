@@ -8,24 +8,24 @@ from typing import Any
 import click
 
 from vggfeat import report
-from vggfeat.cli.options import Numbers, common, data_option
-from vggfeat.datasets import NAMES
+from vggfeat.cli.options import common, data_option, dataset_option
+from vggfeat.cli.types import Choice, Numbers
 
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
-@click.option("--dataset", type=click.Choice(NAMES), help="Takes descriptors/<dataset>-*.h5 where no file is named.")
+@dataset_option("Takes descriptors/<dataset>-*.h5 where no file is named.")
 @click.option(
     "--C", "C", type=Numbers(float, "C,C,.."), default=None,
     help="One cost, or the grid to choose from.  [default: 8 values, 0.01 to 31.6]",
 )  # fmt: skip
 @click.option(
-    "--solver", type=click.Choice(["auto", "newton", "liblinear"]), default="auto", show_default=True,
+    "--solver", type=Choice(["auto", "newton", "liblinear"]), default="auto", show_default=True,
     help="auto: newton, but liblinear for the plain hinge and beyond 40,000 images.",
 )  # fmt: skip
-@click.option("--loss", type=click.Choice(["squared_hinge", "hinge"]), default="squared_hinge", show_default=True)
+@click.option("--loss", type=Choice(["squared_hinge", "hinge"]), default="squared_hinge", show_default=True)
 @click.option(
-    "--aggregate", type=click.Choice(["stack", "average", "max"]),
+    "--aggregate", type=Choice(["stack", "average", "max"]),
     help="Aggregate anew, from files made with --keep-scales.",
 )  # fmt: skip
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
@@ -77,9 +77,13 @@ def svm(
     if C is not None:
         options["C"] = C
     rounds = Rounds(number, seed, folds, train_per_class, test_per_class, test_fraction)
-    with warnings.catch_warnings(record=True) as caught, report.Ticker("svm", quiet, unit="splits") as tick:
-        warnings.simplefilter("default")
-        result = run(files, rounds=rounds, report=folder, progress=tick, **options)
+    try:
+        with warnings.catch_warnings(record=True) as caught, report.Ticker("svm", quiet, unit="splits") as tick:
+            warnings.simplefilter("default")
+            result = run(files, rounds=rounds, report=folder, progress=tick, **options)
+    except KeyboardInterrupt:
+        report.note("stopped; no model was written, and the same command begins again")
+        raise
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
         report.note(text)
     if not quiet:

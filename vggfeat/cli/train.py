@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
-from vggfeat.cli.options import common, complete_net, data_option, dataset_option, device_options
-from vggfeat.cli.types import Choice
+from vggfeat.cli.options import data_option, dataset_option, device_options, manners
+from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.launch import launched
@@ -45,13 +45,11 @@ class _Side(click.ParamType):
 
 
 @click.command()
-@click.option(
-    "--net", metavar="NET", shell_complete=complete_net, help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]"
-)
+@click.option("--net", metavar="NET", type=Net(), help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
 @click.option("--task", type=Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
 @click.option("--head", type=Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
-@dataset_option("[default: ilsvrc2012]")
+@dataset_option(" [default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="A trained net: gives all layers, or a deeper net's first.")
 @click.option("--init", type=Choice(INIT_SCHEMES), help="Of the other layers.  [default: glorot]")
@@ -73,7 +71,7 @@ class _Side(click.ParamType):
 @click.option("--workers", type=click.IntRange(0), help="Decoding threads a process.  [default: one a core]")
 @click.option("--micro-batch", type=click.IntRange(1), help="Images at a time.  [default: as many as fit]")
 @device_options
-@common
+@manners
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -102,9 +100,9 @@ def train(
     \b
     Examples:
       vggfeat train --net E
-      vggfeat train --recipe recipes/D-384.toml --init-from checkpoints/ilsvrc2012-D-256/best.pt
-      vggfeat train --net D --S 384 --task localise --init-from checkpoints/ilsvrc2012-D-384/best.pt
-      vggfeat train --net A --width 0.125 --dataset folder --data photos --epochs 20 --batch-size 32 -o net.pt
+      vggfeat train --recipe recipes/D-384.toml
+      vggfeat train --net D --S 384 --task localise --init-from D-384.pt
+      vggfeat train --net A --width 0.125 --dataset folder --data photos -o net.pt
       torchrun --nproc-per-node 4 -m vggfeat train --net D
     """
     if ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT:
@@ -134,7 +132,7 @@ def train(
     if not result.finished:
         note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
-    page = page_of_run(folder, RunFiles.of(output)) if folder else None
+    page = page_of_run(folder, RunFiles.of(output), output, data) if folder else None
     if as_json:
         errors = asdict(result.errors) if result.errors else None
         print_json(

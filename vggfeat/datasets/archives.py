@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -85,6 +88,11 @@ PUBLISHED: dict[str, Published] = {
     ),
 }
 
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error,
+)  # fmt: skip
+"""What Python's own readers raise on a damaged archive; encrypted zip files are RuntimeErrors."""
+
 
 def unpack(file: Path, archive: Archive, folder: Path) -> None:
     """Unpacks an archive's files below a folder, none of them outside it.
@@ -106,8 +114,13 @@ def unpack(file: Path, archive: Archive, folder: Path) -> None:
             _unpack_tar(inner, folder)
         finally:
             inner.unlink(missing_ok=True)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise DatasetError(f"{file}: cannot be unpacked: {error}") from error
+    except OSError as error:
+        # Of the archive's own bytes: gzip and bzip2 give no number, and a forged zip file a place that is none.
+        if error.errno in (None, errno.EINVAL):
+            raise DatasetError(f"{file}: cannot be unpacked: {error}") from error
+        raise
 
 
 def _take_out(file: Path, name: str, target: Path) -> None:

@@ -21,6 +21,9 @@ _OTHERS = (".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
 CHUNK = 1 << 14
 """Compressed bytes taken at once. What a damaged gzip file still gives ends at most so far before the damage."""
 
+MOST_BYTES = 1 << 30
+"""No picture that may be decoded needs near as many: a member that claims more is not taken into memory."""
+
 WINDOW = 16 << 20
 """Bytes kept of what was passed in a gzipped tar file: decoding threads ask for its members nearly in order."""
 
@@ -59,15 +62,20 @@ def members(path: str) -> Iterator[Member]:
 
 
 def read_member(path: str, offset: int, length: int) -> bytes:
-    """The bytes of a member. Raises ImageError where the tar file ends too early, ReadError where it has gone."""
+    """The bytes of a member. Raises ImageError where the tar file ends too early or claims more bytes than a
+    picture has, ReadError where it has gone.
+    """
+    if length > MOST_BYTES:
+        raise ImageError(f"claims {length} bytes, more than any picture has")
     try:
         if path.lower().endswith(_GZIPPED):
             status = Path(path).stat()
             content = _sequence(path, status.st_size, status.st_mtime_ns).read(offset, length)
         else:
             with open(path, "rb") as stream:  # noqa: PTH123 - as in images.py
+                room = max(0, stream.seek(0, os.SEEK_END) - offset)  # a header may claim more than any memory holds
                 stream.seek(offset)
-                content = stream.read(length)
+                content = stream.read(min(length, room))
     except OSError as error:
         raise ReadError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     if len(content) < length:

@@ -12,7 +12,7 @@ from vggfeat.files import replacing
 from vggfeat.metrics import class_recalls
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
-from vggfeat.page.html import NONE, PAGE, Html, Part, document, section, table, tag
+from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.paper import CLASSIFICATION
 
@@ -47,7 +47,9 @@ def write_page(
         _score(result),
         parts.classes(names, recalls, counts, "top-1 accuracy", "on the images evaluated", drawn),
         parts.confusions(names, [scored], pictures, drawn),
-        parts.images(names, scored, recalls, pictures, "Images with their posterior probability of the class"),
+        parts.images(
+            names, scored, recalls, pictures, "Images with their posterior probability of the class, in %", percent
+        ),
         parts.made(terms, commands),
     ]
     text = document(f"{result['dataset']}: {_errors(result['rows'][-1])}", _lead(result, drawn, pictures), sections)

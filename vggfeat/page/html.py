@@ -85,7 +85,11 @@ def table(
                 cells.append(tag("td", cell, class_=kind))
         body.append(tag("tr", *cells, class_="ours" if number == ours else None))
     made = tag(
-        "table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body), class_=class_ or None
+        "table",
+        tag("caption", tag("span", caption)),
+        tag("thead", tag("tr", *head)),
+        tag("tbody", *body),
+        class_=class_ or None,
     )
     # Wide tables scroll by themselves on a narrow screen; the keyboard reaches what scrolls.
     return tag("div", made, class_="scroll", role="region", tabindex="0", aria_label=_plain(caption))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def confusions(names: Sequence[str], splits: Sequence[Scored], pictures: Picture
     """The matrix, where there is a folder for the plot, and the most confused pairs with their images."""
     shown: list[Html] = []
     if folder is not None:
-        shown.append(plots.confusion_matrix(folder, names, confusion(splits, len(names))))
+        shown.append(plots.confusion_matrix(folder, names, confusion(splits, len(names)), len(splits)))
     pairs = most_confused(splits, len(names), PAIRS, PAIR_IMAGES)
     pictures.prepare(id for pair in pairs for id in pair.ids)
     if pairs:
@@ -85,7 +85,14 @@ def _pair(names: Sequence[str], pair: Confusion, pictures: Pictures) -> Sequence
     )
 
 
-def images(names: Sequence[str], split: Scored, values: Sequence[float], pictures: Pictures, caption: str) -> Part:
+def images(
+    names: Sequence[str],
+    split: Scored,
+    values: Sequence[float],
+    pictures: Pictures,
+    caption: str,
+    score: Callable[[float], str] = "{:+.2f}".format,
+) -> Part:
     """The best- and worst-scored images of each class.
 
     Args:
@@ -93,6 +100,7 @@ def images(names: Sequence[str], split: Scored, values: Sequence[float], picture
         split: the test images.
         pictures: their thumbnails.
         caption: which images these are and what their numbers mean.
+        score: a score as it is shown.
     """
     chosen = list(range(len(names)))
     if len(names) > PICTURED:
@@ -104,7 +112,7 @@ def images(names: Sequence[str], split: Scored, values: Sequence[float], picture
     rows = [
         (
             names[k],
-            *(_cell([_image(names, image, pictures) for image in side], label)
+            *(_cell([_image(names, image, pictures, score(image.score)) for image in side], label)
               for side, label in zip(pair, heads[1:], strict=True)),
         )
         for k, pair in found.items()
@@ -118,10 +126,10 @@ def images(names: Sequence[str], split: Scored, values: Sequence[float], picture
     return section("images", "Images", *shown)
 
 
-def _image(names: Sequence[str], image: Shown, pictures: Pictures) -> Html:
+def _image(names: Sequence[str], image: Shown, pictures: Pictures, score: str) -> Html:
     others = ", ".join(names[k] for k in image.others) or "none of the classes"
     wrong = Html() if image.right else tag("span", f" wrong: {others}", class_="wrong")
-    return pictures.show(image.id, f"{image.score:+.2f}", wrong)
+    return pictures.show(image.id, score, wrong)
 
 
 def _cell(items: Sequence[Html], label: str) -> Html:

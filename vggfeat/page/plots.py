@@ -199,8 +199,8 @@ NAMED = 60
 """Most classes whose names fit on the axes of the confusion matrix."""
 
 
-def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int64]) -> Html:
-    """(K, K) test images of each class (row) given each class (column), as shares of the rows."""
+def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int64], splits: int) -> Html:
+    """(K, K) test images of each class (row) given each class (column), as shares of the rows, from so many splits."""
     from matplotlib.colors import to_rgb
 
     k = len(names)
@@ -225,8 +225,9 @@ def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int6
         right = np.trace(counts) / max(int(counts.sum()), 1)
         words = f"Confusion matrix of {k} classes; {100 * right:.1f} percent of all images right"
         plot = canvas.save(folder, "confusion", words)
+    over = ", over all splits" if splits > 1 else ""
     caption = (
-        "Share of each class's test images (rows) that each class received (columns), over all splits. "
+        f"Share of each class's test images (rows) that each class received (columns){over}. "
         "Opacity is the share's root, so that rare confusions can be seen."
     )
     return figure(plot, caption, class_="square")
@@ -277,4 +278,5 @@ def training_curves(folder: Path, epochs: Sequence[dict[str, Any]]) -> Html:
         last = epochs[-1]
         words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
         plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
-    return figure(plot, "Loss and errors over the epochs. Dotted: the learning rate fell.")
+    fell = any(after["rate"] != before["rate"] for before, after in itertools.pairwise(epochs))
+    return figure(plot, "Loss and errors over the epochs." + (" Dotted: the learning rate fell." if fell else ""))

@@ -69,6 +69,9 @@ footer { margin-top: 2.5rem; border-top: 1px solid var(--line); font-size: .9rem
   th, td { padding: .25rem .45rem; } thead > tr > * { white-space: normal; } .headline { font-size: 2.2rem; }
   .headline small { display: block; margin: .25rem 0 0; } .bars { min-width: 5rem; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
+  caption > span { display: block; max-width: calc(100vw - 2rem); }
+  figure { overflow-x: auto; } figure > svg { min-width: 32rem; }
+  .thumbs li, .thumbs img, .thumbs .gone { width: 4.9rem; } .thumbs img, .thumbs .gone { height: 4.9rem; }
   .images, .images caption, .images tbody, .images tr, .images th, .images td { display: block; border: 0;
     padding: .15rem 0; text-align: left; }
   .images thead { position: absolute; left: -100rem; } .images tr { border-bottom: 1px solid var(--line); }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,13 @@ from vggfeat.recipe import load_recipe
 from vggfeat.training.state import RunFiles, read_metrics
 
 
-def page_of_run(folder: str | Path, files: RunFiles) -> Path:
-    """The page of a run from the files that it left: its metrics and its resolved recipe."""
+def page_of_run(folder: str | Path, files: RunFiles, output: str, data: str) -> Path:
+    """The page of a run from the files that it left: its metrics and its resolved recipe.
+
+    Args:
+        folder: where to. files: the run's.
+        output: what the run wrote to, and data: where its images lie, as the command that repeats it names them.
+    """
     recipe = load_recipe(files.recipe)
     sgd, schedule = recipe.sgd, recipe.schedule
     made = {
@@ -28,7 +34,8 @@ def page_of_run(folder: str | Path, files: RunFiles) -> Path:
         "checkpoint": str(files.best),
     }
     title = f"Net {recipe.net} trained on {recipe.data.dataset}"
-    return write_page(folder, title, read_metrics(files.metrics), made, [train_command(asdict(recipe))])
+    command = f"{train_command(asdict(recipe), output)} {shlex.join(['--data', data])}"
+    return write_page(folder, title, read_metrics(files.metrics), made, [command])
 
 
 def write_page(

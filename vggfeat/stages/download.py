@@ -39,10 +39,10 @@ def download_dataset(
         raise unknown_name("data set to download", name, PUBLISHED)
     published = PUBLISHED[name]
     folder = Path(data) / published.folder
-    if folder.exists():
-        return _complete(folder, published)
     work = folder.with_name(f".{folder.name}.part")
     lock = folder.with_name(f".{folder.name}.lock")
+    if folder.exists() and not (work.exists() or lock.exists()):
+        return _complete(folder, published)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock, folder.exists) as stream:
@@ -50,6 +50,8 @@ def download_dataset(
                 _fill(folder, published, work, offline_asked(offline), progress)
                 release(stream)
                 lock.unlink()
+            else:
+                shutil.rmtree(work, ignore_errors=True)  # of a call that was killed after it had made the folder
     except OSError as error:
         raise VggfeatError(f"{error.filename or folder}: cannot write: {error.strerror or error}") from error
     return _complete(folder, published)

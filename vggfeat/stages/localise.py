@@ -16,11 +16,12 @@ from vggfeat.boxes import Boxes
 from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.errors import DatasetError, UsageError
-from vggfeat.files import replacing
+from vggfeat.files import check_writable, replacing
 from vggfeat.launch import default_workers
-from vggfeat.localiser import BoxHead, Candidates, Guesses, Localiser, box_head, columns_of
+from vggfeat.localiser import BoxHead, Candidates, Guesses, Localiser, Scales, box_head, columns_of, scales_of_nets
 from vggfeat.metrics import localisation_error
 from vggfeat.networks import VGG
+from vggfeat.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.pipeline import blocks_of, describe_blocks
 from vggfeat.posteriors import TOP, fuse, joined, training_scale
 from vggfeat.weights import load_net
@@ -46,13 +47,14 @@ def localise(
     subset: Literal["val", "test"] = "val",
     weights: Files | VGG | Sequence[VGG],
     protocol: Protocol = "2",
-    scales: Sequence[int] | None = None,
+    scales: Scales | None = None,
     posteriors: Files | None = None,
     classifier: str | os.PathLike[str] | VGG | None = None,
     flip: bool = True,
     threshold: float | None = None,
     submission: str | Path | None = None,
     draw: str | Path | None = None,
+    max_read_failures: int = MAX_READ_FAILURES,
     device: str | None = None,
     precision: str = "auto",
     workers: int | None = None,
@@ -68,7 +70,8 @@ def localise(
         subset: "val", or "test", which has no boxes to score and needs `submission`, `threshold` and, for the classes,
             `classifier` or `posteriors`.
         weights: checkpoints of the localisation nets, or nets from `load_net`.
-        scales: smallest sides Q in pixels; by default the one that the first net was trained at.
+        scales: smallest sides Q in pixels for all nets, or a list of them for each net; by default the one that each
+            was trained at.
         posteriors: files of `evaluate -o`; several are averaged.
         classifier: a checkpoint, or a net, that guesses the classes and rates each window.
         flip: in protocol 2 the mirrored images too.
@@ -76,17 +79,20 @@ def localise(
             which the errors then leave out.
         submission: write ILSVRC's result file: five classes, each with its box, an image.
         draw: write pictures with the predicted and the true boxes into this folder, at most 100.
+        max_read_failures: images in a row that cannot be read before the run stops; 0: never.
         device, precision: as `load_net` takes them.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
         progress: called with (images done, images, images failed).
 
     Returns:
-        Plain data: `dataset`, `protocol`, `nets`, `scales`, `flip`, `threshold`, `thresholds` (top-5 error in % on the
-        images that chose, by threshold), `images` (scored), `top1_error`, `top5_error`, and of the two trivial answers
-        `whole_image` and `mean_box` with the same classes; errors in %. `failed` (reasons by id), `unlocated` (images
-        without a box, which are not scored), `submission`, `drawn` (the folder).
+        Plain data: `dataset`, `protocol`, `nets` (with their `scales`), `scales` (of them all), `flip`, `threshold`,
+        `thresholds` (top-5 error in % on the images that chose, by threshold), `images` (scored), `top1_error`,
+        `top5_error`, and of the two trivial answers `whole_image` and `mean_box` with the same classes; errors in %.
+        `failed` (reasons by id), `unlocated` (images without a box, which are not scored), `submission`, `drawn` (the
+        folder).
 
-    Raises UsageError for settings that make no sense, DatasetError for the data, WeightsError for a checkpoint.
+    Raises UsageError for settings that make no sense, DatasetError for the data, WeightsError for a checkpoint,
+    OutageError where the images can no longer be reached.
     """
     _check(protocol, scales, posteriors, classifier, threshold, subset, submission)
     numbers = None if submission is None else ilsvrc_numbers(data)
@@ -94,20 +100,22 @@ def localise(
     located = tuple(sample for sample in everything.samples if sample.boxes or subset == "test")
     if not located:
         raise DatasetError(f"{everything.name}: none of {len(everything.samples)} images has a box to compare with")
+    check_writable(submission, draw and Path(draw, "picture"))
     nets = _nets(weights, device, precision)
     heads = [box_head(net) for net in nets]
     if protocol == "1" and len(nets) > 1:
         raise UsageError("protocol 1 looks at the central crop with one net: name one, or take --protocol 2")
+    of_nets = scales_of_nets([(_trained_at(net),) for net in nets] if scales is None else scales, len(nets))
     samples = _in_classes(replace(everything, samples=located), heads[0])
     run = _Run(
-        samples, heads[0].class_names, tuple(scales) if scales else (_trained_at(nets[0]),), protocol == "1",
-        flip and protocol == "2",
+        samples, heads[0].class_names, tuple(sorted({Q for its in of_nets for Q in its})), protocol == "1",
+        flip and protocol == "2", everything.exif, max_read_failures,
     )  # fmt: skip
     rater = classifier if isinstance(classifier, VGG) or classifier is None else load_net(
         None, classifier, device=device, precision=precision
     )  # fmt: skip
     localiser = Localiser(
-        nets, scales=run.scales, view="center" if run.central else "dense",
+        nets, scales=of_nets, view="center" if run.central else "dense",
         guesses=_own_class if run.central else None if posteriors is None else _guesses(posteriors, samples, heads[0]),
         classifier=rater, flip=run.flip, exif=everything.exif, workers=workers or default_workers(),
     )  # fmt: skip
@@ -117,7 +125,10 @@ def localise(
         localiser.close()
     result = run.scored(answers, nets[0].training_record.get("mean_box")) | {
         "dataset": everything.name,
-        "nets": [{"net": net.net, "weights": net.weights_name, "width": net.width} for net in nets],
+        "nets": [
+            {"net": net.net, "weights": net.weights_name, "width": net.width, "scales": list(its)}
+            for net, its in zip(nets, of_nets, strict=True)
+        ],
         "heads": ["pcr" if head.per_class else "scr" for head in heads],
         "unlocated": len(everything.samples) - len(located),
     }
@@ -160,6 +171,8 @@ class _Run:
     scales: tuple[int, ...]
     central: bool
     flip: bool
+    exif: bool
+    max_read_failures: int
 
     def answers(
         self, localiser: Localiser, threshold: float | None, progress: Progress | None, draw: Path | None
@@ -192,7 +205,8 @@ class _Run:
     def _candidates(
         self, localiser: Localiser, samples: tuple[Sample, ...], answers: Answers, progress: Progress | None
     ) -> Iterator[Candidates]:
-        for rows, located in describe_blocks(localiser, samples, blocks_of(len(samples))):
+        blocks = describe_blocks(localiser, samples, blocks_of(len(samples)))
+        for rows, located in until_outage(blocks, samples, self.max_read_failures, resumable=False):
             yield from located.candidates
             answers.failed |= {samples[rows.start + row].id: reason for row, reason in located.failures.items()}
             if progress is not None:
@@ -250,13 +264,13 @@ class _Run:
         true = [((np.array(box) * (answer.size * 2)).tolist(), "white", "") for box in sample.boxes]
         name = self.class_names[answer.classes[0]]
         guess = (answer.boxes[0].tolist(), "lime" if right else "orange", name)
-        picture = images.decode(sample.source())
+        picture = images.decode(sample.source(), exif=self.exif)
         file = folder / Path(sample.id.replace("/", "_")).with_suffix(".jpg")
         images.write_outlined(file, picture, [*true, guess])
 
 
 def _check(
-    protocol: str, scales: Sequence[int] | None, posteriors: Files | None, classifier: object, threshold: float | None,
+    protocol: str, scales: Scales | None, posteriors: Files | None, classifier: object, threshold: float | None,
     subset: str, submission: str | Path | None,
 ) -> None:  # fmt: skip
     if protocol not in ("1", "2"):
@@ -270,7 +284,7 @@ def _check(
         raise UsageError(
             "protocol 1 is told the class: it takes no posteriors, no classifier, no submission, no test set"
         )
-    if protocol == "1" and scales is not None and len(scales) != 1:
+    if protocol == "1" and scales is not None and len(scales_of_nets(scales, 1)[0]) != 1:
         raise UsageError("protocol 1 looks at the central crop at one scale: name one, or take --protocol 2")
     if threshold is not None and not threshold >= 0:
         raise UsageError(f"threshold {threshold} is not 0 or more")

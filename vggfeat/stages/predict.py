@@ -45,7 +45,7 @@ class Predictor:
         exif: honour the EXIF orientation, as for users' own pictures.
         weights: names or files in place of those that the model records, one a net in its order; their hash must be
             the recorded one.
-        seed: of nets whose weights were random.
+        seed: of nets whose weights were random; None is the recorded one.
         device, precision, offline: as `load_net` takes them; None is the recorded precision.
         workers: decoding threads.
 
@@ -58,7 +58,7 @@ class Predictor:
         *,
         exif: bool = True,
         weights: Sequence[str] = (),
-        seed: int = 0,
+        seed: int | None = None,
         device: str | None = None,
         precision: str | None = None,
         offline: bool | None = None,
@@ -87,7 +87,7 @@ class Predictor:
                 its_nets.append(loaded[key])
             self._extractors.append(Extractor(its_nets, _settings(one, exif), workers=workers))
 
-    def _net(self, recorded: dict[str, Any], weights: str | None, *, seed: int, **options: Any) -> VGG:
+    def _net(self, recorded: dict[str, Any], weights: str | None, *, seed: int | None, **options: Any) -> VGG:
         """The net that was recorded, its weights checked."""
         name = weights or recorded["weights"]
         if weights is None and name not in NAMES and not Path(name).is_file():
@@ -95,6 +95,7 @@ class Predictor:
                 f"{self.path} needs the weights {name} of net {recorded['net']}: give the file with --weights"
             )
         random = name == "none"
+        seed = recorded.get("seed", 0) if seed is None else seed
         net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
         if net.fingerprint() != recorded["weights_sha256"]:
             advice = "give the --seed of the extraction" if random else "give the file with --weights"

@@ -114,11 +114,12 @@ def train(
     files.check(resume=resume, overwrite=overwrite)
     place = resolve_device(device)
     recipe = _resolved(recipe, dataset, place)
-    with joined(place) as ranks, _stop_signals() as stop:
+    with joined(place) as ranks:
         threads = default_workers(ranks.local_world) if workers is None else workers
         run = _Run(recipe, dataset, files, ranks, threads, micro_batch, observer or Observer())
-        run.begin(resume)
-        finished = run.epochs(stop)
+        run.begin(resume)  # a signal meanwhile acts at once: there is no update to keep yet
+        with _stop_signals() as stop:
+            finished = run.epochs(stop)
         return run.result(finished)
 
 
@@ -419,6 +420,15 @@ class _Run:
                 "longer"
             )
 
+    def _check_weights(self) -> None:
+        """Raises TrainingError where the last updates left a weight that is not finite: such a state is never kept."""
+        for name, values in self.net.named_parameters():
+            if not torch.isfinite(values).all():
+                raise TrainingError(
+                    f"{name} became NaN or infinite by update {self.progress.step} (rate {self.plateau.rate:g}): "
+                    f"lower --learning-rate (now {self.recipe.sgd.learning_rate:g}); {self._last_good()}"
+                )
+
     def _last_good(self) -> str:
         last = self.files.last
         return f"{last} holds the last good state" if last.exists() else "nothing was saved yet"
@@ -467,6 +477,12 @@ class _Run:
 
     def _end_epoch(self, val: Errors) -> None:
         """Schedule, metrics and checkpoints after a validation."""
+        self._check_weights()
+        if val.images and not math.isfinite(val.loss):  # a finite weight may be far too large all the same
+            raise TrainingError(
+                f"the validation loss became {val.loss} at update {self.progress.step} (rate {self.plateau.rate:g}): "
+                f"lower --learning-rate (now {self.recipe.sgd.learning_rate:g}); {self._last_good()}"
+            )
         progress, schedule = self.progress, self.recipe.schedule
         train = errors(torch.tensor(progress.totals, dtype=torch.float64))
         progress.epoch += 1
@@ -517,6 +533,7 @@ class _Run:
 
     def _save_last(self) -> None:
         """The newest state, with what every process knows; all of them call it together."""
+        self._check_weights()
         found, self.unshared = self.ranks.gathered(self.unshared), []
         for name, reason in found:
             if name not in self.progress.failed:  # another process's

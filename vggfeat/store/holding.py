@@ -31,6 +31,7 @@ class Hold:
 
     def __init__(self, target: Path) -> None:
         self._path = target.with_name(f".{target.name}.lock")
+        self._handle = -1
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._handle = self._locked(target)
@@ -40,6 +41,7 @@ class Hold:
             for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
                 left.unlink(missing_ok=True)
         except OSError as error:
+            self.release()  # a disk without room for the holder's name keeps no empty lock either
             raise StoreError(f"{target}: cannot write here: {error.strerror}") from error
 
     def _locked(self, target: Path) -> int:

@@ -117,7 +117,10 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
         """Scores (N, K), or (N,) for two single-label classes; above 0 is on the class's side."""
         check_is_fitted(self)
-        rows: NDArray[np.floating] = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        rows: NDArray[np.floating] = validate_data(
+            self, X, dtype=[np.float64, np.float32], reset=False, ensure_all_finite=False
+        )
+        _check_finite(rows)
         scores = rows @ self.coef_.T + self.intercept_
         return scores[:, 0] if self._binary else scores
 
@@ -155,8 +158,11 @@ class SVMPath:
     ) -> None:
         self.estimator = LinearSVM() if estimator is None else estimator
         _check_parameters(self.estimator)
-        checked = validate_data(self.estimator, X, y, dtype=[np.float64, np.float32], multi_output=True)
+        checked = validate_data(
+            self.estimator, X, y, dtype=[np.float64, np.float32], multi_output=True, ensure_all_finite=False
+        )
         self.X: NDArray[np.floating] = checked[0]
+        _check_finite(self.X)
         labels: NDArray[Any] = checked[1]
         self.classes, self.positive, self.multilabel = _encode(labels)
         of_class = self.estimator.class_weight
@@ -286,6 +292,16 @@ def _encode(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
         )
     positive = index[:, None] == np.arange(len(classes))
     return classes, positive[:, 1:] if len(classes) == 2 else positive, False
+
+
+def _check_finite(X: NDArray[np.floating]) -> None:
+    """Raises ValueError, naming the first row with a value that is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(X.sum()):  # one pass, and no copy of X
+            return
+    for row, values in enumerate(X):
+        if not np.isfinite(values).all():
+            raise ValueError(f"Input X contains NaN or infinity, the first in row {row}")
 
 
 def _costs(

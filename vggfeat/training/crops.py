@@ -162,6 +162,8 @@ def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: in
             raise DatasetError(
                 f"none of {len(samples)} training images can be read, the first {samples[0].path}"
             ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)  # an interrupt does not wait for thousands of pictures
 
 
 def _moments(sample: Sample, exif: bool) -> Moments | None:

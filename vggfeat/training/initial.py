@@ -94,8 +94,8 @@ def _standardiser(deviation: float) -> Callable[[nn.Module, Any, Tensor], Tensor
         mean, std = outputs.mean(over), outputs.std(over)
         # A unit that hardly moves over these images is not blown up to hear their noise.
         std = std.clamp_min(max(1e-3 * float(std.max()), torch.finfo(std.dtype).tiny)) / deviation
-        layer.weight.div_(std.view(-1, *[1] * (layer.weight.ndim - 1)))  # type: ignore[union-attr, operator]
-        layer.bias.sub_(mean).div_(std)  # type: ignore[union-attr, operator]
+        layer.weight.div_(std.view(-1, *[1] * (layer.weight.ndim - 1)))  # type: ignore[operator]
+        layer.bias.sub_(mean).div_(std)  # type: ignore[operator]
         shape = (1, -1, *[1] * (outputs.ndim - 2))
         return (outputs - mean.view(shape)) / std.view(shape)
 

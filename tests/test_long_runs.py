@@ -1,0 +1,125 @@
+"""Runs over very many images: memory stays flat, and files and threads do not pile up."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vggfeat
+from vggfeat import images, pipeline
+from vggfeat.errors import OutageError, StoreError
+from vggfeat.networks import VGG, glorot_
+
+PEAK = """
+import resource, sys
+from vggfeat.datasets import Dataset, Sample
+import vggfeat
+samples = tuple(Sample(f"{i:07}", f"{i % 20}.jpg") for i in range(int(sys.argv[1])))
+vggfeat.extract(
+    Dataset("many", samples), net="A", weights=None, width=1 / 16, scales=[224], flip=False, precision="fp32",
+    output=sys.argv[2], overwrite=True,
+)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+HEADROOM = 32_000
+"""KiB that the longer run may need more: its list of ids, and what the allocator happens to hold."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+@pytest.mark.parametrize(
+    ("few", "many"), [(100, 1000), pytest.param(2000, 20_000, marks=pytest.mark.slow)], ids=["1000", "20000"]
+)
+def test_ten_times_the_images_need_no_more_memory(tmp_path: Path, few: int, many: int) -> None:
+    """20 pictures of 20 sizes, listed over and over under other ids."""
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        size = (40 + 3 * i, 40) if i % 2 else (40, 40 + i)
+        Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(tmp_path / f"{i}.jpg")
+    peaks = []
+    for count in (few, many):
+        words = [sys.executable, "-c", PEAK, str(count), "a.h5"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert (vggfeat.read_descriptors(tmp_path / "a.h5").status == 1).sum() == many
+    print(f"peak KiB: {peaks[0]} for {few} images, {peaks[1]} for {many}")
+    assert peaks[1] - peaks[0] < HEADROOM, peaks
+
+
+def held() -> tuple[list[str], list[str]]:
+    """The files and the threads that this process has."""
+    gc.collect()
+    files = []
+    for handle in Path("/proc/self/fd").iterdir():
+        if handle.exists():  # not the handle of this listing itself
+            files.append(str(handle.readlink()))
+    return sorted(files), sorted(thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
+def test_repeated_runs_hold_no_more_files_and_threads_than_one(photos: Path, tmp_path: Path) -> None:
+    """Sound runs and all kinds of ends: broken pictures, a file that exists, an interrupt, a lost disk."""
+    net = glorot_(VGG("A", width=1 / 16)).eval()
+    for suffix, mode in (("tar", "w"), ("tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / f"a.{suffix}", mode) as tar:  # type: ignore[call-overload]
+            for path in sorted(photos.iterdir()):
+                tar.add(path, path.name)
+    (photos / "broken.jpg").write_text("no picture")
+    out = tmp_path / "a.h5"
+    options = {"net": net, "scales": [224], "flip": False, "output": out, "workers": 3}
+
+    def interrupt(done: int, total: int, failed: int) -> None:
+        raise KeyboardInterrupt
+
+    def all_kinds() -> None:
+        images = [photos, tmp_path / "a.tar", tmp_path / "a.tar.gz"]
+        vggfeat.extract(images, overwrite=True, **options)  # type: ignore[arg-type]
+        with pytest.raises(StoreError):
+            vggfeat.extract(images, **options)  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt):
+            vggfeat.extract(images, overwrite=True, progress=interrupt, **options)  # type: ignore[arg-type]
+        gone = [tmp_path / f"gone{i}.jpg" for i in range(5)]
+        with pytest.raises(OutageError):
+            dataset = vggfeat.datasets.Dataset(
+                "images", tuple(vggfeat.datasets.Sample(str(path), str(path)) for path in gone)
+            )
+            vggfeat.extract(dataset, overwrite=True, max_read_failures=5, **options)  # type: ignore[arg-type]
+
+    all_kinds()
+    before = held()
+    for _ in range(4):
+        all_kinds()
+    assert held() == before
+
+
+def test_a_picture_that_is_not_read_for_minutes_is_named(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here for a second, with a patience of a tenth; the others, which are read at once, are not named."""
+    decode = images.decode
+
+    def slow(source: str, **options: bool) -> images.RGBImage:
+        if source.endswith("4.jpg"):
+            time.sleep(1)
+        return decode(source, **options)
+
+    monkeypatch.setattr(images, "decode", slow)
+    monkeypatch.setattr(pipeline, "PATIENCE", 0.1)
+    net = glorot_(VGG("A", width=1 / 16)).eval()
+    out = vggfeat.extract(photos, net=net, scales=[224], flip=False, output=tmp_path / "a.h5", workers=6)
+    assert (vggfeat.read_descriptors(out).status == 1).all()
+    said = [record.getMessage() for record in caplog.records if "still reading" in record.getMessage()]
+    assert said[-1].startswith(f"still reading {photos / '4.jpg'} after ")
+    assert said[-1].endswith(" s; if its disk never answers, kill the run: what is done is kept")
+    assert not any(str(photos / "5.jpg") in text for text in said[2:])
