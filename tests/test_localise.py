@@ -12,12 +12,13 @@ from located import WNIDS, annotation
 from PIL import Image
 from scipy.io import savemat
 
+from vggfeat.boxes import best_merged
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.dense import DenseNet
 from vggfeat.errors import OutageError, UsageError
 from vggfeat.images import decode, rescale
-from vggfeat.localiser import Candidates, Localiser, box_head, positions
+from vggfeat.localiser import Candidates, Localiser, best_boxes, box_head, positions
 from vggfeat.networks import VGG, glorot_
 from vggfeat.stages.localise import localise
 
@@ -187,6 +188,20 @@ def test_cuda_finds_the_boxes_of_the_cpu(wide):
     (expected,) = candidates(Localiser([net], scales=[224, 256], guesses=given(0)), wide)
     (found,) = candidates(Localiser([net.to("cuda")], scales=[224, 256], guesses=given(0)), wide)
     assert found.boxes == pytest.approx(expected.boxes, abs=1e-2)
+
+
+def test_images_merged_side_by_side_give_what_each_gives_alone():
+    """Of two sizes, so that they fall into groups of four, of one and of two."""
+    rng = np.random.default_rng(0)
+    images = []
+    for i, n in enumerate([12, 12, 7, 12, 12, 7, 12]):
+        corner = rng.random((3, n, 2)) * 40
+        boxes = np.concatenate([corner, corner + 30 + rng.random((3, n, 2)) * 20], axis=2)
+        images.append(Candidates(str(i), (90, 90), np.arange(3), boxes, rng.random((3, n))))
+    thresholds = [0.0, 0.5, 1.0]
+    for image, best in zip(images, best_boxes(images, thresholds), strict=True):
+        assert np.array_equal(best, best_merged(image.boxes, image.ratings, thresholds))
+    assert best_boxes([], thresholds) == []
 
 
 # Nets that do not fit

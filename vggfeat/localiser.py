@@ -28,6 +28,9 @@ from vggfeat.scorer import centre_crop
 STRIDE = 32
 """Pixels between neighbouring windows of the dense form: five poolings by 2."""
 
+TOGETHER = 4
+"""Images whose boxes are merged side by side: more of them leave the processor's cache."""
+
 Scales = Sequence[int] | Sequence[Sequence[int]]
 """Smallest sides Q in pixels for all nets, or a list of them for each net."""
 
@@ -86,9 +89,22 @@ class Candidates:
     ratings: NDArray[np.float64]
     """(k, n) the class's posterior at each box's window."""
 
-    def best(self, thresholds: Sequence[float]) -> Boxes:
-        """(T, k, 4): for each of rising thresholds, each class's highest rated box once close ones are merged."""
-        return best_merged(self.boxes, self.ratings, thresholds)
+
+def best_boxes(candidates: Sequence[Candidates], thresholds: Sequence[float]) -> list[Boxes]:
+    """For each image, (T, k, 4): at each of rising thresholds, each class's best rated box once close ones are merged.
+
+    Some images with as many boxes are merged side by side, which takes half the time and changes no box.
+    """
+    found: dict[int, Boxes] = {}
+    for shape in dict.fromkeys(image.boxes.shape for image in candidates):
+        rows = [row for row, image in enumerate(candidates) if image.boxes.shape == shape]
+        for start in range(0, len(rows), TOGETHER):
+            some = rows[start : start + TOGETHER]
+            boxes, ratings = (
+                np.concatenate([getattr(candidates[row], name) for row in some]) for name in ("boxes", "ratings")
+            )
+            found |= zip(some, np.split(best_merged(boxes, ratings, thresholds), len(some), axis=1), strict=True)
+    return [found[row] for row in range(len(candidates))]
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def _long_option(error: click.ClickException, args: list[str]) -> str:
 
 
 def _dropped(unraisable: Any) -> None:
-    """Python drops an exception inside of a weak reference's callback: an interrupt then comes again, a moment later."""
+    """Python drops an exception inside of a weak reference's callback: an interrupt then comes again, soon."""
     if unraisable.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, _thread.interrupt_main).start()
     else:

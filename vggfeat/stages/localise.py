@@ -18,7 +18,17 @@ from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.files import check_writable, replacing
 from vggfeat.launch import default_workers
-from vggfeat.localiser import BoxHead, Candidates, Guesses, Localiser, Scales, box_head, columns_of, scales_of_nets
+from vggfeat.localiser import (
+    BoxHead,
+    Candidates,
+    Guesses,
+    Localiser,
+    Scales,
+    best_boxes,
+    box_head,
+    columns_of,
+    scales_of_nets,
+)
 from vggfeat.metrics import localisation_error
 from vggfeat.networks import VGG
 from vggfeat.outage import MAX_READ_FAILURES, until_outage
@@ -185,15 +195,14 @@ class _Run:
         answers = Answers({}, {}, threshold, {}, ids)
         drawn = {sample.id for sample in self.samples[:: max(1, -(-len(self.samples) // DRAWN))]} if draw else set()
         proposals: list[tuple[Candidates, Boxes]] = []
-        for candidates in self._candidates(localiser, chosen, answers, progress):
-            proposals.append((candidates, candidates.best(THRESHOLDS)))
+        proposals.extend(self._merged(localiser, chosen, THRESHOLDS, answers, progress))
         if chosen:
             answers.threshold, answers.curve = self._choose(proposals)
             place = THRESHOLDS.index(answers.threshold)
             for candidates, best in proposals:
                 answers.by_id[candidates.id] = Answer(candidates.size, candidates.classes, best[place])
-        for candidates in self._candidates(localiser, rest, answers, progress):
-            (best,) = candidates.best([0.0 if answers.threshold is None else answers.threshold])
+        fixed = [0.0 if answers.threshold is None else answers.threshold]
+        for candidates, (best,) in self._merged(localiser, rest, fixed, answers, progress):
             answers.by_id[candidates.id] = Answer(candidates.size, candidates.classes, best)
         if draw is not None:
             draw.mkdir(parents=True, exist_ok=True)
@@ -202,12 +211,13 @@ class _Run:
                     self._draw(draw, sample, answers.by_id[sample.id])
         return answers
 
-    def _candidates(
-        self, localiser: Localiser, samples: tuple[Sample, ...], answers: Answers, progress: Progress | None
-    ) -> Iterator[Candidates]:
+    def _merged(
+        self, localiser: Localiser, samples: tuple[Sample, ...], thresholds: Sequence[float], answers: Answers,
+        progress: Progress | None,
+    ) -> Iterator[tuple[Candidates, Boxes]]:  # fmt: skip
         blocks = describe_blocks(localiser, samples, blocks_of(len(samples)))
         for rows, located in until_outage(blocks, samples, self.max_read_failures, resumable=False):
-            yield from located.candidates
+            yield from zip(located.candidates, best_boxes(located.candidates, thresholds), strict=True)
             answers.failed |= {samples[rows.start + row].id: reason for row, reason in located.failures.items()}
             if progress is not None:
                 before = len(self.samples) - len(samples) if answers.curve else 0
