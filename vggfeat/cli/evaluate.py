@@ -8,7 +8,7 @@ import click
 
 from vggfeat import report
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options
+from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.errors import UsageError, nearest
 
@@ -51,11 +51,7 @@ class ScalesOrRule(Numbers):
 @click.option("--output", "-o", metavar="FILE.h5", help="Keep the posteriors, to fuse them later or to resume.")
 @click.option("--resume", is_flag=True, help="Go on with the file where it stopped; failed images are tried again.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
-@click.option(
-    "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
-    help="Images in a row that cannot be read before the run stops; 0: never.",
-)  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
+@reading_options
 @device_options
 @common
 @click.pass_context

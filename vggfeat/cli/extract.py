@@ -10,7 +10,7 @@ import click
 from vggfeat import report
 from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
-from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options
+from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
 from vggfeat.launch import launched
 from vggfeat.sharding import whole_path
@@ -44,11 +44,7 @@ from vggfeat.sharding import whole_path
     "--shard", metavar="I/N",
     help="Extract part I of N alone, counted from 0, into <output>.shard-I-of-N.h5; vggfeat merge joins them.",
 )  # fmt: skip
-@click.option(
-    "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
-    help="Images in a row that cannot be read, as when a disk has gone, before the run stops; 0: never.",
-)  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
+@reading_options
 @device_options
 @common
 @click.pass_context

@@ -8,7 +8,7 @@ import click
 
 from vggfeat import report
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.options import common, data_option, device_options
+from vggfeat.cli.options import common, data_option, device_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
 
 
@@ -33,11 +33,7 @@ from vggfeat.cli.types import SCALES, Choice
 @click.option("--subset", type=Choice(["val", "test"]), default="val", show_default=True)
 @click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes an image.")
 @click.option("--draw", metavar="DIR", help="Pictures with true and predicted boxes, at most 100.")
-@click.option(
-    "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
-    help="Images in a row that cannot be read before the run stops; 0: never.",
-)  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
+@reading_options
 @device_options
 @common
 @click.pass_context

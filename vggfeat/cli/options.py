@@ -150,6 +150,19 @@ def device_options(command: F) -> F:
     return command
 
 
+def reading_options(command: F) -> F:
+    """--max-read-failures and --workers."""
+    for option in (
+        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+        click.option(
+            "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
+            help="Images in a row that cannot be read, as when a disk has gone, before the run stops; 0: never.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F], F]:
     """--dataset; the help text has its names, which do not fit 80 columns as click lists them."""
     return click.option(
