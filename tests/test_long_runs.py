@@ -121,5 +121,36 @@ def test_a_picture_that_is_not_read_for_minutes_is_named(
     assert (vggfeat.read_descriptors(out).status == 1).all()
     said = [record.getMessage() for record in caplog.records if "still reading" in record.getMessage()]
     assert said[-1].startswith(f"still reading {photos / '4.jpg'} after ")
-    assert said[-1].endswith(" s; if its disk never answers, kill the run: what is done is kept")
+    assert said[-1].endswith(" s; the run ends after 1800")
     assert not any(str(photos / "5.jpg") in text for text in said[2:])
+
+
+HANGING = """
+import sys, threading
+from vggfeat import decoding, images, pipeline
+from vggfeat.cli import main
+decode = images.decode
+images.decode = lambda source, **options: threading.Event().wait() if "hangs" in source else decode(source, **options)
+pipeline.PATIENCE, pipeline.HOPELESS, decoding.LAST_WORDS = 0.1, 0.5, 0.1
+main(sys.argv[1:])
+"""
+
+
+def test_a_picture_that_is_never_read_ends_the_run_with_what_is_done_kept(photos: Path, tmp_path: Path) -> None:
+    """Twenty pictures, of which the eighteenth hangs: the first block of sixteen is done."""
+    listed = [str(photos / f"{i % 4}.jpg") for i in range(20)]
+    listed[17] = str(photos / "hangs.jpg")
+    (photos / "hangs.jpg").write_bytes((photos / "0.jpg").read_bytes())
+    lines = "".join(f"{i}\t{path}\n" for i, path in enumerate(listed))
+    (tmp_path / "list.txt").write_text(lines)
+    flags = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "224", "--no-flip"]
+    command = ["extract", "--list", str(tmp_path / "list.txt"), *flags, "-o", str(tmp_path / "a.h5")]
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGING, *command, "--workers", "2"], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        "vggfeat: 17: not read in 0 minutes, its disk does not answer; what is done is kept, and when the disk is back "
+        "the same command goes on (with --resume where it writes a file)"
+    )
+    assert (vggfeat.read_descriptors(tmp_path / "a.h5").status == 1).sum() == 16

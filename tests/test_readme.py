@@ -212,6 +212,6 @@ def test_the_recipe_file_runs(photos, tmp_path, monkeypatch, capsys):
     flags = ["--dataset", "folder", "--data", "photos"]
     assert run(["extract", "--recipe", "experiment.toml", *NARROW, *flags]) == 0
     assert capsys.readouterr().out == f"{made['extract']['output']}\n"
-    assert read_descriptors(made["extract"]["output"]).attributes["scales"] == made["extract"]["scales"]
+    assert list(read_descriptors(made["extract"]["output"]).attributes["scales"]) == made["extract"]["scales"]
     assert run(["svm", "--recipe", "experiment.toml"]) == 0
     assert Path(made["svm"]["report"], "index.html").exists()

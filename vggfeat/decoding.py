@@ -1,15 +1,44 @@
-"""Pictures that were decoded in the background, told from the samples that gave none."""
+"""Threads that decode pictures in the background, and what came of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from threading import Thread, current_thread
+from typing import Any, TypeVar
 
 from vggfeat.errors import ImageError, ReadError
 
 T = TypeVar("T")
+
+DECODING = "decode"
+"""What the threads' names begin with."""
+
+HOPELESS = 1800.0
+"""Seconds after which a picture that is still being read is waited for no longer: its disk does not answer."""
+
+LAST_WORDS = 5.0
+"""Seconds that a thread has to end in once nobody needs it."""
+
+
+class Decoders(ThreadPoolExecutor):
+    """A pool of threads that is left without waiting for one that hangs."""
+
+    def __init__(self, workers: int) -> None:
+        self._started: list[Thread] = []
+        super().__init__(
+            max(1, workers), thread_name_prefix=DECODING, initializer=lambda: self._started.append(current_thread())
+        )
+
+    def end(self) -> None:
+        """Drops what has not begun, and waits for the rest, but for hanging threads not for ever."""
+        self.shutdown(wait=False, cancel_futures=True)
+        for thread in self._started:
+            thread.join(LAST_WORDS)
+
+    def __exit__(self, *_: Any) -> None:
+        self.end()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE
 from vggfeat.datasets import Sample
-from vggfeat.decoding import Decoded, collected
+from vggfeat.decoding import Decoded, Decoders, collected
 from vggfeat.dense import DenseNet
 from vggfeat.errors import ImageError, UsageError, unknown_name
 from vggfeat.networks import VGG
@@ -95,7 +95,7 @@ class Extractor:
         )
         # Nets whose weights share a rescaling filter share the rescaled pictures.
         self._filters = tuple(dict.fromkeys(dense.filter for dense in self._dense))
-        self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+        self._pool = Decoders(workers)
 
     @property
     def in_background(self) -> bool:
@@ -152,7 +152,7 @@ class Extractor:
 
     def close(self) -> None:
         """Ends the decoding threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.end()
 
     def _prepare(self, sample: Sample) -> _Prepared:
         picture = images.decode(sample.source(), exif=self.settings.exif)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from vggfeat import images
 from vggfeat.boxes import Boxes, best_merged, clip, decode
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
-from vggfeat.decoding import Decoded, collected
+from vggfeat.decoding import Decoded, Decoders, collected
 from vggfeat.dense import DenseNet
 from vggfeat.errors import UsageError
 from vggfeat.extractor import check_scales
@@ -186,7 +186,7 @@ class Localiser:
         self._views_of = [[(Q, mirrored) for Q in its for mirrored in mirrorings] for its in of_nets]
         self._views = list(dict.fromkeys(view for its in self._views_of for view in its))
         self._filters = tuple(dict.fromkeys(net.filter for net in (*self._nets, *self._rater)))
-        self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+        self._pool = Decoders(workers)
 
     @property
     def in_background(self) -> bool:
@@ -224,7 +224,7 @@ class Localiser:
 
     def close(self) -> None:
         """Ends the decoding threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.end()
 
     def _prepare(self, sample: Sample) -> _Prepared:
         picture = images.decode(sample.source(), exif=self._exif)

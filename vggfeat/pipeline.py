@@ -10,6 +10,8 @@ from concurrent.futures import Future, wait
 from typing import Any, Protocol, TypeVar
 
 from vggfeat.datasets import Sample
+from vggfeat.decoding import HOPELESS
+from vggfeat.errors import OutageError
 from vggfeat.memory import keep_freed_memory, release_free_memory
 from vggfeat.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.pooling import Described
@@ -78,15 +80,18 @@ def describe_blocks(
 def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]]) -> None:
     """Waits for pictures, naming those that take minutes: a share that never answers would hang a run without a word.
 
-    No thread can be ended from outside, so the run itself cannot go on without them.
+    Raises OutageError where one is hopeless. No thread can be ended from outside, so the run cannot go on without it.
     """
     begun = time.monotonic()
     while waiting := wait(prepared, timeout=PATIENCE).not_done:
         slow = [sample.id for sample, one in zip(samples, prepared, strict=True) if one in waiting and one.running()]
-        log.warning(
-            "still reading %s after %.0f s; if its disk never answers, kill the run: what is done is kept",
-            ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun,
-        )  # fmt: skip
+        names, seconds = ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun
+        if seconds >= HOPELESS:
+            raise OutageError(
+                f"{names}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer; what is done is kept, and "
+                "when the disk is back the same command goes on (with --resume where it writes a file)"
+            )
+        log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, HOPELESS)
 
 
 def fill(

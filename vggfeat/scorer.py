@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from vggfeat import images
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
-from vggfeat.decoding import Decoded, collected
+from vggfeat.decoding import Decoded, Decoders, collected
 from vggfeat.dense import DenseNet
 from vggfeat.errors import unknown_name
 from vggfeat.extractor import check_scales, net_provenance
@@ -79,7 +79,7 @@ class Scorer:
         self._rescalings = tuple(
             dict.fromkeys((net.filter, Q) for net, mine in zip(self._dense, self.scales, strict=True) for Q in mine)
         )
-        self._pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode")
+        self._pool = Decoders(workers)
 
     @property
     def dim(self) -> int:
@@ -131,7 +131,7 @@ class Scorer:
 
     def close(self) -> None:
         """Ends the decoding threads."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.end()
 
     def _prepare(self, sample: Sample) -> Rescaled:
         picture = images.decode(sample.source(), exif=self.exif)

@@ -15,6 +15,7 @@ import click
 from vggfeat._version import __version__
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
+from vggfeat.decoding import DECODING
 from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
 
 VERBS = {
@@ -76,7 +77,11 @@ def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as tidily as Ctrl-C
     sys.unraisablehook = _dropped
-    sys.exit(run(args))
+    code = run(args)
+    if any(thread.name.startswith(DECODING) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)  # a read that never returns would keep the interpreter from ending
+    sys.exit(code)
 
 
 def run(args: list[str] | None = None) -> int:

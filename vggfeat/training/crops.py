@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
+from vggfeat.decoding import HOPELESS, Decoders
 from vggfeat.errors import DatasetError, ImageError
 from vggfeat.images import decode, rescaled_crop
 from vggfeat.training.augment import Colours, Moments, View, colours, moments
@@ -91,7 +92,7 @@ class CropLoader:
                 self._fill(batch, jobs, 0)
                 yield batch
             return
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as pool:
+        with Decoders(self.workers) as pool:
             waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
                 for jobs in plan:
@@ -103,7 +104,7 @@ class CropLoader:
                 while waiting:
                     yield _finished(waiting.popleft())
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                pool.end()
 
     def _empty(self, jobs: Sequence[Job]) -> Batch:
         n = len(jobs)
@@ -143,7 +144,13 @@ class CropLoader:
 def _finished(entry: tuple[Batch, list[Future[None]]]) -> Batch:
     batch, parts = entry
     for part in parts:
-        part.result()
+        try:
+            part.result(HOPELESS)
+        except TimeoutError:
+            raise DatasetError(
+                f"a batch of images was not read in {HOPELESS / 60:.0f} minutes, its disk does not answer: when it is "
+                "back, the same command with --resume goes on"
+            ) from None
     return batch
 
 
