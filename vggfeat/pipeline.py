@@ -88,8 +88,8 @@ def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]]) -
         names, seconds = ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun
         if seconds >= HOPELESS:
             raise OutageError(
-                f"{names}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer; what is done is kept, and "
-                "when the disk is back the same command goes on (with --resume where it writes a file)"
+                f"{names}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer; what is done is kept, "
+                "and when the disk is back the same command goes on (with --resume where it writes a file)"
             )
         log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, HOPELESS)
 
