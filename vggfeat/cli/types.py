@@ -58,7 +58,7 @@ class Numbers(click.ParamType):
         try:
             return tuple(self.kind(word) for word in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no comma-separated list of numbers such as {self.metavar}", param, ctx)
+            self.fail(f"{value!r} is no comma-separated list of numbers ({self.metavar})", param, ctx)
 
 
 SCALES = Numbers(int, "Q,Q,..")

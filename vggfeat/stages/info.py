@@ -56,7 +56,8 @@ _STATUS = {"done": DONE, "pending": PENDING, "failed": FAILED}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from vggfeat.weights import load_net  # torch, only for a checkpoint
+    from vggfeat.training.state import RunFiles  # torch, only for a checkpoint
+    from vggfeat.weights import load_net
 
     net = load_net(None, path, device="cpu")
     recipe = net.training_record.get("recipe")
@@ -71,7 +72,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "weights_sha256": net.fingerprint(),
         "class_names": list(net.class_names),
         "training": net.training_record,
-        **({"command": train_command(recipe, output=str(path))} if recipe else {}),
+        **({"command": train_command(recipe, output=str(RunFiles.output_of(path)))} if recipe else {}),
     }
 
 

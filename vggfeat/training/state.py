@@ -31,6 +31,13 @@ class RunFiles:
         path = Path(output)
         return cls(path.parent, path.stem) if path.suffix == ".pt" else cls(path)
 
+    @staticmethod
+    def output_of(checkpoint: Path) -> Path:
+        """The output (`of`) of the run that wrote a checkpoint."""
+        if checkpoint.name in ("best.pt", "last.pt"):
+            return checkpoint.parent
+        return checkpoint.with_name(checkpoint.name.removesuffix(".pt").removesuffix(".last") + ".pt")
+
     @property
     def best(self) -> Path:
         """The checkpoint of the epoch with the least validation error: the command's result."""
