@@ -173,7 +173,8 @@ def test_a_download_killed_at_any_instant_is_whole_or_absent_and_goes_on(server,
         out = tmp_path / "data" / "caltech256" / "256_ObjectCategories"
         command = ["download", "--dataset", "caltech256", "--data", str(tmp_path / "data"), "--quiet"]
     kill_at_random(kills, out, TABLES, command, env)
-    assert any(asked for _, asked in server.requests), "no download went on where one was killed"
+    if kills >= 20:  # two may both fall before the first byte, or after the last
+        assert any(asked for _, asked in server.requests), "no download went on where one was killed"
 
 
 @pytest.mark.parametrize("kills", COUNTS)
