@@ -276,9 +276,18 @@ def test_data_dependent_weights_leave_copied_layers_alone():
         assert torch.equal(layer.weight, table_layers(before)[name].weight) == (name in ("conv1_1", "fc8"))
 
 
-def test_images_without_any_contrast_leave_data_dependent_weights_finite():
-    made = standardise_(glorot_(VGG("A", width=1 / 32), seed=1), torch.zeros(3, 3, 224, 224))
-    assert all(torch.isfinite(values).all() for values in made.state_dict().values())
+@pytest.mark.parametrize("crops", [torch.zeros(3, 3, 224, 224), torch.zeros(1, 3, 224, 224)])
+def test_images_without_any_contrast_leave_data_dependent_weights_as_they_were(crops):
+    before, made = (glorot_(VGG("A", width=1 / 32), seed=1) for _ in range(2))
+    standardise_(made, crops)
+    assert torch.equal(made.features[0].weight, before.features[0].weight)
+    assert torch.allclose(made.classifier[6].weight, before.classifier[6].weight / 10), "the first scores are small"
+
+
+def test_one_image_alone_gives_finite_data_dependent_weights():
+    crops = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    made = standardise_(glorot_(VGG("A", width=1 / 32), seed=1), crops)
+    assert all(values.abs().max() < 100 for values in made.state_dict().values())
 
 
 def test_deviations_of_the_colours_are_those_of_all_pixels():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -161,7 +161,7 @@ def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: in
     """
     if 0 < count < len(samples):
         samples = [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="colours") as pool:
+    with Decoders(workers) as pool:  # an interrupt does not wait for thousands of pictures
         found = pool.map(lambda sample: _moments(sample, exif), samples)
         try:
             return colours(entry for entry in found if entry is not None)
@@ -169,8 +169,6 @@ def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: in
             raise DatasetError(
                 f"none of {len(samples)} training images can be read, the first {samples[0].path}"
             ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)  # an interrupt does not wait for thousands of pictures
 
 
 def _moments(sample: Sample, exif: bool) -> Moments | None:

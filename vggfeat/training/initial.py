@@ -79,10 +79,12 @@ def standardise_(net: VGG, crops: Tensor, *, but: Sequence[str] = ()) -> VGG:
         if name not in but:
             hooks.append(layer.register_forward_hook(_standardiser(FIRST_SCORES if name == "fc8" else 1.0)))
     training = net.training
-    net.eval()(crops)
-    net.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        net.eval()(crops)
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
     return net
 
 
@@ -91,9 +93,11 @@ def _standardiser(deviation: float) -> Callable[[nn.Module, Any, Tensor], Tensor
 
     def hook(layer: nn.Module, _inputs: Any, outputs: Tensor) -> Tensor:
         over = [0, *range(2, outputs.ndim)]
-        mean, std = outputs.mean(over), outputs.std(over)
+        mean = outputs.mean(over)
+        std = outputs.std(over) if outputs[:, 0].numel() > 1 else torch.zeros_like(mean)
         # A unit that hardly moves over these images is not blown up to hear their noise.
-        std = std.clamp_min(max(1e-3 * float(std.max()), torch.finfo(std.dtype).tiny)) / deviation
+        largest = float(std.max())
+        std = (std.clamp_min(1e-3 * largest) if largest > 0 else torch.ones_like(std)) / deviation
         layer.weight.div_(std.view(-1, *[1] * (layer.weight.ndim - 1)))  # type: ignore[operator]
         layer.bias.sub_(mean).div_(std)  # type: ignore[operator]
         shape = (1, -1, *[1] * (outputs.ndim - 2))
