@@ -1,4 +1,4 @@
-"""Descriptor files for tests, written through the store's own writer."""
+"""Trees of pictures for tests, and descriptor files, written through the store's own writer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.pooling import Described, combine
@@ -62,3 +63,13 @@ def clusters(
     samples = tuple(Sample(f"{names[k]}/{i:04}.jpg", f"{i}.jpg", int(k)) for i, k in enumerate(labels))
     values = np.abs(rng.standard_normal((len(counts), dim))[labels] + noise * rng.standard_normal((len(labels), dim)))
     return Dataset(name, samples, names), values[:, None, :]
+
+
+def two_classes(folder: Path, number: int) -> Path:
+    """A tree of so many small pictures of noise, by turns in the classes a and b."""
+    rng = np.random.default_rng(0)
+    for i in range(number):
+        path = folder / ("ab"[i % 2]) / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
+    return folder

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import clusters, write_descriptors
+from making import clusters, two_classes, write_descriptors
 
 from vggfeat.cli import run
 from vggfeat.errors import StoreError
-from vggfeat.images import write_png
 from vggfeat.model import read_model
 from vggfeat.pooling import combine
 from vggfeat.sparsefile import PAGE, SparseFile
@@ -76,6 +75,21 @@ def child(kind: str, most: int, folder: Path) -> str:
     return done.stdout
 
 
+def mounted(script: str, folder: Path, *words: str) -> str:
+    """What a shell script says that may mount file systems of its own."""
+    try:
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *words],
+            cwd=folder, capture_output=True, text=True,
+        )  # fmt: skip
+    except FileNotFoundError:
+        pytest.skip("no unshare here to mount a small disk with")
+    if done.returncode == 77 or done.stderr.startswith("unshare:"):
+        pytest.skip(f"no small disk can be mounted here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 SMALL_DISK = """
 mkdir disk && mount -t tmpfs -o size=260k none disk && cd disk || exit 77
 "$@" 2>&1
@@ -85,16 +99,8 @@ cp --sparse=always a.h5 ..; cd .. && umount disk && rmdir disk
 
 def test_a_disk_that_fills_up_leaves_no_wrong_row_marked_done(tmp_path: Path) -> None:
     python = [sys.executable, "-c", CHILD, "descriptors", "-1", str(Path(__file__).parent)]
-    try:
-        done = subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", *python],
-            cwd=tmp_path, capture_output=True, text=True,
-        )  # fmt: skip
-    except FileNotFoundError:
-        pytest.skip("no unshare here to mount a small disk with")
-    if done.returncode in (1, 77) and not (tmp_path / "a.h5").exists():
-        pytest.skip(f"no small disk can be mounted here: {done.stderr}")
-    assert done.stdout == "StoreError: a.h5: cannot write (No space left on device): mend that, then --resume\n"
+    said = mounted(SMALL_DISK, tmp_path, *python)
+    assert said == "StoreError: a.h5: cannot write (No space left on device): mend that, then --resume\n"
     made = read_descriptors(tmp_path / "a.h5")
     _, values = clusters([60, 60], dim=1024)
     right = combine([values.astype(np.float32)], "stack")
@@ -154,18 +160,8 @@ def tree_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def drawn(folder: Path, count: int) -> Path:
-    """Two classes of drawn pictures."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        path = folder / "ab"[i % 2] / f"{i:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
-    return folder
-
-
 def test_training_that_finds_no_room_keeps_its_former_state_and_goes_on_later(tmp_path: Path) -> None:
-    data = drawn(tmp_path / "tree", 10)
+    data = two_classes(tmp_path / "tree", 10)
 
     def command(run: str, epochs: int, *more: str) -> list[str]:
         words = ["train", "--net", "A", "--width", "0.015625", "--precision", "fp32", "--dataset", "folder", "--quiet"]
@@ -198,7 +194,7 @@ def test_an_svm_and_a_merge_that_find_no_room_leave_what_was_there(tmp_path: Pat
     assert run(["svm", str(file), "-o", model, "--quiet"]) == 0
     assert tree_of(out).keys() == former.keys() and tree_of(out) != former
 
-    pictures = drawn(tmp_path / "tree", 40)
+    pictures = two_classes(tmp_path / "tree", 40)
     for shard in ("0/2", "1/2"):
         shards = ["extract", str(pictures), *NARROW, "--width", "0.0625", "-o", str(tmp_path / "s.h5")]
         assert run([*shards, "--shard", shard]) == 0
@@ -208,20 +204,6 @@ def test_an_svm_and_a_merge_that_find_no_room_leave_what_was_there(tmp_path: Pat
     assert tree_of(tmp_path / "merged") == {}
     assert run(["merge", *parts, "-o", merged, "--quiet"]) == 0
     assert len(read_descriptors(Path(merged)).done) == 40
-
-
-def mounted(script: str, folder: Path, *words: str) -> str:
-    """What a shell script says that may mount file systems of its own."""
-    try:
-        done = subprocess.run(
-            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *words],
-            cwd=folder, capture_output=True, text=True,
-        )  # fmt: skip
-    except FileNotFoundError:
-        pytest.skip("no unshare here to mount a small disk with")
-    if done.returncode in (1, 77):
-        pytest.skip(f"no small disk can be mounted here: {done.stderr}")
-    return done.stdout
 
 
 MORE_ROOM = """
@@ -234,7 +216,7 @@ ls -A disk; cp disk/a.h5 .; umount disk
 
 
 def test_an_extraction_goes_on_once_there_is_room_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    pictures = drawn(tmp_path / "tree", 64)
+    pictures = two_classes(tmp_path / "tree", 64)
     words = ["extract", str(pictures), *NARROW, "--width", "0.25"]
     said = mounted(MORE_ROOM, tmp_path, sys.executable, "-m", "vggfeat", *words)
     assert said.splitlines() == [
@@ -261,7 +243,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_whatever_the_command(tmp_pa
     """A file system mounted for reading stops root too."""
     dataset, values = clusters([20, 20])
     file = str(write_descriptors(tmp_path / "a.h5", dataset, values))
-    pictures = str(drawn(tmp_path / "tree", 12))
+    pictures = str(two_classes(tmp_path / "tree", 12))
     shard = ["extract", pictures, *NARROW, "--width", "0.0625"]
     assert run([*shard, "--shard", "0/1", "-o", str(tmp_path / "s.h5")]) == 0
     commands = [
@@ -283,7 +265,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_whatever_the_command(tmp_pa
 
 
 def test_a_shard_that_vanishes_while_it_is_merged_is_named_and_nothing_written(tmp_path: Path) -> None:
-    pictures = drawn(tmp_path / "tree", 40)
+    pictures = two_classes(tmp_path / "tree", 40)
     for shard in ("0/2", "1/2"):
         words = ["extract", str(pictures), *NARROW, "--width", "0.0625", "-o", str(tmp_path / "s.h5")]
         assert run([*words, "--shard", shard]) == 0

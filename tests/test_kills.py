@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import clusters, write_descriptors
-from PIL import Image
+from making import clusters, two_classes, write_descriptors
 from serving import Handler, Server, serving
 
 from vggfeat.cli import run
@@ -281,13 +280,7 @@ def test_a_stopped_download_keeps_what_has_come(server, tmp_path, kind, how):
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two classes of 32 pictures."""
-    rng = np.random.default_rng(0)
-    for i in range(64):
-        path = tmp_path / "tree" / ("ab"[i % 2]) / f"{i:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "tree"
+    return two_classes(tmp_path / "tree", 64)
 
 
 @BOTH

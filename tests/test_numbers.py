@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from making import clusters, write_descriptors
+from making import clusters, two_classes, write_descriptors
 from PIL import Image
 
 import vggfeat
@@ -212,13 +212,8 @@ def test_a_score_that_is_none_is_named() -> None:
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Iterator[Path]:
-    rng = np.random.default_rng(0)
-    for i in range(20):
-        path = tmp_path / "tree" / ("ab"[i % 2]) / f"{i:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "tree"
+def tree(tmp_path: Path) -> Path:
+    return two_classes(tmp_path / "tree", 20)
 
 
 def tiny(tree: Path, **changes: Any) -> tuple[Any, Any]:
