@@ -340,3 +340,15 @@ def test_a_checkpoints_command_trains_by_the_same_recipe():
     again = load_recipe(None, {"net": "E", "data.dataset": "folder"} | dict(map(_setting, settings)))
     assert again == recipe
     assert len(settings) == 5
+
+
+@pytest.mark.parametrize(("world", "ended"), [("1", ["the interpreter's end"]), ("2", [])])
+def test_a_process_of_torchrun_leaves_the_interpreter_as_it_is(world, ended):
+    """Now and then gloo's threads abort a training of two processes at the interpreter's end, when all is done."""
+    code = "import atexit; atexit.register(print, \"the interpreter's end\"); from vggfeat.cli import main; main(['--version'])"
+    placed = os.environ | {"RANK": "0", "WORLD_SIZE": world}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=placed)
+    assert done.returncode == 0, done.stderr
+    version, *rest = done.stdout.splitlines()
+    assert version.startswith("vggfeat, version ")
+    assert rest == ended

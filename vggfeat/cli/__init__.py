@@ -17,6 +17,7 @@ from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
 from vggfeat.decoding import DECODING
 from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
+from vggfeat.launch import launched
 
 VERBS = {
     "nets": "Table 1 and 2: nets, depth, parameters, published weights.",
@@ -78,10 +79,19 @@ def main(args: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as tidily as Ctrl-C
     sys.unraisablehook = _dropped
     code = run(args)
-    if any(thread.name.startswith(DECODING) for thread in threading.enumerate()):
+    if _ends_badly():
         sys.stdout.flush()
-        os._exit(code)  # a read that never returns would keep the interpreter from ending
+        os._exit(code)
     sys.exit(code)
+
+
+def _ends_badly() -> bool:
+    """Whether to leave the interpreter as it is, for it could not be taken down around the threads there are.
+
+    A read that never returns would keep it from ending. torch.distributed's C++ threads may still hold tensors after
+    their group is destroyed, and abort the process (SIGABRT) when they need an interpreter that is gone.
+    """
+    return launched() is not None or any(thread.name.startswith(DECODING) for thread in threading.enumerate())
 
 
 def run(args: list[str] | None = None) -> int:
