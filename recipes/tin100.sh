@@ -8,13 +8,16 @@
 # OUT takes everything: nets, descriptors, one JSON file a score, and table.md in the end. Whatever is there already is
 # not made again, so a run that was stopped goes on by the same command.
 #
-# WIDTH (1), EPOCHS_A (20), EPOCHS (10, of D and E), BATCH (64) and RATE (0.01) fit it to a machine. On 2 cores, in hours:
-#   WIDTH=0.25 EPOCHS_A=4 EPOCHS=2 BATCH=32
+# WIDTH (1), EPOCHS_A (20), EPOCHS (10, of D and E), BATCH (64), RATE and DEEP_RATE (0.01, of D and E), NETS ("D E"), SCALES
+# and DEEP_SCALES (256,384,512, of D and E), VAL (50 validation images a class) and CROPS ("single multi") fit it to a machine.
+# On 2 cores, in three hours:
+#   WIDTH=0.25 EPOCHS_A=8 EPOCHS=2 BATCH=32 DEEP_RATE=0.003 DROPOUT=0 DEEP_SCALES=256 VAL=10 CROPS=single
 # Expected of published nets, which saw 1.2 million images of 1,000 classes at full size: D 91.8, E 92.3, both 92.7 (Table 11).
 set -euo pipefail
 
 out=${1:?usage: TIN100=DIR DATA=DIR recipes/tin100.sh OUT}
-width=${WIDTH:-1} batch=${BATCH:-64} rate=${RATE:-0.01}
+width=${WIDTH:-1} batch=${BATCH:-64} rate=${RATE:-0.01} scales=${SCALES:-256,384,512}
+nets="A ${NETS-D E}"
 mkdir -p "$out"/{data/ilsvrc2012,nets,descriptors,svm,evaluate}
 
 unpack() {
@@ -24,18 +27,26 @@ unpack() {
     done
 }
 
-train_net() { # NAME EPOCHS FLAGS...
-    local name=$1 epochs=$2
-    shift 2
+first_of_each_class() { # -> val.csv: evaluation takes as many images of each class as there is time for
+    local folder
+    echo path,label
+    for folder in "$out"/data/ilsvrc2012/val/*; do
+        find "$folder/" -name '*.JPEG' | LC_ALL=C sort | sed -n "1,${VAL:-50}s|\$|,$(basename "$folder")|p"
+    done
+}
+
+train_net() { # NAME EPOCHS RATE FLAGS...
+    local name=$1 epochs=$2 rate=$3
+    shift 3
     [[ -e "$out/nets/$name.done" ]] && return
     # Batch, weights that suit the data, and when the rate falls are not the paper's, whose values need its 370,000 updates.
     vggfeat train --net "$name" --width "$width" --data "$out/data" --epochs "$epochs" --batch-size "$batch" \
-        --learning-rate "$rate" --init data-dependent --set schedule.patience=1 --set schedule.least_gain=2 \
+        --learning-rate "$rate" --init data-dependent --set schedule.patience=2 --set schedule.least_gain=1 \
         --set "sgd.dropout=${DROPOUT:-0.5}" --resume -o "$out/nets/$name" "$@"
     touch "$out/nets/$name.done"
 }
 
-describe() { # NAME FLAGS... -> descriptors/NAME.h5 and svm/NAME.json
+describe() { # NAME FLAGS... -> descriptors/NAME.h5
     local file="$out/descriptors/$1.h5"
     shift
     vggfeat extract --dataset caltech101 --data "${DATA:?}" -o "$file" --resume "$@"
@@ -54,46 +65,50 @@ errors() { # NAME FLAGS AND FILES... -> evaluate/NAME.json
 }
 
 unpack
-train_net A "${EPOCHS_A:-20}"
-for net in ${NETS:-D E}; do
-    train_net "$net" "${EPOCHS:-10}" --init-from "$out/nets/A/best.pt"
+first_of_each_class >"$out/val.csv"
+train_net A "${EPOCHS_A:-20}" "$rate"
+for net in ${nets#A}; do
+    train_net "$net" "${EPOCHS:-10}" "${DEEP_RATE:-$rate}" --init-from "$out/nets/A/best.pt"
 done
 
-for net in A ${NETS:-D E}; do
-    for kind in trained untrained; do
-        weights="$out/nets/$net/best.pt" name="$net-$kind"
-        [[ $kind == trained ]] || weights=none
-        source=(--net "$net" --weights "$weights")
-        [[ $kind == trained ]] || source+=(--width "$width")
-        describe "$name-256" "${source[@]}" --scales 256
-        score "$name-256" "$out/descriptors/$name-256.h5"
-        [[ $kind == trained ]] || continue
-        describe "$name-256-no-flip" "${source[@]}" --scales 256 --no-flip
-        score "$name-256-no-flip" "$out/descriptors/$name-256-no-flip.h5"
-        describe "$name-multi" "${source[@]}" --scales "${SCALES:-256,384,512}" --keep-scales
-        for aggregate in stack average max; do
-            score "$name-$aggregate" --aggregate "$aggregate" "$out/descriptors/$name-multi.h5"
-        done
+trained=()
+for net in $nets; do
+    [[ $net == A ]] && Qs=$scales || Qs=${DEEP_SCALES:-$scales}
+    file="$out/descriptors/$net.h5"
+    trained+=("$file")
+    describe "$net" --weights "$out/nets/$net/best.pt" --scales "$Qs" --keep-scales
+    for Q in ${Qs//,/ }; do
+        score "$net-$Q" --scales "$Q" "$file"
     done
+    if [[ $Qs == *,* ]]; then
+        for aggregate in stack average max; do
+            score "$net-$aggregate" --aggregate "$aggregate" "$file"
+        done
+    fi
+    describe "$net-no-flip" --weights "$out/nets/$net/best.pt" --scales 256 --no-flip
+    score "$net-256-no-flip" "$out/descriptors/$net-no-flip.h5"
+    describe "$net-untrained" --net "$net" --weights none --width "$width" --scales 256
+    score "$net-256-untrained" "$out/descriptors/$net-untrained.h5"
 done
-trained=("$out"/descriptors/?-trained-multi.h5)
-[[ ${#trained[@]} -lt 2 ]] || score fused-stack --aggregate stack "${trained[@]}"
-trained=("$out"/descriptors/?-trained-256.h5)
-[[ ${#trained[@]} -lt 2 ]] || score fused-256 "${trained[@]}"
+if [[ ${#trained[@]} -gt 1 ]]; then
+    score "fused-256" --scales 256 "${trained[@]}"
+    score "fused" "${trained[@]}"
+fi
 
 kept=()
-for net in A ${NETS:-D E}; do
-    for view in dense crops; do
-        for scales in single multi; do
-            file="$out/evaluate/$net-$view-$scales"
-            errors "$net-$view-$scales" --data "$out/data" --weights "$out/nets/$net/best.pt" --view "$view" \
-                --scales "$scales" -o "$file.h5" --resume
-            [[ $scales == single ]] || kept+=("$file.h5")
+for net in $nets; do
+    for scales in single multi; do
+        for view in dense crops; do
+            [[ $view == dense || " ${CROPS:-single multi} " == *" $scales "* ]] || continue
+            errors "$net-$view-$scales" --dataset folder --data "$out/val.csv" --subset all \
+                --weights "$out/nets/$net/best.pt" --view "$view" --scales "$scales" -o "$out/evaluate/$net-$view-$scales.h5" --resume
         done
+        both=("$out/evaluate/$net"-{dense,crops}-"$scales.h5")
+        [[ ! -e ${both[1]} ]] || errors "$net-both-$scales" "${both[@]}"
     done
-    errors "$net-both-multi" "$out/evaluate/$net-dense-multi.h5" "$out/evaluate/$net-crops-multi.h5"
+    kept+=("$out/evaluate/$net-dense-multi.h5")
 done
-errors fused-both-multi "${kept[@]}"
+[[ ${#kept[@]} -lt 2 ]] || errors fused-dense-multi "${kept[@]}"
 
 python - "$out" >"$out/table.md" <<'PYTHON'
 """One row a score, from the JSON files."""

@@ -363,6 +363,32 @@ def test_kept_scales_are_aggregated_anew(tmp_path: Path) -> None:
     )
 
 
+def test_some_of_the_kept_scales_serve_alone(tmp_path: Path) -> None:
+    dataset, _ = clusters([12, 12])
+    values = np.abs(np.random.default_rng(0).standard_normal((24, 3, 5)))
+    path = write_descriptors(tmp_path / "k.h5", dataset, values, keep_scales=True)
+    for flags, pooled in (
+        ({"scales": (384,)}, values[:, 1]),
+        ({"scales": (512, 256)}, values[:, [0, 2]].reshape(24, 10)),
+        ({"scales": (256, 384), "aggregate": "average"}, values[:, :2].mean(axis=1)),
+        ({"scales": (256, 384, 512)}, values.reshape(24, 15)),
+    ):
+        features = join([path], **flags)  # type: ignore[arg-type]
+        assert features.dim == pooled.shape[1]
+        wanted = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        assert features.read(np.arange(24)) == pytest.approx(wanted, abs=1e-6)
+    result = svm([path], scales=(384, 256), aggregate="max", C=1, output=tmp_path / "m.h5")
+    assert result["descriptors"][0]["scales"] == [256, 384]
+    model = read_model(tmp_path / "m.h5")
+    assert model.inputs[0]["scales"] == [256, 384], "new images are described at these alone"
+    assert model.record["command"].endswith("--aggregate max --scales 384,256")
+    assert message(StoreError, [path], scales=(256, 300)) == f"{path} keeps no scale 300; it has 256, 384, 512"
+    plain = write_descriptors(tmp_path / "p.h5", dataset, values)
+    assert message(StoreError, [plain], scales=(256,)) == (
+        f"{plain} keeps no single scales, so --scales cannot change it: extract with --keep-scales"
+    )
+
+
 # What is refused.
 
 

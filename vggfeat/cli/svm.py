@@ -9,7 +9,7 @@ import click
 
 from vggfeat import report
 from vggfeat.cli.options import common, data_option, dataset_option
-from vggfeat.cli.types import Choice, Numbers
+from vggfeat.cli.types import SCALES, Choice, Numbers
 
 
 @click.command()
@@ -28,6 +28,7 @@ from vggfeat.cli.types import Choice, Numbers
     "--aggregate", type=Choice(["stack", "average", "max"]),
     help="Aggregate anew, from files made with --keep-scales.",
 )  # fmt: skip
+@click.option("--scales", type=SCALES, default=None, help="Aggregate these of the kept scales alone.")
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; the next ones count up.")
 @click.option("--folds", type=click.IntRange(2), help="k-fold cross-validation, for your own images.")

@@ -28,6 +28,8 @@ class Features:
     """For each file, the row of each of our N rows."""
     aggregate: Aggregate | None
     """Aggregation over the kept scales in place of the files' own."""
+    scales: tuple[int, ...] | None
+    """Those of the kept scales to aggregate; None: all."""
     labels: NDArray[Any]
     """(N,) class indices, or (N, K) of 1, 0 (difficult, or not known), -1."""
     described: NDArray[np.bool_]
@@ -65,13 +67,23 @@ class Features:
 
     def _dims(self) -> list[int]:
         """Length of each file's part."""
-        if self.aggregate is None:
+        if self.aggregate is None and self.scales is None:
             return [file.dim for file in self.files]
         return [
             sum(
-                aggregated_dim(int(dim), len(file.attributes["scales"]), self.aggregate)
+                aggregated_dim(int(dim), len(used["scales"]), used["aggregate"])
                 for dim in file.attributes["layer_dims"]
             )
+            for file, used in zip(self.files, self._pooling(), strict=True)
+        ]
+
+    def _pooling(self) -> list[dict[str, Any]]:
+        """Per file, the scales in use and how they are aggregated."""
+        return [
+            {
+                "scales": [Q for Q in file.attributes["scales"] if self.scales is None or Q in self.scales],
+                "aggregate": self.aggregate or file.attributes["aggregate"],
+            }
             for file in self.files
         ]
 
@@ -94,9 +106,10 @@ class Features:
     def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
         scale = np.float32(1 / np.sqrt(len(self.files)))
         column = 0
-        for file, file_rows, dim in zip(self.files, self.file_rows, self._dims(), strict=True):
+        as_stored = self.aggregate is None and self.scales is None
+        for file, file_rows, dim, used in zip(self.files, self.file_rows, self._dims(), self._pooling(), strict=True):
             wanted = file_rows[rows]
-            values = file.read(wanted) if self.aggregate is None else file.aggregated(self.aggregate, wanted)
+            values = file.read(wanted) if as_stored else file.aggregated(used["aggregate"], wanted, used["scales"])
             bad = ~np.isfinite(values).all(axis=1)
             if bad.any():
                 id = file.ids[wanted[bad.argmax()]]
@@ -106,50 +119,54 @@ class Features:
 
     def provenance(self) -> list[dict[str, Any]]:
         """Per file, what a result says of it: its path and how it was made."""
-        names = ("net", "weights", "weights_sha256", "scales", "layer", "flip", "region", "precision", "fingerprint")
+        names = ("net", "weights", "weights_sha256", "layer", "flip", "region", "precision", "fingerprint")
         return [
-            {
-                "path": str(file.path),
-                "aggregate": self.aggregate or file.attributes["aggregate"],
-                **{name: file.attributes[name] for name in names},
-            }
-            for file in self.files
+            {"path": str(file.path), **used, **{name: file.attributes[name] for name in names}}
+            for file, used in zip(self.files, self._pooling(), strict=True)
         ]
 
     def settings(self) -> list[dict[str, Any]]:
         """Per file, everything needed to describe new images alike."""
-        return [
-            {**file.attributes["settings"], "aggregate": self.aggregate or file.attributes["aggregate"]}
-            for file in self.files
-        ]
+        return [{**file.attributes["settings"], **used} for file, used in zip(self.files, self._pooling(), strict=True)]
 
 
-def join(paths: Sequence[str | Path], dataset: str | None = None, aggregate: Aggregate | None = None) -> Features:
+def join(
+    paths: Sequence[str | Path], dataset: str | None = None, aggregate: Aggregate | None = None,
+    scales: Sequence[int] | None = None,
+) -> Features:  # fmt: skip
     """Opens descriptor files and joins their rows by id.
 
     Args:
         paths: one file or several, each of the same images.
         dataset: the data set that they must be of; None takes the first file's word.
         aggregate: aggregate the kept scales anew, this way.
+        scales: aggregate these of the kept scales alone.
 
     Raises StoreError or DatasetError, naming the file and the first offending id: for a file that is not finished,
-    has no labels, is of another data set, is given twice, keeps no scales where they are needed, or has other ids or
-    labels than the first one.
+    has no labels, is of another data set, is given twice, keeps no scales where they are needed, lacks one of them, or
+    has other ids or labels than the first one.
     """
     files = [read_descriptors(path) for path in paths]
     for file in files:
         _check(file, dataset or str(files[0].attributes["dataset"]), named=dataset is not None)
-        if aggregate is not None and not file.attributes["keep_scales"]:
-            raise StoreError(
-                f"{file.path} keeps no single scales, so --aggregate cannot change it: extract with --keep-scales"
-            )
+        _check_scales(file, aggregate, scales)
     check_distinct(files)
     first = files[0]
     file_rows = tuple(match_rows(first, file) for file in files)
     labels = first.labels
     assert labels is not None  # _check has refused files without
     described = np.all([file.status[rows] == DONE for file, rows in zip(files, file_rows, strict=True)], axis=0)
-    return Features(tuple(files), file_rows, aggregate, labels, described)
+    return Features(tuple(files), file_rows, aggregate, None if scales is None else tuple(scales), labels, described)
+
+
+def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> None:
+    flag = "--aggregate" if scales is None else "--scales"
+    if (aggregate is not None or scales is not None) and not file.attributes["keep_scales"]:
+        raise StoreError(f"{file.path} keeps no single scales, so {flag} cannot change it: extract with --keep-scales")
+    for Q in scales or ():
+        if Q not in file.attributes["scales"]:
+            kept = ", ".join(map(str, file.attributes["scales"]))
+            raise StoreError(f"{file.path} keeps no scale {Q}; it has {kept}")
 
 
 def _check(file: Descriptors, dataset: str, named: bool) -> None:

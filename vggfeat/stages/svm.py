@@ -51,6 +51,7 @@ def svm(
     solver: str = "auto",
     loss: str = "squared_hinge",
     aggregate: Aggregate | None = None,
+    scales: Sequence[int] | None = None,
     rounds: Rounds | None = None,
     splits: str | Path | None = None,
     write_splits: str | Path | None = None,
@@ -68,7 +69,7 @@ def svm(
         C: a value, or an ascending grid of which the validation part chooses: per class by average precision for
             multi-label sets, one value by mean class recall for others; among equals the smallest.
         solver: "newton", "liblinear", or "auto". loss: "squared_hinge" or "hinge" (liblinear's).
-        aggregate: aggregate the kept scales anew, this way.
+        aggregate: aggregate the kept scales anew, this way. scales: these of them alone.
         rounds: numbers of splits, folds and images a class, where the protocol leaves them open.
         splits: a splits file in place of the protocol's splits. write_splits: where to keep those used.
         output: where to keep the fitted model. archive: where to write VOC's evaluation server's .tar.
@@ -83,7 +84,7 @@ def svm(
     """
     start = time.perf_counter()
     tick = progress or (lambda done, total, failed: None)
-    features = join(files or [find_descriptors(dataset)], dataset, aggregate)
+    features = join(files or [find_descriptors(dataset)], dataset, aggregate, scales)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
     settings = Settings(Cs, solver, loss, protocol.definition)
@@ -102,7 +103,7 @@ def svm(
     tick(len(work), len(work), 0)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
-    again = _command(features, settings, aggregate, rounds or Rounds(), splits)
+    again = _command(features, settings, rounds or Rounds(), splits)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others
         path = write_archive(
@@ -257,12 +258,13 @@ def _keep(
     )
 
 
-def _command(
-    features: Features, settings: Settings, aggregate: Aggregate | None, rounds: Rounds, splits: str | Path | None
-) -> str:
+def _command(features: Features, settings: Settings, rounds: Rounds, splits: str | Path | None) -> str:
     """The command line that repeats the run; what is at its default is left out."""
     words = ["vggfeat", "svm", *(str(file.path) for file in features.files)]
-    flags = {"C": settings.Cs, "solver": settings.solver, "loss": settings.loss, "aggregate": aggregate}
+    flags = {
+        "C": settings.Cs, "solver": settings.solver, "loss": settings.loss, "aggregate": features.aggregate,
+        "scales": features.scales,
+    }  # fmt: skip
     usual = {"C": GRID, "solver": Settings().solver, "loss": Settings().loss, **asdict(Rounds())}
     for name, value in {**flags, **asdict(rounds), "splits": splits}.items():
         if value is not None and value != usual.get(name):

@@ -85,9 +85,15 @@ class Descriptors:
             part.reshape(len(flat), scales, dim) for part, dim in zip(np.split(flat, ends, axis=1), dims, strict=True)
         ]
 
-    def aggregated(self, aggregate: Aggregate, rows: Rows = None) -> NDArray[np.float32]:
-        """(n, D') descriptors with the scales aggregated otherwise than in the file, from its kept scales."""
-        return combine(self.read_parts(rows), aggregate)
+    def aggregated(
+        self, aggregate: Aggregate, rows: Rows = None, scales: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """(n, D') descriptors with the kept scales, or some of them, aggregated otherwise than in the file."""
+        parts = self.read_parts(rows)
+        if scales is not None:
+            places = [place for place, Q in enumerate(self.attributes["scales"]) if Q in scales]
+            parts = [part[:, places] for part in parts]
+        return combine(parts, aggregate)
 
     def errors(self) -> dict[str, str]:
         """The reason of each failed row, by id."""
