@@ -10,21 +10,29 @@
 #
 # WIDTH (1), EPOCHS_A (20), EPOCHS (10, of D and E), BATCH (64), RATE and DEEP_RATE (0.01, of D and E), NETS ("D E"), SCALES
 # and DEEP_SCALES (256,384,512, of D and E), VAL (50 validation images a class) and CROPS ("single multi") fit it to a machine.
-# On 2 cores, in three hours:
+# All lists of scales begin with the same one. On 2 cores, in three hours:
 #   WIDTH=0.25 EPOCHS_A=8 EPOCHS=2 BATCH=32 DEEP_RATE=0.003 DROPOUT=0 DEEP_SCALES=256 VAL=10 CROPS=single
 # Expected of published nets, which saw 1.2 million images of 1,000 classes at full size: D 91.8, E 92.3, both 92.7 (Table 11).
 set -euo pipefail
 
-out=${1:?usage: TIN100=DIR DATA=DIR recipes/tin100.sh OUT}
+mkdir -p "${1:?usage: TIN100=DIR DATA=DIR recipes/tin100.sh OUT}"
+out=$(cd "$1" && pwd)
 width=${WIDTH:-1} batch=${BATCH:-64} rate=${RATE:-0.01} scales=${SCALES:-256,384,512}
 nets="A ${NETS-D E}"
 mkdir -p "$out"/{data/ilsvrc2012,nets,descriptors,svm,evaluate}
 
 unpack() {
+    local archive mark
     for archive in "${TIN100:?}"/tin100-*.tar.gz; do
-        local done_mark="$out/data/$(basename "$archive").unpacked"
-        [[ -e $done_mark ]] || { tar -xzf "$archive" -C "$out/data/ilsvrc2012" && touch "$done_mark"; }
+        mark=$out/data/$(basename "$archive").unpacked
+        [[ ! -e $mark ]] || continue
+        tar -xzf "$archive" -C "$out/data/ilsvrc2012"
+        touch "$mark"
     done
+}
+
+run() { # a verb of vggfeat; 3 means done, but some images could not be read
+    vggfeat "$@" || [[ $? == 3 ]]
 }
 
 first_of_each_class() { # -> val.csv: evaluation takes as many images of each class as there is time for
@@ -38,9 +46,9 @@ first_of_each_class() { # -> val.csv: evaluation takes as many images of each cl
 train_net() { # NAME EPOCHS RATE FLAGS...
     local name=$1 epochs=$2 rate=$3
     shift 3
-    [[ -e "$out/nets/$name.done" ]] && return
+    [[ ! -e "$out/nets/$name.done" ]] || return 0
     # Batch, weights that suit the data, and when the rate falls are not the paper's, whose values need its 370,000 updates.
-    vggfeat train --net "$name" --width "$width" --data "$out/data" --epochs "$epochs" --batch-size "$batch" \
+    run train --net "$name" --width "$width" --data "$out/data" --epochs "$epochs" --batch-size "$batch" \
         --learning-rate "$rate" --init data-dependent --set schedule.patience=2 --set schedule.least_gain=1 \
         --set "sgd.dropout=${DROPOUT:-0.5}" --resume -o "$out/nets/$name" "$@"
     touch "$out/nets/$name.done"
@@ -49,19 +57,23 @@ train_net() { # NAME EPOCHS RATE FLAGS...
 describe() { # NAME FLAGS... -> descriptors/NAME.h5
     local file="$out/descriptors/$1.h5"
     shift
-    vggfeat extract --dataset caltech101 --data "${DATA:?}" -o "$file" --resume "$@"
+    run extract --dataset caltech101 --data "${DATA:?}" -o "$file" --resume "$@"
 }
 
 score() { # NAME FLAGS AND FILES... -> svm/NAME.json
     local file="$out/svm/$1.json"
     shift
-    [[ -s $file ]] || { vggfeat svm --json "$@" >"$file.part" && mv "$file.part" "$file"; }
+    [[ ! -s $file ]] || return 0
+    run svm --json "$@" >"$file.part"
+    mv "$file.part" "$file"
 }
 
 errors() { # NAME FLAGS AND FILES... -> evaluate/NAME.json
     local file="$out/evaluate/$1.json"
     shift
-    [[ -s $file ]] || { vggfeat evaluate --json "$@" >"$file.part" && mv "$file.part" "$file"; }
+    [[ ! -s $file ]] || return 0
+    run evaluate --json "$@" >"$file.part"
+    mv "$file.part" "$file"
 }
 
 unpack
@@ -72,6 +84,7 @@ for net in ${nets#A}; do
 done
 
 trained=()
+first=${scales%%,*}
 for net in $nets; do
     [[ $net == A ]] && Qs=$scales || Qs=${DEEP_SCALES:-$scales}
     file="$out/descriptors/$net.h5"
@@ -85,13 +98,13 @@ for net in $nets; do
             score "$net-$aggregate" --aggregate "$aggregate" "$file"
         done
     fi
-    describe "$net-no-flip" --weights "$out/nets/$net/best.pt" --scales 256 --no-flip
-    score "$net-256-no-flip" "$out/descriptors/$net-no-flip.h5"
-    describe "$net-untrained" --net "$net" --weights none --width "$width" --scales 256
-    score "$net-256-untrained" "$out/descriptors/$net-untrained.h5"
+    describe "$net-no-flip" --weights "$out/nets/$net/best.pt" --scales "$first" --no-flip
+    score "$net-$first-no-flip" "$out/descriptors/$net-no-flip.h5"
+    describe "$net-untrained" --net "$net" --weights none --width "$width" --scales "$first"
+    score "$net-$first-untrained" "$out/descriptors/$net-untrained.h5"
 done
 if [[ ${#trained[@]} -gt 1 ]]; then
-    score "fused-256" --scales 256 "${trained[@]}"
+    score "fused-$first" --scales "$first" "${trained[@]}"
     score "fused" "${trained[@]}"
 fi
 

@@ -249,10 +249,11 @@ def stop():
 """
 
 
-def test_a_signal_that_python_drops_stops_the_command_all_the_same(tmp_path):
+@pytest.mark.parametrize("shell", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"], ids=["", "SIGINT ignored"])
+def test_a_signal_that_python_drops_stops_the_command_all_the_same(tmp_path, shell):
     dataset, values = clusters([60] * 30, dim=400)
     file = write_descriptors(tmp_path / "toy.h5", dataset, values)
-    assert stopped(signal.SIGTERM, ["svm", str(file), "--num-splits", "20"], UNHEARD) == [
+    assert stopped(signal.SIGTERM, ["svm", str(file), "--num-splits", "20"], UNHEARD + shell) == [
         "stopped; no model was written, and the same command begins again", "vggfeat: interrupted"
     ]  # fmt: skip
 

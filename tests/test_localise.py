@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.dense import DenseNet
 from vggfeat.errors import OutageError, UsageError
-from vggfeat.images import decode, rescale
+from vggfeat.images import decode, rescale, write_outlined
 from vggfeat.localiser import Candidates, Localiser, best_boxes, box_head, positions
 from vggfeat.networks import VGG, glorot_
 from vggfeat.stages.localise import localise
@@ -385,9 +386,10 @@ def test_an_unreadable_image_is_told_and_costs_exit_code_3(root, tmp_path, capsy
     result = json.loads(captured.out)
     id = f"val/{WNIDS[0]}/{WNIDS[0]}_3.JPEG"
     assert result["failed"] == {id: "empty file"}
-    assert result["images"] == 11
+    assert (result["images"], result["tried"]) == (11, 12)
     assert result["top1_error"] == pytest.approx(100 * 2 / 11)
     assert f"skipped {id}: empty file" in captured.err
+    assert "1 of 12 images skipped" in captured.err
     assert "the whole image" in captured.err
 
 
@@ -409,7 +411,7 @@ def test_a_lost_disk_stops_the_run(root, tmp_path, protocol):
         "disk is back, run the same command again (where they are truly gone, --max-read-failures 0 records them as "
         "failed)"
     )
-    assert not list((tmp_path / "drawn").iterdir()), "no picture of a run that failed"
+    assert not (tmp_path / "drawn").exists() or not list((tmp_path / "drawn").iterdir()), "none of a run that failed"
     for most in (0, 31):
         result = localise(gone, max_read_failures=most, **settings)
         assert (result["images"], len(result["failed"]), result["top1_error"]) == (8, 30, 0.0)
@@ -420,6 +422,28 @@ def test_an_output_that_cannot_be_written_is_told_before_any_work(root, tmp_path
     command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(root), *FLAGS]
     assert run([*command, "--draw", str(tmp_path / "file")]) == 1
     assert capsys.readouterr().err == f"vggfeat: {tmp_path}/file/picture: cannot write here: File exists\n"
+
+
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(root, tmp_path, monkeypatch, capsys):
+    """It has gone when its turn comes, hours after the nets saw it."""
+
+    def full(file, *rest):
+        if "_1" in file.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_outlined(file, *rest)
+
+    monkeypatch.setattr("vggfeat.images.write_outlined", full)
+    answering(LEFT).save(tmp_path / "loc.pt")
+    command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "loc.pt"), "--scales", "224"]
+    flags = [flag for flag in FLAGS if flag != "--quiet"]
+    assert run([*command, "--data", str(root), "--draw", str(tmp_path / "drawn"), *flags, "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert (result["images"], result["tried"]) == (12, 12)
+    ids = [f"val/{wnid}/{wnid}_1.JPEG" for wnid in WNIDS]
+    assert result["not_drawn"] == dict.fromkeys(ids, "[Errno 28] No space left on device")
+    assert f"3 pictures could not be drawn, the first {ids[0]}: " in captured.err
+    assert len(list((tmp_path / "drawn").iterdir())) == 9
 
 
 def test_pictures_are_drawn_as_the_nets_saw_them(tmp_path):

@@ -8,16 +8,22 @@ import sys
 import tarfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from making import two_classes
 from PIL import Image
 
 import vggfeat
-from vggfeat import images, pipeline
+from vggfeat import decoding, images, pipeline
+from vggfeat.datasets.folder import load_folder
 from vggfeat.errors import OutageError, StoreError
 from vggfeat.networks import VGG, glorot_
+from vggfeat.page import pictures
+from vggfeat.training import crops
+from vggfeat.training.augment import CentreView
 
 PEAK = """
 import resource, sys
@@ -136,6 +142,63 @@ main(sys.argv[1:])
 """
 
 
+def hung(command: list[str]) -> str:
+    """The last word of a command that a picture stops which is never read."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGING, *command, "--workers", "2"], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1, ended.stderr
+    return ended.stderr.splitlines()[-1].removeprefix("vggfeat: ")
+
+
+def test_an_evaluation_that_keeps_no_file_begins_again_after_a_picture_that_is_never_read(tmp_path: Path) -> None:
+    tree = two_classes(tmp_path / "tree", 6)
+    (tree / "a" / "04.png").rename(tree / "a" / "hangs.png")
+    glorot_(VGG("A", width=1 / 16, num_classes=2, class_names=("a", "b"))).save(tmp_path / "net.pt")
+    command = ["evaluate", "--dataset", "folder", "--data", str(tree), "--subset", "all", "--scales", "224"]
+    assert hung([*command, "--weights", str(tmp_path / "net.pt")]) == (
+        "a/hangs.png: not read in 0 minutes, its disk does not answer: when the disk is back, run the same command again"
+    )
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pictures called 02 are not read before the test ends; whoever waits does so for a fifth of a second."""
+    end, decode = threading.Event(), images.decode
+
+    def hanging(source: str, **options: bool) -> images.RGBImage:
+        if Path(source).stem == "02":
+            end.wait()
+        return decode(source, **options)
+
+    for owner in (images, crops):
+        monkeypatch.setattr(owner, "decode", hanging)
+    monkeypatch.setattr(crops, "HOPELESS", 0.2)
+    monkeypatch.setattr(pictures, "SLOW", 0.2)
+    monkeypatch.setattr(decoding, "LAST_WORDS", 0.1)
+    yield
+    end.set()
+
+
+def test_training_names_the_picture_that_is_never_read(never: None, tmp_path: Path) -> None:
+    samples = load_folder(two_classes(tmp_path / "tree", 20)).samples
+    words = r"not read in 0 minutes, its disk does not answer: when the disk is back, the same command with --resume goes on"
+    with pytest.raises(OutageError, match=rf"^a/02\.png: {words}$"):
+        crops.colours_of(samples, 0, exif=False, workers=2)
+    loader = crops.CropLoader(CentreView(224), "bilinear", exif=False, workers=2)
+    batches = loader.batches([[crops.Job(sample, position=i) for i, sample in enumerate(samples)]])
+    with pytest.raises(OutageError, match=rf"^a/00\.png or a/02\.png or .* or a/14\.png: {words}$"):
+        next(batches)
+
+
+def test_a_page_does_without_the_pictures_that_are_never_read(never: None, tmp_path: Path) -> None:
+    samples = load_folder(two_classes(tmp_path / "tree", 6)).samples
+    shown = pictures.Pictures(samples)
+    shown.prepare(["a/00.png", "b/01.png", "a/02.png", "b/03.png"])
+    assert shown.failures() == {"a/02.png": "not read in 0 s: its disk does not answer"}
+    assert "data:image/jpeg" in str(shown.show("b/03.png"))
+
+
 def test_a_picture_that_is_never_read_ends_the_run_with_what_is_done_kept(photos: Path, tmp_path: Path) -> None:
     """Twenty pictures, of which the eighteenth hangs: the first block of sixteen is done."""
     listed = [str(photos / f"{i % 4}.jpg") for i in range(20)]
@@ -145,12 +208,8 @@ def test_a_picture_that_is_never_read_ends_the_run_with_what_is_done_kept(photos
     (tmp_path / "list.txt").write_text(lines)
     flags = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "224", "--no-flip"]
     command = ["extract", "--list", str(tmp_path / "list.txt"), *flags, "-o", str(tmp_path / "a.h5")]
-    ended = subprocess.run(
-        [sys.executable, "-c", HANGING, *command, "--workers", "2"], capture_output=True, text=True, timeout=120
-    )
-    assert ended.returncode == 1, ended.stderr
-    assert ended.stderr.splitlines()[-1] == (
-        "vggfeat: 17: not read in 0 minutes, its disk does not answer; what is done is kept, and when the disk is back "
-        "the same command goes on (with --resume where it writes a file)"
+    assert (
+        hung(command)
+        == "17: not read in 0 minutes, its disk does not answer: when the disk is back, the same command with --resume goes on"
     )
     assert (vggfeat.read_descriptors(tmp_path / "a.h5").status == 1).sum() == 16

@@ -261,7 +261,7 @@ def test_a_loss_that_is_none_names_its_update_and_the_last_good_state(tree: Path
 def test_a_seed_repeats_a_training_run_and_another_seed_does_not(tree: Path, tmp_path: Path) -> None:
     def weights(name: str, **changes: Any) -> torch.Tensor:
         recipe, data = tiny(tree, **{"schedule.epochs": 1, **changes})
-        last = train(recipe, data, output=tmp_path / name, device="cpu", workers=changes.get("workers", 2)).last
+        last = train(recipe, data, output=tmp_path / name, device="cpu", workers=2).last
         return torch.load(last, weights_only=True)["state_dict"]["classifier.6.weight"]
 
     plain = weights("a")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import StoreError, VggfeatError
+from vggfeat.errors import VggfeatError
 from vggfeat.pooling import Described, combine
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.holding import Hold
@@ -55,7 +55,7 @@ def fill(path, blocks=None, **options):
 
 
 def refused(call) -> str:
-    with pytest.raises(StoreError) as error:
+    with pytest.raises(VggfeatError) as error:
         call()
     return str(error.value)
 
@@ -158,6 +158,8 @@ def test_an_existing_file_is_neither_lost_nor_mixed(tmp_path):
     path = fill(tmp_path / "a.h5")
     before = path.read_bytes()
     assert refused(lambda: writer(path)) == f"{path} exists: --resume goes on with it, --overwrite replaces it"
+    folder = f"{tmp_path}: cannot write: it is a folder, name a file in it"
+    assert [refused(lambda how=how: writer(tmp_path, **how)) for how in ({}, {"overwrite": True})] == [folder] * 2
     other = {**SETTINGS, "flip": False}
     assert refused(lambda: writer(path, settings=other, resume=True)) == (
         f"{path} was made with other settings (flip true there, false here): --overwrite replaces it, -o names another file"

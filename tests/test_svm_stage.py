@@ -382,6 +382,8 @@ def test_some_of_the_kept_scales_serve_alone(tmp_path: Path) -> None:
     model = read_model(tmp_path / "m.h5")
     assert model.inputs[0]["scales"] == [256, 384], "new images are described at these alone"
     assert model.record["command"].endswith("--aggregate max --scales 384,256")
+    assert message(UsageError, [path], scales=()) == "no scales: name at least one smallest side, such as 256"
+    assert message(UsageError, [path], scales=(256, 256)) == "scales 256,256: one is named twice"
     assert message(StoreError, [path], scales=(256, 300)) == f"{path} keeps no scale 300; it has 256, 384, 512"
     plain = write_descriptors(tmp_path / "p.h5", dataset, values)
     assert message(StoreError, [plain], scales=(256,)) == (
@@ -538,6 +540,14 @@ def test_an_output_that_cannot_be_is_refused_before_any_fit(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"vggfeat: {tmp_path / 'file'}/")
     assert ": cannot write here: " in error
+
+
+def test_a_folder_is_no_output_and_said_so_before_any_fit(toy: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("vggfeat.stages.svm.run_split", lambda *_: pytest.fail("fitted"))
+    folder = f"{tmp_path}: cannot write: it is a folder, name a file in it"
+    assert (
+        message(VggfeatError, [toy], output=tmp_path) == message(VggfeatError, [toy], write_splits=tmp_path) == folder
+    )
 
 
 def test_a_users_model_is_fitted_on_all_images_and_a_benchmarks_on_the_first_split(toy: Path, tmp_path: Path) -> None:

@@ -299,6 +299,15 @@ def test_data_dependent_weights_start_at_chance_and_bring_their_own_preprocessin
     assert same(weights(made.best), weights(again.best))
 
 
+def test_data_dependent_weights_stand_a_colour_that_no_picture_has(tree, tmp_path):
+    for path in tree.rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) * np.array([1, 0, 0], dtype=np.uint8)).save(path)
+    recipe, data = tiny(tree, init__scheme="data-dependent", schedule__epochs=1)
+    made = train(recipe, data, output=tmp_path / "run", device="cpu")
+    assert math.isfinite(made.errors.loss)
+    assert load_net(None, str(made.best), device="cpu", precision="fp32").preprocessing.std[1:] == (1.0, 1.0)
+
+
 def test_data_dependent_weights_need_a_picture_that_can_be_read(tree, tmp_path):
     recipe, data = tiny(tree, init__scheme="data-dependent", schedule__epochs=1)
     for sample in data.train:
@@ -337,6 +346,15 @@ def test_a_stalled_start_stops_with_advice(tree, tmp_path):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
     assert train(patient, data, output=tmp_path / "patient", device="cpu").finished
+
+
+def test_a_net_that_begins_trained_is_not_stalled(tree, tmp_path):
+    """Its loss lies below chance from the first, and may rise at a higher rate before it falls."""
+    recipe, data = tiny(tree, init__scheme="data-dependent", schedule__epochs=12, sgd__learning_rate=3e-3)
+    first = train(recipe, data, output=tmp_path / "first", device="cpu")
+    assert first.errors.loss < 0.9 * math.log(3)
+    again, _ = tiny(tree, init__checkpoint=str(first.best), init__stall_steps=3, sgd__learning_rate=1e-12)
+    assert train(again, data, output=tmp_path / "again", device="cpu").finished
 
 
 # Processes

@@ -12,27 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vggfeat import images
-from vggfeat.catalog import INPUT_SIDE
 from vggfeat.datasets import Sample
 from vggfeat.decoding import Decoded, Decoders, collected
 from vggfeat.dense import DenseNet
 from vggfeat.errors import ImageError, UsageError, unknown_name
 from vggfeat.networks import VGG
-from vggfeat.pooling import AGGREGATES, Aggregate, Described, aggregated_dim, combine, pool_flips, pool_scales
+from vggfeat.pooling import (
+    AGGREGATES,
+    Aggregate,
+    Described,
+    aggregated_dim,
+    check_scales,
+    combine,
+    pool_flips,
+    pool_scales,
+)
 
 Region = Literal["image", "box", "both"]
 REGIONS: tuple[Region, ...] = ("image", "box", "both")
-
-
-def check_scales(scales: Sequence[int]) -> None:
-    """Raises UsageError for smallest sides Q that no net can be run at, and for none at all."""
-    if not scales:
-        raise UsageError("no scales: name at least one smallest side, such as 256")
-    for Q in scales:
-        if Q < INPUT_SIDE:
-            raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
-    if len(set(scales)) < len(scales):
-        raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vggfeat.errors import VggfeatError
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`; when the block ends well it takes path's name, otherwise it is removed.
 
-    Raises VggfeatError, naming `path`, where the folder cannot be written.
+    Raises VggfeatError, naming `path`, where the folder cannot be written or `path` is one itself.
     """
     target = Path(path)
     temporary = _beside(target)
@@ -39,11 +39,13 @@ def check_writable(*paths: str | Path | None) -> None:
     """Raises what `replacing` would, before the work is done whose results these paths are to take."""
     for path in paths:
         if path is not None:
-            _beside(Path(path)).unlink()
+            _beside(Path(path)).unlink(missing_ok=True)  # another process may have tidied up
 
 
 def _beside(target: Path) -> Path:
     """A new empty file in target's folder, which is made where it is missing."""
+    if target.is_dir():
+        raise VggfeatError(f"{target}: cannot write: it is a folder, name a file in it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)

@@ -19,9 +19,9 @@ from vggfeat.datasets import Sample
 from vggfeat.decoding import Decoded, Decoders, collected
 from vggfeat.dense import DenseNet
 from vggfeat.errors import UsageError
-from vggfeat.extractor import check_scales
 from vggfeat.images import Picture, rescaled_size
 from vggfeat.networks import VGG
+from vggfeat.pooling import check_scales
 from vggfeat.posteriors import TOP
 from vggfeat.scorer import centre_crop
 

@@ -12,6 +12,12 @@ MAX_READ_FAILURES = 100
 """Images in a row that cannot be read (ReadError) before a run stops with their rows still to do."""
 
 
+def when_back(resumable: bool = True) -> str:
+    """What to do about a disk that has gone. `resumable`: the run's output can be gone on with."""
+    again = "the same command with --resume goes on" if resumable else "run the same command again"
+    return f"when the disk is back, {again}"
+
+
 class Attempted(Protocol):
     """What became of a block of samples: Described, or a Localiser's Located."""
 
@@ -46,10 +52,9 @@ def until_outage(
         for place, row in enumerate(rows):
             streak = streak + 1 if place in block.unread else 0
             if streak == most > 0:
-                again = "the same command with --resume goes on" if resumable else "run the same command again"
                 raise OutageError(
                     f"{most} images in a row cannot be read, the last {samples[row].id}: {block.failures[place]}; "
-                    f"nothing is kept of them: when the disk is back, {again} "
+                    f"nothing is kept of them: {when_back(resumable)} "
                     "(where they are truly gone, --max-read-failures 0 records them as failed)"
                 )
         # Only the blocks that the present streak reaches into have to wait.

@@ -13,7 +13,7 @@ from vggfeat.datasets import Sample
 from vggfeat.decoding import HOPELESS
 from vggfeat.errors import OutageError
 from vggfeat.memory import keep_freed_memory, release_free_memory
-from vggfeat.outage import MAX_READ_FAILURES, until_outage
+from vggfeat.outage import MAX_READ_FAILURES, until_outage, when_back
 from vggfeat.pooling import Described
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 
@@ -52,12 +52,15 @@ def blocks_of(n: int) -> list[range]:
 
 
 def describe_blocks(
-    extractor: Describer[Result], samples: Sequence[Sample], blocks: Sequence[range]
+    extractor: Describer[Result], samples: Sequence[Sample], blocks: Sequence[range], *, resumable: bool = False
 ) -> Iterator[tuple[range, Result]]:
     """The descriptors of these blocks of samples, in order.
 
     On the CPU, which decodes and computes with the same cores, one block is decoded ahead. A GPU has a block under way
     while the one before it is handed on, and more blocks decoded ahead, so that a large picture holds nobody up.
+
+    Raises OutageError for a picture that is not read in half an hour. `resumable`: the blocks go into a file that a
+    later run goes on with, as the error then says.
     """
     keep_freed_memory()
     decoded_ahead, running_ahead = (4, 1) if extractor.in_background else (1, 0)
@@ -67,7 +70,7 @@ def describe_blocks(
         for following in blocks[number + decoded_ahead : number + decoded_ahead + 1]:
             decoding.append(extractor.prepare(samples[following.start : following.stop]))
         prepared = decoding.popleft()
-        _name_the_slow(samples[rows.start : rows.stop], prepared)
+        _name_the_slow(samples[rows.start : rows.stop], prepared, resumable)
         running.append((rows, extractor.start(prepared)))
         if len(running) > running_ahead:
             done, started = running.popleft()
@@ -77,7 +80,7 @@ def describe_blocks(
         yield done, extractor.collect(started)
 
 
-def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]]) -> None:
+def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]], resumable: bool) -> None:
     """Waits for pictures, naming those that take minutes: a share that never answers would hang a run without a word.
 
     Raises OutageError where one is hopeless. No thread can be ended from outside, so the run cannot go on without it.
@@ -88,8 +91,7 @@ def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]]) -
         names, seconds = ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun
         if seconds >= HOPELESS:
             raise OutageError(
-                f"{names}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer; what is done is kept, "
-                "and when the disk is back the same command goes on (with --resume where it writes a file)"
+                f"{names}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer: {when_back(resumable)}"
             )
         log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, HOPELESS)
 
@@ -113,7 +115,8 @@ def fill(
             progress(done, len(samples), failed)
 
     tick()
-    described_blocks = describe_blocks(extractor, samples, writer.pending(blocks_of(len(samples))))
+    pending = writer.pending(blocks_of(len(samples)))
+    described_blocks = describe_blocks(extractor, samples, pending, resumable=True)
     for rows, described in until_outage(described_blocks, samples, max_read_failures):
         writer.write(rows, described)
         tick()

@@ -9,6 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.catalog import INPUT_SIDE
+from vggfeat.errors import UsageError
+
 Aggregate = Literal["stack", "average", "max"]
 AGGREGATES: tuple[Aggregate, ...] = ("stack", "average", "max")
 
@@ -26,6 +29,17 @@ class Described:
     failures: dict[int, str] = field(default_factory=dict)
     unread: frozenset[int] = frozenset()
     """Those of the failed rows whose bytes could not be had (ReadError)."""
+
+
+def check_scales(scales: Sequence[int]) -> None:
+    """Raises UsageError for smallest sides Q that no net can be run at, and for none at all."""
+    if not scales:
+        raise UsageError("no scales: name at least one smallest side, such as 256")
+    for Q in scales:
+        if Q < INPUT_SIDE:
+            raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
+    if len(set(scales)) < len(scales):
+        raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")
 
 
 def pool_flips(image: Array, mirrored: Array) -> Array:

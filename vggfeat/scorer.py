@@ -18,10 +18,10 @@ from vggfeat.datasets import Sample
 from vggfeat.decoding import Decoded, Decoders, collected
 from vggfeat.dense import DenseNet
 from vggfeat.errors import unknown_name
-from vggfeat.extractor import check_scales, net_provenance
+from vggfeat.extractor import net_provenance
 from vggfeat.images import Picture
 from vggfeat.networks import VGG
-from vggfeat.pooling import Described
+from vggfeat.pooling import Described, check_scales
 from vggfeat.posteriors import LAYER, VIEWS, View
 
 GRID = 5

@@ -148,9 +148,12 @@ def _long_option(error: click.ClickException, args: list[str]) -> str:
 
 
 def _dropped(unraisable: Any) -> None:
-    """Python drops an exception inside of a weak reference's callback: an interrupt then comes again, soon."""
+    """Python drops an exception inside of a weak reference's callback: an interrupt then comes again, soon.
+
+    As SIGTERM, to which `main` listens even where a shell has SIGINT ignored (`command &`).
+    """
     if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.05, _thread.interrupt_main).start()
+        threading.Timer(0.05, _thread.interrupt_main, [signal.SIGTERM]).start()
     else:
         sys.__unraisablehook__(unraisable)
 

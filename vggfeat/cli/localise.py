@@ -66,6 +66,9 @@ def localise(
         )  # fmt: skip
     if not quiet:
         report.print_localisation(result)
+    if not quiet and (left_out := result.get("not_drawn")):
+        name, reason = next(iter(left_out.items()))
+        report.note(f"{len(left_out)} pictures could not be drawn, the first {name}: {reason}")
     if as_json:
         report.print_json(result)
     else:
@@ -74,5 +77,5 @@ def localise(
                 click.echo(result[name])
     if result["failed"]:
         if not quiet:
-            report.print_failures(result["failed"], len(result["failed"]) + result["images"], where="with --json")
+            report.print_failures(result["failed"], result["tried"], where="with --json")
         ctx.exit(SKIPPED)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from vggfeat import images
 from vggfeat.datasets import Dataset, Sample, load_dataset
+from vggfeat.decoding import Decoders
 from vggfeat.errors import ImageError, VggfeatError
 from vggfeat.launch import default_workers
 from vggfeat.page.html import Html, tag
 
 SIDE = 128
 """Largest side of a thumbnail in pixels: half as much again as the page shows, for sharp screens and print."""
+
+
+SLOW = 60.0
+"""Seconds that a page waits for a picture: it can do without."""
 
 
 class Pictures:
@@ -45,8 +49,13 @@ class Pictures:
     def prepare(self, ids: Iterable[str]) -> None:
         """Decodes these images, on all cores."""
         wanted = [id for id in dict.fromkeys(ids) if id not in self._made and not self.missing]
-        with ThreadPoolExecutor(default_workers(), thread_name_prefix="thumbnail") as pool:
-            self._made.update(zip(wanted, pool.map(self._make, wanted), strict=True))
+        patience = SLOW
+        with Decoders(default_workers()) as pool:
+            for id, made in [(id, pool.submit(self._make, id)) for id in wanted]:
+                try:
+                    self._made[id] = made.result(patience)
+                except TimeoutError:  # the threads hang: what is not there by now will not come
+                    self._made[id], patience = ImageError(f"not read in {SLOW:.0f} s: its disk does not answer"), 0.0
 
     def _make(self, id: str) -> str | ImageError:
         """A data URI, or why there is none."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, StoreError
-from vggfeat.pooling import Aggregate, aggregated_dim
+from vggfeat.pooling import Aggregate, aggregated_dim, check_scales
 from vggfeat.sharding import whole_path
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 
@@ -163,6 +163,8 @@ def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequen
     flag = "--aggregate" if scales is None else "--scales"
     if (aggregate is not None or scales is not None) and not file.attributes["keep_scales"]:
         raise StoreError(f"{file.path} keeps no single scales, so {flag} cannot change it: extract with --keep-scales")
+    if scales is not None:
+        check_scales(scales)
     for Q in scales or ():
         if Q not in file.attributes["scales"]:
             kept = ", ".join(map(str, file.attributes["scales"]))

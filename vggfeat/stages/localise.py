@@ -15,7 +15,7 @@ from vggfeat import images
 from vggfeat.boxes import Boxes
 from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
-from vggfeat.errors import DatasetError, UsageError
+from vggfeat.errors import DatasetError, ImageError, UsageError
 from vggfeat.files import check_writable, replacing
 from vggfeat.launch import default_workers
 from vggfeat.localiser import (
@@ -88,7 +88,8 @@ def localise(
         threshold: match score up to which boxes are merged; by default the one that is best on every tenth image,
             which the errors then leave out.
         submission: write ILSVRC's result file: five classes, each with its box, an image.
-        draw: write pictures with the predicted and the true boxes into this folder, at most 100.
+        draw: write pictures with the predicted and the true boxes into this folder, at most 100. One that cannot be
+            drawn costs nothing else.
         max_read_failures: images in a row that cannot be read before the run stops; 0: never.
         device, precision: as `load_net` takes them.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
@@ -96,10 +97,11 @@ def localise(
 
     Returns:
         Plain data: `dataset`, `protocol`, `nets` (with their `scales`), `scales` (of them all), `flip`, `threshold`,
-        `thresholds` (top-5 error in % on the images that chose, by threshold), `images` (scored), `top1_error`,
+        `thresholds` (top-5 error in % on the images that chose, by threshold), `tried` (images that the nets were to
+        look at), `images` (scored), `top1_error`,
         `top5_error`, and of the two trivial answers `whole_image` and `mean_box` with the same classes; errors in %.
         `failed` (reasons by id), `unlocated` (images without a box, which are not scored), `submission`, `drawn` (the
-        folder).
+        folder), `not_drawn` (reasons by id).
 
     Raises UsageError for settings that make no sense, DatasetError for the data, WeightsError for a checkpoint,
     OutageError where the images can no longer be reached.
@@ -130,7 +132,7 @@ def localise(
         classifier=rater, flip=run.flip, exif=everything.exif, workers=workers or default_workers(),
     )  # fmt: skip
     try:
-        answers = run.answers(localiser, threshold, progress, None if draw is None else Path(draw))
+        answers = run.answers(localiser, threshold, progress)
     finally:
         localiser.close()
     result = run.scored(answers, nets[0].training_record.get("mean_box")) | {
@@ -146,7 +148,7 @@ def localise(
         _write_submission(submission, samples, answers, run.class_names, numbers)
         result["submission"] = str(submission)
     if draw is not None:
-        result["drawn"] = str(draw)
+        result |= {"drawn": str(draw), "not_drawn": run.draw(Path(draw), answers)}
     return result
 
 
@@ -184,16 +186,13 @@ class _Run:
     exif: bool
     max_read_failures: int
 
-    def answers(
-        self, localiser: Localiser, threshold: float | None, progress: Progress | None, draw: Path | None
-    ) -> Answers:
+    def answers(self, localiser: Localiser, threshold: float | None, progress: Progress | None) -> Answers:
         """Runs the nets over all images; those that choose the threshold come first."""
         single = self.central  # one box a class: nothing to merge
         chosen = self.samples[::VALIDATION_STEP] if threshold is None and not single else ()
         ids = frozenset(sample.id for sample in chosen)
         rest = tuple(sample for sample in self.samples if sample.id not in ids)
         answers = Answers({}, {}, threshold, {}, ids)
-        drawn = {sample.id for sample in self.samples[:: max(1, -(-len(self.samples) // DRAWN))]} if draw else set()
         proposals: list[tuple[Candidates, Boxes]] = []
         proposals.extend(self._merged(localiser, chosen, THRESHOLDS, answers, progress))
         if chosen:
@@ -204,12 +203,19 @@ class _Run:
         fixed = [0.0 if answers.threshold is None else answers.threshold]
         for candidates, (best,) in self._merged(localiser, rest, fixed, answers, progress):
             answers.by_id[candidates.id] = Answer(candidates.size, candidates.classes, best)
-        if draw is not None:
-            draw.mkdir(parents=True, exist_ok=True)
-            for sample in self.samples:
-                if sample.id in drawn and sample.id in answers.by_id:
-                    self._draw(draw, sample, answers.by_id[sample.id])
         return answers
+
+    def draw(self, folder: Path, answers: Answers) -> dict[str, str]:
+        """Draws some of the pictures, evenly over the list, and says which could not be, and why."""
+        failed = {}
+        for sample in self.samples[:: max(1, -(-len(self.samples) // DRAWN))]:
+            if sample.id in answers.by_id:
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    self._draw(folder, sample, answers.by_id[sample.id])
+                except (ImageError, OSError) as error:  # the picture has gone, or the disk is full
+                    failed[sample.id] = str(error)
+        return failed
 
     def _merged(
         self, localiser: Localiser, samples: tuple[Sample, ...], thresholds: Sequence[float], answers: Answers,
@@ -260,6 +266,7 @@ class _Run:
             "flip": self.flip,
             "threshold": None if self.central else answers.threshold,
             "thresholds": {f"{threshold:g}": value for threshold, value in answers.curve.items()},
+            "tried": len(self.samples),
             "images": len(scored),
             "top1_error": error(found, 1),
             "top5_error": None if self.central else error(found, TOP),

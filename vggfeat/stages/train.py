@@ -55,7 +55,7 @@ WILD_LOSS = 100.0
 """A first loss beyond so many times chance comes from weights of the wrong size."""
 
 MOVED = 0.99
-"""A loss below this share of chance, and of where it began, has left the start."""
+"""A loss below this share of chance has left the start, wherever it began: a trained net's need not fall at all."""
 
 SMOOTHING = 0.02
 """Share of a new value in the running mean of the loss."""
@@ -212,8 +212,9 @@ class _Run:
             glorot_(self.net, self.recipe.seed)
         self.colours = self.ranks.shared(self._colours(augment.colour_images) if self.ranks.first else None)
         adapted = init.scheme == "data-dependent"
-        std = self.colours.std if adapted else (1.0, 1.0, 1.0)
-        self.net.preprocessing = Preprocessing("RGB", 1.0, self.colours.mean, std, "bilinear")
+        # A channel that hardly varies, as in grey or red light, is not blown up.
+        red, green, blue = (max(std, 1.0) if adapted else 1.0 for std in self.colours.std)
+        self.net.preprocessing = Preprocessing("RGB", 1.0, self.colours.mean, (red, green, blue), "bilinear")
         self.origin, copied = "", []
         if init.checkpoint:
             source = load_net(None, init.checkpoint, device="cpu", precision="fp32")
@@ -411,7 +412,7 @@ class _Run:
         progress.smooth_loss += SMOOTHING * (loss - progress.smooth_loss)
         if progress.moving or not 0 < init.stall_steps <= step:
             return
-        progress.moving = progress.smooth_loss < MOVED * min(self.chance, progress.early_loss)
+        progress.moving = progress.smooth_loss < MOVED * self.chance
         if not progress.moving:
             raise TrainingError(
                 f"the loss has not moved in {step} updates ({progress.early_loss:.3f} at first, "

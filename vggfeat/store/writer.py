@@ -76,7 +76,7 @@ class DescriptorWriter:
         self._portion = portion
         self._hold = Hold(self.path)
         try:
-            if self.path.exists() and not resume and not overwrite:
+            if self.path.exists() and not (self.path.is_dir() or resume or overwrite):
                 raise StoreError(f"{self.path} exists: --resume goes on with it, --overwrite replaces it")
             if resume and self.path.exists():
                 self.status = self._resumed()

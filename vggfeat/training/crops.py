@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ from torch import Tensor
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
 from vggfeat.decoding import HOPELESS, Decoders
-from vggfeat.errors import DatasetError, ImageError
+from vggfeat.errors import DatasetError, ImageError, OutageError
 from vggfeat.images import decode, rescaled_crop
+from vggfeat.outage import when_back
 from vggfeat.training.augment import Colours, Moments, View, colours, moments
 from vggfeat.training.tasks import box_targets
+
+T = TypeVar("T")
 
 AHEAD = 3
 """Batches that are being decoded while one is in use."""
@@ -93,18 +96,17 @@ class CropLoader:
                 yield batch
             return
         with Decoders(self.workers) as pool:
-            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
-            try:
-                for jobs in plan:
-                    batch = self._empty(jobs)
-                    chunks = range(0, len(jobs), _CHUNK)
-                    waiting.append((batch, [pool.submit(self._fill, batch, jobs[i : i + _CHUNK], i) for i in chunks]))
-                    if len(waiting) > AHEAD:
-                        yield _finished(waiting.popleft())
-                while waiting:
+            waiting: deque[tuple[Batch, list[_Part]]] = deque()
+            for jobs in plan:
+                batch, parts = self._empty(jobs), []
+                for start in range(0, len(jobs), _CHUNK):
+                    chunk = jobs[start : start + _CHUNK]
+                    parts.append((chunk, pool.submit(self._fill, batch, chunk, start)))
+                waiting.append((batch, parts))
+                if len(waiting) > AHEAD:
                     yield _finished(waiting.popleft())
-            finally:
-                pool.end()
+            while waiting:
+                yield _finished(waiting.popleft())
 
     def _empty(self, jobs: Sequence[Job]) -> Batch:
         n = len(jobs)
@@ -141,28 +143,37 @@ class CropLoader:
                 batch.weights[place] = float(seen)
 
 
-def _finished(entry: tuple[Batch, list[Future[None]]]) -> Batch:
+_Part = tuple[Sequence[Job], "Future[None]"]
+"""A few jobs of a batch, and the task that reads their images."""
+
+
+def _finished(entry: tuple[Batch, list[_Part]]) -> Batch:
     batch, parts = entry
-    for part in parts:
-        try:
-            part.result(HOPELESS)
-        except TimeoutError:
-            raise DatasetError(
-                f"a batch of images was not read in {HOPELESS / 60:.0f} minutes, its disk does not answer: when it is "
-                "back, the same command with --resume goes on"
-            ) from None
+    for jobs, reading in parts:
+        _result(reading, [job.sample.id for job in jobs if job.sample is not None])
     return batch
+
+
+def _result(reading: Future[T], ids: Sequence[str]) -> T:
+    """What came of reading these images. Raises OutageError, naming them, where it takes half an hour."""
+    try:
+        return reading.result(HOPELESS)
+    except TimeoutError:
+        raise OutageError(
+            f"{' or '.join(ids)}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer: {when_back()}"
+        ) from None
 
 
 def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: int) -> Colours:
     """Colours of `count` of the samples, evenly spaced over the list (0: all), each at its own size.
 
-    Unreadable images are left out. Raises DatasetError where none can be read.
+    Unreadable images are left out. Raises DatasetError where none can be read, OutageError where one does not come.
     """
     if 0 < count < len(samples):
         samples = [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
     with Decoders(workers) as pool:  # an interrupt does not wait for thousands of pictures
-        found = pool.map(lambda sample: _moments(sample, exif), samples)
+        started = [pool.submit(_moments, sample, exif) for sample in samples]
+        found = (_result(reading, [sample.id]) for sample, reading in zip(samples, started, strict=True))
         try:
             return colours(entry for entry in found if entry is not None)
         except ValueError:
