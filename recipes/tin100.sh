@@ -60,19 +60,11 @@ describe() { # NAME FLAGS... -> descriptors/NAME.h5
     run extract --dataset caltech101 --data "${DATA:?}" -o "$file" --resume "$@"
 }
 
-score() { # NAME FLAGS AND FILES... -> svm/NAME.json
-    local file="$out/svm/$1.json"
+answer() { # FOLDER/NAME VERB FLAGS AND FILES... -> FOLDER/NAME.json
+    local file="$out/$1.json"
     shift
     [[ ! -s $file ]] || return 0
-    run svm --json "$@" >"$file.part"
-    mv "$file.part" "$file"
-}
-
-errors() { # NAME FLAGS AND FILES... -> evaluate/NAME.json
-    local file="$out/evaluate/$1.json"
-    shift
-    [[ ! -s $file ]] || return 0
-    run evaluate --json "$@" >"$file.part"
+    run "$@" --json >"$file.part"
     mv "$file.part" "$file"
 }
 
@@ -91,21 +83,21 @@ for net in $nets; do
     trained+=("$file")
     describe "$net" --weights "$out/nets/$net/best.pt" --scales "$Qs" --keep-scales
     for Q in ${Qs//,/ }; do
-        score "$net-$Q" --scales "$Q" "$file"
+        answer "svm/$net-$Q" svm --scales "$Q" "$file"
     done
     if [[ $Qs == *,* ]]; then
         for aggregate in stack average max; do
-            score "$net-$aggregate" --aggregate "$aggregate" "$file"
+            answer "svm/$net-$aggregate" svm --aggregate "$aggregate" "$file"
         done
     fi
     describe "$net-no-flip" --weights "$out/nets/$net/best.pt" --scales "$first" --no-flip
-    score "$net-$first-no-flip" "$out/descriptors/$net-no-flip.h5"
+    answer "svm/$net-$first-no-flip" svm "$out/descriptors/$net-no-flip.h5"
     describe "$net-untrained" --net "$net" --weights none --width "$width" --scales "$first"
-    score "$net-$first-untrained" "$out/descriptors/$net-untrained.h5"
+    answer "svm/$net-$first-untrained" svm "$out/descriptors/$net-untrained.h5"
 done
 if [[ ${#trained[@]} -gt 1 ]]; then
-    score "fused-$first" --scales "$first" "${trained[@]}"
-    score "fused" "${trained[@]}"
+    answer "svm/fused-$first" svm --scales "$first" "${trained[@]}"
+    answer "svm/fused" svm "${trained[@]}"
 fi
 
 kept=()
@@ -113,15 +105,15 @@ for net in $nets; do
     for scales in single multi; do
         for view in dense crops; do
             [[ $view == dense || " ${CROPS:-single multi} " == *" $scales "* ]] || continue
-            errors "$net-$view-$scales" --dataset folder --data "$out/val.csv" --subset all \
+            answer "evaluate/$net-$view-$scales" evaluate --dataset folder --data "$out/val.csv" --subset all \
                 --weights "$out/nets/$net/best.pt" --view "$view" --scales "$scales" -o "$out/evaluate/$net-$view-$scales.h5" --resume
         done
         both=("$out/evaluate/$net"-{dense,crops}-"$scales.h5")
-        [[ ! -e ${both[1]} ]] || errors "$net-both-$scales" "${both[@]}"
+        [[ ! -e ${both[1]} ]] || answer "evaluate/$net-both-$scales" evaluate "${both[@]}"
     done
     kept+=("$out/evaluate/$net-dense-multi.h5")
 done
-[[ ${#kept[@]} -lt 2 ]] || errors fused-dense-multi "${kept[@]}"
+[[ ${#kept[@]} -lt 2 ]] || answer evaluate/fused-dense-multi evaluate "${kept[@]}"
 
 python - "$out" >"$out/table.md" <<'PYTHON'
 """One row a score, from the JSON files."""
