@@ -8,16 +8,17 @@
 # OUT takes everything: nets, descriptors, one JSON file a score, and table.md in the end. Whatever is there already is
 # not made again, so a run that was stopped goes on by the same command.
 #
-# WIDTH (1), EPOCHS_A (20), EPOCHS (10, of D and E), BATCH (64), RATE and DEEP_RATE (0.01, of D and E), NETS ("D E"), SCALES
-# and DEEP_SCALES (256,384,512, of D and E), VAL (50 validation images a class) and CROPS ("single multi") fit it to a machine.
-# All lists of scales begin with the same one. On 2 cores, in three hours:
-#   WIDTH=0.25 EPOCHS_A=8 EPOCHS=2 BATCH=32 DEEP_RATE=0.003 DROPOUT=0 DEEP_SCALES=256 VAL=10 CROPS=single
+# To fit it to a machine: WIDTH (1), EPOCHS_A (20), EPOCHS (10, of D and E), TRAIN and TRAIN_DEEP (further flags of training,
+# for all nets, for D and E), NETS ("D E"), SCALES (256,384,512) and DEEP_SCALES (of D and E), which begin with the same one,
+# VAL (50 validation images a class) and CROPS ("single multi"). On 2 cores, without E, in three hours:
+#   WIDTH=0.25 EPOCHS_A=8 EPOCHS=3 TRAIN='--batch-size 32 --set sgd.dropout=0' NETS=D DEEP_SCALES=256 VAL=10 CROPS=single \
+#   TRAIN_DEEP='--learning-rate 0.005 --set schedule.patience=1 --set schedule.least_gain=100'
 # Expected of published nets, which saw 1.2 million images of 1,000 classes at full size: D 91.8, E 92.3, both 92.7 (Table 11).
 set -euo pipefail
 
 mkdir -p "${1:?usage: TIN100=DIR DATA=DIR recipes/tin100.sh OUT}"
 out=$(cd "$1" && pwd)
-width=${WIDTH:-1} batch=${BATCH:-64} rate=${RATE:-0.01} scales=${SCALES:-256,384,512}
+width=${WIDTH:-1} scales=${SCALES:-256,384,512}
 nets="A ${NETS-D E}"
 mkdir -p "$out"/{data/ilsvrc2012,nets,descriptors,svm,evaluate}
 
@@ -43,14 +44,14 @@ first_of_each_class() { # -> val.csv: evaluation takes as many images of each cl
     done
 }
 
-train_net() { # NAME EPOCHS RATE FLAGS...
-    local name=$1 epochs=$2 rate=$3
-    shift 3
+train_net() { # NAME EPOCHS FLAGS...
+    local name=$1 epochs=$2
+    shift 2
     [[ ! -e "$out/nets/$name.done" ]] || return 0
     # Batch, weights that suit the data, and when the rate falls are not the paper's, whose values need its 370,000 updates.
-    run train --net "$name" --width "$width" --data "$out/data" --epochs "$epochs" --batch-size "$batch" \
-        --learning-rate "$rate" --init data-dependent --set schedule.patience=2 --set schedule.least_gain=1 \
-        --set "sgd.dropout=${DROPOUT:-0.5}" --resume -o "$out/nets/$name" "$@"
+    # shellcheck disable=SC2086
+    run train --net "$name" --width "$width" --data "$out/data" --epochs "$epochs" --batch-size 64 --init data-dependent \
+        --set schedule.patience=2 --set schedule.least_gain=1 --resume -o "$out/nets/$name" ${TRAIN:-} "$@"
     touch "$out/nets/$name.done"
 }
 
@@ -70,9 +71,10 @@ answer() { # FOLDER/NAME VERB FLAGS AND FILES... -> FOLDER/NAME.json
 
 unpack
 first_of_each_class >"$out/val.csv"
-train_net A "${EPOCHS_A:-20}" "$rate"
+train_net A "${EPOCHS_A:-20}"
 for net in ${nets#A}; do
-    train_net "$net" "${EPOCHS:-10}" "${DEEP_RATE:-$rate}" --init-from "$out/nets/A/best.pt"
+    # shellcheck disable=SC2086
+    train_net "$net" "${EPOCHS:-10}" --init-from "$out/nets/A/best.pt" ${TRAIN_DEEP:-}
 done
 
 trained=()

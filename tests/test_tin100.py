@@ -68,7 +68,11 @@ def made(out: Path, machine: dict[str, str], **settings: str) -> list[list[str]]
 
 def test_every_command_is_one_and_reads_what_was_written(machine, tmp_path):
     out = tmp_path / "out"
-    commands = made(out, machine, WIDTH="0.25", VAL="1")
+    flags = "--batch-size 32 --set sgd.dropout=0"
+    commands = made(out, machine, WIDTH="0.25", VAL="1", TRAIN=flags, TRAIN_DEEP="--learning-rate 0.005")
+    trained = [parsed("vggfeat " + " ".join(command)).params for command in commands if command[0] == "train"]
+    assert [params["learning_rate"] for params in trained] == [None, 0.005, 0.005]
+    assert {params["batch_size"] for params in trained} == {32}
     written = {str(out / "data"), str(out / "val.csv"), "data"}
     for command in commands:
         params = parsed("vggfeat " + " ".join(command)).params
