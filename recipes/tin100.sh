@@ -10,7 +10,7 @@
 #
 # To fit it to a machine: WIDTH (1), EPOCHS_A (20), EPOCHS (10, of D and E), TRAIN and TRAIN_DEEP (further flags of training,
 # for all nets, for D and E), NETS ("D E"), SCALES (256,384,512) and DEEP_SCALES (of D and E), which begin with the same one,
-# VAL (50 validation images a class) and CROPS ("single multi"). On 2 cores, without E, in three hours:
+# VAL (50 validation images a class) and CROPS ("single multi"). On 2 cores, without E, in two to three hours:
 #   WIDTH=0.25 EPOCHS_A=8 EPOCHS=3 TRAIN='--batch-size 32 --set sgd.dropout=0' NETS=D DEEP_SCALES=256 VAL=10 CROPS=single \
 #   TRAIN_DEEP='--learning-rate 0.005 --set schedule.patience=1 --set schedule.least_gain=100'
 # Expected of published nets, which saw 1.2 million images of 1,000 classes at full size: D 91.8, E 92.3, both 92.7 (Table 11).
@@ -104,14 +104,14 @@ fi
 
 kept=()
 for net in $nets; do
-    for scales in single multi; do
+    for rule in single multi; do
         for view in dense crops; do
-            [[ $view == dense || " ${CROPS:-single multi} " == *" $scales "* ]] || continue
-            answer "evaluate/$net-$view-$scales" evaluate --dataset folder --data "$out/val.csv" --subset all \
-                --weights "$out/nets/$net/best.pt" --view "$view" --scales "$scales" -o "$out/evaluate/$net-$view-$scales.h5" --resume
+            [[ $view == dense || " ${CROPS:-single multi} " == *" $rule "* ]] || continue
+            answer "evaluate/$net-$view-$rule" evaluate --dataset folder --data "$out/val.csv" --subset all \
+                --weights "$out/nets/$net/best.pt" --view "$view" --scales "$rule" -o "$out/evaluate/$net-$view-$rule.h5" --resume
         done
-        both=("$out/evaluate/$net"-{dense,crops}-"$scales.h5")
-        [[ ! -e ${both[1]} ]] || answer "evaluate/$net-both-$scales" evaluate "${both[@]}"
+        both=("$out/evaluate/$net"-{dense,crops}-"$rule.h5")
+        [[ ! -e ${both[1]} ]] || answer "evaluate/$net-both-$rule" evaluate "${both[@]}"
     done
     kept+=("$out/evaluate/$net-dense-multi.h5")
 done

@@ -18,6 +18,14 @@ def when_back(resumable: bool = True) -> str:
     return f"when the disk is back, {again}"
 
 
+def never_read(ids: Sequence[str], seconds: float, resumable: bool = True) -> OutageError:
+    """The error for pictures, or one of them, that were waited for so long in vain; `resumable` as in `when_back`."""
+    names = " or ".join(ids)
+    return OutageError(
+        f"{names}: not read in {seconds / 60:.0f} minutes, its disk does not answer: {when_back(resumable)}"
+    )
+
+
 class Attempted(Protocol):
     """What became of a block of samples: Described, or a Localiser's Located."""
 

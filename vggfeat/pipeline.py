@@ -11,9 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from vggfeat.datasets import Sample
 from vggfeat.decoding import HOPELESS
-from vggfeat.errors import OutageError
 from vggfeat.memory import keep_freed_memory, release_free_memory
-from vggfeat.outage import MAX_READ_FAILURES, until_outage, when_back
+from vggfeat.outage import MAX_READ_FAILURES, never_read, until_outage
 from vggfeat.pooling import Described
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 
@@ -90,9 +89,7 @@ def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]], r
         slow = [sample.id for sample, one in zip(samples, prepared, strict=True) if one in waiting and one.running()]
         names, seconds = ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun
         if seconds >= HOPELESS:
-            raise OutageError(
-                f"{names}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer: {when_back(resumable)}"
-            )
+            raise never_read([names], HOPELESS, resumable)
         log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, HOPELESS)
 
 

@@ -17,7 +17,6 @@ from vggfeat.page.html import Html, tag
 SIDE = 128
 """Largest side of a thumbnail in pixels: half as much again as the page shows, for sharp screens and print."""
 
-
 SLOW = 60.0
 """Seconds that a page waits for a picture: it can do without."""
 

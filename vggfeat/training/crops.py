@@ -15,9 +15,9 @@ from torch import Tensor
 from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
 from vggfeat.decoding import HOPELESS, Decoders
-from vggfeat.errors import DatasetError, ImageError, OutageError
+from vggfeat.errors import DatasetError, ImageError
 from vggfeat.images import decode, rescaled_crop
-from vggfeat.outage import when_back
+from vggfeat.outage import never_read
 from vggfeat.training.augment import Colours, Moments, View, colours, moments
 from vggfeat.training.tasks import box_targets
 
@@ -37,6 +37,10 @@ class Job:
     """None: an empty place, so that every process has a batch of the same length."""
     step: int = 0
     position: int = 0
+
+
+_Part = tuple[Sequence[Job], Future[None]]
+"""A few jobs of a batch, and the task that reads their images."""
 
 
 class Viewer(Protocol):
@@ -143,10 +147,6 @@ class CropLoader:
                 batch.weights[place] = float(seen)
 
 
-_Part = tuple[Sequence[Job], "Future[None]"]
-"""A few jobs of a batch, and the task that reads their images."""
-
-
 def _finished(entry: tuple[Batch, list[_Part]]) -> Batch:
     batch, parts = entry
     for jobs, reading in parts:
@@ -159,9 +159,7 @@ def _result(reading: Future[T], ids: Sequence[str]) -> T:
     try:
         return reading.result(HOPELESS)
     except TimeoutError:
-        raise OutageError(
-            f"{' or '.join(ids)}: not read in {HOPELESS / 60:.0f} minutes, its disk does not answer: {when_back()}"
-        ) from None
+        raise never_read(ids, HOPELESS) from None
 
 
 def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: int) -> Colours:
