@@ -163,7 +163,7 @@ def test_an_evaluation_that_keeps_no_file_begins_again_after_a_picture_that_is_n
 
 @pytest.fixture
 def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Pictures called 02 are not read before the test ends; whoever waits does so for a fifth of a second."""
+    """Pictures called 02 are not read before the test ends; whoever waits does so for two seconds."""
     end, decode = threading.Event(), images.decode
 
     def hanging(source: str, **options: bool) -> images.RGBImage:
@@ -173,8 +173,8 @@ def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for owner in (images, crops):
         monkeypatch.setattr(owner, "decode", hanging)
-    monkeypatch.setattr(crops, "HOPELESS", 0.2)
-    monkeypatch.setattr(pictures, "SLOW", 0.2)
+    monkeypatch.setattr(crops, "HOPELESS", 2.0)
+    monkeypatch.setattr(pictures, "SLOW", 2.0)
     monkeypatch.setattr(decoding, "LAST_WORDS", 0.1)
     yield
     end.set()
@@ -195,7 +195,7 @@ def test_a_page_does_without_the_pictures_that_are_never_read(never: None, tmp_p
     samples = load_folder(two_classes(tmp_path / "tree", 6)).samples
     shown = pictures.Pictures(samples)
     shown.prepare(["a/00.png", "b/01.png", "a/02.png", "b/03.png"])
-    assert shown.failures() == {"a/02.png": "not read in 0 s: its disk does not answer"}
+    assert shown.failures() == {"a/02.png": "not read in 2 s: its disk does not answer"}
     assert "data:image/jpeg" in str(shown.show("b/03.png"))
 
 
