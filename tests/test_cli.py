@@ -352,3 +352,18 @@ def test_a_process_of_torchrun_leaves_the_interpreter_as_it_is(world, ended):
     version, *rest = done.stdout.splitlines()
     assert version.startswith("vggfeat, version ")
     assert rest == ended
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
+)
+def test_torchs_idle_threads_soon_leave_the_cores_to_others_unless_told_otherwise(given, expected, photos, tmp_path):
+    usual = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = usual | given | {"OMP_DISPLAY_ENV": "verbose"}  # libgomp prints what it goes by
+    command = ["extract", "--weights", "none", "--net", "A", "--width", "0.03", "--scales", "224", str(photos)]
+    args = [sys.executable, "-m", "vggfeat", *command, "-o", str(tmp_path / "x.h5")]
+    done = subprocess.run(args, env=environment, capture_output=True, text=True)
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("this torch has no libgomp")
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr

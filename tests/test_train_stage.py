@@ -316,6 +316,23 @@ def test_data_dependent_weights_need_a_picture_that_can_be_read(tree, tmp_path):
         train(recipe, data, output=tmp_path / "run", device="cpu")
 
 
+def test_a_deepened_net_begins_with_the_errors_of_the_shallower_one(tree, tmp_path):
+    first, data = tiny(tree, init__scheme="data-dependent", schedule__epochs=1, sgd__learning_rate=3e-3)
+    shallow = train(first, data, output=tmp_path / "A", device="cpu")
+    deeper, _ = tiny(
+        tree, net="E", init__scheme="identity", init__checkpoint=str(shallow.best), schedule__epochs=1, sgd__learning_rate=1e-12
+    )  # fmt: skip
+    deep = train(deeper, data, output=tmp_path / "E", device="cpu")
+    assert deep.errors.loss == pytest.approx(shallow.errors.loss, rel=1e-4)
+
+
+def test_identity_without_a_net_to_begin_as_is_refused(tree):
+    with pytest.raises(
+        RecipeError, match=r"^--init identity begins as a trained shallower net: name it with --init-from$"
+    ):
+        tiny(tree, init__scheme="identity")
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tree, tmp_path):
     recipe, data = tiny(tree, sgd__learning_rate=1e9)
     with pytest.raises(

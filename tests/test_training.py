@@ -14,7 +14,7 @@ from vggfeat.networks import VGG, glorot_
 from vggfeat.recipe import Sgd
 from vggfeat.training.augment import Augmentation, CentreView, Colours, colours, epoch_order, moments
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
-from vggfeat.training.initial import copy_layers, standardise_, table_layers
+from vggfeat.training.initial import copy_layers, deepen, standardise_, table_layers
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.tasks import Classification
@@ -249,6 +249,39 @@ def test_another_number_of_classes_leaves_the_last_layer_random():
 def test_a_source_of_another_width_is_refused():
     with pytest.raises(WeightsError, match=r"^no layer of none \(A, width 0.25\) fits net B of width 0.125; both need"):
         copy_layers(VGG("B", width=0.125), VGG("A", width=0.25, num_classes=9))
+
+
+@pytest.mark.parametrize("net", ["B", "C", "E"])
+def test_a_deepened_net_computes_what_the_shallower_one_does(net):
+    source = glorot_(VGG("A", width=1 / 32, num_classes=5, preprocessing=OXFORD), seed=5)
+    with torch.no_grad():
+        for layer in table_layers(source).values():
+            layer.bias.normal_(generator=torch.Generator().manual_seed(0))
+    target = glorot_(VGG(net, width=1 / 32, num_classes=5), seed=6)
+    assert deepen(target, source) == list(table_layers(source))
+    crops = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(target.eval()(crops), source.eval()(crops))
+    assert target.preprocessing == OXFORD
+
+
+def test_a_deepened_net_of_other_classes_has_a_last_layer_of_its_own():
+    target = glorot_(VGG("B", width=1 / 32, num_classes=7), seed=6)
+    last = target.classifier[6].weight.clone()
+    assert deepen(target, VGG("A", width=1 / 32))[-1] == "fc7"
+    assert torch.equal(target.classifier[6].weight, last)
+
+
+@pytest.mark.parametrize(
+    ("net", "width", "source", "layer"),
+    [("A", 1 / 32, "B", "conv1_2"), ("D", 1 / 16, "A", "conv1_1"), ("D", 1 / 32, "E", "conv3_4")],
+)
+def test_a_net_that_is_no_deeper_one_of_the_same_width_is_not_deepened(net, width, source, layer):
+    message = (
+        rf"^{layer} of none \({source}, width 0.03125\) fits no layer of net {net} of width {width:g}: --init iden"
+    )
+    with pytest.raises(WeightsError, match=message):
+        deepen(VGG(net, width=width), VGG(source, width=1 / 32))
 
 
 @pytest.mark.parametrize("net", ["D", "A-LRN"])

@@ -18,7 +18,7 @@ from vggfeat.errors import RecipeError, UsageError, unknown_name
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
 """Where a task's defaults differ from those of classification (Appendix A)."""
 
-INIT_SCHEMES = ("glorot", "gaussian", "data-dependent")
+INIT_SCHEMES = ("glorot", "gaussian", "data-dependent", "identity")
 
 _MOST = 2**63
 """Where torch's whole numbers end."""
@@ -124,13 +124,16 @@ class Init:
     """Where the weights start."""
 
     scheme: str = "glorot"
-    """"glorot", "gaussian" with `std`, or "data-dependent"; for the layers that `checkpoint` does not fill.
+    """"glorot", "gaussian" with `std`, "data-dependent" or "identity"; for the layers that `checkpoint` does not fill.
 
-    The last, not the paper's, scales Glorot's layer by layer to the training images, and their pixels too
-    (`training.initial.standardise_`)."""
+    The last two are not the paper's. "data-dependent" scales Glorot's layer by layer to the training images, and their
+    pixels too (`training.initial.standardise_`). "identity" begins as the shallower net of `checkpoint`, all of whose
+    layers it takes (`training.initial.deepen`)."""
     std: float = 0.01
     checkpoint: str = ""
-    """A trained net: all layers of the same net, else the first four convolutions and the fully-connected layers."""
+    """A trained net: all layers of the same net, else the first four convolutions and the fully-connected layers.
+
+    All that a shallower net has where `scheme` is "identity"."""
     stall_steps: int = 2000
     """A run whose loss has not moved from chance after so many updates stops; 0 for never."""
 
@@ -138,6 +141,8 @@ class Init:
         _choice("init.scheme", self.scheme, INIT_SCHEMES)
         _check(self.std > 0, "init.std", self.std, "positive")
         _check(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
+        if self.scheme == "identity" and not self.checkpoint:
+            raise RecipeError("--init identity begins as a trained shallower net: name it with --init-from")
         if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
             raise RecipeError(
                 f"init.std {self.std}: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) "

@@ -52,7 +52,9 @@ class _Side(click.ParamType):
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="A trained net: gives all layers, or a deeper net's first.")
-@click.option("--init", type=Choice(INIT_SCHEMES), help="Of the other layers.  [default: glorot]")
+@click.option(
+    "--init", type=Choice(INIT_SCHEMES), help="Of the other layers; identity: of a deepened net.  [default: glorot]"
+)
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
 @click.option("--trainable", type=Choice(["all", "fc"]), help="fc: fully-connected layers only.  [default: all]")
 @click.option("--S", "train_scale", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")

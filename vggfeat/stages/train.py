@@ -28,7 +28,7 @@ from vggfeat.networks import VGG, gaussian_, glorot_
 from vggfeat.recipe import Recipe, differences, dump_recipe
 from vggfeat.training.augment import Augmentation, CentreView, Colours, epoch_order
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
-from vggfeat.training.initial import copy_layers, standardise_
+from vggfeat.training.initial import copy_layers, deepen, standardise_
 from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.ranks import Ranks, joined
 from vggfeat.training.schedule import Plateau
@@ -219,7 +219,8 @@ class _Run:
         if init.checkpoint:
             source = load_net(None, init.checkpoint, device="cpu", precision="fp32")
             # What a class's score was says nothing about a box: localisation learns its last layer anew (Appendix A).
-            copied = copy_layers(self.net, source, but=("fc8",) if self.task.needs_boxes else ())
+            give = deepen if init.scheme == "identity" else copy_layers
+            copied = give(self.net, source, but=("fc8",) if self.task.needs_boxes else ())
             self.origin = f"{init.checkpoint} (sha256 {source.fingerprint()})"
             self.observer.note(f"{', '.join(copied)} from {init.checkpoint} ({source.net}); the rest {init.scheme}")
         if adapted and self.ranks.first:  # the others are given its weights before the first update

@@ -62,6 +62,36 @@ def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
 
 
 @torch.no_grad()
+def deepen(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
+    """Makes `net` compute what a trained shallower one does, and returns the names of the layers copied from it.
+
+    All of the source's layers are copied, and each further convolution begins as identity, which the ReLU before it
+    makes exact: inputs are not negative. The deeper net begins as good as the shallower one, where the random layers of
+    `copy_layers` have to be learnt first. Chen, Goodfellow and Shlens, "Net2Net: Accelerating Learning via Knowledge
+    Transfer" (2016); not in the paper. Layers `but` and a last layer of another number of classes stay random.
+
+    Raises WeightsError where the source has a convolution that `net` lacks, or is of another width.
+    """
+    own, copied = table_layers(net), []
+    for name, layer in table_layers(source).items():
+        target = own.get(name)
+        if target is not None and target.weight.shape == layer.weight.shape and name not in but:
+            target.load_state_dict(layer.state_dict())
+            copied.append(name)
+        elif isinstance(layer, nn.Conv2d):
+            raise WeightsError(
+                f"{name} of {source.weights_name} ({source.net}, width {source.width:g}) fits no layer of net "
+                f"{net.net} of width {net.width:g}: --init identity begins a deeper net of the same --width"
+            )
+    for name, layer in own.items():
+        if name not in copied and isinstance(layer, nn.Conv2d):
+            nn.init.dirac_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    net.preprocessing = source.preprocessing
+    return copied
+
+
+@torch.no_grad()
 def standardise_(net: VGG, crops: Tensor, *, but: Sequence[str] = ()) -> VGG:
     """Scales and shifts every layer until each of its units has mean 0 and deviation 1 over some images, before ReLU.
 
