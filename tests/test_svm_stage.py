@@ -384,11 +384,27 @@ def test_some_of_the_kept_scales_serve_alone(tmp_path: Path) -> None:
     assert model.record["command"].endswith("--aggregate max --scales 384,256")
     assert message(UsageError, [path], scales=()) == "no scales: name at least one smallest side, such as 256"
     assert message(UsageError, [path], scales=(256, 256)) == "scales 256,256: one is named twice"
-    assert message(StoreError, [path], scales=(256, 300)) == f"{path} keeps no scale 300; it has 256, 384, 512"
+    assert message(StoreError, [path], scales=(256, 300)) == f"{path} has no scale 300; it has 256, 384, 512"
     plain = write_descriptors(tmp_path / "p.h5", dataset, values)
     assert message(StoreError, [plain], scales=(256,)) == (
         f"{plain} keeps no single scales, so --scales cannot change it: extract with --keep-scales"
     )
+
+
+def test_a_file_that_is_as_wanted_need_not_keep_its_scales(tmp_path: Path) -> None:
+    dataset, _ = clusters([12, 12])
+    values = np.abs(np.random.default_rng(0).standard_normal((24, 3, 5)))
+    stacked = write_descriptors(tmp_path / "s.h5", dataset, values)
+    one = write_descriptors(tmp_path / "o.h5", dataset, values[:, :1])
+    for path, flags in (
+        (stacked, {"scales": (512, 384, 256)}),
+        (stacked, {"aggregate": "stack"}),
+        (one, {"scales": (256,)}),
+        (one, {"aggregate": "max"}),
+    ):
+        features = join([path], **flags)  # type: ignore[arg-type]
+        assert features.dim == join([path]).dim
+        assert np.array_equal(features.read(np.arange(24)), join([path]).read(np.arange(24)))
 
 
 # What is refused.

@@ -67,8 +67,6 @@ class Features:
 
     def _dims(self) -> list[int]:
         """Length of each file's part."""
-        if self.aggregate is None and self.scales is None:
-            return [file.dim for file in self.files]
         return [
             sum(
                 aggregated_dim(int(dim), len(used["scales"]), used["aggregate"])
@@ -79,13 +77,7 @@ class Features:
 
     def _pooling(self) -> list[dict[str, Any]]:
         """Per file, the scales in use and how they are aggregated."""
-        return [
-            {
-                "scales": [Q for Q in file.attributes["scales"] if self.scales is None or Q in self.scales],
-                "aggregate": self.aggregate or file.attributes["aggregate"],
-            }
-            for file in self.files
-        ]
+        return [_pooling(file, self.aggregate, self.scales) for file in self.files]
 
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """(n, D) descriptors: the files' unit vectors side by side, divided by the root of their number.
@@ -106,10 +98,10 @@ class Features:
     def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
         scale = np.float32(1 / np.sqrt(len(self.files)))
         column = 0
-        as_stored = self.aggregate is None and self.scales is None
         for file, file_rows, dim, used in zip(self.files, self.file_rows, self._dims(), self._pooling(), strict=True):
             wanted = file_rows[rows]
-            values = file.read(wanted) if as_stored else file.aggregated(used["aggregate"], wanted, used["scales"])
+            stored = _as_stored(file, used)
+            values = file.read(wanted) if stored else file.aggregated(used["aggregate"], wanted, used["scales"])
             bad = ~np.isfinite(values).all(axis=1)
             if bad.any():
                 id = file.ids[wanted[bad.argmax()]]
@@ -159,16 +151,30 @@ def join(
     return Features(tuple(files), file_rows, aggregate, None if scales is None else tuple(scales), labels, described)
 
 
+def _pooling(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> dict[str, Any]:
+    """The scales of a file that are in use, and how they are aggregated."""
+    return {
+        "scales": [Q for Q in file.attributes["scales"] if scales is None or Q in scales],
+        "aggregate": aggregate or file.attributes["aggregate"],
+    }
+
+
+def _as_stored(file: Descriptors, used: dict[str, Any]) -> bool:
+    """Whether the file's own descriptors are what is wanted: one scale alone is the same however it is aggregated."""
+    alike = used["aggregate"] == file.attributes["aggregate"] or len(used["scales"]) == 1
+    return alike and used["scales"] == list(file.attributes["scales"])
+
+
 def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> None:
-    flag = "--aggregate" if scales is None else "--scales"
-    if (aggregate is not None or scales is not None) and not file.attributes["keep_scales"]:
-        raise StoreError(f"{file.path} keeps no single scales, so {flag} cannot change it: extract with --keep-scales")
     if scales is not None:
         check_scales(scales)
     for Q in scales or ():
         if Q not in file.attributes["scales"]:
-            kept = ", ".join(map(str, file.attributes["scales"]))
-            raise StoreError(f"{file.path} keeps no scale {Q}; it has {kept}")
+            there = ", ".join(map(str, file.attributes["scales"]))
+            raise StoreError(f"{file.path} has no scale {Q}; it has {there}")
+    if not file.attributes["keep_scales"] and not _as_stored(file, _pooling(file, aggregate, scales)):
+        flag = "--aggregate" if scales is None else "--scales"
+        raise StoreError(f"{file.path} keeps no single scales, so {flag} cannot change it: extract with --keep-scales")
 
 
 def _check(file: Descriptors, dataset: str, named: bool) -> None:
