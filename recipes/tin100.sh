@@ -13,6 +13,7 @@
 # VAL (50 validation images a class) and CROPS ("single multi"). On 2 cores, without E, in two to three hours:
 #   WIDTH=0.25 EPOCHS_A=8 EPOCHS=3 TRAIN='--batch-size 32 --set sgd.dropout=0' NETS=D DEEP_SCALES=256 VAL=10 CROPS=single \
 #   TRAIN_DEEP='--learning-rate 0.005 --set schedule.patience=1 --set schedule.least_gain=100'
+# With --init identity in TRAIN_DEEP, D and E begin by computing what A does; else they take the paper's layers of A.
 # Expected of published nets, which saw 1.2 million images of 1,000 classes at full size: D 91.8, E 92.3, both 92.7 (Table 11).
 set -euo pipefail
 
