@@ -369,6 +369,7 @@ def test_a_file_in_the_folders_place_is_named(server: Server, tmp_path: Path) ->
 
 CHILD = """
 import resource, signal, sys
+sys.dont_write_bytecode = True  # a module cut short by the limit would stay in the environment
 from vggfeat.errors import VggfeatError
 from vggfeat.fetch import fetch
 url, target, digest, most = sys.argv[1:]

@@ -26,6 +26,7 @@ from vggfeat.weights import load_net
 
 CHILD = """
 import resource, sys
+sys.dont_write_bytecode = True  # a module cut short by the limit would stay in the environment
 sys.path[:0] = [sys.argv[3]]
 import numpy as np
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_former_one(tmp_path: Path) ->
 
 LIMITED = """
 import resource, sys
+sys.dont_write_bytecode = True  # as above
 from vggfeat.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 main(sys.argv[2:])
@@ -235,7 +237,7 @@ COMMANDS = """
 import json, sys
 from vggfeat.cli import run
 for command in json.loads(sys.argv[1]):
-    print(run(command))
+    print(run(command), flush=True)  # among the lines of stderr
 """
 
 
