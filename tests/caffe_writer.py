@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vggfeat.catalog import NETS, Conv
+from vggfeat.nets.catalog import NETS, Conv
 
 V1_TYPES = {"Convolution": 4, "InnerProduct": 14, "Pooling": 17, "ReLU": 18, "Softmax": 20, "Data": 5}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from making import clusters, settings, write_descriptors
 
-from vggfeat.model import Model, write_model
-from vggfeat.networks import VGG, glorot_
-from vggfeat.protocols.splits import Split, write_splits
+from vggfeat.classifiers.model_file import Model, write_model
+from vggfeat.classifiers.protocols.splits import Split, write_splits
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.training.state import Progress, save_last
 
 FOLDER = Path(__file__).parent / "golden"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.pooling import Described, combine
 from vggfeat.store import DescriptorWriter
+from vggfeat.store.pooling import Described, combine
 
 
 def settings(net: str = "D", **changes: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vggfeat.batching import Extents, form_batches, run_padded
-from vggfeat.catalog import NETS
-from vggfeat.dense import DenseNet
 from vggfeat.errors import DeviceError
-from vggfeat.networks import VGG, glorot_, weighted_layers
+from vggfeat.inference.batching import Extents, form_batches, run_padded
+from vggfeat.inference.dense import DenseNet
+from vggfeat.nets.catalog import NETS
+from vggfeat.nets.networks import VGG, glorot_, weighted_layers
 
 SIDES = st.integers(224, 300)
 SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=2, max_size=4)

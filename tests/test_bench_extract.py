@@ -1,8 +1,8 @@
 import pytest
 
-from vggfeat.catalog import net_spec
+from vggfeat.nets.catalog import net_spec
 from vggfeat.stages import bench_extract as stage
-from vggfeat.yardsticks import SIZES, flops, make_photos
+from vggfeat.stages.bench.yardsticks import SIZES, flops, make_photos
 
 
 def test_the_figures_stand_beside_their_yardsticks(monkeypatch):

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vggfeat.catalog import NETS
 from vggfeat.cli import run
 from vggfeat.errors import UsageError
-from vggfeat.networks import VGG
+from vggfeat.nets.catalog import NETS
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import load_net
 from vggfeat.stages import bench_train as stage
-from vggfeat.weights import load_net
-from vggfeat.yardsticks import TORCHVISION_NAMES, flops, torchvision_net, training_flops
+from vggfeat.stages.bench.yardsticks import TORCHVISION_NAMES, flops, torchvision_net, training_flops
 
 
 def narrow(net: str, classes: int = 7) -> VGG:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vggfeat import report
-from vggfeat.catalog import NETS
 from vggfeat.cli import VERBS, run, vggfeat
+from vggfeat.cli import tables as report
 from vggfeat.cli.options import debugging
+from vggfeat.nets.catalog import NETS
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -136,7 +136,7 @@ def test_predict_draws_random_weights_with_the_recorded_seed(photos, tmp_path, m
 def test_a_strangers_seed_is_checked(seed):
     from making import settings
 
-    from vggfeat.provenance import check_provenance
+    from vggfeat.store.provenance import check_provenance
 
     recorded = json.loads(json.dumps(settings("D")))
     recorded["nets"][0]["seed"] = 7
@@ -147,7 +147,7 @@ def test_a_strangers_seed_is_checked(seed):
 
 
 def test_info_knows_a_checkpoint_and_refuses_other_files(tmp_path, capsys):
-    from vggfeat.networks import VGG, glorot_
+    from vggfeat.nets.networks import VGG, glorot_
 
     glorot_(VGG("B", width=1 / 16, num_classes=3)).save(tmp_path / "b.pt")
     assert run(["info", str(tmp_path / "b.pt"), "--json"]) == 0
@@ -287,7 +287,7 @@ def test_tables_fit_80_columns_and_no_color_is_honoured(tmp_path):
 
 
 def test_a_name_that_is_no_utf8_is_an_escape_in_json(capsys):
-    from vggfeat.report import print_json
+    from vggfeat.cli.tables import print_json
 
     print_json({"caf\udce9": "né"})
     text = capsys.readouterr().out
@@ -327,8 +327,8 @@ def test_a_checkpoints_command_trains_by_the_same_recipe():
     from dataclasses import asdict
 
     from vggfeat.cli.train import _setting
-    from vggfeat.commands import train_command
-    from vggfeat.recipe import load_recipe
+    from vggfeat.page.commands import train_command
+    from vggfeat.training.recipe import load_recipe
 
     changes = {"net": "E", "width": 0.5, "augment.S": [256, 512], "data.dataset": "folder", "init.checkpoint": "a b.pt",
                "sgd.learning_rate": 0.003, "augment.flip": False}  # fmt: skip

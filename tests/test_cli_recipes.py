@@ -14,7 +14,7 @@ from shipped import parsed
 from vggfeat.cli import VERBS, run, vggfeat
 from vggfeat.cli.recipes import _key
 from vggfeat.errors import RecipeError
-from vggfeat.recipe import load_recipe
+from vggfeat.training.recipe import load_recipe
 
 Source = click.core.ParameterSource
 

@@ -8,8 +8,8 @@ from scipy.io import savemat
 
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.ilsvrc import load_ilsvrc2012
+from vggfeat.datasets.images import decode
 from vggfeat.errors import DatasetError, ImageError
-from vggfeat.images import decode
 
 WNIDS = ("n01440764", "n01443537", "n02119789")
 

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from vggfeat.catalog import OXFORD, RANDOM, TORCHVISION, Preprocessing
-from vggfeat.dense import DenseNet
 from vggfeat.errors import UsageError
-from vggfeat.networks import VGG, glorot_
+from vggfeat.inference.dense import DenseNet
+from vggfeat.nets.catalog import OXFORD, RANDOM, TORCHVISION, Preprocessing
+from vggfeat.nets.networks import VGG, glorot_
 
 RNG = np.random.default_rng(0)
 

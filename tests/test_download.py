@@ -21,15 +21,16 @@ import torch
 from caffe_writer import caffemodel
 from serving import Server, serving
 
-from vggfeat import cache, catalog, fetch
-from vggfeat.catalog import OXFORD, TORCHVISION, WEIGHTS
 from vggfeat.cli import run
 from vggfeat.datasets import archives
 from vggfeat.datasets.archives import PUBLISHED, Archive, unpack
 from vggfeat.errors import DatasetError, DownloadError, UsageError
-from vggfeat.networks import VGG, glorot_
+from vggfeat.nets import cache, catalog
+from vggfeat.nets.catalog import OXFORD, TORCHVISION, WEIGHTS
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.weights import load_net
 from vggfeat.stages.download import download_dataset, download_weights
-from vggfeat.weights import load_net
+from vggfeat.system import fetch
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from PIL import Image
 import vggfeat
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets.images import decode, rescale
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.extractor import DescriptorSettings, Extractor
-from vggfeat.images import decode, rescale
-from vggfeat.networks import VGG, glorot_
+from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.nets.networks import VGG, glorot_
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32"]
 
@@ -308,7 +308,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     code = (
         "import sys, numpy as np, vggfeat\n"
         "from vggfeat.datasets import Dataset, Sample\n"
-        "from vggfeat.images import write_png\n"
+        "from vggfeat.datasets.images import write_png\n"
         "rng = np.random.default_rng(0)\n"
         "for i in range(64):\n"
         "    write_png(f'{i}.png', rng.integers(0, 256, (100, 100 + 2 * i, 3), dtype=np.uint8))\n"

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from serving import Handler, Server, serving
 
-from vggfeat import fetch as fetch_module
 from vggfeat.errors import DownloadError, VggfeatError
-from vggfeat.fetch import ATTEMPTS, fetch, offline_asked
+from vggfeat.system import fetch as fetch_module
+from vggfeat.system.fetch import ATTEMPTS, fetch, offline_asked
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: several chunks
 HALF = 600_000
@@ -371,7 +371,7 @@ CHILD = """
 import resource, signal, sys
 sys.dont_write_bytecode = True  # a module cut short by the limit would stay in the environment
 from vggfeat.errors import VggfeatError
-from vggfeat.fetch import fetch
+from vggfeat.system.fetch import fetch
 url, target, digest, most = sys.argv[1:]
 if int(most):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import clusters, two_classes, write_descriptors
 
+from vggfeat.classifiers.model_file import read_model
 from vggfeat.cli import run
 from vggfeat.errors import StoreError
-from vggfeat.model import read_model
-from vggfeat.pooling import combine
-from vggfeat.sparsefile import PAGE, SparseFile
+from vggfeat.nets.weights import load_net
 from vggfeat.stages.merge import merge
 from vggfeat.store import DONE, PENDING, read_descriptors
-from vggfeat.weights import load_net
+from vggfeat.store.pooling import combine
+from vggfeat.system.sparsefile import PAGE, SparseFile
 
 CHILD = """
 import resource, sys
@@ -32,9 +32,9 @@ import numpy as np
 from pathlib import Path
 from making import clusters, write_descriptors
 from vggfeat.errors import VggfeatError
-from vggfeat.model import Model, write_model
-from vggfeat.networks import VGG, glorot_
-from vggfeat.pooling import Described
+from vggfeat.classifiers.model_file import Model, write_model
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.store.pooling import Described
 from vggfeat.store.writer import DescriptorWriter
 import vggfeat.store.rows as rows
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from making import clusters
 
+from vggfeat.classifiers.model_file import read_model
+from vggfeat.classifiers.protocols.splits import read_splits
 from vggfeat.errors import ModelError, StoreError, TrainingError, WeightsError
-from vggfeat.model import read_model
-from vggfeat.networks import VGG, glorot_
-from vggfeat.protocols.splits import read_splits
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.weights import load_net
 from vggfeat.stages.info import info
 from vggfeat.store import read_descriptors
 from vggfeat.training.state import load_last
-from vggfeat.weights import load_net
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageCms
 
-from vggfeat import images
+from vggfeat.datasets import images
+from vggfeat.datasets.images import crop, decode, rescale, rescaled_size
 from vggfeat.errors import ImageError
-from vggfeat.images import crop, decode, rescale, rescaled_size
 
 RAMP = np.linspace(0, 255, 64 * 48 * 3).reshape(48, 64, 3).astype(np.uint8)
 

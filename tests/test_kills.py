@@ -19,7 +19,7 @@ from making import clusters, two_classes, write_descriptors
 from serving import Handler, Server, serving
 
 from vggfeat.cli import run
-from vggfeat.networks import VGG, glorot_
+from vggfeat.nets.networks import VGG, glorot_
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32"]
 CONTENT = np.random.default_rng(0).bytes(600_000)
@@ -52,7 +52,7 @@ def server():
 # Puts a local server's files into the tables of what is published.
 TABLES = """
 import dataclasses, json, os
-from vggfeat import catalog
+from vggfeat.nets import catalog
 from vggfeat.datasets import archives
 row = json.loads(os.environ["PUBLISHED"])
 if row["kind"] == "weights":
@@ -190,7 +190,7 @@ def test_an_svm_killed_at_any_instant_leaves_the_former_model_or_the_new_one(tmp
 # A signal a moment after the second sign of progress: in the middle of the work, wherever that is.
 STOPPED = """
 import os, signal, sys, threading
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where a shell has it ignored (&)

@@ -13,15 +13,15 @@ from vggfeat.boxes import decode, iou
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import RecipeError
-from vggfeat.localiser import box_head
-from vggfeat.networks import VGG, glorot_
-from vggfeat.recipe import load_recipe
+from vggfeat.inference.localiser import box_head
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.weights import load_net
 from vggfeat.stages.localise import localise
 from vggfeat.stages.train import train
 from vggfeat.training.augment import Augmentation, CentreView, Colours, View
 from vggfeat.training.crops import CropLoader, Job
+from vggfeat.training.recipe import load_recipe
 from vggfeat.training.tasks import Localisation, box_targets, task_of
-from vggfeat.weights import load_net
 
 GREY = Colours((100.0, 110.0, 120.0), (0.2, 0.02, 0.01), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 NO_SHIFT = (0.0, 0.0, 0.0)

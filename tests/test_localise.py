@@ -16,11 +16,11 @@ from scipy.io import savemat
 from vggfeat.boxes import best_merged
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.dense import DenseNet
+from vggfeat.datasets.images import decode, rescale, write_outlined
 from vggfeat.errors import OutageError, UsageError
-from vggfeat.images import decode, rescale, write_outlined
-from vggfeat.localiser import Candidates, Localiser, best_boxes, box_head, positions
-from vggfeat.networks import VGG, glorot_
+from vggfeat.inference.dense import DenseNet
+from vggfeat.inference.localiser import Candidates, Localiser, best_boxes, box_head, positions
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.stages.localise import localise
 
 FLAGS = ["--device", "cpu", "--precision", "fp32", "--quiet", "--workers", "1"]
@@ -432,7 +432,7 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_else(root, tmp_path, monke
             raise OSError(errno.ENOSPC, "No space left on device")
         write_outlined(file, *rest)
 
-    monkeypatch.setattr("vggfeat.images.write_outlined", full)
+    monkeypatch.setattr("vggfeat.datasets.images.write_outlined", full)
     answering(LEFT).save(tmp_path / "loc.pt")
     command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "loc.pt"), "--scales", "224"]
     flags = [flag for flag in FLAGS if flag != "--quiet"]

@@ -17,10 +17,11 @@ from making import two_classes
 from PIL import Image
 
 import vggfeat
-from vggfeat import decoding, images, pipeline
+from vggfeat.datasets import decoding, images
 from vggfeat.datasets.folder import load_folder
 from vggfeat.errors import OutageError, StoreError
-from vggfeat.networks import VGG, glorot_
+from vggfeat.inference import blocks as pipeline
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.page import pictures
 from vggfeat.training import crops
 from vggfeat.training.augment import CentreView
@@ -133,7 +134,9 @@ def test_a_picture_that_is_not_read_for_minutes_is_named(
 
 HANGING = """
 import sys, threading
-from vggfeat import decoding, images, pipeline
+from vggfeat.datasets import decoding
+from vggfeat.datasets import images
+from vggfeat.inference import blocks as pipeline
 from vggfeat.cli import main
 decode = images.decode
 images.decode = lambda source, **options: threading.Event().wait() if "hangs" in source else decode(source, **options)

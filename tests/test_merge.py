@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from making import settings as recorded
 
+from vggfeat.classifiers.protocols.fusion import join
 from vggfeat.cli import run
 from vggfeat.cli.inputs import shard_of
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.launch import launched
-from vggfeat.pooling import Described
-from vggfeat.protocols.fusion import join
-from vggfeat.sharding import Shard, cut, is_shard_name, whole_path
 from vggfeat.stages.info import info
 from vggfeat.stages.merge import merge
 from vggfeat.stages.svm import find_descriptors
 from vggfeat.store import DescriptorWriter, read_descriptors
+from vggfeat.store.pooling import Described
+from vggfeat.store.sharding import Shard, cut, is_shard_name, whole_path
+from vggfeat.system.launch import launched
 
 N, DIM = 75, 6
 RNG = np.random.default_rng(0)
@@ -229,7 +229,7 @@ def test_torchrun_makes_ranks_shards_from_the_environment_alone(monkeypatch):
     monkeypatch.setenv("RANK", "5")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr("vggfeat.launch.available_cores", lambda: 10)
+    monkeypatch.setattr("vggfeat.system.launch.available_cores", lambda: 10)
     launch = launched()
     assert (shard_of(None, launch), launch.workers(), launch.device("cpu")) == (Shard(5, 8), 2, "cpu")
 
@@ -282,7 +282,7 @@ def test_a_merge_stopped_half_way_leaves_no_file_and_the_next_one_is_whole(tmp_p
 
 def test_long_columns_are_written_in_the_writers_own_pieces(tmp_path, monkeypatch):
     """A piece is 65,536 names; here 20, so that pieces begin and end inside of shards."""
-    monkeypatch.setattr("vggfeat.store.shards.TEXT_ROWS", 20)
+    monkeypatch.setattr("vggfeat.store.joining.TEXT_ROWS", 20)
     monkeypatch.setattr("vggfeat.store.writer.TEXT_ROWS", 20)
     whole = write(tmp_path / "whole.h5")
     merge(shards(tmp_path / "a.h5", 4), tmp_path / "m.h5")

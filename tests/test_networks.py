@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from vggfeat.catalog import NETS, net_spec
 from vggfeat.errors import UsageError
-from vggfeat.networks import VGG, gaussian_, glorot_, weighted_layers
+from vggfeat.nets.catalog import NETS, net_spec
+from vggfeat.nets.networks import VGG, gaussian_, glorot_, weighted_layers
 
 TABLE_2 = {
     "A": 132_863_336,

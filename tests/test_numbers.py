@@ -16,16 +16,16 @@ from making import clusters, two_classes, write_descriptors
 from PIL import Image
 
 import vggfeat
-from vggfeat import pipeline
+from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import TrainingError
+from vggfeat.inference import blocks as pipeline
 from vggfeat.metrics import average_precision, topk_error
-from vggfeat.networks import VGG, glorot_
-from vggfeat.recipe import load_recipe
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.stages.merge import merge
 from vggfeat.stages.train import train
-from vggfeat.svm.estimator import LinearSVM
+from vggfeat.training.recipe import load_recipe
 
 COUNT = 36
 SCALES = (224,)
@@ -94,7 +94,7 @@ def alone(pictures: list[str], folder: Path) -> np.ndarray:
 
 ELSEWHERE = """
 import sys
-from vggfeat.networks import VGG, glorot_
+from vggfeat.nets.networks import VGG, glorot_
 import vggfeat
 net = glorot_(VGG("A", width=1 / 16), seed=1).eval()
 vggfeat.extract(sys.argv[2:], net=net, scales=(224,), output=sys.argv[1])

@@ -20,9 +20,9 @@ import odd_images
 import pytest
 
 import vggfeat
+from vggfeat.datasets.images import decode
 from vggfeat.errors import ImageError
-from vggfeat.images import decode
-from vggfeat.networks import VGG, glorot_
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.store import DONE, FAILED, PENDING
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32", "--scales", "224"]
@@ -173,7 +173,7 @@ def test_a_file_that_may_not_be_read_costs_its_row(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").chmod(0)
     code = (
         "import os\n"
-        "from vggfeat.images import decode\n"
+        "from vggfeat.datasets.images import decode\n"
         "from vggfeat.errors import ImageError\n"
         "decode('b.jpg')\n"
         "if os.geteuid() == 0: os.setegid(65534); os.seteuid(65534)\n"

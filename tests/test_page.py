@@ -363,7 +363,7 @@ def test_a_training_page_shows_every_epoch_and_sets_off_the_best(tmp_path: Path)
 
 
 def test_an_evaluations_page_equals_its_json(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from vggfeat.networks import VGG, glorot_
+    from vggfeat.nets.networks import VGG, glorot_
 
     names = ("cats", "dogs")
     for row, path in enumerate(sorted(photos.glob("*.jpg"))):

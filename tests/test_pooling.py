@@ -1,6 +1,6 @@
 import numpy as np
 
-from vggfeat.pooling import aggregated_dim, combine, normalise, pool_flips, pool_scales, stack_unit
+from vggfeat.store.pooling import aggregated_dim, combine, normalise, pool_flips, pool_scales, stack_unit
 
 RNG = np.random.default_rng(0)
 PER_SCALE = RNG.random((4, 3, 5), dtype=np.float32)

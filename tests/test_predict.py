@@ -18,16 +18,16 @@ import pytest
 from making import clusters, settings, write_descriptors
 from PIL import Image
 
+from vggfeat.classifiers.model_file import Model, read_model, write_model
+from vggfeat.classifiers.protocols.fusion import join
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
-from vggfeat.model import Model, read_model, write_model
-from vggfeat.networks import VGG
-from vggfeat.protocols.fusion import join
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import load_net
 from vggfeat.stages.extract import extract
 from vggfeat.stages.predict import Predictor
 from vggfeat.stages.svm import svm
-from vggfeat.weights import load_net
 
 NARROW = 1 / 32
 

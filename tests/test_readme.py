@@ -13,10 +13,11 @@ from pathlib import Path
 import click
 import pytest
 
-from vggfeat import __version__, read_descriptors, report
-from vggfeat.catalog import NETS, WEIGHTS
+from vggfeat import __version__, read_descriptors
 from vggfeat.cli import run, vggfeat
+from vggfeat.cli import tables as report
 from vggfeat.datasets import NAMES
+from vggfeat.nets.catalog import NETS, WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from shipped import RECIPES, TABLES, TRAINING, commands, header, parsed
 
 from vggfeat.errors import RecipeError, UsageError
-from vggfeat.recipe import Augment, Recipe, Schedule, Sgd, differences, dump_recipe, load_recipe
+from vggfeat.training.recipe import Augment, Recipe, Schedule, Sgd, differences, dump_recipe, load_recipe
 
 
 def written(folder: Path, name: str, text: str) -> Path:

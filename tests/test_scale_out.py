@@ -13,10 +13,10 @@ import pytest
 import vggfeat
 from vggfeat.cli import run
 from vggfeat.datasets import Sample
+from vggfeat.datasets.outage import until_outage
 from vggfeat.errors import OutageError
-from vggfeat.outage import until_outage
-from vggfeat.pooling import Described
 from vggfeat.stages.merge import merge
+from vggfeat.store.pooling import Described
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32", "--scales", "224"]
 COUNT = 40

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vggfeat.errors import DatasetError
-from vggfeat.protocols.splits import (
+from vggfeat.classifiers.protocols.splits import (
     Split,
     k_folds,
     per_class_splits,
@@ -21,6 +20,7 @@ from vggfeat.protocols.splits import (
     with_validation,
     write_splits,
 )
+from vggfeat.errors import DatasetError
 
 
 def images(counts: dict[str, int]) -> tuple[list[str], np.ndarray, list[str]]:

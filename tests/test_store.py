@@ -10,9 +10,9 @@ import pytest
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import VggfeatError
-from vggfeat.pooling import Described, combine
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.holding import Hold
+from vggfeat.store.pooling import Described, combine
 
 N, DIMS, SCALES = 10, (3, 2), (256, 384)
 BLOCKS = [range(4), range(4, 8), range(8, N)]

@@ -13,9 +13,9 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
+from vggfeat.classifiers import engines, newton
+from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.stages import bench_svm
-from vggfeat.svm import engines, newton
-from vggfeat.svm.estimator import LinearSVM, SVMPath
 
 TIGHT = 1e-11
 

@@ -14,16 +14,16 @@ import pytest
 from making import clusters, write_descriptors
 from sklearn.svm import LinearSVC
 
+from vggfeat.classifiers.model_file import read_model
+from vggfeat.classifiers.protocols.fusion import join
+from vggfeat.classifiers.protocols.rules import Rounds
+from vggfeat.classifiers.protocols.selection import GRID, choose
+from vggfeat.classifiers.protocols.splits import read_splits
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.voc import ACTIONS, CLASSES
 from vggfeat.errors import DatasetError, StoreError, UsageError, VggfeatError
 from vggfeat.metrics import average_precision, mean_class_recall
-from vggfeat.model import read_model
-from vggfeat.protocols.fusion import join
-from vggfeat.protocols.rules import Rounds
-from vggfeat.protocols.selection import GRID, choose
-from vggfeat.protocols.splits import read_splits
 from vggfeat.stages.svm import svm
 
 
@@ -205,8 +205,8 @@ def write_rows(path: Path, dataset: Dataset, values: np.ndarray, failed: list[in
     """As write_descriptors, in one block: the real VOC has 9,963 images."""
     from making import settings
 
-    from vggfeat.pooling import Described, combine
     from vggfeat.store import DescriptorWriter
+    from vggfeat.store.pooling import Described, combine
 
     descriptors = combine([values[:, None].astype(np.float32)], "stack")
     n, d = descriptors.shape

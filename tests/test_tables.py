@@ -16,9 +16,9 @@ from shipped import RECIPES, TABLES, TRAINING, commands, header, parsed
 
 from vggfeat.cli import run
 from vggfeat.datasets.voc import ACTIONS, CLASSES
-from vggfeat.paper import TRANSFER
-from vggfeat.recipe import load_recipe
+from vggfeat.page.paper import TRANSFER
 from vggfeat.store import read_descriptors
+from vggfeat.training.recipe import load_recipe
 
 DEFAULT = {"net": (), "weights": ("published",), "files": (), "subset": "val", "dataset": "ilsvrc2012"}
 OXFORD_TEST = {"weights": ("oxford",), "scales": "multi", "subset": "test", "files": ()}

@@ -12,7 +12,7 @@ import pytest
 from shipped import parsed
 
 from vggfeat.datasets.folder import load_folder
-from vggfeat.recipe import load_recipe
+from vggfeat.training.recipe import load_recipe
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "tin100.sh"
 

@@ -13,11 +13,11 @@ from PIL import Image
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError
-from vggfeat.networks import VGG
-from vggfeat.recipe import load_recipe
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import load_net
 from vggfeat.stages.train import train
 from vggfeat.training.observer import Observer
-from vggfeat.weights import load_net
+from vggfeat.training.recipe import load_recipe
 
 TINY = {
     "net": "A", "width": 1 / 64, "precision": "fp32", "data.dataset": "folder", "sgd.batch_size": 4,
@@ -174,7 +174,7 @@ def test_an_interrupted_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, 
 KILLS = """
 import os, random, signal, sys, time
 from vggfeat.datasets.split import load_training_set
-from vggfeat.recipe import load_recipe
+from vggfeat.training.recipe import load_recipe
 from vggfeat.stages import train as stage
 
 tree, output, kills, seed, stage.SAVE_SECONDS = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])

@@ -6,16 +6,16 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from vggfeat.catalog import OXFORD, Preprocessing
 from vggfeat.datasets import Sample
+from vggfeat.datasets.images import rescale, rescaled_crop
 from vggfeat.errors import DatasetError, TrainingError, UsageError, WeightsError
-from vggfeat.images import rescale, rescaled_crop
-from vggfeat.networks import VGG, glorot_
-from vggfeat.recipe import Sgd
+from vggfeat.nets.catalog import OXFORD, Preprocessing
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.training.augment import Augmentation, CentreView, Colours, colours, epoch_order, moments
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
 from vggfeat.training.initial import copy_layers, deepen, standardise_, table_layers
 from vggfeat.training.ranks import Ranks
+from vggfeat.training.recipe import Sgd
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.tasks import Classification
 from vggfeat.training.trainer import Trainer, errors, preprocessed, totals

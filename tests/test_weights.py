@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vggfeat import devices
-from vggfeat.catalog import NETS, OXFORD, RANDOM, TORCHVISION, WEIGHTS, Preprocessing, scaled
-from vggfeat.devices import resolve_device, resolve_precision
 from vggfeat.errors import UsageError, VggfeatError, WeightsError
-from vggfeat.networks import VGG, glorot_
-from vggfeat.weights import load_net, read_weights
+from vggfeat.nets.catalog import NETS, OXFORD, RANDOM, TORCHVISION, WEIGHTS, Preprocessing, scaled
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.weights import load_net, read_weights
+from vggfeat.system import devices
+from vggfeat.system.devices import resolve_device, resolve_precision
 
 WIDTH = 1 / 16
 CLASSES = 10
@@ -297,7 +297,7 @@ def test_another_width_or_number_of_classes_than_the_files_is_refused(tmp_path: 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(list(NETS)), st.floats(0.001, 0.12), st.integers(1, 30))
 def test_shapes_tell_the_net_at_any_width(net: str, width: float, classes: int) -> None:
-    from vggfeat.weights import _shapes, _width
+    from vggfeat.nets.weights import _shapes, _width
 
     shapes = _shapes(NETS[net], width, classes)
     alike = {name for name in NETS if _width(NETS[name], shapes) is not None}

@@ -15,9 +15,9 @@ import click
 from vggfeat._version import __version__
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
-from vggfeat.decoding import DECODING
+from vggfeat.datasets.decoding import DECODING
 from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
-from vggfeat.launch import launched
+from vggfeat.system.launch import launched
 
 VERBS = {
     "nets": "Table 1 and 2: nets, depth, parameters, published weights.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
 
@@ -60,7 +60,7 @@ def bench(
     """
     result: dict[str, Any] = {}
     if what in ("all", "extract"):
-        from vggfeat.stages.bench_extract import bench_extract
+        from vggfeat.stages.bench.extract import bench_extract
 
         with report.Ticker("bench extract", quiet, unit="runs") as tick:
             result["extract"] = bench_extract(
@@ -68,7 +68,7 @@ def bench(
                 progress=tick,
             )  # fmt: skip
     if what in ("all", "train"):
-        from vggfeat.stages.bench_train import bench_train
+        from vggfeat.stages.bench.train import bench_train
 
         with report.Ticker("bench train", quiet, unit="parts") as tick:
             result["train"] = bench_train(
@@ -76,7 +76,7 @@ def bench(
                 progress=tick,
             )  # fmt: skip
     if what in ("all", "svm"):
-        from vggfeat.stages.bench_svm import bench_svm
+        from vggfeat.stages.bench.svm import bench_svm
 
         result["svm"] = bench_svm(size)
     if as_json:

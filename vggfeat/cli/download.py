@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from vggfeat import report
-from vggfeat.catalog import SOURCES
+from vggfeat.cli import tables as report
 from vggfeat.cli.options import common, data_option
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.archives import PUBLISHED
 from vggfeat.errors import UsageError
+from vggfeat.nets.catalog import SOURCES
 from vggfeat.stages.download import download_dataset, download_weights
 
 

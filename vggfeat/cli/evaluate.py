@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
-from vggfeat.launch import launched
-from vggfeat.sharding import whole_path
+from vggfeat.store.sharding import whole_path
+from vggfeat.system.launch import launched
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.options import common
 
 

@@ -9,8 +9,8 @@ import sys
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.errors import UsageError
-from vggfeat.launch import Launch
-from vggfeat.sharding import Shard
+from vggfeat.store.sharding import Shard
+from vggfeat.system.launch import Launch
 
 
 def images_from(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common
 
@@ -29,7 +29,7 @@ def merge(
       vggfeat merge feats.shard-*-of-16.h5 -o feats.h5
     """
     from vggfeat.stages.merge import merge as run
-    from vggfeat.store.shards import read_head
+    from vggfeat.store.joining import read_head
 
     try:
         with report.Ticker("merge", quiet, unit="rows") as tick:

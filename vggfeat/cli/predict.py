@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import Choice
-from vggfeat.launch import default_workers
+from vggfeat.system.launch import default_workers
 
 
 @click.command()

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.options import common
 from vggfeat.errors import VggfeatError
 
@@ -43,7 +43,7 @@ def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool
     Example:
       vggfeat quickstart --keep try
     """
-    from vggfeat.stages.quickstart import write_digits, write_pixels
+    from vggfeat.stages.sample_data import write_digits, write_pixels
 
     start = time.monotonic()
     with contextlib.ExitStack() as stack:

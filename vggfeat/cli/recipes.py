@@ -9,7 +9,7 @@ import click
 
 from vggfeat.cli.types import Numbers
 from vggfeat.errors import RecipeError, UsageError, unknown_name
-from vggfeat.recipe import read_toml
+from vggfeat.training.recipe import read_toml
 
 
 def options_from_recipe(ctx: click.Context, _param: click.Parameter, file: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vggfeat import report
+from vggfeat.cli import tables as report
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import SCALES, Choice, Numbers
 
@@ -72,7 +72,7 @@ def svm(
       vggfeat svm D.h5 E.h5 -o model.h5 --json
       vggfeat svm photos.h5 --report report --data photos
     """
-    from vggfeat.protocols.rules import Rounds
+    from vggfeat.classifiers.protocols.rules import Rounds
     from vggfeat.stages.svm import svm as run
 
     if C is not None:

@@ -16,8 +16,8 @@ from vggfeat.cli.options import data_option, dataset_option, device_options, man
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
-from vggfeat.launch import launched
-from vggfeat.recipe import INIT_SCHEMES, load_recipe
+from vggfeat.system.launch import launched
+from vggfeat.training.recipe import INIT_SCHEMES, load_recipe
 
 FLAGS = {
     "net": "net", "width": "width", "seed": "seed", "precision": "precision", "dataset": "data.dataset",
@@ -116,11 +116,11 @@ def train(
         recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed,
         boxes=recipe.task == "localise",
     )  # fmt: skip
+    from vggfeat.cli.tables import note, print_json
+    from vggfeat.cli.training_display import TrainingDisplay
     from vggfeat.page.training import page_of_run
-    from vggfeat.report import note, print_json
     from vggfeat.stages.train import train as run
     from vggfeat.training.state import RunFiles
-    from vggfeat.trainreport import TrainingDisplay
 
     output = output or str(Path("checkpoints", recipe.name))
     with TrainingDisplay(RunFiles.of(output), quiet) as display:

@@ -7,8 +7,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from vggfeat.catalog import NETS, net_spec
 from vggfeat.errors import nearest
+from vggfeat.nets.catalog import NETS, net_spec
 
 
 class Choice(click.Choice):

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vggfeat.catalog import NUM_CLASSES
 from vggfeat.datasets.bbox import read_boxes
 from vggfeat.datasets.listing import is_image
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.datasets.tars import members
 from vggfeat.errors import DatasetError
+from vggfeat.nets.catalog import NUM_CLASSES
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val")

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from vggfeat.files import replacing
 from vggfeat.metrics import class_recalls
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
+from vggfeat.page.paper import CLASSIFICATION
 from vggfeat.page.pictures import Pictures
-from vggfeat.paper import CLASSIFICATION
+from vggfeat.system.files import replacing
 
 
 def write_page(

@@ -8,7 +8,7 @@ from typing import Any
 
 from vggfeat._version import __version__
 from vggfeat.page.style import STYLE
-from vggfeat.text import printable
+from vggfeat.system.text import printable
 
 
 class Html(str):

@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vggfeat import images
-from vggfeat.datasets import Dataset, Sample, load_dataset
-from vggfeat.decoding import Decoders
+from vggfeat.datasets import Dataset, Sample, images, load_dataset
+from vggfeat.datasets.decoding import Decoders
 from vggfeat.errors import ImageError, VggfeatError
-from vggfeat.launch import default_workers
 from vggfeat.page.html import Html, tag
+from vggfeat.system.launch import default_workers
 
 SIDE = 128
 """Largest side of a thumbnail in pixels: half as much again as the page shows, for sharp screens and print."""

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.files import replacing
 from vggfeat.page.evidence import Ranking
 from vggfeat.page.html import Html, figure
 from vggfeat.page.style import COLOURS
-from vggfeat.text import printable
+from vggfeat.system.files import replacing
+from vggfeat.system.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vggfeat.commands import train_command
-from vggfeat.files import replacing
 from vggfeat.page import parts, plots
+from vggfeat.page.commands import train_command
 from vggfeat.page.html import PAGE, document, section, table, tag
-from vggfeat.recipe import load_recipe
+from vggfeat.system.files import replacing
+from vggfeat.training.recipe import load_recipe
 from vggfeat.training.state import RunFiles, read_metrics
 
 

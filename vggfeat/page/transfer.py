@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from vggfeat.files import replacing
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, rankings
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
+from vggfeat.page.paper import TRANSFER, transfer_table
 from vggfeat.page.pictures import Pictures
-from vggfeat.paper import TRANSFER, transfer_table
+from vggfeat.system.files import replacing
 
 CURVES = 24
 """Most classes whose precision is drawn over recall."""

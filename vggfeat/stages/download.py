@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from vggfeat.cache import CachedFile, published_file
 from vggfeat.datasets.archives import PUBLISHED, Published, unpack
 from vggfeat.errors import DatasetError, VggfeatError, unknown_name
-from vggfeat.fetch import Progress, fetch, locked, offline_asked, release
+from vggfeat.nets.cache import CachedFile, published_file
+from vggfeat.system.fetch import Progress, fetch, locked, offline_asked, release
 
 
 def download_weights(

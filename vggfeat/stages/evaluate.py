@@ -12,20 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.catalog import net_spec
-from vggfeat.commands import evaluate_command
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
+from vggfeat.datasets.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set
 from vggfeat.errors import DatasetError, UsageError, unknown_name
-from vggfeat.files import check_writable, replacing
-from vggfeat.launch import default_workers
-from vggfeat.outage import MAX_READ_FAILURES, until_outage
-from vggfeat.page.evaluation import write_page
-from vggfeat.page.evidence import Scored
-from vggfeat.page.html import PAGE
-from vggfeat.page.pictures import Pictures
-from vggfeat.posteriors import (
+from vggfeat.inference.posteriors import (
     SCALE_RULES,
     VIEWS,
     Posteriors,
@@ -36,10 +28,18 @@ from vggfeat.posteriors import (
     scales_for,
     training_scale,
 )
+from vggfeat.nets.catalog import net_spec
+from vggfeat.page.commands import evaluate_command
+from vggfeat.page.evaluation import write_page
+from vggfeat.page.evidence import Scored
+from vggfeat.page.html import PAGE
+from vggfeat.page.pictures import Pictures
+from vggfeat.system.files import check_writable, replacing
+from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fused without
-    from vggfeat.networks import VGG
-    from vggfeat.scorer import Scorer
+    from vggfeat.inference.scorer import Scorer
+    from vggfeat.nets.networks import VGG
 
     NetLike = str | VGG
 
@@ -124,8 +124,8 @@ def evaluate(
     if not labelled and output is None and submission is None:
         raise UsageError(f"{images.name} has no labels here, so no errors: give --submission FILE or -o FILE")
     check_writable(submission, report and Path(report, PAGE))
-    from vggfeat.scorer import Scorer
-    from vggfeat.weights import load_nets
+    from vggfeat.inference.scorer import Scorer
+    from vggfeat.nets.weights import load_nets
 
     nets = load_nets(
         net, weights, width=width, seed=seed, device=device, precision=precision, offline=offline, progress=fetching
@@ -231,7 +231,7 @@ def _scales(net: VGG, scales: ScaleRule | Sequence[int]) -> tuple[int, ...]:
 
 def _computed(scorer: Scorer, images: Dataset, progress: Progress | None, max_read_failures: int) -> Posteriors:
     """Posteriors that are kept in memory alone."""
-    from vggfeat.pipeline import blocks_of, describe_blocks
+    from vggfeat.inference.blocks import blocks_of, describe_blocks
 
     samples = images.samples
     values = np.empty((len(samples), scorer.dim), dtype=np.float32)
@@ -265,7 +265,7 @@ def _kept(
     max_read_failures: int,
 ) -> Posteriors:
     """Posteriors by way of their file."""
-    from vggfeat.pipeline import fill
+    from vggfeat.inference.blocks import fill
     from vggfeat.store import DescriptorWriter
 
     writer = DescriptorWriter(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.files import replacing
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
 from vggfeat.store.holding import Hold
+from vggfeat.system.files import replacing
 
 FORMATS = (".npy", ".csv")
 _STATUS = {PENDING: "pending", DONE: "done", FAILED: "failed"}

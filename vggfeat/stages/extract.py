@@ -10,16 +10,16 @@ from typing import Literal
 
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.listing import from_paths
+from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError
-from vggfeat.extractor import DescriptorSettings, Extractor, Region
-from vggfeat.launch import default_workers
-from vggfeat.networks import VGG
-from vggfeat.outage import MAX_READ_FAILURES
-from vggfeat.pipeline import blocks_of, fill
-from vggfeat.pooling import Aggregate
-from vggfeat.sharding import Portion, Shard, cut
+from vggfeat.inference.blocks import blocks_of, fill
+from vggfeat.inference.extractor import DescriptorSettings, Extractor, Region
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import load_nets
 from vggfeat.store import FAILED, DescriptorWriter
-from vggfeat.weights import load_nets
+from vggfeat.store.pooling import Aggregate
+from vggfeat.store.sharding import Portion, Shard, cut
+from vggfeat.system.launch import default_workers
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat import images
 from vggfeat.boxes import Boxes
-from vggfeat.datasets import Dataset, Sample, load_dataset
+from vggfeat.datasets import Dataset, Sample, images, load_dataset
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
+from vggfeat.datasets.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.errors import DatasetError, ImageError, UsageError
-from vggfeat.files import check_writable, replacing
-from vggfeat.launch import default_workers
-from vggfeat.localiser import (
+from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.localiser import (
     BoxHead,
     Candidates,
     Guesses,
@@ -29,12 +28,12 @@ from vggfeat.localiser import (
     columns_of,
     scales_of_nets,
 )
+from vggfeat.inference.posteriors import TOP, fuse, joined, training_scale
 from vggfeat.metrics import localisation_error
-from vggfeat.networks import VGG
-from vggfeat.outage import MAX_READ_FAILURES, until_outage
-from vggfeat.pipeline import blocks_of, describe_blocks
-from vggfeat.posteriors import TOP, fuse, joined, training_scale
-from vggfeat.weights import load_net
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import load_net
+from vggfeat.system.files import check_writable, replacing
+from vggfeat.system.launch import default_workers
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
 """Match scores up to which boxes may be merged; the validation part says which is best."""

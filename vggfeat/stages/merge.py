@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vggfeat.commands import extract_command
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.sharding import Portion, Shard, whole_path
+from vggfeat.page.commands import extract_command
 from vggfeat.store.holding import Hold
+from vggfeat.store.joining import Head, join, read_head
 from vggfeat.store.schema import first_difference
-from vggfeat.store.shards import Head, join, read_head
+from vggfeat.store.sharding import Portion, Shard, whole_path
 
 log = logging.getLogger(__name__)
 

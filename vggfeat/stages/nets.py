@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vggfeat.catalog import NETS, Conv, NetSpec, weights_rows
+from vggfeat.nets.catalog import NETS, Conv, NetSpec, weights_rows
 
 
 def nets() -> list[dict[str, Any]]:

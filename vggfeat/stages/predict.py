@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import ModelError, UsageError
-from vggfeat.extractor import DescriptorSettings, Extractor
-from vggfeat.model import Model, read_model
-from vggfeat.networks import VGG
-from vggfeat.pipeline import blocks_of, describe_blocks
-from vggfeat.pooling import Described, stack_unit
-from vggfeat.weights import NAMES, load_net
+from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import NAMES, load_net
+from vggfeat.store.pooling import Described, stack_unit
 
 
 @dataclass(frozen=True)

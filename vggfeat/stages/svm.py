@@ -16,24 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat._version import __version__
-from vggfeat.commands import extract_command
+from vggfeat.classifiers.estimator import LinearSVM
+from vggfeat.classifiers.model_file import Model, write_model
+from vggfeat.classifiers.protocols import splits as splits_file
+from vggfeat.classifiers.protocols.fusion import Features, join
+from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
+from vggfeat.classifiers.protocols.selection import GRID, Outcome, Settings, fit_all, mean_of, measure_of, run_split
+from vggfeat.classifiers.protocols.splits import Split
+from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
-from vggfeat.files import check_writable
-from vggfeat.model import Model, write_model
+from vggfeat.page.commands import extract_command
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Run, provenance, write_page
-from vggfeat.pooling import Aggregate
-from vggfeat.protocols import splits as splits_file
-from vggfeat.protocols.fusion import Features, join
-from vggfeat.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
-from vggfeat.protocols.selection import GRID, Outcome, Settings, fit_all, mean_of, measure_of, run_split
-from vggfeat.protocols.splits import Split
-from vggfeat.protocols.voc_results import write_archive
-from vggfeat.sharding import is_shard_name
-from vggfeat.svm.estimator import LinearSVM
+from vggfeat.store.pooling import Aggregate
+from vggfeat.store.sharding import is_shard_name
+from vggfeat.system.files import check_writable
 
 log = logging.getLogger(__name__)
 

@@ -18,24 +18,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from vggfeat.catalog import Preprocessing
 from vggfeat.datasets.split import TrainingSet
-from vggfeat.devices import resolve_device, resolve_precision
 from vggfeat.errors import DatasetError, RecipeError, TrainingError
-from vggfeat.files import replacing
-from vggfeat.launch import default_workers
-from vggfeat.networks import VGG, gaussian_, glorot_
-from vggfeat.recipe import Recipe, differences, dump_recipe
+from vggfeat.nets.catalog import Preprocessing
+from vggfeat.nets.networks import VGG, gaussian_, glorot_
+from vggfeat.nets.weights import load_net
+from vggfeat.system.devices import resolve_device, resolve_precision
+from vggfeat.system.files import replacing
+from vggfeat.system.launch import default_workers
 from vggfeat.training.augment import Augmentation, CentreView, Colours, epoch_order
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
 from vggfeat.training.initial import copy_layers, deepen, standardise_
 from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.ranks import Ranks, joined
+from vggfeat.training.recipe import Recipe, differences, dump_recipe
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.state import Progress, RunFiles, append_metrics, cut_metrics, load_last, save_last
 from vggfeat.training.tasks import task_of
 from vggfeat.training.trainer import Trainer, errors, preprocessed
-from vggfeat.weights import load_net
 
 CUDA_READ_EVERY = 10
 """Updates between looks at the loss on a CUDA device, where each look waits for the device."""

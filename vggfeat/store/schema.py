@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from vggfeat._version import __version__
 from vggfeat.errors import StoreError
-from vggfeat.hdf5 import DAMAGE, own_dataset, texts
-from vggfeat.provenance import check_provenance
-from vggfeat.sharding import Portion
+from vggfeat.store.provenance import check_provenance
+from vggfeat.store.sharding import Portion
+from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
 
 FORMAT = "vggfeat-descriptors"
 FORMAT_VERSION = 1

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError
-from vggfeat.files import replacing
-from vggfeat.hdf5 import DAMAGE, written
-from vggfeat.pooling import Described
-from vggfeat.sharding import Portion
 from vggfeat.store.holding import Hold
+from vggfeat.store.pooling import Described
 from vggfeat.store.rows import RowFile
 from vggfeat.store.schema import (
     DONE,
@@ -37,6 +34,9 @@ from vggfeat.store.schema import (
     versions_here,
     write_all,
 )
+from vggfeat.store.sharding import Portion
+from vggfeat.system.files import replacing
+from vggfeat.system.hdf5 import DAMAGE, written
 
 
 class DescriptorWriter:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.catalog import INPUT_SIDE
-from vggfeat.images import Picture, rescaled_size
+from vggfeat.datasets.images import Picture, rescaled_size
+from vggfeat.nets.catalog import INPUT_SIDE
 
 _ORDER, _IMAGE = 0, 1  # streams of random numbers
 

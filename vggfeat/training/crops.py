@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vggfeat.catalog import INPUT_SIDE, Filter
 from vggfeat.datasets import Sample
-from vggfeat.decoding import HOPELESS, Decoders
+from vggfeat.datasets.decoding import HOPELESS, Decoders
+from vggfeat.datasets.images import decode, rescaled_crop
+from vggfeat.datasets.outage import never_read
 from vggfeat.errors import DatasetError, ImageError
-from vggfeat.images import decode, rescaled_crop
-from vggfeat.outage import never_read
+from vggfeat.nets.catalog import INPUT_SIDE, Filter
 from vggfeat.training.augment import Colours, Moments, View, colours, moments
 from vggfeat.training.tasks import box_targets
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfeat.errors import WeightsError
-from vggfeat.networks import VGG, weighted_layers
+from vggfeat.nets.networks import VGG, weighted_layers
 
 COPIED_CONVS = 4
 """Convolutions, from the first, that a deeper net takes from a trained A (Sect. 3.1)."""

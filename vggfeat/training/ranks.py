@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from vggfeat.launch import launched
+from vggfeat.system.launch import launched
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from vggfeat.errors import TrainingError, UsageError
-from vggfeat.files import replacing
-from vggfeat.networks import VGG, write_checkpoint
+from vggfeat.nets.networks import VGG, write_checkpoint
+from vggfeat.system.files import replacing
 
 STATE_KEY = "training_state"
 STATE_VERSION = 1

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vggfeat.boxes import CORRECT_IOU, encode, visible
-from vggfeat.catalog import INPUT_SIDE
+from vggfeat.datasets.images import rescaled_size
 from vggfeat.datasets.sample import Box
-from vggfeat.images import rescaled_size
-from vggfeat.recipe import Recipe
+from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.training.augment import View
+from vggfeat.training.recipe import Recipe
 
 
 class Task(Protocol):

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vggfeat.catalog import Preprocessing
-from vggfeat.devices import Precision
 from vggfeat.errors import TrainingError, UsageError
-from vggfeat.networks import VGG
-from vggfeat.recipe import Sgd
+from vggfeat.nets.catalog import Preprocessing
+from vggfeat.nets.networks import VGG
+from vggfeat.system.devices import Precision
 from vggfeat.training.crops import Batch
 from vggfeat.training.observer import Errors
 from vggfeat.training.ranks import Ranks
+from vggfeat.training.recipe import Sgd
 from vggfeat.training.tasks import Classification, Task
 
 CPU_MICRO_BATCH = 16

@@ -1,0 +1,361 @@
+"""One-vs-rest linear SVMs, fitted for all classes together, and what the choice of C needs of them.
+
+Appendix B of the paper ends in a linear SVM on L2-normalised descriptors. Each class k here minimises LIBLINEAR's
+
+    1/2 |w|^2 + sum_i c_ki max(0, 1 - y_ki (x_i w + s b))^2
+
+with the bias b penalised as part of w and s the intercept scaling. With fewer rows than some 40,000 the method is
+Newton's on the Gram matrix (`newton`); every fit carries the proof that it found the optimum, its duality gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.utils import column_or_1d, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from vggfeat.classifiers.engines import Engine, Solution, choose_engine
+
+LOSSES = ("squared_hinge", "hinge")
+SOLVERS = ("auto", "newton", "liblinear")
+
+
+class LinearSVM(ClassifierMixin, BaseEstimator):
+    """One-vs-rest linear SVM with LIBLINEAR's objective, solved exactly and for all classes at once.
+
+    Parameters
+    ----------
+    C : float or array of shape (K,)
+        Cost of a sample's loss against 1/2 |w|^2; one for all classes, or one per class.
+    loss : {"squared_hinge", "hinge"}
+        The plain hinge is left to LIBLINEAR.
+    intercept_scaling : float
+        Value s of the constant feature whose weight is the bias. The bias is penalised like the other weights, the less
+        the larger s; 0 fits without a bias.
+    class_weight : None, "balanced" or dict
+        Factors of the cost of each class's own samples, as scikit-learn's LinearSVC takes them: in a problem of three
+        or more classes only the positive samples of each. For an indicator y the dict's keys are column indices, and
+        "balanced" weighs positive and negative samples of each column to the same total.
+    tol : float
+        Largest relative duality gap (P - D) / P of any class. LIBLINEAR, which knows no gap, gets 10 tol as its own
+        stopping tolerance: its default at ours.
+    solver : {"auto", "newton", "liblinear"}
+        "auto" takes "newton" wherever it can: the squared hinge, up to 40,000 rows or 256 features.
+
+    Attributes
+    ----------
+    coef_ : (K, D), in the dtype of X; K is 1 for two single-label classes
+    intercept_ : (K,)
+    classes_ : the labels in order, or the column indices of an indicator y
+    n_features_in_ : D
+    duality_gap_ : (K,) relative gaps of coef_ and intercept_ in float64; NaN for the plain hinge
+    n_iter_ : (K,) Newton steps, or LIBLINEAR's sweeps
+
+    References
+    ----------
+    Simonyan and Zisserman 2015, Appendix B. Fan et al., LIBLINEAR, JMLR 2008. Keerthi and DeCoste, JMLR 2005. Chapelle,
+    Training a support vector machine in the primal, Neural Computation 2007.
+    """
+
+    coef_: NDArray[np.floating]
+    intercept_: NDArray[np.floating]
+    classes_: NDArray[Any]
+    duality_gap_: NDArray[np.float64]
+    n_iter_: NDArray[np.int64]
+
+    def __init__(
+        self,
+        C: float | ArrayLike = 1.0,
+        loss: str = "squared_hinge",
+        intercept_scaling: float = 1.0,
+        class_weight: dict[Any, float] | str | None = None,
+        tol: float = 1e-5,
+        solver: str = "auto",
+    ) -> None:
+        self.C = C
+        self.loss = loss
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
+        self.tol = tol
+        self.solver = solver
+
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> LinearSVM:
+        """Fits every class; returns self.
+
+        X (N, D) is float32 or float64, y (N,) holds class labels or (N, K) is a 0/1 indicator, for samples of several
+        labels. sample_weight, (N,) or (N, K), multiplies C; 0 leaves a sample out of all classes, or of one class
+        (VOC's difficult images). Raises ValueError for NaN, shapes that do not agree, and a single class.
+        """
+        problem = SVMPath(X, y, sample_weight, estimator=self)
+        solutions = problem.engine.solve(problem.all_rows, [problem.per_class(self.C)])
+        return problem.install([self], solutions)[0]
+
+    @classmethod
+    def path(
+        cls,
+        X: ArrayLike,
+        y: ArrayLike,
+        Cs: Iterable[float | ArrayLike],
+        sample_weight: ArrayLike | None = None,
+        **params: Any,
+    ) -> list[LinearSVM]:
+        """One fitted estimator per entry of Cs, in its order; each solution starts the next larger C's.
+
+        params are the constructor's. Each entry of Cs is a float or (K,). See `SVMPath` where scores on other rows
+        are all that is wanted of most C.
+        """
+        problem = SVMPath(X, y, sample_weight, estimator=cls(**params))
+        return problem.fits(Cs)
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Scores (N, K), or (N,) for two single-label classes; above 0 is on the class's side."""
+        check_is_fitted(self)
+        rows: NDArray[np.floating] = validate_data(
+            self, X, dtype=[np.float64, np.float32], reset=False, ensure_all_finite=False
+        )
+        _check_finite(rows)
+        scores = rows @ self.coef_.T + self.intercept_
+        return scores[:, 0] if self._binary else scores
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Labels (N,) of the highest scores, or for a multi-label fit the indicator (N, K) of the scores above 0."""
+        scores = self.decision_function(X)
+        if self._multilabel:
+            return (scores > 0).astype(np.int64)
+        return self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    @property
+    def _binary(self) -> bool:
+        return not self._multilabel and len(self.classes_) == 2
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class SVMPath:
+    """One data set to be fitted at many C: its Gram matrix is made once, for any training and validation rows of it.
+
+    To choose C on held-out rows and then fit all of them:
+
+        path = SVMPath(X, y, estimator=LinearSVM())
+        scores = path.scores(Cs, train, validation)          # (len(Cs), n_validation, K)
+        svm = path.fit(best_C)                               # on all rows, from the nearest solution so far
+
+    X, y and sample_weight are as in `LinearSVM.fit`; `estimator` gives the settings. Rows are indices or a mask.
+    """
+
+    def __init__(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *, estimator: LinearSVM | None = None
+    ) -> None:
+        self.estimator = LinearSVM() if estimator is None else estimator
+        _check_parameters(self.estimator)
+        checked = validate_data(
+            self.estimator, X, y, dtype=[np.float64, np.float32], multi_output=True, ensure_all_finite=False
+        )
+        self.X: NDArray[np.floating] = checked[0]
+        _check_finite(self.X)
+        labels: NDArray[Any] = checked[1]
+        self.classes, self.positive, self.multilabel = _encode(labels)
+        of_class = self.estimator.class_weight
+        weight = _costs(self.positive, self.classes, labels, self.multilabel, of_class, sample_weight)
+        self.engine: Engine = choose_engine(
+            self.X,
+            self.positive.T,
+            weight.T,
+            loss=self.estimator.loss,
+            solver=self.estimator.solver,
+            intercept_scaling=float(self.estimator.intercept_scaling),
+            tol=float(self.estimator.tol),
+        )
+        self.all_rows = np.arange(len(self.X))
+        self.gaps: NDArray[np.float64] | None = None
+        self._solved: tuple[NDArray[np.intp], list[NDArray[np.float64]], list[Solution]] | None = None
+
+    @property
+    def n_problems(self) -> int:
+        """K: the number of one-vs-rest problems."""
+        return self.positive.shape[1]
+
+    def scores(self, Cs: Iterable[float | ArrayLike], train: ArrayLike, validation: ArrayLike) -> NDArray[np.floating]:
+        """Scores (len(Cs), n_validation, K) of the validation rows after fits on the training rows, one for each C.
+
+        K is 1 for two single-label classes. Afterwards `gaps` holds the fits' relative duality gaps (len(Cs), K).
+        No weights over the D features are formed.
+        """
+        costs = self._grid(Cs)
+        rows, asked = self._rows(train), self._rows(validation)
+        solutions = self._solve(rows, costs)
+        self._solved = (rows, costs, solutions)
+        self.gaps = np.stack([solution.gap for solution in solutions])
+        return np.stack([self.engine.scores(solution, asked).T for solution in solutions])
+
+    def fit(self, C: float | ArrayLike, rows: ArrayLike | None = None) -> LinearSVM:
+        """A fitted copy of the estimator with this C, a float or (K,), on all rows or on the given ones."""
+        cost = self.per_class(C)
+        chosen = self.all_rows if rows is None else self._rows(rows)
+        solutions = self.engine.solve(chosen, [cost], start=self._nearest(cost))
+        return self.install([clone(self.estimator).set_params(C=C)], solutions)[0]
+
+    def fits(self, Cs: Iterable[float | ArrayLike]) -> list[LinearSVM]:
+        """One fitted copy of the estimator per C, on all rows, in the order of Cs."""
+        given = list(Cs)
+        solutions = self._solve(self.all_rows, self._grid(given))
+        return self.install([clone(self.estimator).set_params(C=C) for C in given], solutions)
+
+    def per_class(self, C: float | ArrayLike) -> NDArray[np.float64]:
+        """C as (K,) float64; ValueError if it is neither a positive number nor K of them."""
+        values = np.asarray(C, dtype=np.float64)
+        if values.shape not in ((), (self.n_problems,)):
+            raise ValueError(f"C has shape {values.shape}; it must be a number or one per class, ({self.n_problems},)")
+        if not np.all((values > 0) & np.isfinite(values)):
+            raise ValueError(f"C must be positive and finite, got {C!r}")
+        return np.broadcast_to(values, (self.n_problems,)).copy()
+
+    def install(self, svms: list[LinearSVM], solutions: list[Solution]) -> list[LinearSVM]:
+        """Sets the learnt attributes of each svm from its solution of this problem; returns the svms."""
+        for svm, fitted in zip(svms, self.engine.finish(solutions), strict=True):
+            svm.coef_, svm.intercept_ = fitted.coef, fitted.intercept
+            svm.duality_gap_, svm.n_iter_ = fitted.gap, fitted.n_iter
+            svm.classes_, svm._multilabel = self.classes, self.multilabel
+            svm.n_features_in_ = self.X.shape[1]
+            if hasattr(self.estimator, "feature_names_in_"):
+                svm.feature_names_in_ = self.estimator.feature_names_in_
+        return svms
+
+    def _grid(self, Cs: Iterable[float | ArrayLike]) -> list[NDArray[np.float64]]:
+        costs = [self.per_class(C) for C in Cs]
+        if not costs:
+            raise ValueError("Cs is empty: give at least one C")
+        return costs
+
+    def _solve(self, rows: NDArray[np.intp], costs: Sequence[NDArray[np.float64]]) -> list[Solution]:
+        """Solutions in the order of costs, found from the smallest C to the largest."""
+        order = sorted(range(len(costs)), key=lambda at: float(np.log(costs[at]).sum()))
+        found = self.engine.solve(rows, [costs[at] for at in order])
+        return [found[order.index(at)] for at in range(len(costs))]
+
+    def _nearest(self, cost: NDArray[np.float64]) -> list[Solution] | None:
+        """For each class the solution so far of the nearest C, or None before any."""
+        if self._solved is None:
+            return None
+        _, costs, solutions = self._solved
+        nearest = np.abs(np.log(np.stack(costs) / cost)).argmin(axis=0)
+        return [solutions[at] for at in nearest]
+
+    def _rows(self, rows: ArrayLike) -> NDArray[np.intp]:
+        chosen = np.asarray(rows)
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self.X),):
+                raise ValueError(f"a mask of rows has shape {chosen.shape}, X has {len(self.X)} rows")
+            chosen = np.flatnonzero(chosen)
+        if chosen.ndim != 1 or not len(chosen):
+            raise ValueError("rows must be a list of at least one row index, or a mask")
+        return chosen.astype(np.intp)
+
+
+def _check_parameters(svm: LinearSVM) -> None:
+    if svm.loss not in LOSSES:
+        raise ValueError(f"loss is {svm.loss!r}; it must be one of {', '.join(LOSSES)}")
+    if svm.solver not in SOLVERS:
+        raise ValueError(f"solver is {svm.solver!r}; it must be one of {', '.join(SOLVERS)}")
+    if svm.loss == "hinge" and svm.solver == "newton":
+        raise ValueError("the plain hinge has no Newton solver; take solver='liblinear' or loss='squared_hinge'")
+    if not (isinstance(svm.tol, Real) and 0 < svm.tol < 1):
+        raise ValueError(f"tol must be a relative gap between 0 and 1, got {svm.tol!r}")
+    if not (isinstance(svm.intercept_scaling, Real) and 0 <= svm.intercept_scaling < float("inf")):
+        raise ValueError(f"intercept_scaling must be 0 or a positive number, got {svm.intercept_scaling!r}")
+
+
+def _encode(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
+    """(classes, positive (N, K), multilabel) of labels (N,) or an indicator (N, K)."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    check_classification_targets(y)
+    if y.ndim == 2:
+        if type_of_target(y) != "multilabel-indicator" or not np.isin(y, (0, 1)).all():
+            raise ValueError("y of shape (N, K) must be an indicator of zeros and ones")
+        return np.arange(y.shape[1]), y > 0, True
+    classes, index = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            "This solver needs samples of at least 2 classes in the data, "
+            f"but the data contains only one class: {classes[0]!r}"
+        )
+    positive = index[:, None] == np.arange(len(classes))
+    return classes, positive[:, 1:] if len(classes) == 2 else positive, False
+
+
+def _check_finite(X: NDArray[np.floating]) -> None:
+    """Raises ValueError, naming the first row with a value that is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(X.sum()):  # one pass, and no copy of X
+            return
+    for row, values in enumerate(X):
+        if not np.isfinite(values).all():
+            raise ValueError(f"Input X contains NaN or infinity, the first in row {row}")
+
+
+def _costs(
+    positive: NDArray[np.bool_],
+    classes: NDArray[Any],
+    y: NDArray[Any],
+    multilabel: bool,
+    class_weight: dict[Any, float] | str | None,
+    sample_weight: ArrayLike | None,
+) -> NDArray[np.float64]:
+    """(N, K) factors of C; a broadcast view where all are 1."""
+    weight: NDArray[np.float64] = np.ones(())
+    if sample_weight is not None:
+        weight = _sample_weight(sample_weight, positive.shape)
+    if class_weight is None:
+        return np.broadcast_to(weight, positive.shape)
+    if multilabel:
+        of_positive, of_negative = _indicator_weights(positive, class_weight)
+    else:
+        labels = np.ravel(y)
+        plain = weight[:, 0] if weight.ndim == 2 and weight.shape[1] == 1 else None
+        of_class = compute_class_weight(class_weight, classes=classes, y=labels, sample_weight=plain)
+        # LIBLINEAR's rule: with two classes both weights count, with more only the positive class's own.
+        of_positive, of_negative = (of_class[1:], of_class[:1]) if len(classes) == 2 else (of_class, np.ones(1))
+    return weight * np.where(positive, of_positive, of_negative)
+
+
+def _sample_weight(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """sample_weight as (N, 1) or (N, K) float64; ValueError for another shape, NaN or a negative weight."""
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.ndim == 0:
+        weight = np.full(shape[0], float(weight))
+    if weight.shape not in ((shape[0],), shape):
+        raise ValueError(
+            f"sample_weight has shape {weight.shape}; with this X and y it must be ({shape[0]},) or {shape}"
+        )
+    if not np.isfinite(weight).all() or (weight < 0).any():
+        raise ValueError("sample_weight must be finite and at least 0")
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every sample: nothing is left to fit")
+    return weight[:, None] if weight.ndim == 1 else weight
+
+
+def _indicator_weights(
+    positive: NDArray[np.bool_], class_weight: dict[Any, float] | str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(K,) factors of the positive and of the negative samples of each column."""
+    n, k = positive.shape
+    if class_weight == "balanced":
+        count = positive.sum(axis=0)
+        return n / (2 * np.maximum(count, 1)), n / (2 * np.maximum(n - count, 1))
+    if not isinstance(class_weight, dict):
+        raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {class_weight!r}")
+    unknown = sorted(set(class_weight) - set(range(k)), key=str)
+    if unknown:
+        raise ValueError(f"class_weight has the key {unknown[0]!r}, but y has columns 0 to {k - 1}")
+    return np.array([class_weight.get(at, 1.0) for at in range(k)], dtype=np.float64), np.ones(k)

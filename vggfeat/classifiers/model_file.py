@@ -1,0 +1,120 @@
+"""The fitted model's file (HDF5): linear classifiers, and how to describe new images for them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat._version import __version__
+from vggfeat.errors import ModelError
+from vggfeat.store.holding import Hold
+from vggfeat.store.provenance import check_provenance
+from vggfeat.system.files import replacing
+from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts, written
+
+MODEL_FORMAT = "vggfeat-model"
+FORMAT_VERSION = 1
+
+_TEXT = h5py.string_dtype()
+
+
+@dataclass(frozen=True)
+class Model:
+    """One-vs-rest linear classifiers on descriptors."""
+
+    coef: NDArray[np.float32]
+    """(K, D)."""
+    intercept: NDArray[np.float32]
+    """(K,)."""
+    C: NDArray[np.float64]
+    """(K,) the C that each class was fitted with."""
+    class_names: tuple[str, ...]
+    multi_label: bool
+    inputs: tuple[dict[str, Any], ...]
+    """Per descriptor file, `Extractor.provenance()` of how its images were described; their descriptors are stacked."""
+    record: dict[str, Any]
+    """What the model was fitted on and how it scored, as plain data."""
+
+    def scores(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, D) descriptors -> (n, K) distances from each class's hyperplane, in units of the margin."""
+        if descriptors.shape[1] != self.coef.shape[1]:
+            raise ModelError(f"descriptors have {descriptors.shape[1]} values, the model takes {self.coef.shape[1]}")
+        scores: NDArray[np.float32] = descriptors @ self.coef.T + self.intercept
+        return scores
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for a person: classes, size, inputs and record."""
+        return {
+            "classes": len(self.class_names),
+            "dim": self.coef.shape[1],
+            "multi_label": self.multi_label,
+            "class_names": list(self.class_names),
+            "inputs": [dict(one) for one in self.inputs],
+            **self.record,
+        }
+
+
+def write_model(path: str | Path, model: Model) -> Path:
+    """Writes a model, whole or not at all, and returns its path. What a killed process was writing there goes."""
+    with Hold(Path(path)), replacing(path) as temporary, written(temporary) as file:
+        file.attrs["format"] = MODEL_FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["vggfeat_version"] = __version__
+        file.attrs["multi_label"] = model.multi_label
+        file.attrs["inputs"] = json.dumps(model.inputs)
+        file.attrs["record"] = json.dumps(model.record)
+        for name in ("coef", "intercept", "C"):
+            file[name] = getattr(model, name)
+        names = [name.encode("utf-8", "surrogateescape") for name in model.class_names]
+        file.create_dataset("class_names", data=np.array(names, dtype=object), dtype=_TEXT)
+    return Path(path)
+
+
+def read_model(path: str | Path) -> Model:
+    """Reads a model. Raises ModelError where the file is none, of a newer format, or damaged."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; 'vggfeat svm -o {path}' makes a model")
+    if not h5py.is_hdf5(path):
+        raise ModelError(f"{path} is no model of vggfeat's (no HDF5)")
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _read(path, file)
+    except DAMAGE as error:
+        raise ModelError(f"{path}: damaged model file ({error})") from error
+
+
+def _read(path: Path, file: h5py.File) -> Model:
+    if file.attrs.get("format") != MODEL_FORMAT:
+        raise ModelError(f"{path} is no model of vggfeat's; 'vggfeat svm -o FILE' makes one")
+    version = int(file.attrs.get("format_version", 0))
+    if version > FORMAT_VERSION:
+        raise ModelError(f"{path} has format version {version}, this vggfeat reads up to {FORMAT_VERSION}: update it")
+    for name in ("coef", "intercept", "C", "class_names"):
+        if own_dataset(file, name) is None:
+            raise ModelError(f"{path}: damaged model file (no {name!r} of its own)")
+    model = Model(
+        coef=file["coef"][:].astype(np.float32, copy=False),
+        intercept=file["intercept"][:].astype(np.float32, copy=False),
+        C=file["C"][:].astype(np.float64, copy=False),
+        class_names=tuple(name.decode("utf-8", "surrogateescape") for name in texts(file["class_names"])),
+        multi_label=bool(file.attrs["multi_label"]),
+        inputs=tuple(json.loads(file.attrs["inputs"])),
+        record=json.loads(file.attrs["record"]),
+    )
+    k = len(model.class_names)
+    if model.coef.ndim != 2 or {len(model.coef), len(model.intercept), len(model.C)} != {k}:
+        raise ModelError(f"{path}: damaged model file ({k} classes, coefficients {model.coef.shape})")
+    if not (np.isfinite(model.coef).all() and np.isfinite(model.intercept).all()):
+        raise ModelError(f"{path}: damaged model file (coefficients that are NaN or infinite)")
+    for one in model.inputs:
+        check_provenance(one)
+    if not isinstance(model.record, dict):
+        raise ValueError("its record is no table")
+    return model

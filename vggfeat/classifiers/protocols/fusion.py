@@ -1,0 +1,244 @@
+"""One or several descriptor files as one matrix: joined by id, stacked, checked (late fusion, Appendix B)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.errors import DatasetError, StoreError
+from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
+from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
+from vggfeat.store.sharding import whole_path
+
+BLOCK = 512
+"""Rows read at once, so that the whole of a file is never in memory beside the matrix that is wanted."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Descriptor files joined by id. Rows are in the order of the first file."""
+
+    files: tuple[Descriptors, ...]
+    file_rows: tuple[NDArray[np.intp], ...]
+    """For each file, the row of each of our N rows."""
+    aggregate: Aggregate | None
+    """Aggregation over the kept scales in place of the files' own."""
+    scales: tuple[int, ...] | None
+    """Those of the kept scales to aggregate; None: all."""
+    labels: NDArray[Any]
+    """(N,) class indices, or (N, K) of 1, 0 (difficult, or not known), -1."""
+    described: NDArray[np.bool_]
+    """(N,) whether every file has a descriptor."""
+
+    @property
+    def ids(self) -> list[str]:
+        """N unique ids."""
+        return self.files[0].ids
+
+    @property
+    def subset(self) -> list[str]:
+        """ "train", "val", "test" or "" a row."""
+        return self.files[0].subset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        return self.files[0].class_names
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return str(self.files[0].attributes["dataset"])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may be of several classes."""
+        return self.labels.ndim == 2
+
+    @property
+    def dim(self) -> int:
+        """Length D of a joined descriptor."""
+        return sum(self._dims())
+
+    def _dims(self) -> list[int]:
+        """Length of each file's part."""
+        return [
+            sum(
+                aggregated_dim(int(dim), len(used["scales"]), used["aggregate"])
+                for dim in file.attributes["layer_dims"]
+            )
+            for file, used in zip(self.files, self._pooling(), strict=True)
+        ]
+
+    def _pooling(self) -> list[dict[str, Any]]:
+        """Per file, the scales in use and how they are aggregated."""
+        return [_pooling(file, self.aggregate, self.scales) for file in self.files]
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """(n, D) descriptors: the files' unit vectors side by side, divided by the root of their number.
+
+        Raises StoreError for a descriptor that is not finite.
+        """
+        out = np.empty((len(rows), self.dim), dtype=np.float32)
+        for start in range(0, len(rows), BLOCK):
+            self._read_into(out[start : start + BLOCK], rows[start : start + BLOCK])
+        return out
+
+    def blocks(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The descriptors of these rows, a block at a time: (which of the rows, (n, D))."""
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, min(start + BLOCK, len(rows)))
+            yield part, self.read(rows[part])
+
+    def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
+        scale = np.float32(1 / np.sqrt(len(self.files)))
+        column = 0
+        for file, file_rows, dim, used in zip(self.files, self.file_rows, self._dims(), self._pooling(), strict=True):
+            wanted = file_rows[rows]
+            stored = _as_stored(file, used)
+            values = file.read(wanted) if stored else file.aggregated(used["aggregate"], wanted, used["scales"])
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                id = file.ids[wanted[bad.argmax()]]
+                raise StoreError(f"{file.path}: the descriptor of {id!r} is not finite (NaN); extract it anew")
+            np.multiply(values, scale, out=out[:, column : column + dim])
+            column += dim
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """Per file, what a result says of it: its path and how it was made."""
+        names = ("net", "weights", "weights_sha256", "layer", "flip", "region", "precision", "fingerprint")
+        return [
+            {"path": str(file.path), **used, **{name: file.attributes[name] for name in names}}
+            for file, used in zip(self.files, self._pooling(), strict=True)
+        ]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """Per file, everything needed to describe new images alike."""
+        return [{**file.attributes["settings"], **used} for file, used in zip(self.files, self._pooling(), strict=True)]
+
+
+def join(
+    paths: Sequence[str | Path], dataset: str | None = None, aggregate: Aggregate | None = None,
+    scales: Sequence[int] | None = None,
+) -> Features:  # fmt: skip
+    """Opens descriptor files and joins their rows by id.
+
+    Args:
+        paths: one file or several, each of the same images.
+        dataset: the data set that they must be of; None takes the first file's word.
+        aggregate: aggregate the kept scales anew, this way.
+        scales: aggregate these of the kept scales alone.
+
+    Raises StoreError or DatasetError, naming the file and the first offending id: for a file that is not finished,
+    has no labels, is of another data set, is given twice, keeps no scales where they are needed, lacks one of them, or
+    has other ids or labels than the first one.
+    """
+    files = [read_descriptors(path) for path in paths]
+    for file in files:
+        _check(file, dataset or str(files[0].attributes["dataset"]), named=dataset is not None)
+        _check_scales(file, aggregate, scales)
+    check_distinct(files)
+    first = files[0]
+    file_rows = tuple(match_rows(first, file) for file in files)
+    labels = first.labels
+    assert labels is not None  # _check has refused files without
+    described = np.all([file.status[rows] == DONE for file, rows in zip(files, file_rows, strict=True)], axis=0)
+    return Features(tuple(files), file_rows, aggregate, None if scales is None else tuple(scales), labels, described)
+
+
+def _pooling(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> dict[str, Any]:
+    """The scales of a file that are in use, and how they are aggregated."""
+    return {
+        "scales": [Q for Q in file.attributes["scales"] if scales is None or Q in scales],
+        "aggregate": aggregate or file.attributes["aggregate"],
+    }
+
+
+def _as_stored(file: Descriptors, used: dict[str, Any]) -> bool:
+    """Whether the file's own descriptors are what is wanted: one scale alone is the same however it is aggregated."""
+    alike = used["aggregate"] == file.attributes["aggregate"] or len(used["scales"]) == 1
+    return alike and used["scales"] == list(file.attributes["scales"])
+
+
+def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> None:
+    if scales is not None:
+        check_scales(scales)
+    for Q in scales or ():
+        if Q not in file.attributes["scales"]:
+            there = ", ".join(map(str, file.attributes["scales"]))
+            raise StoreError(f"{file.path} has no scale {Q}; it has {there}")
+    if not file.attributes["keep_scales"] and not _as_stored(file, _pooling(file, aggregate, scales)):
+        flag = "--aggregate" if scales is None else "--scales"
+        raise StoreError(f"{file.path} keeps no single scales, so {flag} cannot change it: extract with --keep-scales")
+
+
+def _check(file: Descriptors, dataset: str, named: bool) -> None:
+    if file.portion is not None:
+        raise StoreError(
+            f"{file.path} is {file.portion}: join all of them with "
+            f"'vggfeat merge {file.portion.shard.pattern(whole_path(file.path))} -o {whole_path(file.path)}'"
+        )
+    if file.attributes["layer"] == "posteriors":
+        raise StoreError(f"{file.path} holds posteriors, no descriptors: 'vggfeat evaluate {file.path}' scores them")
+    own = file.attributes["dataset"]
+    if own != dataset:
+        wanted = f"--dataset is {dataset!r}" if named else f"the first file is of {dataset!r}"
+        raise DatasetError(f"{file.path} has descriptors of {own!r}, {wanted}")
+    if file.labels is None:
+        raise DatasetError(
+            f"{file.path} has no labels: extract with --dataset (--dataset folder --data DIR for your own "
+            "<class>/*.jpg tree or CSV of path,label)"
+        )
+    pending = int((file.status == PENDING).sum())
+    if pending:
+        raise StoreError(
+            f"{file.path} is not finished: {pending} of {len(file)} images are still to do; "
+            "run the same vggfeat extract with --resume"
+        )
+
+
+def check_distinct(files: Sequence[Descriptors], what: str = "descriptors") -> None:
+    """Raises StoreError for a file given twice, or a copy of it: it would count double."""
+    for position, file in enumerate(files):
+        for other in files[:position]:
+            if file.path.samefile(other.path):
+                raise StoreError(f"{file.path} is given twice")
+            same = file.attributes["fingerprint"] == other.attributes["fingerprint"]
+            if same and file.ids == other.ids:
+                raise StoreError(f"{other.path} and {file.path} hold the same {what}: give one of them")
+
+
+def match_rows(first: Descriptors, other: Descriptors) -> NDArray[np.intp]:
+    """The row in `other` of each row of `first`. Raises StoreError unless ids, labels and classes are the same."""
+    if other is first:
+        return np.arange(len(first))
+    index = {id: row for row, id in enumerate(other.ids)}
+    for id in first.ids:
+        if id not in index:
+            raise StoreError(f"{other.path} lacks {id!r}, which {first.path} has")
+    if len(index) > len(first):
+        known = set(first.ids)
+        extra = next(id for id in other.ids if id not in known)
+        raise StoreError(f"{first.path} lacks {extra!r}, which {other.path} has")
+    rows = np.array([index[id] for id in first.ids], dtype=np.intp)
+    if other.class_names != first.class_names:
+        in_both = set(first.class_names) & set(other.class_names)
+        odd = next((name for name in (*first.class_names, *other.class_names) if name not in in_both), None)
+        what = "their classes in another order" if odd is None else f"other classes: {odd!r} is in one alone"
+        raise StoreError(f"{first.path} and {other.path} have {what}")
+    if first.labels is None or other.labels is None:
+        if first.labels is not other.labels:
+            bare, labelled = (first, other) if first.labels is None else (other, first)
+            raise StoreError(f"{bare.path} has no labels, {labelled.path} has")
+        return rows
+    same = first.labels == other.labels[rows] if first.labels.ndim == other.labels.ndim else np.zeros(1, dtype=bool)
+    differs = ~(same if same.ndim == 1 else same.all(axis=1))
+    if differs.any():
+        id = first.ids[int(differs.argmax())]
+        raise StoreError(f"{first.path} and {other.path} have other labels for {id!r}")
+    return rows

@@ -1,0 +1,163 @@
+"""How each data set is split and scored (Appendix B), as data, and the splits that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vggfeat.classifiers.protocols.fusion import Features
+from vggfeat.classifiers.protocols.splits import (
+    Split,
+    k_folds,
+    per_class_splits,
+    strata,
+    stratified_splits,
+    with_validation,
+)
+from vggfeat.errors import DatasetError, UsageError
+from vggfeat.metrics import Definition
+
+Measure = Literal["mean_class_recall", "mAP"]
+
+ROUNDS = 3
+"""Seeded splits (Appendix B: 3 random splits)."""
+
+TEST_FRACTION = 0.25
+"""Share of a user's own images that are tested on, where nothing else is asked for."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a data set prescribes; the defaults are those for users' own images."""
+
+    fixed: bool = False
+    """Whether the benchmark prescribes its splits, so that folds and fractions make no sense."""
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+    """None: all that is left."""
+    given: tuple[str, str] | None = None
+    """The subset to choose C on and the one to report. The first may be "": then 20% of "train" choose C."""
+    definition: Definition = "voc2010"
+    """Of the average precision, for multi-label sets."""
+    archive: Literal["Main", "Action"] | None = None
+    """The evaluation server's folder, where only the server knows the test labels."""
+
+
+PROTOCOLS = {
+    "caltech101": Protocol(fixed=True, train_per_class=30, test_per_class=50),
+    "caltech256": Protocol(fixed=True, train_per_class=60),
+    "voc2007": Protocol(fixed=True, given=("val", "test"), definition="voc2007"),
+    "voc2012": Protocol(fixed=True, given=("", "val"), archive="Main"),
+    "voc2012-action": Protocol(fixed=True, given=("", "val"), archive="Action"),
+}
+
+
+def protocol_of(dataset: str) -> Protocol:
+    """The benchmark's protocol, or the one for users' own images and ILSVRC-style sets."""
+    return PROTOCOLS.get(dataset, Protocol())
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How the user wants the images split, where the protocol leaves it open."""
+
+    number: int = ROUNDS
+    seed: int = 0
+    """Of the first split; the next ones count up."""
+    folds: int | None = None
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+    test_fraction: float | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything but seeds was asked for."""
+        return (self.folds, self.train_per_class, self.test_per_class, self.test_fraction) != (None,) * 4
+
+
+def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[Split]:
+    """The splits of a data set.
+
+    Benchmarks have their own. Users' sets: k folds, so many images a class or a share of them as asked; else the
+    subsets that the data set itself names; else a stratified share, over several seeds.
+
+    Raises DatasetError for a class or subset with too few images, UsageError for rounds that contradict the protocol.
+    """
+    _check(protocol, rounds, features.dataset)
+    if protocol.given is not None:
+        return [given_split(features, *protocol.given, seed=rounds.seed)]
+    seeds = range(rounds.seed, rounds.seed + rounds.number)
+    train = rounds.train_per_class or protocol.train_per_class
+    if not rounds.asks and not protocol.fixed:
+        own = _own_subsets(features)
+        if own is not None:
+            return [given_split(features, *own, seed=rounds.seed)]
+    rows = np.flatnonzero(features.described)
+    groups = strata([features.ids[row] for row in rows], features.labels[rows], features.class_names)
+    if rounds.folds is not None:
+        return k_folds(groups, rounds.folds, rounds.seed)
+    if train is not None:
+        return per_class_splits(groups, train, rounds.test_per_class or protocol.test_per_class, seeds)
+    return stratified_splits(groups, rounds.test_fraction or TEST_FRACTION, seeds)
+
+
+def _check(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
+    if protocol.fixed and (rounds.folds is not None or rounds.test_fraction is not None):
+        raise UsageError(f"{dataset} has splits of its own: --folds and --test-fraction are for your own images")
+    if protocol.given is not None and rounds.asks:
+        raise UsageError(f"{dataset} has one split of its own: --train-per-class and --test-per-class do not fit it")
+    per_class = rounds.train_per_class is not None
+    if sum((rounds.folds is not None, per_class, rounds.test_fraction is not None)) > 1:
+        raise UsageError("--folds, --train-per-class and --test-fraction: choose one")
+    if rounds.test_per_class is not None and not (per_class or protocol.train_per_class):
+        raise UsageError("--test-per-class needs --train-per-class")
+
+
+def _own_subsets(features: Features) -> tuple[str, str] | None:
+    """The subsets to choose C on and to report, where the data set names a train part and another one."""
+    names = set(features.subset)
+    if "train" not in names or not names & {"val", "test"}:
+        return None
+    if "test" not in names:
+        return "", "val"
+    return ("val" if "val" in names else ""), "test"
+
+
+def given_split(features: Features, val: str, test: str, seed: int = 0) -> Split:
+    """Train on "train", choose C on the subset `val` (or on 20% of "train"), report on the subset `test`.
+
+    Test images without a descriptor stay in, for a missing one counts against the result.
+    """
+    train_ids = _ids(features, "train", described=True)
+    test_ids = _ids(features, test, described=not features.multi_label)
+    if val:
+        return Split(tuple(train_ids), tuple(_ids(features, val, described=True)), tuple(test_ids))
+    index = {id: row for row, id in enumerate(features.ids)}
+    groups = strata(train_ids, features.labels[[index[id] for id in train_ids]], features.class_names)
+    return with_validation(groups, test_ids, seed)
+
+
+def server_split(features: Features) -> Split:
+    """VOC-2012's for its evaluation server: C chosen on val, a fit on train and val, the test images where they are."""
+    train, val = (tuple(_ids(features, subset, described=True)) for subset in ("train", "val"))
+    test = tuple(id for id, subset in zip(features.ids, features.subset, strict=True) if subset == "test")
+    return Split(train, val, test)
+
+
+def _ids(features: Features, subset: str, described: bool) -> list[str]:
+    wanted = zip(features.ids, features.subset, features.described, strict=True)
+    ids = [id for id, name, done in wanted if name == subset and (done or not described)]
+    if not ids:
+        raise DatasetError(
+            f"{features.files[0].path} has no {subset!r} images; extract the whole data set {features.dataset!r}"
+        )
+    return ids
+
+
+def rows_of(features: Features, ids: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Rows of these ids, in file order: a VOC file's is its image set's, which is the order of tied scores."""
+    wanted = set(ids)
+    return np.array([row for row, id in enumerate(features.ids) if id in wanted], dtype=np.intp)

@@ -1,0 +1,206 @@
+"""One split: C chosen on the validation part, a fit on all training images, scores of the test part (Appendix B)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+from vggfeat.classifiers.protocols.fusion import Features
+from vggfeat.classifiers.protocols.rules import Measure, rows_of
+from vggfeat.classifiers.protocols.splits import Split
+from vggfeat.errors import DatasetError, UsageError
+from vggfeat.metrics import Definition, average_precision, class_recalls
+
+GRID = tuple(10.0 ** (k / 2) for k in range(-4, 4))
+"""The values of C: 10^-2 .. 10^1.5 in half decades."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How classifiers are fitted and judged."""
+
+    Cs: tuple[float, ...] = GRID
+    """Ascending."""
+    solver: str = "auto"
+    loss: str = "squared_hinge"
+    definition: Definition = "voc2010"
+    """Of the average precision, for multi-label sets."""
+
+    def __post_init__(self) -> None:
+        if not self.Cs or not all(0 < C < float("inf") for C in self.Cs):
+            raise UsageError(f"C {','.join(f'{C:g}' for C in self.Cs)}: every value must be above 0 and finite")
+        if list(self.Cs) != sorted(set(self.Cs)):
+            raise UsageError(f"C {','.join(f'{C:g}' for C in self.Cs)}: the grid must ascend without repetition")
+        if self.loss == "hinge" and self.solver == "newton":
+            raise UsageError("the plain hinge has no Newton solver: --solver liblinear, or --loss squared_hinge")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one split."""
+
+    split: Split
+    C: NDArray[np.float64]
+    """(K,): for a single-label set all equal, for a multi-label set chosen class by class."""
+    curve: NDArray[np.float64] | None
+    """(len(Cs), K) validation value of each C and class; None where one C was given."""
+    svm: LinearSVM
+    """Fitted on the train and val parts."""
+    scores: NDArray[np.float32]
+    """(n_test, K); minus infinity for test images without a descriptor."""
+    test_ids: list[str]
+    test_labels: NDArray[Any]
+    """(n_test,) class indices, or (n_test, K) of 1, 0, -1."""
+    per_class: NDArray[np.float64]
+    """(K,) recall or average precision on the test part; nan for a class without test images."""
+    counts: dict[str, int]
+    """Images of each part that were used."""
+    seconds: dict[str, float]
+
+    @property
+    def value(self) -> float:
+        """Mean over the classes that have test images."""
+        return mean_of(self.per_class)
+
+    @property
+    def gap(self) -> float:
+        """Largest relative duality gap of the classes: the certificate that the optimum was found."""
+        return float(np.max(self.svm.duality_gap_))
+
+
+def measure_of(features: Features) -> Measure:
+    """mAP for multi-label sets, mean class recall for others."""
+    return "mAP" if features.multi_label else "mean_class_recall"
+
+
+def run_split(features: Features, split: Split, settings: Settings) -> Outcome:
+    """Chooses C, refits and scores.
+
+    Raises DatasetError for a class without any training image, StoreError for descriptors that are not finite.
+    """
+    clock = _Clock()
+    train, val, test = (rows_of(features, ids) for ids in (split.train, split.val, split.test))
+    train, val = train[features.described[train]], val[features.described[val]]
+    if not features.multi_label:
+        test = test[features.described[test]]
+    for part, ids, rows in (("train", split.train, train), ("test", split.test, test)):
+        if ids and not len(rows):
+            raise DatasetError(f"{features.files[0].path}: no {part!r} image of the split has a descriptor")
+    fitted = np.concatenate([train, val])
+    problem = _problem(features, fitted, settings, clock)
+    curve = None
+    if len(settings.Cs) > 1:
+        if not len(val):
+            raise UsageError("the split has no validation images to choose C with: give one value, such as --C 1")
+        at = np.arange(len(fitted))
+        scores = problem.scores(settings.Cs, at[: len(train)], at[len(train) :])
+        curve = np.stack([_per_class(features, val, one, settings) for one in scores])
+    C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
+    clock.lap("choose")
+    svm = fit(problem, C)
+    clock.lap("fit")
+    scores = _scores(features, svm, test)
+    per_class = _per_class(features, test, scores, settings)
+    clock.lap("score")
+    counts = {"train": len(train), "val": len(val), "test": len(test)}
+    test_ids = [features.ids[row] for row in test]
+    return Outcome(split, C, curve, svm, scores, test_ids, features.labels[test], per_class, counts, clock.seconds)
+
+
+def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> tuple[LinearSVM, NDArray[np.float64]]:
+    """A fit on every image with the C that is best on average over the splits, and that C (K,)."""
+    curves = [outcome.curve for outcome in outcomes if outcome.curve is not None]
+    curve = np.mean(curves, axis=0) if curves else None
+    C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
+    return fit(_problem(features, np.flatnonzero(features.described), settings, _Clock()), C), C
+
+
+def choose(
+    curve: NDArray[np.float64] | None, Cs: tuple[float, ...], multi_label: bool, num_classes: int
+) -> NDArray[np.float64]:
+    """(K,) values of C from the validation curve (len(Cs), K): the best, and among equals the smallest.
+
+    Multi-label: class by class; a class without positive validation images takes what is best for the others' mean.
+    Single-label: one value for all, by the mean over the classes.
+    """
+    if curve is None:
+        return np.full(num_classes, Cs[0])
+    # Means of equal recalls may differ in their last bits: that is a tie too.
+    known = ~np.isnan(curve).all(axis=0)
+    if not known.any():
+        raise DatasetError("the validation part has no positive image of any class: give one value, such as --C 1")
+    common = np.round(np.nanmean(curve[:, known], axis=1), 12).argmax()
+    best = np.full(num_classes, common)
+    if multi_label:
+        best[known] = np.round(curve[:, known], 12).argmax(axis=0)
+    return np.asarray(Cs)[best]
+
+
+def fit(problem: SVMPath, C: NDArray[np.float64]) -> LinearSVM:
+    """A fit on all rows of the problem."""
+    return problem.fit(float(C[0]) if (C[0] == C).all() else C)
+
+
+def mean_of(per_class: NDArray[np.float64]) -> float:
+    """Mean over the classes that have a value; nan without any."""
+    known = per_class[~np.isnan(per_class)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _problem(features: Features, rows: NDArray[np.intp], settings: Settings, clock: _Clock) -> SVMPath:
+    """The rows' descriptors and targets, costs 0 where an image is difficult for a class."""
+    targets, weight = _targets(features, rows)
+    lacking = ~targets.any(axis=0)
+    if lacking.any():
+        name = features.class_names[int(lacking.argmax())]
+        raise DatasetError(f"class {name!r} has no training image with a descriptor")
+    X = features.read(rows)
+    clock.lap("read")
+    return SVMPath(X, targets, weight, estimator=LinearSVM(loss=settings.loss, solver=settings.solver))
+
+
+def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int8], NDArray[np.float32] | None]:
+    """(n, K) indicator, and (n, K) costs where some image is difficult for some class."""
+    labels = features.labels[rows]
+    if not features.multi_label:
+        return (labels[:, None] == np.arange(len(features.class_names))).astype(np.int8), None
+    known = labels != 0
+    return (labels == 1).astype(np.int8), None if known.all() else known.astype(np.float32)
+
+
+def _scores(features: Features, svm: LinearSVM, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """(n, K) scores; minus infinity where there is no descriptor."""
+    scores = np.full((len(rows), len(features.class_names)), -np.inf, dtype=np.float32)
+    present = np.flatnonzero(features.described[rows])
+    for part, X in features.blocks(rows[present]):
+        scores[present[part]] = X @ svm.coef_.T + svm.intercept_
+    return scores
+
+
+def _per_class(
+    features: Features, rows: NDArray[np.intp], scores: NDArray[Any], settings: Settings
+) -> NDArray[np.float64]:
+    """(K,) average precisions or recalls of these rows."""
+    labels = features.labels[rows]
+    if features.multi_label:
+        columns = zip(labels.T, scores.T, strict=True)
+        return np.array([average_precision(truth, score, settings.definition) for truth, score in columns])
+    return class_recalls(labels, scores.argmax(axis=1), len(features.class_names))
+
+
+class _Clock:
+    """Seconds by the name of what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 3)
+        self._last = now

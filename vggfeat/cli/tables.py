@@ -1,0 +1,346 @@
+"""What a person reads: tables and progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from vggfeat.system.text import printable
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between progress lines where stderr is no terminal."""
+
+
+def stderr() -> Console:
+    """The console for progress, tables and notes; made anew so that tests and redirections are seen."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def note(text: str) -> None:
+    """One line on stderr: no markup, and what a file's name holds of control characters made visible."""
+    stderr().print(printable(text), markup=False)
+
+
+def print_json(result: Any) -> None:
+    """A result on stdout, as JSON with NaN as null; a name's bytes that are no UTF-8 are escapes such as `\\udce9`."""
+    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    print(text.encode("utf-8", "backslashreplace").decode())
+
+
+def _finite(value: Any) -> Any:
+    """Plain data with what JSON has no word for (NaN, infinities) as None."""
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def print_nets(rows: list[dict[str, Any]]) -> None:
+    """Table 1 and 2 on stdout: this listing is the command's result."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (
+        ("net", "left"),
+        ("layers", "right"),
+        ("params", "right"),
+        ("published weights", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("convolutions")
+    for row in rows:
+        sources = ", ".join(dict.fromkeys(weights["source"] for weights in row["weights"])) or "-"
+        table.add_row(
+            row["net"],
+            str(row["weight_layers"]),
+            f"{row['parameters'] / 1e6:.0f}M",
+            sources,
+            _stack(row["layers"]),
+        )
+    Console(highlight=False).print(table)
+
+
+def _stack(layers: list[str]) -> str:
+    """`conv3-64` and `M` as the short notation of Table 1's columns."""
+    return " ".join(
+        layer.removeprefix("conv3-").replace("conv1-", "1x1:").replace("conv5-", "5x5:") for layer in layers
+    )
+
+
+def print_info(result: dict[str, Any]) -> None:
+    """A file's description on stdout, `name: value` a line; long lists are counted."""
+    for name, value in result.items():
+        if isinstance(value, dict) and len(value) > 8:
+            text = f"{len(value)} entries (--json shows them)"
+        elif isinstance(value, dict):
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
+        elif isinstance(value, list | tuple) and any(isinstance(entry, dict) for entry in value):
+            text = json.dumps(value)
+        elif isinstance(value, list | tuple):
+            text = ",".join(map(str, value)) if len(value) <= 8 else f"{len(value)} values (--json shows them)"
+        else:
+            text = str(value)
+        print(f"{name}: {printable(text)}")
+
+
+def print_failures(
+    errors: dict[str, str], total: int, shown: int = 10, where: str = "in the file: vggfeat info --json"
+) -> None:
+    """The first images that failed, each with its reason, how many there are, and where the others are told."""
+    for name, reason in list(errors.items())[:shown]:
+        note(f"skipped {name}: {reason}")
+    more = f" ({len(errors) - shown} more {where})" if len(errors) > shown else ""
+    note(f"{len(errors)} of {total} images skipped{more}")
+
+
+PER_CLASS_SHOWN = 25
+"""Most classes that a table lists one by one."""
+
+
+def print_svm(result: dict[str, Any]) -> None:
+    """The scores of an SVM run on stderr: a row a split, the classes where they are few, the mean and deviation."""
+    multi = result["measure"] == "mAP"
+    label = "mAP" if multi else "mean class recall"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("split", "train", "val", "test", "C", f"{label} %", "seconds"):
+        table.add_column(name, justify="right")
+    for number, split in enumerate(result["splits"], start=1):
+        counts = [str(split[part]) for part in ("train", "val", "test")]
+        C = "per class" if multi else f"{split['C']:.3g}"
+        table.add_row(str(number), *counts, C, _percent(split["value"]), f"{sum(split['seconds'].values()):.1f}")
+    console = stderr()
+    if len(result["per_class"]) <= PER_CLASS_SHOWN:
+        classes = Table(box=None, pad_edge=False, header_style="bold")
+        classes.add_column("class")
+        classes.add_column("AP %" if multi else "recall %", justify="right")
+        for name, value in result["per_class"].items():
+            classes.add_row(Text(printable(name)), _percent(value))
+        console.print(classes)
+    console.print(table)
+    if result["left_out"]:
+        note(f"left out for want of a descriptor: {len(result['left_out'])}, {printable(result['left_out'][0])} first")
+    files = ", ".join(printable(file["path"]) for file in result["descriptors"])
+    deviation = "" if result["std"] is None else f" +- {_percent(result['std'])}"
+    splits = f" over {len(result['splits'])} splits" if deviation else ""
+    note(f"{result['dataset']}: {label} {_percent(result['mean'])}{deviation}{splits} ({files})")
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Errors on stderr: a row a net or file, their fusion last; the classes and confusions where asked for."""
+    console = stderr()
+    if "per_class" in result:
+        _print_classes(console, result["per_class"], result["confusions"])
+    table = _table("net", "view", "Q", "images", "top-1 error %", "top-5 error %")
+    for row in result["rows"]:
+        errors = [_optional(row[f"top{k}_error"], ".1f") for k in (1, 5)]
+        fused = len(result["rows"]) > 1 and row is result["rows"][-1]
+        name = "average of these" if fused else f"{row['net']} ({row['weights']})"
+        name += f", {row['path']}" if len(result["rows"]) > 1 and not fused else ""
+        scales = ",".join(map(str, row["scales"]))
+        table.add_row(Text(printable(name)), row["view"], scales, str(row["images"]), *errors)
+    console.print(table)
+
+
+def print_localisation(result: dict[str, Any]) -> None:
+    """Localisation errors on stderr, a row for the nets and one for each trivial answer."""
+    central = result["protocol"] == "1"
+    table = _table("boxes", "Q", "merged up to", "images", "top-1 error %", "top-5 error %")
+    names = " + ".join(
+        f"{net['net']} ({net['weights']}, {head})" for net, head in zip(result["nets"], result["heads"], strict=True)
+    )
+    of_nets = dict.fromkeys(",".join(map(str, net["scales"])) for net in result["nets"])
+    scales, count = "; ".join(of_nets), str(result["images"])
+    errors = [_optional(result[f"top{k}_error"], ".1f") for k in (1, 5)]
+    table.add_row(Text(printable(names)), scales, _optional(result["threshold"], "g"), count, *errors)
+    for name, key in (("the whole image", "whole_image"), ("the mean box of training", "mean_box")):
+        error = _optional(result[key], ".1f")
+        table.add_row(name, "", "", count, *((error, "-") if central else ("-", error)))
+    stderr().print(table)
+    if result["unlocated"]:
+        note(f"{result['unlocated']} images have no box to compare with and are left out")
+
+
+def _print_classes(console: Console, errors: dict[str, float | None], confusions: list[dict[str, Any]]) -> None:
+    worst = sorted(errors.items(), key=lambda entry: -1.0 if entry[1] is None else entry[1], reverse=True)
+    classes = _table("class", "top-1 error %")
+    for name, error in worst[:PER_CLASS_SHOWN]:
+        classes.add_row(Text(printable(name)), _optional(error, ".1f"))
+    console.print(classes)
+    if len(worst) > PER_CLASS_SHOWN:
+        note(f"the worst {PER_CLASS_SHOWN} of {len(worst)} classes (--json has all)")
+    pairs = _table("true class", "images")
+    pairs.add_column("taken for")
+    for pair in confusions:
+        true, predicted = (Text(printable(pair[which])) for which in ("true", "predicted"))
+        pairs.add_row(true, str(pair["count"]), predicted)
+    console.print(pairs)
+
+
+def _percent(value: float | None) -> str:
+    """0.9181 -> 91.8; "-" for what has no value."""
+    return "-" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def print_bench(result: dict[str, Any]) -> None:
+    """The measured figures on stdout, each beside its yardstick."""
+    out = Console(highlight=False)
+    if "extract" in result:
+        extract = result["extract"]
+        plain, machine = extract["plain_torchvision_images_per_second"], extract["machine"]
+        scales = ",".join(map(str, extract["scales"]))
+        table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop", "cosine to it")
+        for row in extract["runs"]:
+            table.add_row(
+                row["precision"], f"{row['images_per_second']:.2f}", f"{row['tflops']:.3f}",
+                f"{row['share_of_matrix_rate']:.0%}", _optional(row.get("times_plain_torchvision"), ".2f"),
+                _optional(row.get("least_cosine_to_plain"), ".6f"),
+            )  # fmt: skip
+        out.print(f"extract: net {extract['net']}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
+        out.print(table)
+        out.print(f"plain torchvision loop: {_optional(plain, '.2f')} images/s")
+        out.print(f"decoding and rescaling alone: {extract['loader_images_per_second']:.0f} images/s on one core")
+    if "train" in result:
+        _print_bench_train(out, result["train"])
+    if "svm" in result:
+        table = _table("svm", "ours s", "LinearSVC s", "ratio", "2 processes", "one C", "largest gap")
+        for name, row in result["svm"]["sizes"].items():
+            scaled = "*" if row["liblinear_scaled"] else ""
+            table.add_row(
+                name, f"{row['newton_seconds']:.1f}", f"{row['liblinear_seconds']:.0f}{scaled}", f"{row['ratio']:.0f}",
+                f"{row['ratio_two_processes']:.0f}", f"{row['cold_ratio']:.0f}", f"{row['max_gap']:.0e}",
+            )  # fmt: skip
+        out.print(table)
+        for name, row in result["svm"]["sizes"].items():
+            if row["liblinear_scaled"]:
+                timed, classes = row["liblinear_classes_timed"], row["classes"]
+                out.print(f"* {name}: LinearSVC timed on {timed} of {classes} classes and scaled")
+
+
+def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
+    machine, both = train["machine"], train["synchronisation"]
+    table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop")
+    for row in train["runs"]:
+        table.add_row(
+            row["precision"], f"{row['images_per_second']:.1f}", f"{row['tflops']:.3f}",
+            f"{row['share_of_matrix_rate']:.0%}", _optional(row.get("times_plain_torchvision"), ".2f"),
+        )  # fmt: skip
+    out.print(
+        f"train: net {train['net']}, width {train['width']:g}, batch {train['batch_size']}; {machine['name']}, "
+        f"{machine['threads']} threads"
+    )
+    out.print(table)
+    out.print(f"plain torchvision loop: {_optional(train['plain_torchvision_images_per_second'], '.1f')} images/s")
+    for row in train["loader"]:
+        out.print(f"loader alone, threads {row['threads']}: {row['images_per_second']:.0f} crops/s")
+    if both is None:
+        out.print("2 processes: not measured, they take two CUDA devices, or CPUs")
+    else:
+        setting = f"{both['processes']} processes ({both['backend']}, {both['images_per_process']} images each)"
+        together, without = both["seconds_per_update"], both["seconds_per_update_without"]
+        out.print(f"{setting}: {together:.3f} s an update, {without:.3f} s without synchronisation")
+        megabytes, alone = both["gradient_megabytes"], both["seconds_of_all_reduce_alone"]
+        out.print(f"all-reduce of {megabytes:.0f} MB of gradients by itself: {alone:.3f} s")
+
+
+def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
+    """Quickstart's score table on stdout, best first."""
+    table = _table("features", "mean class recall", "deviation")
+    for row in sorted(rows, key=lambda row: -row["mean"]):
+        table.add_row(row["features"], f"{row['mean']:.1%}", f"{row['std']:.1%}")
+    out = Console(highlight=False)
+    out.print(table)
+    out.print(f"10 classes of digits, 3 random splits, linear SVMs; {seconds:.0f} s in all")
+
+
+def _table(first: str, *columns: str) -> Table:
+    """A table of numbers under a first column of names."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+class Ticker:
+    """Progress of a long run: a bar on a terminal, a plain line at intervals elsewhere.
+
+    Call it with (done, total, failed), a total of 0 being one that is not known; use it as a context manager. A command
+    may have several: each shows its bar from its first call on and takes it away at its end, or when another begins,
+    since a terminal has room for one.
+    """
+
+    _shown: ClassVar[Ticker | None] = None
+
+    def __init__(self, what: str, quiet: bool = False, unit: str = "images") -> None:
+        self.what, self.unit, self.quiet = what, unit, quiet
+        self._start = self._last = time.monotonic()
+        self._first: int | None = None
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> Callable[[int, int, int], None]:
+        return self.tick
+
+    def __exit__(self, *_: object) -> None:
+        self._hide()
+
+    def _show(self, console: Console) -> Progress:
+        """The bar, from now on."""
+        if Ticker._shown is not None:
+            Ticker._shown._hide()
+        Ticker._shown = self
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"),
+            TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._bar.start()
+        self._task = self._bar.add_task(self.what, total=None, counts="")
+        return self._bar
+
+    def _hide(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = Ticker._shown = None
+
+    def tick(self, done: int, total: int, failed: int = 0) -> None:
+        """Shows that `done` of `total` are done, `failed` of them skipped."""
+        now = time.monotonic()
+        if self._first is None:  # a resumed run starts above zero: its rate counts from there
+            self._first, self._start = done, now
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        number = f"{done}/{total}" if total else f"{done}"
+        counts = f"{number} {self.unit}, {rate:.1f}/s" + (f", {failed} skipped" if failed else "")
+        if self.quiet or (total and done >= total):
+            self._hide()
+        elif (console := stderr()).is_terminal:
+            bar = self._bar or self._show(console)
+            bar.update(self._task, completed=done, total=total or None, counts=counts)
+        elif now - self._last >= PLAIN_INTERVAL:
+            self._last = now
+            left = f", {clock((total - done) / rate)} left" if rate > 0 and total else ""
+            note(f"{self.what}: {counts}{left}")
+
+
+def in_megabytes(tick: Callable[[int, int, int], None]) -> Callable[[int, int | None], None]:
+    """A fetch's progress in bytes, shown in MB."""
+    return lambda done, total: tick(done >> 20, (total or 0) >> 20, 0)
+
+
+def clock(seconds: float) -> str:
+    """3725 -> 1:02:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

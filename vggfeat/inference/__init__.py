@@ -1,0 +1,1 @@
+"""Running nets over pictures: dense and batched, to descriptors, posteriors or boxes."""

@@ -1,0 +1,217 @@
+"""Class posteriors: the scales they are taken at, their files and fusion, the errors they come to (Sect. 3.2, 4).
+
+A posteriors file is a descriptor file whose layer is "posteriors": one row an image, one column a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.classifiers.protocols.fusion import check_distinct, match_rows
+from vggfeat.errors import DatasetError, StoreError, UsageError
+from vggfeat.metrics import class_recalls, confusion_matrix, topk_error
+from vggfeat.store import PENDING, Descriptors, read_descriptors
+
+LAYER = "posteriors"
+"""The `layer` of a file of posteriors."""
+
+View = Literal["dense", "crops", "both", "center"]
+VIEWS: tuple[View, ...] = ("dense", "crops", "both", "center")
+
+ScaleRule = Literal["single", "multi"]
+SCALE_RULES: tuple[ScaleRule, ...] = ("single", "multi")
+
+JITTER = 32
+"""How far below and above a fixed training scale the multi-scale rule goes, in pixels."""
+
+PUBLISHED_S = {"oxford": (256, 512), "oxford-keras": (256, 512), "torchvision": (256, 256)}
+"""Training scales of published weights. Oxford released the jittered nets (Table 4); torchvision's training knows no S,
+but its publishers test at 256."""
+
+TOP = 5
+"""Classes a guess may name (ILSVRC's main measure), and a line of a submission does."""
+
+CONFUSIONS = 10
+"""Pairs of classes that a report of confusions names."""
+
+
+def scales_for(S: tuple[int, int], rule: ScaleRule) -> tuple[int, ...]:
+    """Smallest sides Q to test a net at that was trained at a smallest side from S[0] to S[1] (Sect. 4.1, 4.2).
+
+    "single": S where it is fixed, else the middle of its range. "multi": S - 32, S, S + 32 where it is fixed, else the
+    range's ends and middle.
+    """
+    low, high = S
+    middle = (low + high) // 2
+    if rule == "single":
+        return (middle,)
+    return (low - JITTER, low, low + JITTER) if low == high else (low, middle, high)
+
+
+def training_scale(weights: str, record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Least and greatest S that a net was trained at, from its weights' name and its checkpoint's training record.
+
+    None where neither says it.
+    """
+    if weights in PUBLISHED_S:
+        return PUBLISHED_S[weights]
+    recipe = record.get("recipe")
+    augment = recipe.get("augment") if isinstance(recipe, Mapping) else None
+    S = augment.get("S") if isinstance(augment, Mapping) else None
+    sound = isinstance(S, list | tuple) and len(S) == 2 and all(isinstance(side, int) for side in S)
+    return (S[0], S[1]) if sound else None  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """The class posteriors of a list of images, from one net or several."""
+
+    dataset: str
+    ids: Sequence[str]
+    labels: NDArray[np.int64] | None
+    """(N,) class indices; None for a test set."""
+    class_names: tuple[str, ...]
+    values: NDArray[np.float32]
+    """(N, K), rows that sum to 1; NaN where an image failed."""
+    failures: dict[str, str]
+    """The reason of each failed image, by id."""
+    nets: int
+    """How many nets were averaged."""
+    made: dict[str, Any]
+    """How they were made, as plain data: path, net, weights, view, scales."""
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(N,) whether an image has posteriors."""
+        failed = np.array([id in self.failures for id in self.ids], dtype=bool)
+        return ~failed
+
+    def errors(self) -> dict[str, Any]:
+        """Over the images that have posteriors: their number, top-1 and top-5 error in %.
+
+        An error is None without labels or images; top-5, too, where there are fewer than 5 classes.
+        """
+        done = self.done
+        result: dict[str, Any] = {"images": int(done.sum()), "top1_error": None, "top5_error": None}
+        if self.labels is not None and done.any():
+            labels, values = self.labels[done], self.values[done]
+            result["top1_error"] = 100 * topk_error(labels, values, 1)
+            if len(self.class_names) >= TOP:
+                result["top5_error"] = 100 * topk_error(labels, values, TOP)
+        return result
+
+    def per_class(self) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
+        """Top-1 error in % by class (None without images), and the most frequent confusions (true, predicted, count).
+
+        Raises UsageError without labels.
+        """
+        if self.labels is None:
+            raise UsageError(f"{self.dataset} has no labels here, so no errors per class")
+        labels, predicted = self.labels[self.done], self.values[self.done].argmax(axis=1)
+        recalls = class_recalls(labels, predicted, len(self.class_names))
+        errors = {
+            name: None if np.isnan(recall) else 100 * (1 - float(recall))
+            for name, recall in zip(self.class_names, recalls, strict=True)
+        }
+        counts = confusion_matrix(labels, predicted, len(self.class_names))
+        np.fill_diagonal(counts, 0)
+        worst = np.argsort(-counts, axis=None, kind="stable")[:CONFUSIONS]
+        pairs = [divmod(int(place), len(counts)) for place in worst]
+        names = self.class_names
+        return errors, [
+            {"true": names[true], "predicted": names[guess], "count": int(counts[true, guess])}
+            for true, guess in pairs
+            if counts[true, guess]
+        ]
+
+    def submission(self, numbers: Mapping[str, int]) -> str:
+        """ILSVRC's result file: a line an image in the list's order, the IDs of its five best classes, surest first.
+
+        A failed image's line is `0 0 0 0 0`, which is no class, so that every other image keeps its line.
+
+        Args:
+            numbers: ILSVRC2012_ID by wnid.
+
+        Raises DatasetError for a class that has none.
+        """
+        strange = next((name for name in self.class_names if name not in numbers), None)
+        if strange is not None:
+            raise DatasetError(f"class {strange!r} has no ILSVRC2012_ID, so no submission can name it")
+        of_class = np.array([numbers[name] for name in self.class_names])
+        best = of_class[np.argsort(-self.values, axis=1, kind="stable")[:, :TOP]]  # (N, 5)
+        best[~self.done] = 0
+        return "".join(" ".join(map(str, row)) + "\n" for row in best.tolist())
+
+
+def fuse(members: Iterable[Posteriors]) -> Posteriors:
+    """The average of posteriors of the same images, every net weighing the same; an image that failed in one fails."""
+    total: Posteriors | None = None
+    for member in members:
+        if total is None:
+            total = member
+            continue
+        nets = total.nets + member.nets
+        # In place after the first sum: ILSVRC's 50,000 x 1,000 posteriors are 200 MB.
+        values = total.values * np.float32(total.nets / nets)
+        values += member.values * np.float32(member.nets / nets)
+        total = Posteriors(
+            total.dataset, total.ids, total.labels, total.class_names, values,
+            {**member.failures, **total.failures}, nets, {},
+        )  # fmt: skip
+    if total is None:
+        raise UsageError("no posteriors to fuse")
+    return total
+
+
+def joined(paths: Sequence[str | Path]) -> Iterator[Posteriors]:
+    """The posteriors of each file, rows in the order of the first file's ids. All files are checked before the first.
+
+    Raises StoreError or DatasetError, naming the file and the first offending id or class: for a file that holds no
+    posteriors, is not finished or given twice, or has other ids, labels or classes than the first one.
+    """
+    files = [read_descriptors(path) for path in paths]
+    for file in files:
+        _check(file)
+    check_distinct(files, LAYER)
+    matches = [match_rows(files[0], file) for file in files]
+    return (_member(file, rows) for file, rows in zip(files, matches, strict=True))
+
+
+def _member(file: Descriptors, rows: NDArray[np.intp]) -> Posteriors:
+    names = ("net", "weights", "view", "scales", "flip", "precision", "fingerprint")
+    settings = {**file.attributes["settings"], **file.attributes}
+    return Posteriors(
+        str(file.attributes["dataset"]),
+        [file.ids[row] for row in rows],
+        None if file.labels is None else file.labels[rows].astype(np.int64),
+        file.class_names,
+        file.read(rows),
+        file.errors(),
+        len(settings["settings"]["nets"]),
+        {"path": str(file.path), **{name: settings[name] for name in names}},
+    )
+
+
+def _check(file: Descriptors) -> None:
+    layer = file.attributes["layer"]
+    if layer != LAYER:
+        raise StoreError(
+            f"{file.path} holds {layer} descriptors, no posteriors: 'vggfeat evaluate -o FILE' keeps those"
+        )
+    pending = int((file.status == PENDING).sum())
+    if pending:
+        raise StoreError(
+            f"{file.path} is not finished: {pending} of {len(file)} images are still to do; "
+            "run the same vggfeat evaluate with --resume"
+        )
+    k = len(file.class_names)
+    labels = file.labels
+    out_of_range = labels is not None and (labels.ndim != 1 or bool(((labels < 0) | (labels >= k)).any()))
+    if k != file.dim or out_of_range:
+        raise StoreError(f"{file.path}: damaged file of posteriors ({file.dim} columns, {k} classes)")

@@ -1,0 +1,1 @@
+"""The nets: Table 1 as data, modules, weights and their formats."""

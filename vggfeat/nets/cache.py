@@ -1,0 +1,100 @@
+"""The user's cache of published weights. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from vggfeat.errors import DownloadError, UsageError
+from vggfeat.nets.catalog import NETS, SOURCES, WeightsRow, net_spec, weights_rows
+from vggfeat.system.fetch import Progress, algorithm, check_digest, digests, fetch, offline_asked
+
+log = logging.getLogger("vggfeat")
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A published file that is here and is what was published."""
+
+    row: WeightsRow
+    path: Path
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """`VGGFEAT_CACHE`, or vggfeat's folder among the user's caches."""
+    if own := os.environ.get("VGGFEAT_CACHE"):
+        return Path(own)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "vggfeat"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "vggfeat"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vggfeat"
+
+
+def cached_path(row: WeightsRow) -> Path:
+    """Where a published file lies, or would."""
+    return cache_folder() / "weights" / row.filename
+
+
+def published_file(
+    net: str, source: str = "published", *, offline: bool | None = None, progress: Progress | None = None
+) -> CachedFile:
+    """The published weights of a net, from the cache or else from their publisher, their hash checked.
+
+    Raises:
+        UsageError: an unknown net or source, or one that has no published weights.
+        DownloadError: they are not in the cache and cannot be fetched; the message says which file to put where.
+    """
+    rows = weights_rows(net, source)
+    if not rows:
+        raise UsageError(_nothing_published(net, source))
+    for row in rows:
+        if cached_path(row).exists():
+            return _hashed(row)
+    if offline_asked(offline):
+        raise DownloadError(
+            f"the weights of net {rows[0].net} ({rows[0].source}) are not in the cache, and fetching is forbidden "
+            f"(--offline or VGGFEAT_OFFLINE); {_by_hand(rows[0])}"
+        )
+    faults = []
+    for row in rows:
+        size = f" ({row.size / 2**20:.0f} MB)" if row.size else ""
+        # A warning, so that half a gigabyte announces itself where nobody set up logging.
+        log.warning("fetching %s%s to %s", row.url, size, cached_path(row))
+        try:
+            fetch(row.url, cached_path(row), digest=row.digest, size=row.size, progress=progress)
+        except DownloadError as error:  # the same weights may be had elsewhere
+            log.warning("%s", error)
+            faults.append(str(error))
+        else:
+            return _hashed(row)
+    raise DownloadError(f"{'; '.join(faults)}; without a network, {_by_hand(rows[0])}")
+
+
+def _hashed(row: WeightsRow) -> CachedFile:
+    """The cached file, checked at every load: its sha256 is needed for the record anyway."""
+    path = cached_path(row)
+    found = digests(path, "sha256", algorithm(row.digest))
+    check_digest(path, row.digest, found[algorithm(row.digest)], "; remove it to fetch it anew")
+    return CachedFile(row, path, found["sha256"])
+
+
+def _by_hand(row: WeightsRow) -> str:
+    return f"put {row.url} ({row.digest}) at {cached_path(row)}"
+
+
+def _nothing_published(net: str, source: str) -> str:
+    name = net_spec(net).name
+    have = [f"{other} ({', '.join(sources)})" for other in NETS if (sources := _sources(other))]
+    which = "weights" if source == "published" else f"{source} weights"
+    return (
+        f"no {which} of net {name} are published; there are {', '.join(have)}; or give a file, or none for random ones"
+    )
+
+
+def _sources(net: str) -> list[str]:
+    return [source for source in SOURCES if any(row.source == source for row in weights_rows(net, source))]

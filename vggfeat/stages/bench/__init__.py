@@ -1,0 +1,1 @@
+"""Measuring this machine: extraction, training and SVM fits."""

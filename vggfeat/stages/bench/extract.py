@@ -1,0 +1,208 @@
+"""How fast this machine extracts, against its own matrix products and against a plain torchvision loop."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from vggfeat.datasets import images
+from vggfeat.datasets.listing import from_paths
+from vggfeat.inference.blocks import fill
+from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.nets.catalog import INPUT_SIDE
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import load_net
+from vggfeat.stages.bench.yardsticks import (
+    SIZES,
+    TORCHVISION_NAMES,
+    flops,
+    machine,
+    make_photos,
+    matrix_rate,
+    torchvision_net,
+)
+from vggfeat.store import DescriptorWriter, read_descriptors
+from vggfeat.system.devices import resolve_precision
+
+ROUNDS = 3
+"""Runs of everything that is timed; the medians count, since other work slows a machine now and then."""
+
+
+def bench_extract(
+    net: str = "D",
+    *,
+    scales: Sequence[int] = (256,),
+    precisions: Sequence[str] = ("auto",),
+    number: int = 24,
+    plain: int = 6,
+    paths: Sequence[str] = (),
+    width: float = 1.0,
+    device: str | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Images/s from JPEG files to an HDF5 file, flips included.
+
+    Args:
+        net: a net of Table 1, with random weights.
+        scales: smallest sides Q; all of them for each image.
+        precisions: number formats to try.
+        number: images a run, `plain` of them for the slower plain loop. paths: images to use in place of photographs
+            that scikit-learn ships, cut to the sizes of SIZES.
+        width: factor on the net's channels.
+        progress: called with (runs done, runs, 0).
+
+    Returns:
+        Plain data: per precision images/s, its FLOP/s and their share of the machine's matrix rate; the plain loop's
+        images/s (torchvision's module, NCHW, fp32, one image at a time) and the ratios to it; cosine to its result;
+        images/s of decoding and rescaling alone on one core.
+    """
+    tick = progress or (lambda done, total, failed: None)
+    with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
+        files = list(paths) or make_photos(Path(folder), number)
+        files = files[:number]
+        model = load_net(net, None, width=width, device=device)
+        place = next(model.parameters()).device
+        formats = list(dict.fromkeys(resolve_precision(precision, place) for precision in precisions))
+        yardstick = _PlainLoop(model, files[:plain], scales) if net in TORCHVISION_NAMES else None
+        if yardstick is not None:  # before an extractor changes how the process allocates, which speeds it up too
+            for _ in range(ROUNDS):
+                yardstick.measure()
+        runs = {precision: _Run(model, precision, files, scales, Path(folder)) for precision in formats}
+        for done in range(ROUNDS):
+            tick(done, ROUNDS, 0)
+            for run in runs.values():
+                run.measure()
+        tick(ROUNDS, ROUNDS, 0)
+        loader = _loader_rate(files, scales)
+        rows = [run.figures(yardstick) for run in runs.values()]
+    return {
+        "net": net,
+        "width": width,
+        "scales": list(scales),
+        "flip": True,
+        "images": len(files),
+        "rounds": ROUNDS,
+        "machine": machine(place),
+        "plain_torchvision_images_per_second": yardstick.rate if yardstick else None,
+        "loader_images_per_second": loader,
+        "runs": rows,
+    }
+
+
+class _Run:
+    """Extraction in one precision, and the products of matrices in the same."""
+
+    def __init__(self, model: VGG, precision: str, files: list[str], scales: Sequence[int], folder: Path) -> None:
+        self._output = folder / f"{precision}.h5"
+        self._dataset = from_paths(files)
+        self._model, self._precision = model, precision
+        model.precision = precision
+        self._settings = DescriptorSettings(scales=tuple(scales))
+        self._extractor = Extractor([model], self._settings, workers=torch.get_num_threads())
+        self._provenance = self._extractor.provenance()  # hashes random weights, which is no part of the speed
+        self._extractor.describe(self._dataset.samples[: len(SIZES)])  # one image of each size, to warm up
+        self._rates: list[float] = []
+        self._matrix_rates: list[float] = []
+
+    def measure(self) -> None:
+        """One run from files to HDF5."""
+        extractor = self._extractor
+        start = time.perf_counter()
+        with DescriptorWriter(
+            self._output, self._dataset, self._provenance, dim=extractor.dim, layer_dims=extractor.layer_dims,
+            overwrite=True,
+        ) as writer:  # fmt: skip
+            fill(writer, extractor)
+        self._rates.append(len(self._dataset.samples) / (time.perf_counter() - start))
+        self._matrix_rates.append(matrix_rate(self._precision, next(self._model.parameters()).device))
+
+    def figures(self, yardstick: _PlainLoop | None) -> dict[str, Any]:
+        """The medians as plain data."""
+        self._extractor.close()
+        files = [sample.path for sample in self._dataset.samples]
+        model = self._model
+        work = sum(2 * flops(model.spec, *_size(path, Q), model.width) for path in files for Q in self._settings.scales)
+        rate, peak = statistics.median(self._rates), statistics.median(self._matrix_rates)
+        speed = rate * work / len(files)
+        row: dict[str, Any] = {
+            "precision": self._precision,
+            "images_per_second": rate,
+            "tflops": speed / 1e12,
+            "matrix_tflops": peak / 1e12,
+            "share_of_matrix_rate": speed / peak,
+        }
+        if yardstick is not None:
+            expected = yardstick.descriptors
+            described = read_descriptors(self._output).read(range(len(expected)))
+            row["times_plain_torchvision"] = rate / yardstick.rate
+            row["least_cosine_to_plain"] = float((described * expected).sum(1).min())
+        return row
+
+
+class _PlainLoop:
+    """What one would write with torchvision: NCHW, fp32, one image at a time."""
+
+    def __init__(self, model: VGG, files: list[str], scales: Sequence[int]) -> None:
+        self._files, self._scales = files, scales
+        self._device = next(model.parameters()).device
+        self._net = torchvision_net(model).eval()
+        for module in self._net.modules():
+            if isinstance(module, torch.nn.MaxPool2d):
+                module.ceil_mode = True  # the same descriptor, with no border dropped
+        self._mean = torch.tensor(model.preprocessing.mean, device=self._device).view(3, 1, 1)
+        self._rates: list[float] = []
+        self.descriptors = self._describe(files[0])[None]  # to warm up
+
+    @property
+    def rate(self) -> float:
+        """Images/s."""
+        return statistics.median(self._rates)
+
+    def measure(self) -> None:
+        """One run from files to descriptors (n, D)."""
+        start = time.perf_counter()
+        self.descriptors = np.stack([self._describe(path) for path in self._files])
+        self._rates.append(len(self._files) / (time.perf_counter() - start))
+
+    @torch.inference_mode()
+    def _describe(self, path: str) -> NDArray[np.float32]:
+        picture = images.decode(path)
+        per_scale = []
+        for Q in self._scales:
+            x = torch.from_numpy(images.rescale(picture, Q).copy()).permute(2, 0, 1).to(self._device).float()
+            x = (x - self._mean)[None].contiguous()
+            views = [self._fc7(view) for view in (x, x.flip(3))]
+            per_scale.append((views[0] + views[1]) / 2)
+        stacked = torch.cat(per_scale)
+        return (stacked / stacked.norm()).cpu().numpy()
+
+    def _fc7(self, x: torch.Tensor) -> torch.Tensor:
+        fc6, fc7 = self._net.classifier[0], self._net.classifier[3]
+        y = self._net.features(x)
+        y = F.relu(F.conv2d(y, fc6.weight.view(fc6.out_features, -1, 7, 7), fc6.bias))
+        y = F.relu(F.conv2d(y, fc7.weight[:, :, None, None], fc7.bias))
+        return y.mean((2, 3))[0]
+
+
+def _loader_rate(files: list[str], scales: Sequence[int]) -> float:
+    """Images/s of decoding and rescaling alone, on one core."""
+    start = time.perf_counter()
+    for path in files:
+        picture = images.decode(path)
+        for Q in scales:
+            images.rescale(picture, Q)
+    return len(files) / (time.perf_counter() - start)
+
+
+def _size(path: str, Q: int) -> tuple[int, int]:
+    picture = images.decode(path)
+    return images.rescaled_size(picture.width, picture.height, max(Q, INPUT_SIDE))

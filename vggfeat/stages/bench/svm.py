@@ -1,0 +1,339 @@
+"""What `vggfeat bench svm` measures: this machine's SVM fits against LIBLINEAR's, on made-up descriptors.
+
+The descriptors are like the paper's: rectified, L2-normalised, a quarter of them non-zero, one large mean direction and
+then a slow decay of the spectrum, and classes of which a linear SVM gets about 85% right.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import average_precision_score
+from sklearn.svm import LinearSVC
+
+from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+
+GRID = tuple(float(10 ** (exponent / 2)) for exponent in range(-4, 4))
+"""The paper's descriptors' grid here: 8 values, 10^-2 to 10^1.5."""
+VALIDATION_SHARE = 0.2
+MIN_TIMED_CLASSES = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """One problem: `classes` with `per_class` samples each (or `samples` multi-label ones), `dim` features."""
+
+    classes: int
+    dim: int
+    per_class: int = 0
+    samples: int = 0
+    signal: float = 0.35
+    timed_classes: int = 0  # LIBLINEAR is timed on these many classes and scaled; 0: on all
+
+
+SIZES = {
+    "caltech101": Size(classes=102, dim=4096, per_class=24),
+    "caltech256": Size(classes=257, dim=12288, per_class=48, signal=0.37, timed_classes=MIN_TIMED_CLASSES),
+    "voc": Size(classes=20, dim=8192, samples=5011, signal=1.0),
+}
+
+
+def descriptors(
+    latent: NDArray[np.float32], dim: int, rng: np.random.Generator, *, noise: float = 0.5, nonzero: float = 0.26
+) -> NDArray[np.float32]:
+    """Rectified, L2-normalised features (N, dim) of latent (N, R): random directions of decaying weight, plus noise."""
+    rank = latent.shape[1]
+    weight = np.arange(1, rank + 1) ** -0.5
+    directions = (
+        rng.standard_normal((rank, dim), dtype=np.float32)
+        * (weight / np.linalg.norm(weight)).astype(np.float32)[:, None]
+    )
+    X = latent @ directions
+    for start in range(0, len(X), 1024):  # the noise of all rows at once would double the peak memory
+        block = X[start : start + 1024]
+        block += noise * rng.standard_normal(block.shape, dtype=np.float32)
+    X -= np.quantile(X[:256], 1 - nonzero)
+    np.maximum(X, 0, out=X)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    return X
+
+
+def problem(
+    size: Size, seed: int = 0, rank: int = 512
+) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.float64] | None]:
+    """(X, y, sample_weight): labels (N,), or for VOC an indicator (N, K) and costs (N, K), 0 for 3% difficult ones."""
+    rng = np.random.default_rng(seed)
+    means = size.signal * rng.standard_normal((size.classes, rank), dtype=np.float32)
+    if size.samples:
+        shape = (size.samples, size.classes)
+        share = np.geomspace(
+            0.4, 0.04, size.classes
+        )  # as VOC: person in four of ten images, most classes in one of twenty
+        y = (rng.random(shape) < share).astype(np.int8)
+        weight = (rng.random(shape) >= 0.03).astype(np.float64)
+        # Objects in a scene share its descriptor and weigh unequally: small ones are hard to see.
+        latent = (y * rng.uniform(0.15, 1, shape)).astype(np.float32) @ means
+        latent += rng.standard_normal(latent.shape, dtype=np.float32)
+        return descriptors(latent, size.dim, rng), y, weight
+    labels = rng.permutation(np.repeat(np.arange(size.classes), size.per_class))
+    latent = means[labels] + rng.standard_normal((len(labels), rank), dtype=np.float32)
+    return descriptors(latent, size.dim, rng), labels, None
+
+
+def bench_svm(
+    size: str = "all", *, Cs: Sequence[float] = GRID, timed_classes: int | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Figures of one size ("caltech101", "caltech256", "voc") or of all: {"sizes": {name: {...}}, "cpus": ...}.
+
+    Each size's entry has, in seconds for the whole grid of C on all rows, `newton_seconds` (Gram matrix, weights and
+    float64 certificates included), `liblinear_seconds` (one process, LinearSVC's default tolerance) and
+    `liblinear_two_processes_seconds` (the classes in two halves, at once), and the `ratio` and `ratio_two_processes` of
+    these. Where LIBLINEAR was timed on some classes and scaled, `liblinear_classes_timed` is below `classes` and
+    `liblinear_scaled` is true. `cold_*` are the grid's one C next to 1, from nothing. `max_gap` is our largest relative
+    duality gap; `max_objective_excess` how far our objective is above LIBLINEAR's at worst, relative, and
+    `max_objective_difference` how far on either side; `score_difference` is the largest one between the two's scores.
+    `chosen_C` and `chosen_C_liblinear` are by mean class recall (labels) or AP (indicators) on 20% of the rows, over
+    `chosen_C_classes` classes. `peak_bytes` is this process's largest resident size after our fits.
+
+    timed_classes sets the number of classes LIBLINEAR is timed on, at least 8; the default is all of them, but 8 at
+    Caltech-256's size. Raises ValueError for an unknown size.
+    """
+    names = list(SIZES) if size == "all" else [size]
+    unknown = [name for name in names if name not in SIZES]
+    if unknown:
+        raise ValueError(f"unknown size {unknown[0]!r}; choose one of {', '.join(SIZES)}, all")
+    return {
+        "cpus": os.cpu_count(),
+        "grid": list(Cs),
+        "sizes": {name: _measure(SIZES[name], Cs, timed_classes, seed) for name in names},
+    }
+
+
+def _measure(size: Size, Cs: Sequence[float], timed_classes: int | None, seed: int) -> dict[str, Any]:
+    X, y, weight = problem(size, seed)
+    count = min(size.classes, max(MIN_TIMED_CLASSES, timed_classes or size.timed_classes or size.classes))
+    timed = np.linspace(0, size.classes - 1, count).round().astype(int)
+    at_one = int(np.argmin(np.abs(np.asarray(Cs) - 1)))
+
+    start = time.perf_counter()
+    fits = LinearSVM.path(X, y, Cs, sample_weight=weight)
+    ours = time.perf_counter() - start
+    peak = _peak_bytes()
+    start = time.perf_counter()
+    LinearSVM(C=Cs[at_one]).fit(X, y, sample_weight=weight)
+    cold = time.perf_counter() - start
+
+    rivals = _Rivals(X, y, weight)
+    theirs = rivals.one_process(timed, Cs)
+    scale = size.classes / count
+    seconds = theirs.scaled(scale, len(Cs))
+    halves = rivals.two_processes(timed, Cs)
+    two = max((half.scaled(scale, len(Cs)) for half in halves), default=float("nan"))
+    cold_seconds = theirs.seconds_by_cost[at_one] * scale + theirs.copying
+    agreement = _agreement(X, y, weight, timed, Cs, fits, theirs)
+    return {
+        "rows": len(X),
+        "features": size.dim,
+        "classes": size.classes,
+        "newton_seconds": ours,
+        "liblinear_seconds": seconds,
+        "ratio": seconds / ours,
+        "liblinear_two_processes_seconds": two,
+        "ratio_two_processes": two / ours,
+        "liblinear_classes_timed": count,
+        "liblinear_scaled": count < size.classes,
+        "cold_C": float(Cs[at_one]),
+        "cold_newton_seconds": cold,
+        "cold_liblinear_seconds": cold_seconds,
+        "cold_ratio": cold_seconds / cold,
+        "max_gap": float(max(fit.duality_gap_.max() for fit in fits)),
+        **agreement,
+        **_choices(X, y, weight, timed, Cs, seed),
+        "fits_per_second": size.classes * len(Cs) / ours,
+        "peak_bytes": peak,
+    }
+
+
+@dataclass
+class _Timed:
+    """LIBLINEAR on some classes: weights (len(Cs), classes, D + 1), seconds, in all and by C, without `copying`.
+
+    copying is what one call needs for any number of classes; unconverged counts the fits that fell short.
+    """
+
+    weights: NDArray[np.float64]
+    seconds: float
+    seconds_by_cost: list[float]
+    copying: float
+    unconverged: int
+
+    def scaled(self, factor: float, calls: int) -> float:
+        """Seconds that calls for `factor` times the classes take."""
+        return self.seconds * factor + self.copying * calls
+
+
+class _Rivals:
+    """LinearSVC on the same rows, one class after another, as one-vs-rest on one core does it."""
+
+    def __init__(self, X: NDArray[np.float32], y: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
+        self.X, self.y, self.weight = X, y, weight
+
+    def target(self, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | slice]:
+        """Class k's positives, on the rows that count for it."""
+        positive = self.y == k if self.y.ndim == 1 else self.y[:, k] > 0
+        if self.weight is None:
+            return positive, slice(None)
+        rows = self.weight[:, k] > 0
+        return positive[rows], rows
+
+    def one_process(self, classes: NDArray[np.intp], Cs: Sequence[float]) -> _Timed:
+        """Times the fits of these classes; turning X to float64, which LinearSVC needs once, is not counted.
+
+        One call of LinearSVC checks and copies X once for all classes. Fitting them one by one does so each time, and
+        that is taken off again; not where each class has rows of its own, since there are no calls for all then.
+        """
+        X = self.X.astype(np.float64)
+        weights = np.empty((len(Cs), len(classes), X.shape[1] + 1))
+        own_rows = self.weight is not None
+        copying = 0.0 if own_rows else self._copying(X, classes)
+        seconds, unconverged = [0.0] * len(Cs), 0
+        for at, k in enumerate(classes):
+            positive, rows = self.target(int(k))
+            part = X[rows] if own_rows else X
+            for turn, C in enumerate(Cs):
+                start = time.perf_counter()
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", ConvergenceWarning)
+                    svc = LinearSVC(C=C, random_state=0).fit(part, positive)
+                seconds[turn] += max(time.perf_counter() - start - copying, 0.0)
+                unconverged += bool(caught)
+                weights[turn, at] = np.append(svc.coef_[0], svc.intercept_[0])
+        return _Timed(weights, sum(seconds), seconds, copying, unconverged)
+
+    def _copying(self, X: NDArray[np.float64], classes: NDArray[np.intp]) -> float:
+        """Seconds of a fit of a single sweep: all but checking and copying X is next to nothing in it."""
+        best = float("inf")
+        for k in classes[:3]:
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                LinearSVC(max_iter=1, random_state=0).fit(X, self.target(int(k))[0])
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    def two_processes(self, classes: NDArray[np.intp], Cs: Sequence[float]) -> list[_Timed]:
+        """Two processes at once, each with half of the classes; none where fork, which shares X, is missing."""
+        if not hasattr(os, "fork"):
+            return []
+        # Pool ends its processes with SIGTERM: they are not to answer as the command itself does.
+        fork, usual = multiprocessing.get_context("fork"), (signal.SIGTERM, signal.SIG_DFL)
+        with fork.Pool(2, signal.signal, usual) as pool:
+            return pool.starmap(self.one_process, [(classes[0::2], Cs), (classes[1::2], Cs)], chunksize=1)
+
+
+def _agreement(
+    X: NDArray[np.float32],
+    y: NDArray[Any],
+    weight: NDArray[np.float64] | None,
+    classes: NDArray[np.intp],
+    Cs: Sequence[float],
+    fits: Sequence[LinearSVM],
+    theirs: _Timed,
+) -> dict[str, Any]:
+    """Objectives of both on the timed classes, in float64, and their scores on the training rows."""
+    cost = np.ones((len(X), len(classes))) if weight is None else weight[:, classes]
+    positive = y[:, None] == classes if y.ndim == 1 else y[:, classes] > 0
+    sign = np.where(positive, 1.0, -1.0)
+    excess, apart = [], 0.0
+    for turn, C in enumerate(Cs):
+        ours = np.column_stack([fits[turn].coef_[classes], fits[turn].intercept_[classes]]).astype(np.float64)
+        scores = [_margins(X, weights) for weights in (ours, theirs.weights[turn])]
+        losses = [(cost * np.maximum(1 - sign * f, 0) ** 2).sum(axis=0) for f in scores]
+        mine, other = (
+            (w**2).sum(axis=1) / 2 + C * loss for w, loss in zip((ours, theirs.weights[turn]), losses, strict=True)
+        )
+        excess.append((mine - other) / other)
+        apart = max(apart, float(np.abs(scores[0] - scores[1]).max()))
+    return {
+        "max_objective_excess": float(np.max(excess)),
+        "max_objective_difference": float(np.abs(excess).max()),
+        "score_difference": apart,
+        "liblinear_unconverged_fits": theirs.unconverged,
+    }
+
+
+def _margins(X: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, K) in float64, by blocks of rows."""
+    f = np.empty((len(X), len(weights)))
+    for start in range(0, len(X), 1024):
+        f[start : start + 1024] = X[start : start + 1024].astype(np.float64) @ weights[:, :-1].T
+    return f + weights[:, -1]
+
+
+def _choices(
+    X: NDArray[np.float32],
+    y: NDArray[Any],
+    weight: NDArray[np.float64] | None,
+    classes: NDArray[np.intp],
+    Cs: Sequence[float],
+    seed: int,
+) -> dict[str, Any]:
+    """The C that each solver's scores on a fifth of the rows choose, of some of the classes."""
+    classes = classes[np.linspace(0, len(classes) - 1, MIN_TIMED_CLASSES).round().astype(int)]
+    shuffled = np.random.default_rng(seed).permutation(len(X))
+    held = round(VALIDATION_SHARE * len(X))
+    validation, train = np.sort(shuffled[:held]), np.sort(shuffled[held:])
+    ours = SVMPath(X, y, weight).scores(Cs, train, validation)[:, :, classes]
+    rivals = _Rivals(X[train], y[train], None if weight is None else weight[train])
+    theirs = np.stack([_margins(X[validation], weights) for weights in rivals.one_process(classes, Cs).weights])
+    figures: dict[str, Any] = {}
+    for name, scores in (("chosen_C", ours), ("chosen_C_liblinear", theirs)):
+        if y.ndim == 1:
+            figures[name] = _best_by_recall(scores, y[validation], classes, Cs)
+        else:
+            counts = None if weight is None else weight[validation][:, classes] > 0
+            figures[name] = _best_by_precision(scores, y[validation][:, classes], counts, Cs)
+    return figures | {
+        "chosen_C_classes": len(classes),
+        "chosen_C_equal": figures["chosen_C"] == figures["chosen_C_liblinear"],
+    }
+
+
+def _best_by_recall(
+    scores: NDArray[np.floating], labels: NDArray[Any], classes: NDArray[np.intp], Cs: Sequence[float]
+) -> float:
+    """The smallest C of the best mean class recall among these classes alone."""
+    rows = np.isin(labels, classes)
+    right = classes[scores[:, rows].argmax(axis=2)] == labels[rows]
+    recall = np.mean([right[:, labels[rows] == k].mean(axis=1) for k in np.unique(labels[rows])], axis=0)
+    return float(Cs[int(recall.argmax())])
+
+
+def _best_by_precision(
+    scores: NDArray[np.floating], y: NDArray[Any], counts: NDArray[np.bool_] | None, Cs: Sequence[float]
+) -> list[float]:
+    """Per class the smallest C of the best average precision."""
+    best = []
+    for k in range(y.shape[1]):
+        rows = slice(None) if counts is None else counts[:, k]
+        precisions = [average_precision_score(y[rows, k], one[rows, k]) for one in scores]
+        best.append(float(Cs[int(np.argmax(precisions))]))
+    return best
+
+
+def _peak_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,280 @@
+"""How fast this machine trains: updates, the loader that feeds them, and what a second process costs and brings."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, multiprocessing
+from torch.nn import functional as F
+
+from vggfeat.datasets import Sample
+from vggfeat.errors import UsageError
+from vggfeat.nets.catalog import INPUT_SIDE, NUM_CLASSES, net_spec
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.stages.bench.yardsticks import (
+    TORCHVISION_NAMES,
+    machine,
+    make_photos,
+    matrix_rate,
+    synchronize,
+    torchvision_net,
+    training_flops,
+)
+from vggfeat.system.devices import Precision, resolve_device, resolve_precision
+from vggfeat.system.launch import default_workers
+from vggfeat.training.augment import Augmentation, Colours
+from vggfeat.training.crops import Batch, CropLoader, Job
+from vggfeat.training.ranks import Ranks, joined
+from vggfeat.training.recipe import Sgd
+from vggfeat.training.trainer import Trainer, preprocessed
+
+WARM, TIMED = 2, 5
+"""Updates before the clock runs, and updates of which the median is taken."""
+
+RATE = 1e-4  # small enough that random pictures with random labels stay finite
+
+PROCESSES = 2
+
+PHOTOS, LOADED = 48, 384
+"""Different pictures of the loader's run, and crops that it makes of them."""
+
+COLOURS = Colours(
+    (123.68, 116.78, 103.94), (0.22, 0.019, 0.006), ((0.57, 0.58, 0.58), (-0.7, 0.0, 0.7), (0.4, -0.8, 0.4))
+)
+"""About ILSVRC's; their values do not change the work."""
+
+
+def bench_train(
+    net: str = "D",
+    *,
+    width: float | None = None,
+    batch_size: int | None = None,
+    precisions: Sequence[str] = ("auto",),
+    device: str | None = None,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Images/s of training updates (Sect. 3.1: forward, backward, SGD), of the loader, and of two processes.
+
+    Args:
+        net: a net of Table 1, with random weights and 1000 classes.
+        width: factor on its channels; by default 1 on a GPU and 1/4 on a CPU, where a full net takes minutes.
+        batch_size: images an update; by default the paper's 256 on a GPU and 32 on a CPU.
+        precisions: number formats to try; the first one is that of the two processes.
+        progress: called with (parts done, parts, 0).
+
+    Returns:
+        Plain data: per precision images/s, FLOP/s forward and backward and their share of the machine's matrix rate; a
+        plain torchvision loop's images/s (its module, NCHW, fp32, the same net and batch in memory) and the ratio to
+        it; crops/s of the loader per number of threads; seconds an update with and without the gradients' all-reduce.
+
+    Raises UsageError for a net, batch, precision or device that makes no sense here.
+    """
+    net, place = net_spec(net).name, resolve_device(device)
+    gpu = place.type == "cuda"
+    width = (1.0 if gpu else 0.25) if width is None else width
+    size = (256 if gpu else 32) if batch_size is None else batch_size
+    if size < PROCESSES:
+        raise UsageError(
+            f"a batch of {size} does not split over {PROCESSES} processes: --batch-size {PROCESSES} at least"
+        )
+    formats = [resolve_precision(precision, place) for precision in precisions]
+    parts, tick = len(formats) + 3, progress or (lambda done, total, failed: None)
+
+    plain = _plain_rate(_net(net, width).to(place), size) if net in TORCHVISION_NAMES else None
+    tick(1, parts, 0)
+    rows = []
+    for done, precision in enumerate(formats, start=2):
+        rows.append(_measured(net, width, size, precision, place, plain))
+        tick(done, parts, 0)
+    loader = _loader_rates()
+    tick(parts - 1, parts, 0)
+    together = _synchronisation(net, width, size, formats[0], place)
+    tick(parts, parts, 0)
+    return {
+        "net": net,
+        "width": width,
+        "batch_size": size,
+        "machine": machine(place),
+        "plain_torchvision_images_per_second": plain,
+        "runs": rows,
+        "loader": loader,
+        "synchronisation": together,
+    }
+
+
+def _net(net: str, width: float) -> VGG:
+    return glorot_(VGG(net, width=width))
+
+
+def _measured(
+    net: str, width: float, size: int, precision: Precision, device: torch.device, plain: float | None
+) -> dict[str, Any]:
+    """Updates of one process in one number format."""
+    trainer = _trainer(net, width, size, precision, Ranks(0, 1, device))
+    seconds = _seconds_an_update(trainer, size)
+    work = size * training_flops(trainer.net.spec, width, trainer.net.num_classes)
+    peak = matrix_rate(precision, device)
+    row: dict[str, Any] = {
+        "precision": precision,
+        "images_per_second": size / seconds,
+        "seconds_per_update": seconds,
+        "micro_batch": trainer.micro_batch,
+        "tflops": work / seconds / 1e12,
+        "matrix_tflops": peak / 1e12,
+        "share_of_matrix_rate": work / seconds / peak,
+    }
+    if plain:
+        row["times_plain_torchvision"] = size / seconds / plain
+    return row
+
+
+def _trainer(net: str, width: float, size: int, precision: Precision, ranks: Ranks) -> Trainer:
+    """The recipe's own step on a batch of `size` images over all processes."""
+    return Trainer(_net(net, width), Sgd(batch_size=size), seed=0, precision=precision, ranks=ranks)
+
+
+def _seconds_an_update(trainer: Trainer, images: int, position: int = 0) -> float:
+    """Median over updates on one made-up batch of so many images, this process's share from `position` on."""
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch(
+        torch.randint(0, 256, (images, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8, generator=generator),
+        torch.randn(images, 3, generator=generator),
+        torch.randint(0, NUM_CLASSES, (images,), generator=generator),
+        torch.ones(images), 0, position, [],
+    )  # fmt: skip
+    return _median(lambda: trainer.update(batch, RATE), trainer.ranks.device)
+
+
+def _median(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the work, the device's part included: the median of TIMED runs after WARM ones."""
+    seconds = []
+    for _ in range(WARM + TIMED):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[WARM:])
+
+
+def _plain_rate(model: VGG, size: int) -> float:
+    """Images/s of what one would write with torchvision: NCHW, fp32, torch's defaults, the whole batch at once."""
+    device = next(model.parameters()).device
+    net = torchvision_net(model).train()
+    sgd = Sgd()
+    optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+    crops = torch.randint(0, 256, (size, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8)
+    labels = torch.randint(0, model.num_classes, (size,))
+
+    def update() -> None:
+        x = preprocessed(crops.to(device).float(), model.preprocessing).permute(0, 3, 1, 2).contiguous()
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), labels.to(device)).backward()
+        optimizer.step()
+
+    # What an earlier training run in this process chose must not help here.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
+        return size / _median(update, device)
+
+
+def _loader_rates() -> list[dict[str, Any]]:
+    """Crops/s of the loader alone, on one and on all cores: decode, rescale, random crop, flip and colour shift."""
+    viewer = Augmentation((256, 256), True, 0.1, COLOURS, 0)
+    with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
+        samples = [Sample(path, path, 0) for path in make_photos(Path(folder), PHOTOS)]
+        plan = [
+            [Job(samples[place % PHOTOS], 0, place) for place in range(start, start + PHOTOS)]
+            for start in range(0, LOADED, PHOTOS)
+        ]
+        rates = []
+        for threads in dict.fromkeys((1, default_workers())):
+            loader = CropLoader(viewer, "bilinear", exif=False, workers=threads)
+            for _ in loader.batches(plan[:1]):
+                pass  # the files come from memory from here on
+            start = time.perf_counter()
+            crops = sum(len(batch.labels) for batch in loader.batches(plan))
+            rate = crops / (time.perf_counter() - start)
+            rates.append({"threads": threads, "images_per_second": rate, "per_thread": rate / threads})
+    return rates
+
+
+# Two processes
+
+
+def _synchronisation(
+    net: str, width: float, size: int, precision: Precision, device: torch.device
+) -> dict[str, Any] | None:
+    """What averaging gradients costs: updates of two processes, each on half of the batch, with and without it.
+
+    None on a machine with one CUDA device, and on devices that torch.distributed has no backend for.
+    """
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and torch.cuda.device_count() < PROCESSES):
+        return None
+    share = size // PROCESSES
+    with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
+        answer = Path(folder) / "first.json"
+        arguments = (_free_port(), net, width, share, precision, device.type, str(answer))
+        multiprocessing.spawn(_process, arguments, nprocs=PROCESSES)
+        found: dict[str, Any] = json.loads(answer.read_text())
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _process(
+    rank: int, port: int, net: str, width: float, share: int, precision: Precision, device: str, answer: str
+) -> None:
+    """One of the two: the same updates alone, then together, then the all-reduce by itself; the first one reports."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(default_workers(PROCESSES))
+    with joined(torch.device(device)) as ranks:
+        # Both processes compute at the same time in either case: they share memory bandwidth and caches.
+        trainer = _trainer(net, width, share, precision, Ranks(0, 1, ranks.device))
+        distributed.barrier()
+        alone = _seconds_an_update(trainer, share)
+        gradients = sum(p.numel() for p in trainer.net.parameters())
+        del trainer
+        trainer = _trainer(net, width, share * PROCESSES, precision, ranks)
+        distributed.barrier()
+        together = _seconds_an_update(trainer, share, position=rank * share)
+        del trainer
+        values = torch.zeros(gradients, device=ranks.device)
+        reduce = _median(lambda: _all_reduce(values), ranks.device)
+        if ranks.first:
+            figures = {
+                "processes": PROCESSES,
+                "backend": distributed.get_backend(),
+                "threads_per_process": torch.get_num_threads(),
+                "precision": precision,
+                "images_per_process": share,
+                "gradient_megabytes": gradients * values.element_size() / 1e6,
+                "seconds_per_update_without": alone,
+                "seconds_per_update": together,
+                "seconds_of_synchronisation": together - alone,
+                "seconds_of_all_reduce_alone": reduce,
+                "images_per_second": share * PROCESSES / together,
+            }
+            Path(answer).write_text(json.dumps(figures))
+    # All is said and written; gloo's threads now and then abort an interpreter that is being taken down around them.
+    os._exit(0)
+
+
+def _all_reduce(values: Tensor) -> None:
+    distributed.all_reduce(values)

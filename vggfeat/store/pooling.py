@@ -1,0 +1,76 @@
+"""Flips and scales -> one descriptor (Appendix B). Pure functions on (N, ...) float32 arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.errors import UsageError
+from vggfeat.nets.catalog import INPUT_SIDE
+
+Aggregate = Literal["stack", "average", "max"]
+AGGREGATES: tuple[Aggregate, ...] = ("stack", "average", "max")
+
+Array = NDArray[np.float32]
+
+
+@dataclass
+class Described:
+    """Descriptors of some samples; a failed one's row is NaN and its reason stands in `failures`."""
+
+    descriptors: Array
+    """(N, D), unit L2 norm."""
+    scales: Array
+    """(N, sum of S * D_layer over the parts) before aggregation and normalisation, scale by scale within a part."""
+    failures: dict[int, str] = field(default_factory=dict)
+    unread: frozenset[int] = frozenset()
+    """Those of the failed rows whose bytes could not be had (ReadError)."""
+
+
+def check_scales(scales: Sequence[int]) -> None:
+    """Raises UsageError for smallest sides Q that no net can be run at, and for none at all."""
+    if not scales:
+        raise UsageError("no scales: name at least one smallest side, such as 256")
+    for Q in scales:
+        if Q < INPUT_SIDE:
+            raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
+    if len(set(scales)) < len(scales):
+        raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")
+
+
+def pool_flips(image: Array, mirrored: Array) -> Array:
+    """Average of the image's and the mirror image's descriptors."""
+    return (image + mirrored) * np.float32(0.5)
+
+
+def pool_scales(per_scale: Array, aggregate: Aggregate) -> Array:
+    """(N, S, D) -> (N, S * D) stacked in the order of the scales, or (N, D) averaged or maximised over them."""
+    if aggregate == "stack":
+        n, scales, dim = per_scale.shape
+        return per_scale.reshape(n, scales * dim)
+    return per_scale.mean(axis=1) if aggregate == "average" else per_scale.max(axis=1)
+
+
+def normalise(descriptors: Array) -> Array:
+    """Rows at unit L2 norm (summed in float64); a zero row stays zero."""
+    norms = np.sqrt(np.einsum("nd,nd->n", descriptors, descriptors, dtype=np.float64))
+    return (descriptors / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
+
+
+def stack_unit(parts: Sequence[Array]) -> Array:
+    """Unit descriptors of several nets or regions -> one unit descriptor: side by side, divided by sqrt(number)."""
+    return np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
+
+
+def aggregated_dim(dim: int, scales: int, aggregate: Aggregate) -> int:
+    """Length of one net's descriptor from the layer's length and the number of scales."""
+    return dim * scales if aggregate == "stack" else dim
+
+
+def combine(parts: Sequence[Array], aggregate: Aggregate) -> Array:
+    """Per part (n, S, D) activations -> (n, D') descriptors: aggregated over scales, normalised, stacked."""
+    return stack_unit([normalise(pool_scales(part, aggregate)) for part in parts])

@@ -1,5 +1,0 @@
-"""Linear SVMs, solved exactly and for all classes at once."""
-
-from vggfeat.svm.estimator import LinearSVM, SVMPath
-
-__all__ = ["LinearSVM", "SVMPath"]

@@ -1,0 +1,62 @@
+"""What every reader of a stranger's HDF5 file checks first, and every writer needs to know of a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import h5py
+
+from vggfeat.system.sparsefile import SparseFile
+
+DAMAGE = (
+    OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What h5py, and the reading of what it gives, raise on a damaged file."""
+
+_TEXTS_AT_ONCE = 256
+
+
+def own_dataset(file: h5py.Group, name: str) -> h5py.Dataset | None:
+    """The data set of that name if its values lie in the file itself, else None.
+
+    A soft or external link, external raw storage or a virtual data set could read any file of the machine.
+
+    Raises ValueError where it claims to be larger than the file, which would fill the memory.
+    """
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        return None
+    data = file[name]
+    if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
+        return None
+    if data.nbytes > data.file.id.get_filesize():
+        raise ValueError(f"{name!r} claims {data.nbytes} bytes, more than the file has")
+    return data
+
+
+def texts(data: h5py.Dataset) -> list[bytes]:
+    """A data set of names. Raises ValueError where they claim more bytes than the file has: many may share one."""
+    found: list[bytes] = []
+    left = data.file.id.get_filesize()
+    for start in range(0, len(data), _TEXTS_AT_ONCE):
+        some = data[start : start + _TEXTS_AT_ONCE].tolist()
+        left -= sum(map(len, some))
+        if left < 0:
+            raise ValueError(f"{data.name!r} claims more bytes than the file has")
+        found += some
+    return found
+
+
+@contextlib.contextmanager
+def written(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """A new HDF5 file, made in memory and written when the block ends. Raises OSError where it cannot be.
+
+    HDF5 itself must never meet a full disk: it holds small writes back, h5py drops the error when they fail later, and
+    closing such a file tries again until it crashes.
+    """
+    memory = SparseFile()
+    with h5py.File(memory, "w") as file:
+        yield file
+    with open(path, "wb") as stream:  # noqa: PTH123 - also takes a str
+        memory.copy_to(stream)

@@ -1,0 +1,351 @@
+"""Training recipes: TOML files -> frozen dataclasses. The defaults are the paper's (Sect. 3.1); unknown keys are
+errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vggfeat.errors import RecipeError, UsageError, unknown_name
+from vggfeat.nets.catalog import INPUT_SIDE, net_spec
+
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
+"""Where a task's defaults differ from those of classification (Appendix A)."""
+
+INIT_SCHEMES = ("glorot", "gaussian", "data-dependent", "identity")
+
+_MOST = 2**63
+"""Where torch's whole numbers end."""
+
+LITERAL_VARIANCE_STD = 0.1
+"""The paper's "variance 1e-2" taken literally: logits of 1e8 in net A, and NaN within steps (PAPER.md 2)."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on."""
+
+    dataset: str = "ilsvrc2012"
+    """A single-label data set of `vggfeat.datasets`."""
+    validation_fraction: float = 0.1
+    """Part of each class held out where the data set has no validation part of its own."""
+    unreadable_limit: int = 100
+    """Images that may turn out unreadable before training stops."""
+
+    def __post_init__(self) -> None:
+        fraction = self.validation_fraction
+        _check(0 < fraction < 1, "data.validation_fraction", fraction, "between 0 and 1")
+        _check(self.unreadable_limit >= 0, "data.unreadable_limit", self.unreadable_limit, "not negative")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crops of the isotropically rescaled image, flips, colour shift."""
+
+    S: tuple[int, int] = (256, 256)
+    """Training scale, the smallest side in pixels: drawn per image from [min, max]; equal ends are a fixed scale."""
+    flip: bool = True
+    colour_std: float = 0.1
+    """Standard deviation of the alphas of the PCA colour shift; 0 for none."""
+    colour_images: int = 10_000
+    """Training images, evenly spaced over the list, that the mean RGB and the colour eigenvectors are taken from;
+    0 for all."""
+
+    def __post_init__(self) -> None:
+        low, high = self.S
+        _check(INPUT_SIDE <= low <= high, "augment.S", self.S, f"a side, or [min, max], of at least {INPUT_SIDE}")
+        _check(self.colour_std >= 0, "augment.colour_std", self.colour_std, "not negative")
+        _check(self.colour_images >= 0, "augment.colour_images", self.colour_images, "not negative")
+
+    @property
+    def Q(self) -> int:  # noqa: N802 - the paper's letter
+        """Smallest side of the centre view: S, or half-way between the ends of a jittered one (Sect. 4.1)."""
+        return sum(self.S) // 2
+
+    @property
+    def label(self) -> str:
+        """`256` or `256-512`."""
+        return "-".join(str(side) for side in dict.fromkeys(self.S))
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Mini-batch gradient descent with momentum on the multinomial logistic loss."""
+
+    batch_size: int = 256
+    """Images an update, over all processes; each weighs 1/batch_size, in an epoch's smaller last batch too."""
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    dropout: float = 0.5
+    trainable: str = "all"
+    """"all", or "fc": the fully-connected layers alone."""
+
+    def __post_init__(self) -> None:
+        _check(self.batch_size >= 1, "sgd.batch_size", self.batch_size, "at least 1")
+        _check(self.learning_rate > 0, "sgd.learning_rate", self.learning_rate, "positive")
+        _check(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "at least 0 and below 1")
+        _check(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "not negative")
+        _check(0 <= self.dropout < 1, "sgd.dropout", self.dropout, "at least 0 and below 1")
+        _choice("sgd.trainable", self.trainable, ("all", "fc"))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length, and when the rate falls. The paper fixes factor and number of decreases; the rule itself is ours."""
+
+    epochs: int = 74
+    measure: str = "top5"
+    """Error on the centre view of the validation images: "top5", "top1" (both in %) or "loss"."""
+    patience: int = 5
+    """Epochs without gain after which the rate falls."""
+    least_gain: float = 0.1
+    """By how much the measure must fall to count as a gain."""
+    divisor: float = 10.0
+    decreases: int = 3
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, "schedule.epochs", self.epochs, "at least 1")
+        _choice("schedule.measure", self.measure, ("top5", "top1", "loss"))
+        _check(self.patience >= 1, "schedule.patience", self.patience, "at least 1")
+        _check(self.least_gain >= 0, "schedule.least_gain", self.least_gain, "not negative")
+        _check(self.divisor > 1, "schedule.divisor", self.divisor, "above 1")
+        _check(self.decreases >= 0, "schedule.decreases", self.decreases, "not negative")
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where the weights start."""
+
+    scheme: str = "glorot"
+    """"glorot", "gaussian" with `std`, "data-dependent" or "identity"; for the layers that `checkpoint` does not fill.
+
+    The last two are not the paper's. "data-dependent" scales Glorot's layer by layer to the training images, and their
+    pixels too (`training.initial.standardise_`). "identity" begins as the shallower net of `checkpoint`, all of whose
+    layers it takes (`training.initial.deepen`)."""
+    std: float = 0.01
+    checkpoint: str = ""
+    """A trained net: all layers of the same net, else the first four convolutions and the fully-connected layers.
+
+    All that a shallower net has where `scheme` is "identity"."""
+    stall_steps: int = 2000
+    """A run whose loss has not moved from chance after so many updates stops; 0 for never."""
+
+    def __post_init__(self) -> None:
+        _choice("init.scheme", self.scheme, INIT_SCHEMES)
+        _check(self.std > 0, "init.std", self.std, "positive")
+        _check(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
+        if self.scheme == "identity" and not self.checkpoint:
+            raise RecipeError("--init identity begins as a trained shallower net: name it with --init-from")
+        if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
+            raise RecipeError(
+                f"init.std {self.std}: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) "
+                "starts net A with logits of 1e8 and ends in NaN; take --init-std 0.01, or --init glorot"
+            )
+
+
+@dataclass(frozen=True)
+class Localise:
+    """Bounding-box regression (Appendix A); without effect on other tasks."""
+
+    head: str = "pcr"
+    """"pcr", per-class regression: a box for each class; or "scr", single-class: one box shared by all."""
+    least_seen: float = 0.5
+    """Share of an object that a crop must show to be learnt from (OverFeat's rule)."""
+
+    def __post_init__(self) -> None:
+        _choice("localise.head", self.head, ("pcr", "scr"))
+        _check(0 <= self.least_seen <= 1, "localise.least_seen", self.least_seen, "from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights which a training run ends with, apart from the images themselves."""
+
+    net: str = "D"
+    width: float = 1.0
+    seed: int = 0
+    precision: str = "auto"
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    sgd: Sgd = field(default_factory=Sgd)
+    schedule: Schedule = field(default_factory=Schedule)
+    init: Init = field(default_factory=Init)
+    task: str = "classify"
+    """"classify" (Sect. 3.1), or "localise" (Appendix A)."""
+    localise: Localise = field(default_factory=Localise)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "net", net_spec(self.net).name)
+        _check(self.width > 0, "width", self.width, "positive")
+        _check(self.seed >= 0, "seed", self.seed, "not negative")
+        _choice("task", self.task, ("classify", "localise"))
+
+    @property
+    def name(self) -> str:
+        """`ilsvrc2012-D-256-512`, `ilsvrc2012-D-256-512-fc`: what its files are called by default."""
+        part = () if self.sgd.trainable == "all" else (self.sgd.trainable,)
+        task = ("localise", self.localise.head) if self.task == "localise" else ()
+        return "-".join((self.data.dataset, self.net, self.augment.label, *part, *task))
+
+
+def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """A recipe file (None: the paper's defaults), with `overrides` by dotted key, such as {"sgd.batch_size": 64}.
+
+    `extends = "other.toml"` in a file, relative to it, names the recipe that it changes. In a file with a table for
+    each of several commands the recipe is the table [train].
+
+    What neither names is the paper's: of classification, or where `task` says so of localisation.
+
+    Raises RecipeError for a file that cannot be read, an unknown key (with the nearest one) or a bad value.
+    """
+    table = _read(Path(file), ()) if file is not None else {}
+    for key, value in (overrides or {}).items():
+        *sections, name = key.split(".")
+        nested: dict[str, Any] = {name: value}
+        for section in reversed(sections):
+            nested = {section: nested}
+        table = _merged(table, _checked(Recipe, nested, ""))
+    return _build(Recipe, _merged(TASK_DEFAULTS.get(table.get("task", ""), {}), table))
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises RecipeError where it cannot be read or is none."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{file}: this recipe cannot be read: {error.strerror}") from error
+    except (ValueError, RuntimeError) as error:  # TOML's own, too deep, endless numbers, names with NUL
+        raise RecipeError(f"{file}: no TOML: {error}") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML which `load_recipe` reads back to an equal one."""
+    top, sections = [], []
+    for name, value in dataclasses.asdict(recipe).items():
+        if isinstance(value, dict):
+            sections.append("\n".join([f"\n[{name}]", *(f"{key} = {_toml(entry)}" for key, entry in value.items())]))
+        else:
+            top.append(f"{name} = {_toml(value)}")
+    return "\n".join([*top, *sections]) + "\n"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`sgd.batch_size: 256, now 128` for each entry in which two recipes (as dicts) differ."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found.append(f"{prefix}{key}: {before}, now {now}")
+    return found
+
+
+def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's table laid over the one that it extends."""
+    table = _training(file, read_toml(file))
+    if file.resolve() in above:
+        raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
+    parent = table.pop("extends", None)
+    if parent is not None and not isinstance(parent, str):
+        raise RecipeError(f"{file}: extends = {parent!r} is no file name")
+    table = _checked(Recipe, table, f"{file}: ")
+    return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
+
+
+def _training(file: Path, table: dict[str, Any]) -> dict[str, Any]:
+    """The table [train] of a file that has one for each of several commands; else the file itself."""
+    if isinstance(table.get("train"), dict):
+        trained: dict[str, Any] = table["train"]
+        return trained
+    sections = {entry.name for entry in dataclasses.fields(Recipe)}
+    if table and not sections & set(table) and all(isinstance(value, dict) for value in table.values()):
+        there = ", ".join(f"[{name}]" for name in table)
+        raise RecipeError(f"{file}: no training recipe and no table [train]; it has {there}")
+    return table
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`change` laid over `base`, section by section."""
+    out = dict(base)
+    for key, value in change.items():
+        out[key] = _merged(out.get(key, {}), value) if isinstance(value, dict) else value
+    return out
+
+
+def _checked(schema: type, table: dict[str, Any], where: str) -> dict[str, Any]:
+    """The table with its values in the schema's own types; RecipeError for unknown keys and wrong types."""
+    fields = {entry.name: entry for entry in dataclasses.fields(schema)}
+    known = [*fields, "extends"] if schema is Recipe else list(fields)
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise RecipeError(f"{where}{unknown_name('recipe key', key, known)}")
+        default = _default(fields[key])
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise RecipeError(f"{where}{key} is a section of keys, not {value!r}")
+            out[key] = _checked(type(default), value, f"{where}[{key}] ")
+        else:
+            out[key] = _value(f"{where}{key}", value, default)
+    return out
+
+
+def _build(schema: type, table: dict[str, Any]) -> Any:
+    sections = {entry.name: type(_default(entry)) for entry in dataclasses.fields(schema)}
+    return schema(**{k: _build(sections[k], v) if isinstance(v, dict) else v for k, v in table.items()})
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    """A field's default; the sections' are made by their own class."""
+    return entry.default_factory() if callable(entry.default_factory) else entry.default
+
+
+def _value(key: str, value: Any, default: Any) -> Any:
+    """The value as the type of the default: an int may stand for a float, one side for [side, side]."""
+    if isinstance(default, tuple):
+        pair = (value, value) if _is_int(value) else value
+        if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(side) for side in pair):
+            return tuple(pair)
+        raise RecipeError(f"{key} = {value!r}: expected a whole number or [min, max]")
+    if _is_int(value) and abs(value) >= _MOST:
+        raise RecipeError(f"{key}: expected a number below {_MOST:g}")
+    if isinstance(default, float) and _is_int(value):
+        return float(value)
+    if type(value) is not type(default):
+        kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[type(default)]
+        raise RecipeError(f"{key} = {value!r}: expected {kind}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"{key} = {value}: expected a finite number")
+    return value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(holds: bool, key: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise RecipeError(f"{key} {list(value) if isinstance(value, tuple) else value}: must be {rule}")
+
+
+def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+    try:
+        if value not in valid:
+            raise unknown_name(key, value, valid)
+    except UsageError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML: JSON's notation serves, DEL apart, which TOML wants escaped; one side for equal ends."""
+    if isinstance(value, tuple):
+        return str(value[0]) if len(set(value)) == 1 else str(list(value))
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
