@@ -17,18 +17,19 @@ from scipy.io import savemat
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 import vggfeat
-from vggfeat.catalog import NETS, RANDOM, TORCHVISION
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.split import evaluation_part, load_evaluation_set, load_training_set
-from vggfeat.dense import DenseNet
 from vggfeat.errors import DatasetError, StoreError, UsageError
-from vggfeat.networks import VGG, glorot_
-from vggfeat.pooling import Described
-from vggfeat.posteriors import Posteriors, joined, scales_for
-from vggfeat.scorer import Scorer, grid_crops
+from vggfeat.inference.dense import DenseNet
+from vggfeat.inference.posteriors import Posteriors, joined, scales_for
+from vggfeat.inference.scorer import Scorer, grid_crops
+from vggfeat.nets.catalog import NETS, RANDOM, TORCHVISION
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.page.commands import making_command
 from vggfeat.stages.evaluate import aligned, evaluate, evaluate_files
 from vggfeat.store import DescriptorWriter
+from vggfeat.store.pooling import Described
 
 WNIDS = ("n01440764", "n01443537", "n02119789", "n02123045", "n03100240", "n07583066")
 IDS = (4, 2, 6, 1, 5, 3)
@@ -215,7 +216,7 @@ def test_each_net_is_tested_at_the_scales_of_its_own_training(data, tmp_path):
         for net, Q in ((fixed, [256]), (jittered, [384]))
     ]
     assert np.allclose(made.read(), (alone[0] + alone[1]) / 2, atol=1e-6)
-    assert "--scales single" in made.command
+    assert "--scales single" in making_command(made)
     many = evaluate(data=data, net=jittered, scales="multi", view="center")
     assert many["rows"][0]["scales"] == [256, 384, 512]
 

@@ -24,22 +24,23 @@ import pytest
 import torch
 from making import clusters, settings, write_descriptors
 
+from vggfeat.classifiers.model_file import Model, read_model, write_model
+from vggfeat.classifiers.protocols.splits import Split, read_splits, write_splits
 from vggfeat.datasets.archives import Archive, unpack
 from vggfeat.datasets.folder import load_folder
 from vggfeat.datasets.listing import from_list
 from vggfeat.datasets.tars import members, read_member
 from vggfeat.datasets.voc import _box, _objects
 from vggfeat.errors import DatasetError, VggfeatError
-from vggfeat.formats.caffemodel import read_caffemodel
-from vggfeat.formats.keras_h5 import read_keras
-from vggfeat.model import Model, read_model, write_model
-from vggfeat.networks import VGG, glorot_
-from vggfeat.protocols.splits import Split, read_splits, write_splits
-from vggfeat.recipe import Recipe, dump_recipe, load_recipe
+from vggfeat.nets.formats.caffemodel import read_caffemodel
+from vggfeat.nets.formats.keras_h5 import read_keras
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.weights import load_net
+from vggfeat.page.commands import making_command
 from vggfeat.stages.info import info
 from vggfeat.store import read_descriptors
+from vggfeat.training.recipe import Recipe, dump_recipe, load_recipe
 from vggfeat.training.state import load_last
-from vggfeat.weights import load_net
 
 XML = """<annotation><folder>VOC2012</folder><size><width>500</width><height>375</height></size>
 <object><name>person</name><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>300</xmax><ymax>375</ymax></bndbox></object>
@@ -152,7 +153,7 @@ def unpacked(path: Path) -> None:
 
 def read_everything(path: Path) -> None:
     made = read_descriptors(path)
-    made.read(), made.errors(), made.command
+    made.read(), made.errors(), making_command(made)
     if made.attributes["keep_scales"]:
         made.read_parts()
     info(path)

@@ -1,6 +1,7 @@
-"""Imports only point down: cli -> stages, report, recipe; stages -> the core; stages never import each other."""
+"""Imports only point down, from the command line to the errors; the rooms of the package are those that it describes."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,50 +35,86 @@ def imports(module: str) -> set[str]:
     return found
 
 
-def layer(module: str) -> str:
-    parts = module.split(".")
-    if parts[:2] == ["vggfeat", "cli"] or module in ("vggfeat", "vggfeat.__main__"):
-        return "cli"
-    if parts[:2] == ["vggfeat", "stages"]:
-        return "stages"
-    return "report" if module in REPORT else "core"
+FLOORS = (
+    {"cli"},
+    {"stages"},
+    {"page", "inference"},
+    {"classifiers"},
+    {"store"},
+    {"training"},
+    {"datasets"},
+    {"nets"},
+    {"system"},
+    {"metrics"},
+    {"boxes"},
+    {"errors", "_version"},
+)
+"""The rooms from the top floor down. A room may import rooms on lower floors, never one beside or above it."""
+
+DOORS = ("vggfeat", "vggfeat.__main__")
+"""The package's own names, imported on first use, and `python -m vggfeat`: they lead to every floor."""
 
 
-REPORT = {"vggfeat.report", "vggfeat.trainreport"}
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def floor(module: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room(module) in rooms)
+
+
 OURS = {module: {name for name in imports(module) if name in FILES} for module in FILES}
 TOP = {module: {name.split(".")[0] for name in imports(module)} for module in FILES}
 
 
-def offenders(layers: set[str], forbidden: set[str], of=TOP, but=frozenset()) -> list[str]:
-    return [
-        f"{module} imports {name}"
-        for module in FILES
-        if layer(module) in layers and module not in but
-        for name in sorted(of[module] & forbidden)
-    ]
+INSIDE = [module for module in FILES if module not in DOORS]
 
 
 def test_the_parser_sees_the_imports():
-    assert "vggfeat.networks" in OURS["vggfeat.dense"]
+    assert "vggfeat.nets.networks" in OURS["vggfeat.inference.dense"]
     assert "click" in TOP["vggfeat.cli.extract"]
     assert "vggfeat.stages.extract" in OURS["vggfeat.cli.extract"], "imports inside functions count"
 
 
-def test_the_core_and_the_stages_know_no_click_and_no_rich():
-    assert offenders({"core", "stages"}, {"click", "rich"}) == []
+def test_every_entry_of_the_package_is_a_room_on_a_floor():
+    entries = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert entries - {"__init__", "__main__"} == set.union(*FLOORS)
+
+
+def test_the_package_describes_each_of_its_rooms_in_a_line():
+    described = set(re.findall(r"^    (\w+)  +\S", vggfeat.__doc__, re.M))
+    assert described == set.union(*FLOORS) - {"_version"}
+
+
+def test_imports_only_point_down():
+    upward = [
+        f"{module} imports {name}"
+        for module in INSIDE
+        for name in sorted(OURS[module] - {"vggfeat"})
+        if room(name) != room(module) and floor(name) <= floor(module)
+    ]
+    assert upward == []
+
+
+def test_below_the_command_line_nothing_knows_click_or_rich():
+    knowing = [module for module in INSIDE if room(module) != "cli" and TOP[module] & {"click", "rich"}]
+    assert knowing == []
 
 
 def test_stages_never_import_each_other():
-    stages = {module for module in FILES if layer(module) == "stages"}
-    assert offenders({"stages"}, stages, of=OURS) == []
+    """`stages/bench` is one stage of several files."""
 
+    def verb(module: str) -> str:
+        return ".".join(module.split(".")[:3])
 
-def test_nothing_below_imports_what_is_above():
-    above = {module for module in FILES if layer(module) in ("cli", "report")}
-    stages = {module for module in FILES if layer(module) == "stages"}
-    assert offenders({"stages"}, above, of=OURS) == []
-    assert offenders({"core"}, above | stages, of=OURS) == []
-    assert offenders({"report"}, {m for m in FILES if layer(m) == "cli"} | stages, of=OURS) == []
+    stages = [module for module in INSIDE if room(module) == "stages"]
+    across = [
+        f"{module} imports {name}"
+        for module in stages
+        for name in sorted(OURS[module])
+        if name != "vggfeat" and room(name) == "stages" and verb(name) != verb(module)
+    ]
+    assert across == []
 
 
 def test_imports_have_no_cycles():
@@ -96,17 +133,22 @@ def test_imports_have_no_cycles():
 
 
 def test_only_images_opens_pictures():
-    assert [module for module in FILES if "PIL" in TOP[module]] == ["vggfeat.images"]
+    assert [module for module in FILES if "PIL" in TOP[module]] == ["vggfeat.datasets.images"]
 
 
 def test_few_files_know_hdf5():
-    readers = {"vggfeat.hdf5", "vggfeat.model", "vggfeat.formats.keras_h5", "vggfeat.stages.info"}
+    readers = {
+        "vggfeat.system.hdf5",
+        "vggfeat.classifiers.model_file",
+        "vggfeat.nets.formats.keras_h5",
+        "vggfeat.stages.info",
+    }
     store = {module for module in FILES if module.startswith("vggfeat.store")}
     assert {module for module in FILES if "h5py" in TOP[module]} <= readers | store
 
 
 def test_torchvision_is_a_yardstick_only():
-    assert [module for module in FILES if "torchvision" in TOP[module]] == ["vggfeat.yardsticks"]
+    assert [module for module in FILES if "torchvision" in TOP[module]] == ["vggfeat.stages.bench.yardsticks"]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any
 
 import h5py
 
-from vggfeat.commands import extract_command, train_command
+from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, VggfeatError
-from vggfeat.hdf5 import DAMAGE
-from vggfeat.model import MODEL_FORMAT, Model, read_model
+from vggfeat.page.commands import extract_command, making_command, train_command
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
+from vggfeat.system.hdf5 import DAMAGE
 
 
 def info(path: str | Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _descriptors(path: Path) -> dict[str, Any]:
         "classes": len(made.class_names),
         "failed_images": made.errors(),
         **{name: value for name, value in made.attributes.items() if name not in hidden},
-        "command": made.command,
+        "command": making_command(made),
     }
 
 
@@ -56,8 +56,8 @@ _STATUS = {"done": DONE, "pending": PENDING, "failed": FAILED}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
+    from vggfeat.nets.weights import load_net
     from vggfeat.training.state import RunFiles  # torch, only for a checkpoint
-    from vggfeat.weights import load_net
 
     net = load_net(None, path, device="cpu")
     recipe = net.training_record.get("recipe")

@@ -11,11 +11,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.commands import evaluate_command, extract_command
 from vggfeat.errors import StoreError
-from vggfeat.pooling import Aggregate, combine
-from vggfeat.sharding import Portion
+from vggfeat.store.pooling import Aggregate, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
+from vggfeat.store.sharding import Portion
 
 Rows = NDArray[np.integer[Any]] | Sequence[int] | None
 
@@ -51,15 +50,6 @@ class Descriptors:
     def portion(self) -> Portion | None:
         """Which rows of a longer list these are, in a shard; None in a whole file."""
         return Portion.of(self.attributes)
-
-    @property
-    def command(self) -> str:
-        """The command line that would make such a file again."""
-        portion = self.portion
-        shard = str(portion.shard) if portion else None
-        if self.attributes["layer"] == "posteriors":
-            return evaluate_command(self.attributes["settings"], str(self.attributes["dataset"]))
-        return extract_command(self.attributes["settings"], str(self.attributes["dataset"]), shard=shard)
 
     def read(self, rows: Rows = None) -> NDArray[np.float32]:
         """(n, D) float32 descriptors of these rows, all by default; rows not done are NaN."""
