@@ -20,9 +20,14 @@ def write() -> None:
     write_descriptors(FOLDER / "descriptors-v1.h5", dataset, values, failed=[1], pending=[5], keep_scales=True)
     rng = np.random.default_rng(0)
     model = Model(
-        rng.random((2, 4), dtype=np.float32), rng.random(2, dtype=np.float32), np.ones(2), ("a", "b"), False,
-        (settings(scales=[256]),), {"dataset": "folder", "mean": 0.5},
-    )  # fmt: skip
+        rng.random((2, 4), dtype=np.float32),
+        rng.random(2, dtype=np.float32),
+        np.ones(2),
+        ("a", "b"),
+        False,
+        (settings(scales=[256]),),
+        {"dataset": "folder", "mean": 0.5},
+    )
     write_model(FOLDER / "model-v1.h5", model)
     net = glorot_(VGG("A", width=1 / 4096, num_classes=2, class_names=("a", "b")), seed=3)
     net.save(FOLDER / "checkpoint-v1.pt")

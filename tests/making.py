@@ -19,9 +19,15 @@ def settings(net: str = "D", **changes: Any) -> dict[str, Any]:
     """What an extractor would record of one net."""
     nets = [{"net": net, "weights": "oxford", "weights_sha256": f"sha-{net}", "width": 1.0, "preprocessing": {}}]
     recorded = {
-        "nets": nets, "scales": (256,), "aggregate": "stack", "flip": True, "layer": "fc7", "region": "image",
-        "exif": False, "precision": "fp32",
-    }  # fmt: skip
+        "nets": nets,
+        "scales": (256,),
+        "aggregate": "stack",
+        "flip": True,
+        "layer": "fc7",
+        "region": "image",
+        "exif": False,
+        "precision": "fp32",
+    }
     return {**recorded, **changes}
 
 

@@ -22,8 +22,9 @@ def written(tmp_path, text):
 def test_boxes_are_fractions_of_inclusive_pixels_in_file_order(tmp_path):
     text = annotation((100, 50), (WNID, (10, 5, 59, 29)), (WNID, (0, 0, 99, 49)))
     assert read_boxes(written(tmp_path, text), WNID) == (
-        (pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.6), pytest.approx(0.6)), (0, 0, 1, 1)
-    )  # fmt: skip
+        (pytest.approx(0.1), pytest.approx(0.1), pytest.approx(0.6), pytest.approx(0.6)),
+        (0, 0, 1, 1),
+    )
 
 
 def test_boxes_beyond_the_image_are_cut_and_empty_ones_left_out(tmp_path):

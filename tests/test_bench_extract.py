@@ -10,9 +10,14 @@ def test_the_figures_stand_beside_their_yardsticks(monkeypatch):
     monkeypatch.setattr(stage, "matrix_rate", lambda precision, device: 2e11)
     ticks = []
     result = stage.bench_extract(
-        "B", width=1 / 16, scales=(224, 256), precisions=("fp32", "fp32"), number=7, plain=3,
+        "B",
+        width=1 / 16,
+        scales=(224, 256),
+        precisions=("fp32", "fp32"),
+        number=7,
+        plain=3,
         progress=lambda *counts: ticks.append(counts),
-    )  # fmt: skip
+    )
     assert (result["net"], result["images"], result["scales"], result["rounds"]) == ("B", 7, [224, 256], 1)
     (run,) = result["runs"]  # one precision named twice is one run
     assert run["least_cosine_to_plain"] == pytest.approx(1, abs=1e-6)

@@ -153,8 +153,11 @@ def test_info_knows_a_checkpoint_and_refuses_other_files(tmp_path, capsys):
     assert run(["info", str(tmp_path / "b.pt"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {k: result[k] for k in ("kind", "net", "width", "num_classes")} == {
-        "kind": "checkpoint", "net": "B", "width": 1 / 16, "num_classes": 3
-    }  # fmt: skip
+        "kind": "checkpoint",
+        "net": "B",
+        "width": 1 / 16,
+        "num_classes": 3,
+    }
     (tmp_path / "text").write_text("hello")
     assert run(["info", str(tmp_path / "text")]) == 1
     assert capsys.readouterr().err == (
@@ -330,8 +333,15 @@ def test_a_checkpoints_command_trains_by_the_same_recipe():
     from vggfeat.page.commands import train_command
     from vggfeat.training.recipe import load_recipe
 
-    changes = {"net": "E", "width": 0.5, "augment.S": [256, 512], "data.dataset": "folder", "init.checkpoint": "a b.pt",
-               "sgd.learning_rate": 0.003, "augment.flip": False}  # fmt: skip
+    changes = {
+        "net": "E",
+        "width": 0.5,
+        "augment.S": [256, 512],
+        "data.dataset": "folder",
+        "init.checkpoint": "a b.pt",
+        "sgd.learning_rate": 0.003,
+        "augment.flip": False,
+    }
     recipe = load_recipe(None, changes)
     words = shlex.split(train_command(asdict(recipe), output="x.pt"))
     assert words[:6] == ["vggfeat", "train", "--net", "E", "--dataset", "folder"]

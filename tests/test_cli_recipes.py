@@ -57,10 +57,17 @@ def test_every_command_takes_a_recipe() -> None:
 
 def test_each_command_reads_its_own_table(recipe: Path) -> None:
     extract = parsed("vggfeat extract --recipe r.toml").params
-    assert {name: extract[name] for name in ("net", "weights", "scales", "aggregate", "flip", "exif", "keep_scales")} == {
-        "net": ("D", "shallow-B"), "weights": ("none",), "scales": (256, 384), "aggregate": "average", "flip": False,
-        "exif": True, "keep_scales": True,
-    }  # fmt: skip
+    assert {
+        name: extract[name] for name in ("net", "weights", "scales", "aggregate", "flip", "exif", "keep_scales")
+    } == {
+        "net": ("D", "shallow-B"),
+        "weights": ("none",),
+        "scales": (256, 384),
+        "aggregate": "average",
+        "flip": False,
+        "exif": True,
+        "keep_scales": True,
+    }
     assert (extract["max_read_failures"], extract["paths"]) == (7, ("a.jpg", "b.jpg"))
     svm = parsed("vggfeat svm --recipe r.toml").params
     assert (svm["C"], svm["test_fraction"], svm["files"], svm["aggregate"]) == ((0.1, 1.0), 0.5, ("a.h5",), None)
@@ -88,13 +95,15 @@ def test_flags_and_arguments_win_wherever_they_stand(recipe: Path, first: bool) 
     context = parsed(f"vggfeat extract {words}")
     params = context.params
     assert (params["net"], params["scales"], params["flip"], params["max_read_failures"], params["paths"]) == (
-        ("E",), (512,), True, 9, ("c.jpg",)
-    )  # fmt: skip
+        ("E",),
+        (512,),
+        True,
+        9,
+        ("c.jpg",),
+    )
     assert params["aggregate"] == "average", "what no flag names is the recipe's"
     sources = {name: context.get_parameter_source(name) for name in ("scales", "aggregate", "store")}
-    assert sources == {
-        "scales": Source.COMMANDLINE, "aggregate": Source.DEFAULT_MAP, "store": Source.DEFAULT
-    }  # fmt: skip
+    assert sources == {"scales": Source.COMMANDLINE, "aggregate": Source.DEFAULT_MAP, "store": Source.DEFAULT}
 
 
 def test_the_environment_wins_over_a_recipe_that_travels(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

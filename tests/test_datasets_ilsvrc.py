@@ -53,8 +53,10 @@ def test_folders_of_classes(root):
     dataset = load_dataset("ilsvrc2012", root.parent)
     assert dataset.class_names == WNIDS
     assert [sample.id for sample in dataset.samples][:3] == [
-        "train/n01440764/n01440764_0.JPEG", "train/n01440764/n01440764_1.JPEG", "train/n01443537/n01443537_0.JPEG"
-    ]  # fmt: skip
+        "train/n01440764/n01440764_0.JPEG",
+        "train/n01440764/n01440764_1.JPEG",
+        "train/n01443537/n01443537_0.JPEG",
+    ]
     assert [sample.labels for sample in dataset.samples] == [0, 0, 1, 1, 2, 2, 0, 1, 2]
     assert [sample.subset for sample in dataset.samples] == ["train"] * 6 + ["val"] * 3
     assert not dataset.exif

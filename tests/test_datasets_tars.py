@@ -117,8 +117,11 @@ def test_lists_may_name_tar_files(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_bytes({"x.jpg": b"x", "y.jpg": b"y"}))
     listed = from_list(io.BytesIO(f"before.jpg\n{tmp_path / 'a.tar'}\nid\t{tmp_path / 'a.tar'}\n".encode()))
     assert [sample.id for sample in listed.samples] == [
-        "before.jpg", f"{tmp_path / 'a.tar'}/x.jpg", f"{tmp_path / 'a.tar'}/y.jpg", "id"
-    ]  # fmt: skip
+        "before.jpg",
+        f"{tmp_path / 'a.tar'}/x.jpg",
+        f"{tmp_path / 'a.tar'}/y.jpg",
+        "id",
+    ]
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -136,9 +136,14 @@ def torchvision_twin(net: VGG) -> torch.nn.Module:
     with torch.device("meta"):
         theirs = torchvision.models.VGG(torchvision.models.vgg.make_layers(config), init_weights=False)
     theirs.classifier = torch.nn.Sequential(
-        torch.nn.Linear(net.classifier[0].in_features, 256), torch.nn.ReLU(), torch.nn.Dropout(),
-        torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(256, net.num_classes),
-    )  # fmt: skip
+        torch.nn.Linear(net.classifier[0].in_features, 256),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(),
+        torch.nn.Linear(256, 256),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(),
+        torch.nn.Linear(256, net.num_classes),
+    )
     theirs = theirs.to_empty(device="cpu").eval()
     theirs.load_state_dict(net.state_dict())
     return theirs
@@ -314,10 +319,12 @@ def test_classes_that_only_the_net_knows_stay_and_may_be_guessed(data):
     ("net", "message"),
     [
         (narrow(names=(*WNIDS[:5], "n09999999")), f"net A (none) has no class {WNIDS[5]!r}, which ilsvrc2012 has"),
-        (VGG("B", width=1 / 16, num_classes=9),
-         "net B (none) scores 9 classes without naming them, and ilsvrc2012 has 6"),
+        (
+            VGG("B", width=1 / 16, num_classes=9),
+            "net B (none) scores 9 classes without naming them, and ilsvrc2012 has 6",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_net_of_other_classes_is_refused(data, net, message):
     with pytest.raises(DatasetError) as error:
         evaluate(data=data, net=net, scales=[224])
@@ -341,9 +348,11 @@ def test_val_of_a_set_without_one_is_what_training_held_out(tmp_path):
             picture(100 * k + i, (50, 40)).save(tmp_path / "photos" / name / f"{i}.jpg")
     trained = load_training_set("folder", tmp_path / "photos", fraction=0.3, seed=5)
     record = {
-        "dataset": "folder", "recipe": {"data": {"validation_fraction": 0.3}, "seed": 5},
-        "train_images": len(trained.train), "validation_images": len(trained.val),
-    }  # fmt: skip
+        "dataset": "folder",
+        "recipe": {"data": {"validation_fraction": 0.3}, "seed": 5},
+        "train_images": len(trained.train),
+        "validation_images": len(trained.val),
+    }
     images = load_evaluation_set("folder", tmp_path / "photos")
     assert evaluation_part(images, "val", record).samples == trained.val
     assert len(evaluation_part(images, "all", {}).samples) == 16
@@ -418,11 +427,25 @@ def kept(
     rows = [Sample(ids[i], ids[i], None if labels is None else labels[i]) for i in order]
     values = np.random.default_rng(seed).dirichlet(np.ones(len(names)), 4)
     settings = {
-        "nets": [{"net": "A", "weights": "w", "weights_sha256": f"sha-{seed}", "width": 1.0, "preprocessing": {},
-                  "scales": [256]}],
-        "scales": [256], "aggregate": "average", "flip": True, "layer": "posteriors", "region": "image",
-        "exif": False, "precision": "fp32", "view": view,
-    }  # fmt: skip
+        "nets": [
+            {
+                "net": "A",
+                "weights": "w",
+                "weights_sha256": f"sha-{seed}",
+                "width": 1.0,
+                "preprocessing": {},
+                "scales": [256],
+            }
+        ],
+        "scales": [256],
+        "aggregate": "average",
+        "flip": True,
+        "layer": "posteriors",
+        "region": "image",
+        "exif": False,
+        "precision": "fp32",
+        "view": view,
+    }
     dataset = Dataset("folder", tuple(rows), names)
     with DescriptorWriter(path, dataset, settings, dim=len(names), layer_dims=(len(names),)) as writer:
         for row, i in enumerate(order):
@@ -442,10 +465,12 @@ def kept(
         ({"names": ("x", "z")}, "{a} and {b} have other classes: 'y' is in one alone"),
         ({"names": ("y", "x")}, "{a} and {b} have their classes in another order"),
         ({"seed": 0}, "{a} and {b} hold the same posteriors: give one of them"),
-        ({"pending": [1, 3]},
-         "{b} is not finished: 2 of 4 images are still to do; run the same vggfeat evaluate with --resume"),
+        (
+            {"pending": [1, 3]},
+            "{b} is not finished: 2 of 4 images are still to do; run the same vggfeat evaluate with --resume",
+        ),
     ],
-)  # fmt: skip
+)
 def test_files_that_do_not_belong_together_are_refused(tmp_path, capsys, other, message):
     a, b = kept(tmp_path / "a.h5"), kept(tmp_path / "b.h5", **{"seed": 1, **other})
     assert run(["evaluate", str(a), str(b)]) == 1
@@ -586,15 +611,21 @@ def test_the_devkit_names_the_classes_of_a_net_that_does_not(data, test_part):
 @pytest.mark.parametrize(
     ("devkit", "args", "message"),
     [
-        (None, ["--submission", "s.txt"],
-         "a submission needs meta.mat of ILSVRC's devkit, for its class numbers are not the order of the wnids: put "
-         "the devkit at {data}/ilsvrc2012/ILSVRC2012_devkit_t12"),
-        (WNIDS[:5], ["--submission", "s.txt", "--subset", "val"],
-         "class 'n07583066' has no ILSVRC2012_ID, so no submission can name it"),
+        (
+            None,
+            ["--submission", "s.txt"],
+            "a submission needs meta.mat of ILSVRC's devkit, for its class numbers are not the order of the wnids: put "
+            "the devkit at {data}/ilsvrc2012/ILSVRC2012_devkit_t12",
+        ),
+        (
+            WNIDS[:5],
+            ["--submission", "s.txt", "--subset", "val"],
+            "class 'n07583066' has no ILSVRC2012_ID, so no submission can name it",
+        ),
         (WNIDS, [], "ilsvrc2012 has no labels here, so no errors: give --submission FILE or -o FILE"),
         (WNIDS, ["--per-class", "-o", "x.h5"], "ilsvrc2012 has no labels here, so no errors per class"),
     ],
-)  # fmt: skip
+)
 def test_what_a_test_set_cannot_give_is_refused(
     data, test_part, checkpoint, tmp_path, monkeypatch, capsys, devkit, args, message
 ):
@@ -629,8 +660,12 @@ def test_the_result_as_json_and_as_a_table(data, checkpoint, capsys):
     result = json.loads(captured.out)
     (row,) = result["rows"]
     assert {name: row[name] for name in ("net", "weights", "view", "scales", "images")} == {
-        "net": "A", "weights": "net.pt", "view": "center", "scales": [256], "images": 18
-    }  # fmt: skip
+        "net": "A",
+        "weights": "net.pt",
+        "view": "center",
+        "scales": [256],
+        "images": 18,
+    }
     assert 0 <= row["top5_error"] <= row["top1_error"] <= 100
     assert (result["dataset"], result["classes"], result["failed"]) == ("ilsvrc2012", 6, {})
     assert np.mean(list(result["per_class"].values())) == pytest.approx(row["top1_error"])
@@ -647,11 +682,14 @@ def test_the_result_as_json_and_as_a_table(data, checkpoint, capsys):
         (["--resume", "--overwrite", "-o", "x.h5"], "--resume and --overwrite: choose one"),
         (["--scales", "200"], "scale 200 is under 224, the least smallest side that the nets take"),
         (["--scales", "256,256"], "scales 256,256: one is named twice"),
-        (["--dataset", "voc2007"], "voc2007 has several labels an image; top-1 and top-5 errors take one class an image"),
+        (
+            ["--dataset", "voc2007"],
+            "voc2007 has several labels an image; top-1 and top-5 errors take one class an image",
+        ),
         (["a.h5", "--view", "crops"], "--view goes with images; FILES are posteriors that are scored as they are"),
         (["a.h5", "-o", "x.h5"], "--output goes with images; FILES are posteriors that are scored as they are"),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_is_one_line_and_exit_code_2(data, checkpoint, tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.chdir(tmp_path)
     kept(Path("a.h5"))

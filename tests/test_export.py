@@ -101,5 +101,8 @@ def test_the_command_says_what_is_missing(made, tmp_path, capsys):
     whole = write_descriptors(tmp_path / "whole.h5", DATASET, VALUES)
     assert run(["export", str(whole), "-o", str(tmp_path / "whole.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "path": str(tmp_path / "whole.csv"), "names": None, "rows": N, "missing": 0
-    }  # fmt: skip
+        "path": str(tmp_path / "whole.csv"),
+        "names": None,
+        "rows": N,
+        "missing": 0,
+    }

@@ -129,10 +129,12 @@ def test_activations_that_are_not_finite_fail_their_row_by_name(photos):
         ({"layer": "scores"}, "no layer 'scores'; valid: fc6, fc7"),
         ({"store": "int8"}, "store 'int8': float32 or float16"),
         ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
-        ({"net": ["A", "D", "E"], "weights": ["none", "none"]},
-         "3 nets and 2 weights: give one --weights for all nets, or one each"),
+        (
+            {"net": ["A", "D", "E"], "weights": ["none", "none"]},
+            "3 nets and 2 weights: give one --weights for all nets, or one each",
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_make_no_sense_are_refused(photos, settings, message):
     with pytest.raises(UsageError) as error:
         vggfeat.extract(photos, **{"net": narrow(), **settings})
@@ -177,8 +179,12 @@ def test_weights_from_a_file_bring_their_net(photos, tmp_path, capsys):
     )
     result = json.loads(capsys.readouterr().out)
     assert {k: result[k] for k in ("rows", "net", "weights", "dim", "failed")} == {
-        "rows": 6, "net": "B", "weights": "b.pt", "dim": 256, "failed": {}
-    }  # fmt: skip
+        "rows": 6,
+        "net": "B",
+        "weights": "b.pt",
+        "dim": 256,
+        "failed": {},
+    }
 
 
 def test_broken_images_cost_their_own_row_and_exit_code_3(photos, tmp_path, capsys):

@@ -81,8 +81,10 @@ def mounted(script: str, folder: Path, *words: str) -> str:
     try:
         done = subprocess.run(
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *words],
-            cwd=folder, capture_output=True, text=True,
-        )  # fmt: skip
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
     except FileNotFoundError:
         pytest.skip("no unshare here to mount a small disk with")
     if done.returncode == 77 or done.stderr.startswith("unshare:"):
@@ -222,9 +224,12 @@ def test_an_extraction_goes_on_once_there_is_room_and_ends_in_the_same_bytes(tmp
     words = ["extract", str(pictures), *NARROW, "--width", "0.25"]
     said = mounted(MORE_ROOM, tmp_path, sys.executable, "-m", "vggfeat", *words)
     assert said.splitlines() == [
-        "vggfeat: disk/a.h5: cannot write (No space left on device): mend that, then --resume", "code 1",
-        "disk/a.h5", "code 0", "a.h5",
-    ]  # fmt: skip
+        "vggfeat: disk/a.h5: cannot write (No space left on device): mend that, then --resume",
+        "code 1",
+        "disk/a.h5",
+        "code 0",
+        "a.h5",
+    ]
     assert run([*words, "-o", str(tmp_path / "whole.h5")]) == 0
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
@@ -252,11 +257,27 @@ def test_a_folder_that_cannot_be_written_is_one_line_whatever_the_command(tmp_pa
         [*shard, "-o", "disk/e.h5"],
         ["merge", str(tmp_path / "s.shard-0-of-1.h5"), "-o", "disk/m.h5"],
         ["svm", file, "-o", "disk/model.h5", "--quiet"],
-        ["train", "--net", "A", "--width", "0.015625", "--dataset", "folder", "--data", pictures, "--epochs", "1",
-         "--batch-size", "4", "--quiet", "-o", "disk/run"],
+        [
+            "train",
+            "--net",
+            "A",
+            "--width",
+            "0.015625",
+            "--dataset",
+            "folder",
+            "--data",
+            pictures,
+            "--epochs",
+            "1",
+            "--batch-size",
+            "4",
+            "--quiet",
+            "-o",
+            "disk/run",
+        ],
         ["export", file, "-o", "disk/a.npy"],
         ["download", "--dataset", "caltech256", "--data", "disk", "--quiet"],
-    ]  # fmt: skip
+    ]
     script = READ_ONLY.replace('"$@"', '"$@" 2>&1')
     said = mounted(script, tmp_path, sys.executable, "-c", COMMANDS, json.dumps(commands)).splitlines()
     assert len(said) == 12, said

@@ -46,9 +46,34 @@ XML = """<annotation><folder>VOC2012</folder><size><width>500</width><height>375
 <object><name>person</name><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>300</xmax><ymax>375</ymax></bndbox></object>
 <object><name>dog</name><bndbox><xmax>9</xmax><xmin>1</xmin><ymin>2</ymin><ymax>7</ymax></bndbox></object></annotation>"""
 WORDS = (
-    "inf", "nan", "-1", "1e999", "9" * 5000, "\\u0000", "\0", "[" * 2000, "{" * 500, '"', "'", "<", "&", "]]>", "\r",
-    "\n", "\t", ";", ",", "=", "\ufeff", "../", "é", "<!DOCTYPE a [<!ENTITY b 'c'>]>", "encoding='foo'", "true", "0x",
-)  # fmt: skip
+    "inf",
+    "nan",
+    "-1",
+    "1e999",
+    "9" * 5000,
+    "\\u0000",
+    "\0",
+    "[" * 2000,
+    "{" * 500,
+    '"',
+    "'",
+    "<",
+    "&",
+    "]]>",
+    "\r",
+    "\n",
+    "\t",
+    ";",
+    ",",
+    "=",
+    "\ufeff",
+    "../",
+    "é",
+    "<!DOCTYPE a [<!ENTITY b 'c'>]>",
+    "encoding='foo'",
+    "true",
+    "0x",
+)
 
 
 def caffe(path: Path) -> None:
@@ -56,12 +81,16 @@ def caffe(path: Path) -> None:
     shapes = [(2, 3, 3, 3), (4, 98), (4, 4), (3, 4)]
     parts = [
         caffe_writer.layer(
-            f"l{i}", "Convolution" if len(shape) == 4 else "InnerProduct",
-            [caffe_writer.blob(rng.random(shape), shape, "shape"), caffe_writer.blob(rng.random(shape[0]), shape[:1], "shape")],
+            f"l{i}",
+            "Convolution" if len(shape) == 4 else "InnerProduct",
+            [
+                caffe_writer.blob(rng.random(shape), shape, "shape"),
+                caffe_writer.blob(rng.random(shape[0]), shape[:1], "shape"),
+            ],
             i % 2 == 0,
         )
         for i, shape in enumerate(shapes)
-    ]  # fmt: skip
+    ]
     path.write_bytes(b"".join(parts))
 
 

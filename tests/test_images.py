@@ -92,10 +92,15 @@ def test_exif_orientation_is_honoured_only_when_asked(orientation):
     data = encoded(Image.fromarray(upright), "PNG", exif=exif)
     assert np.array_equal(pixels(data), upright), "ignored by default"
     expected = {  # by EXIF 2.3's table: where the stored row 0 and column 0 belong in the upright picture
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, -1), 7: np.rot90(upright, 2).transpose(1, 0, 2),
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, -1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
         8: np.rot90(upright),
-    }[orientation]  # fmt: skip
+    }[orientation]
     assert np.array_equal(pixels(data, exif=True), expected)
 
 
@@ -171,9 +176,14 @@ def test_an_icc_profile_does_not_change_the_pixels():
 
 @pytest.mark.parametrize(
     ("size", "Q", "expected"),
-    [((300, 200), 256, (384, 256)), ((200, 300), 256, (256, 384)), ((500, 375), 256, (341, 256)), ((7, 7), 224, (224, 224)),
-     ((1000, 999), 512, (512, 512))],
-)  # fmt: skip
+    [
+        ((300, 200), 256, (384, 256)),
+        ((200, 300), 256, (256, 384)),
+        ((500, 375), 256, (341, 256)),
+        ((7, 7), 224, (224, 224)),
+        ((1000, 999), 512, (512, 512)),
+    ],
+)
 def test_the_smallest_side_becomes_q_and_the_longer_one_is_rounded_down(size, Q, expected):
     assert rescaled_size(*size, Q) == expected
     height, width, _ = rescale(Image.new("RGB", size), Q).shape

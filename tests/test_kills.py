@@ -254,8 +254,9 @@ def test_a_signal_that_python_drops_stops_the_command_all_the_same(tmp_path, she
     dataset, values = clusters([60] * 30, dim=400)
     file = write_descriptors(tmp_path / "toy.h5", dataset, values)
     assert stopped(signal.SIGTERM, ["svm", str(file), "--num-splits", "20"], UNHEARD + shell) == [
-        "stopped; no model was written, and the same command begins again", "vggfeat: interrupted"
-    ]  # fmt: skip
+        "stopped; no model was written, and the same command begins again",
+        "vggfeat: interrupted",
+    ]
 
 
 @BOTH
@@ -267,12 +268,15 @@ def test_a_stopped_download_keeps_what_has_come(server, tmp_path, kind, how):
         command = ["download", "--net", "D", "--source", "oxford"]
     lines = stopped(how, command, TABLES, env)
     assert lines[-2:] == [
-        "stopped; what has come is kept, and the same command goes on with it", "vggfeat: interrupted"
-    ]  # fmt: skip
+        "stopped; what has come is kept, and the same command goes on with it",
+        "vggfeat: interrupted",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\n{TABLES}\nfrom vggfeat.cli import main\nmain(sys.argv[1:])", *command],
-        env=env, capture_output=True, text=True,
-    )  # fmt: skip
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     asked = [place for _, place in server.requests]
     assert len(asked) == 2
@@ -293,13 +297,15 @@ def test_a_stopped_evaluation_says_what_is_kept(tree, tmp_path, how, kept):
     command += ["--subset", "all", "--scales", "224,256", "--precision", "fp32", "--workers", "1"]
     if not kept:
         assert stopped(how, command)[-2:] == [
-            "stopped; nothing is kept: with -o FILE a run that is stopped goes on with --resume", "vggfeat: interrupted"
-        ]  # fmt: skip
+            "stopped; nothing is kept: with -o FILE a run that is stopped goes on with --resume",
+            "vggfeat: interrupted",
+        ]
         return
     cut, whole = tmp_path / "cut.h5", tmp_path / "whole.h5"
     assert stopped(how, [*command, "-o", str(cut)])[-2:] == [
-        "stopped; what is done is kept, and the same command with --resume goes on", "vggfeat: interrupted"
-    ]  # fmt: skip
+        "stopped; what is done is kept, and the same command with --resume goes on",
+        "vggfeat: interrupted",
+    ]
     assert run([*command, "-o", str(cut), "--resume", "--quiet"]) == 0
     assert run([*command, "-o", str(whole), "--quiet"]) == 0
     assert np.array_equal(*(_posteriors(path) for path in (cut, whole)))
@@ -311,8 +317,23 @@ def _posteriors(path: Path) -> np.ndarray:
     return read_descriptors(path).read()
 
 
-TRAIN = ["--dataset", "folder", "--net", "A", "--width", "0.015625", "--precision", "fp32", "--batch-size", "8",
-         "--S", "224", "--workers", "1", "--quiet"]  # fmt: skip
+TRAIN = [
+    "--dataset",
+    "folder",
+    "--net",
+    "A",
+    "--width",
+    "0.015625",
+    "--precision",
+    "fp32",
+    "--batch-size",
+    "8",
+    "--S",
+    "224",
+    "--workers",
+    "1",
+    "--quiet",
+]
 
 # Each picture whose colours are looked at takes long; the signal comes at the third.
 COLOURS = """

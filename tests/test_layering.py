@@ -153,9 +153,21 @@ def test_torchvision_is_a_yardstick_only():
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], ["extract", "--help"], ["train", "--help"], ["evaluate", "--help"], ["svm", "--help"], ["nets"], ["extract", "--scales", "x"],
-     ["extract", "missing.jpg"], ["nosuch"], ["--version"], ["svm", "--dataset", "caltech256"], ["train", "--net", "E"]],
-)  # fmt: skip
+    [
+        ["--help"],
+        ["extract", "--help"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+        ["svm", "--help"],
+        ["nets"],
+        ["extract", "--scales", "x"],
+        ["extract", "missing.jpg"],
+        ["nosuch"],
+        ["--version"],
+        ["svm", "--dataset", "caltech256"],
+        ["train", "--net", "E"],
+    ],
+)
 def test_help_and_wrong_arguments_are_answered_without_torch(args, tmp_path):
     code = (
         "import sys; from vggfeat.cli import run; run(sys.argv[1:])\n"

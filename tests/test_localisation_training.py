@@ -26,9 +26,15 @@ from vggfeat.training.tasks import Localisation, box_targets, task_of
 GREY = Colours((100.0, 110.0, 120.0), (0.2, 0.02, 0.01), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 NO_SHIFT = (0.0, 0.0, 0.0)
 TINY = {
-    "task": "localise", "net": "A", "width": 1 / 64, "precision": "fp32", "sgd.batch_size": 4, "augment.S": [224, 256],
-    "schedule.epochs": 2, "init.stall_steps": 0,
-}  # fmt: skip
+    "task": "localise",
+    "net": "A",
+    "width": 1 / 64,
+    "precision": "fp32",
+    "sgd.batch_size": 4,
+    "augment.S": [224, 256],
+    "schedule.epochs": 2,
+    "init.stall_steps": 0,
+}
 
 
 def tiny(root, **changes):
@@ -176,7 +182,7 @@ def test_training_learns_where_the_square_is(tmp_path):
     assert last.top1 < 60 < first.top1
     scored = localise(
         data=root, weights=str(tmp_path / "b" / "best.pt"), protocol="1", device="cpu", precision="fp32", workers=1
-    )  # fmt: skip
+    )
     record = load_net(None, tmp_path / "b" / "best.pt", device="cpu").training_record
     assert scored["top1_error"] == pytest.approx(record["validation"]["top1"]), "protocol 1 is what validation measures"
     assert scored["top1_error"] < min(scored["whole_image"], scored["mean_box"])

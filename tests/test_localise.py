@@ -80,8 +80,9 @@ def test_each_windows_box_is_mapped_back_to_the_image(wide):
     assert found.size == (100, 50)
     expected = [
         [(x + a) / 5.12 for x, a in zip((left, top, left, top), (0, 56, 112, 168), strict=True)]
-        for top in (0, 32) for left in range(0, 320, 32)
-    ]  # fmt: skip
+        for top in (0, 32)
+        for left in range(0, 320, 32)
+    ]
     assert found.boxes[0] == pytest.approx(np.array(expected), abs=1e-6)
     assert (found.ratings == 0.9).all()
 
@@ -124,9 +125,7 @@ def test_boxes_are_cut_at_the_pictures_border(wide):
 
 
 def test_the_central_view_is_the_middle_of_the_picture(wide):
-    localiser = Localiser(
-        [answering([0.5, 0.5, 1, 1])], scales=[256], view="center", guesses=given(1), flip=False
-    )  # fmt: skip
+    localiser = Localiser([answering([0.5, 0.5, 1, 1])], scales=[256], view="center", guesses=given(1), flip=False)
     (found,) = candidates(localiser, wide)
     assert found.boxes[0] == pytest.approx(np.array([[144, 16, 368, 240]]) / 5.12)
 

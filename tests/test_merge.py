@@ -76,7 +76,9 @@ def test_merged_shards_are_the_file_of_one_process(tmp_path, count, options):
 
 @pytest.mark.parametrize("labels", [None, (1, 0, -1)])
 def test_unlabelled_and_multi_label_shards_merge_too(tmp_path, labels):
-    dataset = replace(DATASET, samples=tuple(replace(s, labels=labels) for s in DATASET.samples), class_names=("a", "b", "c"))  # fmt: skip
+    dataset = replace(
+        DATASET, samples=tuple(replace(s, labels=labels) for s in DATASET.samples), class_names=("a", "b", "c")
+    )
     whole = write(tmp_path / "whole.h5", dataset)
     merge(shards(tmp_path / "a.h5", 3, dataset=dataset), tmp_path / "merged.h5")
     assert (tmp_path / "merged.h5").read_bytes() == whole.read_bytes()
@@ -271,10 +273,13 @@ def test_a_merge_stopped_half_way_leaves_no_file_and_the_next_one_is_whole(tmp_p
         assert done.returncode == -9
         assert set(tmp_path.iterdir()) > before, "a killed process cannot tidy up"
     else:
-        assert (done.returncode, list(filter(None, done.stderr.splitlines()))) == (130, [
-            "stopped; nothing was written, the shards are as they were, and the same command begins again",
-            "vggfeat: interrupted",
-        ])  # fmt: skip
+        assert (done.returncode, list(filter(None, done.stderr.splitlines()))) == (
+            130,
+            [
+                "stopped; nothing was written, the shards are as they were, and the same command begins again",
+                "vggfeat: interrupted",
+            ],
+        )
         assert set(tmp_path.iterdir()) == before
     assert merge(parts, out).read_bytes() == write(tmp_path / "whole.h5").read_bytes()
     assert set(tmp_path.iterdir()) == before | {out, tmp_path / "whole.h5"}, "what the killed one left is gone"

@@ -126,9 +126,19 @@ def with_threads(count: int) -> Callable[[list[str], Path], np.ndarray]:
         (with_threads(1), 1e-6),
         (with_threads(2), 1e-6),
     ],
-    ids=["again", "1 worker", "7 workers", "3 shards", "resumed", "blocks of 7", "backwards", "one by one",
-         "1 thread", "2 threads"],
-)  # fmt: skip
+    ids=[
+        "again",
+        "1 worker",
+        "7 workers",
+        "3 shards",
+        "resumed",
+        "blocks of 7",
+        "backwards",
+        "one by one",
+        "1 thread",
+        "2 threads",
+    ],
+)
 def test_what_may_not_change_a_descriptor_does_not(
     pictures: list[str], plain: np.ndarray, tmp_path: Path, how: Callable[[list[str], Path], np.ndarray], within: float
 ) -> None:
@@ -219,9 +229,17 @@ def tree(tmp_path: Path) -> Path:
 def tiny(tree: Path, **changes: Any) -> tuple[Any, Any]:
     recipe = load_recipe(
         None,
-        {"net": "A", "width": 1 / 64, "precision": "fp32", "data.dataset": "folder", "sgd.batch_size": 16,
-         "augment.S": 224, "schedule.epochs": 2, **changes},
-    )  # fmt: skip
+        {
+            "net": "A",
+            "width": 1 / 64,
+            "precision": "fp32",
+            "data.dataset": "folder",
+            "sgd.batch_size": 16,
+            "augment.S": 224,
+            "schedule.epochs": 2,
+            **changes,
+        },
+    )
     return recipe, load_training_set("folder", tree, fraction=0.2, seed=0)
 
 

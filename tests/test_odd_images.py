@@ -66,8 +66,17 @@ def test_the_same_picture_in_other_clothes_has_nearly_the_same_descriptor(extrac
     plain = extracted.rows["plain.jpg"][2]
     # Adobe's inverted CMYK, a wrong suffix, the first frame of an animation: a picture that was read wrongly (inverted,
     # turned, another frame) is far off.
-    for name in ("a-jpeg-in-truth.png", "progressive.jpg", "no-suffix", "cmyk-inverted-by-adobe.jpg", "bitmap.bmp",
-                 "animated.png", "exif-1.jpg", "exif-senseless.jpg", "trailing-bytes.jpg"):  # fmt: skip
+    for name in (
+        "a-jpeg-in-truth.png",
+        "progressive.jpg",
+        "no-suffix",
+        "cmyk-inverted-by-adobe.jpg",
+        "bitmap.bmp",
+        "animated.png",
+        "exif-1.jpg",
+        "exif-senseless.jpg",
+        "trailing-bytes.jpg",
+    ):
         assert plain @ extracted.rows[name][2] > 0.999, name
     assert plain @ extracted.rows["exif-3.jpg"][2] < 0.999, "turned by half, so the check above can fail"
 
@@ -102,10 +111,21 @@ def test_decoding_in_threads_leaves_the_processs_warning_filters_as_they_were() 
 
 
 ODD_NAMES = [
-    b"two words.jpg", b" leading and trailing .jpg", b"two\nlines.jpg", b"tab\tinside.jpg", b"caf\xe9 latin-1.jpg",
-    "grüße 🎉.jpg".encode(), b"[red]markup[bold].jpg", b"\x1b[31mcolour.jpg", b"-o.jpg", b"{1..2}.jpg", b"a,b;c.jpg",
-    b"'quoted\".jpg", b"%s%n.jpg", b"x" * 251 + b".jpg",
-]  # fmt: skip
+    b"two words.jpg",
+    b" leading and trailing .jpg",
+    b"two\nlines.jpg",
+    b"tab\tinside.jpg",
+    b"caf\xe9 latin-1.jpg",
+    "grüße 🎉.jpg".encode(),
+    b"[red]markup[bold].jpg",
+    b"\x1b[31mcolour.jpg",
+    b"-o.jpg",
+    b"{1..2}.jpg",
+    b"a,b;c.jpg",
+    b"'quoted\".jpg",
+    b"%s%n.jpg",
+    b"x" * 251 + b".jpg",
+]
 
 
 def command(*words: str, folder: Path, **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -125,9 +145,11 @@ def test_odd_names_come_through_a_list_with_nul_and_are_printed_harmlessly(tmp_p
     assert b"\x1b" not in done.stderr
     lines = done.stderr.decode("utf-8").splitlines()
     assert [line for line in lines if line.startswith("skipped no such")] == [
-        f"skipped no such {name}: no such file or directory"
-        for name in (r"\x1b[31mcolour.jpg", r"caf\udce9.jpg")
-    ] + [r"skipped no such\nline.jpg: no such file or directory", "skipped no such [/red].jpg: no such file or directory"]  # fmt: skip
+        f"skipped no such {name}: no such file or directory" for name in (r"\x1b[31mcolour.jpg", r"caf\udce9.jpg")
+    ] + [
+        r"skipped no such\nline.jpg: no such file or directory",
+        "skipped no such [/red].jpg: no such file or directory",
+    ]
     made = vggfeat.read_descriptors(tmp_path / "a.h5")
     assert [os.fsencode(id) for id in made.ids] == [n.replace(b"\t", b" ") for n in ODD_NAMES] + broken
     assert made.status.tolist() == [DONE] * len(ODD_NAMES) + [FAILED] * len(broken)
@@ -154,10 +176,15 @@ def test_paths_that_are_no_files_say_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "nowhere.jpg").symlink_to("gone.jpg")
     (tmp_path / "link.jpg").symlink_to("good.jpg")
     reasons = {
-        "good.jpg": None, "folder.jpg": "is a folder", "fifo.jpg": "no regular file", "link.jpg": None,
-        "loop.jpg": "too many levels of symbolic links", "nowhere.jpg": "no such file or directory",
-        "good.jpg/below.jpg": "not a directory", "x" * 300 + ".jpg": "file name too long",
-    }  # fmt: skip
+        "good.jpg": None,
+        "folder.jpg": "is a folder",
+        "fifo.jpg": "no regular file",
+        "link.jpg": None,
+        "loop.jpg": "too many levels of symbolic links",
+        "nowhere.jpg": "no such file or directory",
+        "good.jpg/below.jpg": "not a directory",
+        "x" * 300 + ".jpg": "file name too long",
+    }
     if Path("/dev/zero").exists():
         reasons["/dev/zero"] = "no regular file"
     (tmp_path / "list").write_text("".join(f"{name}\n" for name in reasons))
@@ -255,8 +282,12 @@ def test_links_devices_and_names_that_lead_out_of_a_tar_file_reach_nothing(tmp_p
     before = sorted(tmp_path.iterdir())
     names = ["../out.jpg", "/tmp/out.jpg"]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for kind, name in ((tarfile.SYMTYPE, "s.jpg"), (tarfile.LNKTYPE, "h.jpg"), (tarfile.CHRTYPE, "c.jpg"),
-                           (tarfile.FIFOTYPE, "f.jpg")):  # fmt: skip
+        for kind, name in (
+            (tarfile.SYMTYPE, "s.jpg"),
+            (tarfile.LNKTYPE, "h.jpg"),
+            (tarfile.CHRTYPE, "c.jpg"),
+            (tarfile.FIFOTYPE, "f.jpg"),
+        ):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, str(tmp_path / "secret.jpg")
             tar.addfile(member)

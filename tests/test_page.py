@@ -114,10 +114,19 @@ def expected(result: dict[str, Any]) -> list[str]:
 def load(chromium: str, page: Path, profile: Path) -> tuple[str, list[str]]:
     """(DOM, console messages) of a page in a real browser."""
     done = subprocess.run(
-        [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-         "--enable-logging=stderr", "--dump-dom", page.as_uri()],
-        capture_output=True, timeout=120,
-    )  # fmt: skip
+        [
+            chromium,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={profile}",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 0
     messages = [line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line]
     return done.stdout.decode(), messages
@@ -203,8 +212,13 @@ def test_the_command_on_the_page_gives_the_same_score(
     words = [shlex.split(line.replace("&#x27;", "'")) for line in lines]
     assert words[0][:6] == ["vggfeat", "extract", "--net", "D", "--weights", "oxford"]
     assert words[0][-6:] == [
-        "-o", str(folder / "d.h5"), "--dataset", "folder", "--data", str(folder / "photos" / "labels.csv"),
-    ]  # fmt: skip
+        "-o",
+        str(folder / "d.h5"),
+        "--dataset",
+        "folder",
+        "--data",
+        str(folder / "photos" / "labels.csv"),
+    ]
     assert run([*words[1][1:], "--json", "--quiet"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["mean"] == result["mean"]
@@ -347,10 +361,19 @@ def contrast(a: str, b: str) -> float:
 
 def test_a_training_page_shows_every_epoch_and_sets_off_the_best(tmp_path: Path) -> None:
     rows = [
-        {"kind": "epoch", "epoch": e, "rate": rate, "loss": 3.0 / e, "top1": 90.0 / e, "top5": 50.0 / e,
-         "val_loss": 3.1, "val_top1": val, "val_top5": 40.0}
+        {
+            "kind": "epoch",
+            "epoch": e,
+            "rate": rate,
+            "loss": 3.0 / e,
+            "top1": 90.0 / e,
+            "top5": 50.0 / e,
+            "val_loss": 3.1,
+            "val_top1": val,
+            "val_top5": 40.0,
+        }
         for e, (rate, val) in enumerate([(0.01, 80.0), (0.01, 61.5), (0.001, 62.0)], start=1)
-    ]  # fmt: skip
+    ]
     path = write_training_page(
         tmp_path, "Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"]
     )
@@ -396,16 +419,23 @@ def test_the_papers_errors_stand_beside_those_on_ilsvrc(tmp_path: Path) -> None:
     split = scored(n=20, k=3)
     row = {"net": "D", "weights": "oxford", "view": "dense", "scales": (256, 384, 512), "images": 20}
     result = {
-        "dataset": "ilsvrc2012", "classes": 3, "failed": {},
+        "dataset": "ilsvrc2012",
+        "classes": 3,
+        "failed": {},
         "rows": [{**row, "top1_error": 24.84, "top5_error": None}],
-    }  # fmt: skip
+    }
     page = write_page(tmp_path, result, ["a", "b", "c"], split, [], Pictures(missing="none")).read_text("utf-8")
     ours, *paper = re.findall(r"<tr.*?</tr>", page[page.index("Errors on ilsvrc2012") :])[1:8]
     assert 'class="ours"' in ours
     assert '<td class="top1">24.8</td><td class="top5">-</td>' in ours
     assert [re.findall(r"<td>([\d.]+)</td>", cells) for cells in paper] == [
-        ["27.0", "8.8"], ["26.8", "8.7"], ["25.6", "8.1"], ["26.6", "8.6"], ["26.5", "8.6"], ["24.8", "7.5"],
-    ]  # fmt: skip
+        ["27.0", "8.8"],
+        ["26.8", "8.7"],
+        ["25.6", "8.1"],
+        ["26.6", "8.6"],
+        ["26.5", "8.6"],
+        ["24.8", "7.5"],
+    ]
 
 
 def test_a_training_run_gives_its_page_and_the_command_that_repeats_it(
@@ -416,9 +446,26 @@ def test_a_training_run_gives_its_page_and_the_command_that_repeats_it(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     asked = [
-        "train", "--net", "A", "--dataset", "folder", "--data", str(tmp_path / "set"), "--width", "0.03125", "--epochs", "1",
-        "--batch-size", "4", "--set", "data.validation_fraction=0.3", "--S", "224", "--device", "cpu",
-    ]  # fmt: skip
+        "train",
+        "--net",
+        "A",
+        "--dataset",
+        "folder",
+        "--data",
+        str(tmp_path / "set"),
+        "--width",
+        "0.03125",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "--set",
+        "data.validation_fraction=0.3",
+        "--S",
+        "224",
+        "--device",
+        "cpu",
+    ]
     assert run([*asked, "-o", str(tmp_path / "n.pt"), "--report", str(tmp_path / "r"), "--quiet"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/n.pt\n{tmp_path}/r/index.html\n"
     page = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")

@@ -129,9 +129,17 @@ def test_a_model_of_persons_boxes_needs_images_with_boxes(made: SimpleNamespace,
         exif=True,
     )
     file = extract(
-        boxed, net="A", weights=None, width=NARROW, scales=(224,), region="both", output=tmp_path / "p.h5",
-        precision="fp32", device="cpu", workers=1,
-    )  # fmt: skip
+        boxed,
+        net="A",
+        weights=None,
+        width=NARROW,
+        scales=(224,),
+        region="both",
+        output=tmp_path / "p.h5",
+        precision="fp32",
+        device="cpu",
+        workers=1,
+    )
     svm([file], C=1.0, output=tmp_path / "p-model.h5")
     scorer = predictor(made, tmp_path / "p-model.h5", weights=[])
     assert len(list(scorer.predict(boxed.samples[:2]))) == 2
@@ -146,15 +154,23 @@ def test_a_model_of_persons_boxes_needs_images_with_boxes(made: SimpleNamespace,
 def test_a_model_file_gives_back_what_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     model = Model(
-        rng.random((2, 5), dtype=np.float32), rng.random(2, dtype=np.float32), np.array([1.0, 2.0]), ("a", "\udcff"),
-        True, (settings(scales=[256]),), {"dataset": "folder", "mean": 0.5},
-    )  # fmt: skip
+        rng.random((2, 5), dtype=np.float32),
+        rng.random(2, dtype=np.float32),
+        np.array([1.0, 2.0]),
+        ("a", "\udcff"),
+        True,
+        (settings(scales=[256]),),
+        {"dataset": "folder", "mean": 0.5},
+    )
     read = read_model(write_model(tmp_path / "m.h5", model))
     for name in ("coef", "intercept", "C"):
         assert np.array_equal(getattr(read, name), getattr(model, name))
     assert (read.class_names, read.multi_label, read.inputs, read.record) == (
-        model.class_names, model.multi_label, model.inputs, model.record,
-    )  # fmt: skip
+        model.class_names,
+        model.multi_label,
+        model.inputs,
+        model.record,
+    )
     assert read.describe()["dim"] == 5
     X = rng.random((3, 5), dtype=np.float32)
     assert read.scores(X) == pytest.approx(X @ model.coef.T + model.intercept)

@@ -56,8 +56,12 @@ def block(language: str, start: str) -> str:
 
 def test_every_block_is_known_here():
     assert set(re.findall(r"^```(\w+)", README, flags=re.M)) == {
-        "sh", "text", "python", "toml", "bibtex",
-    }  # fmt: skip
+        "sh",
+        "text",
+        "python",
+        "toml",
+        "bibtex",
+    }
     for text in blocks("sh"):
         known = [start for start in (*ONLY_PARSED, *RUN) if text.startswith(start)]
         assert len(known) == 1, text

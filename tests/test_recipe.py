@@ -57,7 +57,7 @@ def test_a_file_extends_another_one_relative_to_itself_and_flags_override_both(t
         ("extends = 'gone.toml'", "{folder}/gone.toml: this recipe cannot be read: No such file or directory"),
         ("extends = 'r.toml'", "{file}: extends itself, by way of {file}"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named_with_the_way_out(tmp_path, text, message):
     file = written(tmp_path, "r.toml", text)
     with pytest.raises(UsageError) as caught:
@@ -167,15 +167,31 @@ def test_fusions_take_posteriors_that_other_commands_keep(in_the_checkout):
 
 # PAPER: Tables 3 and 4, validation errors top-1/top-5 in % at one and at several test scales.
 ONE_SCALE = {
-    "A-256": "29.6/10.4", "A-LRN-256": "29.7/10.5", "B-256": "28.7/9.9",
-    "C-256": "28.1/9.4", "C-384": "28.1/9.3", "C-256-512": "27.3/8.8",
-    "D-256": "27.0/8.8", "D-384": "26.8/8.7", "D-256-512": "25.6/8.1",
-    "E-256": "27.3/9.0", "E-384": "26.9/8.7", "E-256-512": "25.5/8.0",
-}  # fmt: skip
+    "A-256": "29.6/10.4",
+    "A-LRN-256": "29.7/10.5",
+    "B-256": "28.7/9.9",
+    "C-256": "28.1/9.4",
+    "C-384": "28.1/9.3",
+    "C-256-512": "27.3/8.8",
+    "D-256": "27.0/8.8",
+    "D-384": "26.8/8.7",
+    "D-256-512": "25.6/8.1",
+    "E-256": "27.3/9.0",
+    "E-384": "26.9/8.7",
+    "E-256-512": "25.5/8.0",
+}
 SEVERAL = {
-    "B-256": "28.2/9.6", "C-256": "27.7/9.2", "C-384": "27.8/9.2", "C-256-512": "26.3/8.2", "D-256": "26.6/8.6",
-    "D-384": "26.5/8.6", "D-256-512": "24.8/7.5", "E-256": "26.9/8.7", "E-384": "26.7/8.6", "E-256-512": "24.8/7.5",
-}  # fmt: skip
+    "B-256": "28.2/9.6",
+    "C-256": "27.7/9.2",
+    "C-384": "27.8/9.2",
+    "C-256-512": "26.3/8.2",
+    "D-256": "26.6/8.6",
+    "D-384": "26.5/8.6",
+    "D-256-512": "24.8/7.5",
+    "E-256": "26.9/8.7",
+    "E-384": "26.7/8.6",
+    "E-256-512": "24.8/7.5",
+}
 
 
 def test_headers_and_tables_quote_the_papers_errors():

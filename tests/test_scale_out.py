@@ -62,8 +62,20 @@ def test_shards_merge_to_the_file_of_one_process(listed, tmp_path, capsys):
 
 def test_torchruns_ranks_are_shards(listed, tmp_path):
     """Two processes under torchrun; a pipe, which they would tear apart, is refused with the way out."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vggfeat",
-               "extract", *NARROW, "-o", str(tmp_path / "a.h5")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "vggfeat",
+        "extract",
+        *NARROW,
+        "-o",
+        str(tmp_path / "a.h5"),
+    ]
     done = subprocess.run([*command, "--list", str(listed)], capture_output=True, text=True)
     names = [f"{tmp_path}/a.shard-{i}-of-2.h5" for i in range(2)]
     assert sorted(done.stdout.split()) == names, done.stderr
@@ -186,7 +198,7 @@ def passed(kinds: str, most: int) -> tuple[list[range], str]:
         ("----" * 2, 0, True),
         ("---- --".replace(" ", ""), 2, False),  # the end comes first
     ],
-)  # fmt: skip
+)
 def test_blocks_wait_while_they_may_be_an_outage(kinds, kept, stops):
     blocks, message = passed(kinds, 7)
     assert len(blocks) == kept
@@ -242,8 +254,10 @@ print(killed)
 def kill_at_random(kills, out, *command):
     done = subprocess.run(
         [sys.executable, "-c", FORKS, str(kills), str(out), *command, "--quiet"],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) == kills
     left = sorted(entry.name for entry in out.parent.iterdir())

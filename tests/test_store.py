@@ -70,8 +70,17 @@ def test_what_is_written_is_read(tmp_path):
     assert made.class_names == ("a", "b", "c")
     assert made.dim == 10
     assert len(made.done) == len(made) == N
-    expected = {"net": "D+E", "weights": "oxford+oxford", "weights_sha256": "aa+bb", "scales": SCALES,
-                "aggregate": "stack", "flip": True, "dataset": "toy", "format_version": 1, "keep_scales": False}  # fmt: skip
+    expected = {
+        "net": "D+E",
+        "weights": "oxford+oxford",
+        "weights_sha256": "aa+bb",
+        "scales": SCALES,
+        "aggregate": "stack",
+        "flip": True,
+        "dataset": "toy",
+        "format_version": 1,
+        "keep_scales": False,
+    }
     assert {name: made.attributes[name] for name in expected} == expected
 
 
@@ -246,8 +255,10 @@ def test_two_writers_of_a_new_file_never_both_make_it(tmp_path):
         )
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path / "a.h5"), os.path.dirname(__file__)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert f"is being written by process {os.getpid()} on " in done.stdout
         assert [entry.name for entry in tmp_path.iterdir()] == [".a.h5.lock"]
     assert list(tmp_path.iterdir()) == []

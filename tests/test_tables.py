@@ -41,8 +41,15 @@ def localised(weights: tuple[str, ...], **changes: Any) -> tuple[str, dict[str, 
 def transferred(dataset: str, scales: tuple[int, ...], aggregate: str) -> list[tuple[str, dict[str, Any]]]:
     """Table 11's commands (Appendix B): both nets' descriptors, each scored, then both stacked."""
     files = tuple(f"descriptors/{dataset}-{net}-oxford-{'_'.join(map(str, scales))}-{aggregate}.h5" for net in "DE")
-    described = {"dataset": dataset, "scales": scales, "aggregate": aggregate, "weights": ("oxford",), "region": "image",
-                 "flip": True, "layer": "fc7"}  # fmt: skip
+    described = {
+        "dataset": dataset,
+        "scales": scales,
+        "aggregate": aggregate,
+        "weights": ("oxford",),
+        "region": "image",
+        "flip": True,
+        "layer": "fc7",
+    }
     scored = {"dataset": dataset, "number": 3, "loss": "squared_hinge", "C": None, "train_per_class": None}
     return [
         ("download", {"dataset": dataset}),
@@ -111,7 +118,7 @@ COMMANDS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("svm", {"dataset": "voc2012-action", "files": ("descriptors/voc2012-action-image.h5",)}),
         ("svm", {"dataset": "voc2012-action", "files": ("descriptors/voc2012-action-both.h5",)}),
     ],
-}  # fmt: skip
+}
 """What the paper's tables ask for, by recipe: each command of its header with the options that matter."""
 
 SCORES = {

@@ -85,8 +85,10 @@ def test_every_command_is_one_and_reads_what_was_written(machine, tmp_path):
         if params.get("output"):
             written |= {params["output"], f"{params['output']}/best.pt"}
     assert (out / "val.csv").read_text().splitlines() == [
-        "path,label", f"{out}/data/ilsvrc2012/val/n1/val_1.JPEG,n1", f"{out}/data/ilsvrc2012/val/n2/val_3.JPEG,n2"
-    ]  # fmt: skip
+        "path,label",
+        f"{out}/data/ilsvrc2012/val/n1/val_1.JPEG,n1",
+        f"{out}/data/ilsvrc2012/val/n2/val_3.JPEG,n2",
+    ]
     assert all(Path(sample.path).is_file() for sample in load_folder(out / "val.csv").samples)
     table = (out / "table.md").read_text()
     for row in (

@@ -20,9 +20,14 @@ from vggfeat.training.observer import Observer
 from vggfeat.training.recipe import load_recipe
 
 TINY = {
-    "net": "A", "width": 1 / 64, "precision": "fp32", "data.dataset": "folder", "sgd.batch_size": 4,
-    "augment.S": [224, 256], "schedule.epochs": 2,
-}  # fmt: skip
+    "net": "A",
+    "width": 1 / 64,
+    "precision": "fp32",
+    "data.dataset": "folder",
+    "sgd.batch_size": 4,
+    "augment.S": [224, 256],
+    "schedule.epochs": 2,
+}
 
 
 @pytest.fixture
@@ -320,8 +325,13 @@ def test_a_deepened_net_begins_with_the_errors_of_the_shallower_one(tree, tmp_pa
     first, data = tiny(tree, init__scheme="data-dependent", schedule__epochs=1, sgd__learning_rate=3e-3)
     shallow = train(first, data, output=tmp_path / "A", device="cpu")
     deeper, _ = tiny(
-        tree, net="E", init__scheme="identity", init__checkpoint=str(shallow.best), schedule__epochs=1, sgd__learning_rate=1e-12
-    )  # fmt: skip
+        tree,
+        net="E",
+        init__scheme="identity",
+        init__checkpoint=str(shallow.best),
+        schedule__epochs=1,
+        sgd__learning_rate=1e-12,
+    )
     deep = train(deeper, data, output=tmp_path / "E", device="cpu")
     assert deep.errors.loss == pytest.approx(shallow.errors.loss, rel=1e-4)
 
@@ -378,9 +388,28 @@ def test_a_net_that_begins_trained_is_not_stalled(tree, tmp_path):
 
 
 FLAGS = [
-    "--dataset", "folder", "--net", "A", "--width", "0.015625", "--batch-size", "6", "--S", "224-256", "--epochs", "2",
-    "--precision", "fp32", "--device", "cpu", "--learning-rate", "1e-5", "--workers", "1", "--quiet",
-]  # fmt: skip
+    "--dataset",
+    "folder",
+    "--net",
+    "A",
+    "--width",
+    "0.015625",
+    "--batch-size",
+    "6",
+    "--S",
+    "224-256",
+    "--epochs",
+    "2",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--learning-rate",
+    "1e-5",
+    "--workers",
+    "1",
+    "--quiet",
+]
 
 
 def test_two_processes_reach_the_weights_of_one(tree, tmp_path):

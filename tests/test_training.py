@@ -227,7 +227,7 @@ def test_layers_have_the_names_of_the_field():
         ("shallow-B", ["fc6", "fc7", "fc8"]),
         ("A", list(table_layers(VGG("A", width=1 / 64)))),
     ],
-)  # fmt: skip
+)
 def test_a_trained_a_gives_the_layers_that_the_paper_names(net, expected):
     source = glorot_(VGG("A", width=1 / 32, preprocessing=OXFORD), seed=5)
     target = glorot_(VGG(net, width=1 / 32), seed=6)

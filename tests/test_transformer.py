@@ -85,16 +85,18 @@ def test_a_change_of_parameters_changes_the_net(paths: list[Path]) -> None:
         (["missing.jpg"], ImageError, "image 0 (missing.jpg): no such file or directory"),
         ("one.jpg", UsageError, "VGGFeatures takes a list of images, not one: ['one.jpg']"),
         (
-            np.zeros((40, 50, 3), np.uint8), UsageError,
+            np.zeros((40, 50, 3), np.uint8),
+            UsageError,
             "an array of shape (40, 50, 3) is one image: VGGFeatures takes a list, or (n, H, W, 3)",
         ),
         (
-            [np.zeros((40, 50, 3))], ImageError,
+            [np.zeros((40, 50, 3))],
+            ImageError,
             "image 0 (0): array of float64 (40, 50, 3): an image has (H, W, 3) or (H, W) uint8 values",
         ),
         ([7], ImageError, "image 0 (0): int is no image: give a path, a Pillow image or an array"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_image_is_named(images: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error) as caught:
         VGGFeatures(**NARROW).fit_transform(images)

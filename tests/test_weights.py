@@ -619,7 +619,7 @@ BLOB = caffe_writer.blob(np.ones((2, 3)), (2, 3), "shape")
         ),
         (caffe_writer.layer("c", "Convolution", [b"", BLOB], False), "a blob has no values"),
     ],
-)  # fmt: skip
+)
 def test_a_caffemodel_that_lies_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "net.caffemodel"
     path.write_bytes(content)

@@ -29,9 +29,12 @@ from vggfeat.cli.types import SCALES, Choice, Net
 @click.option("--batch-size", type=click.IntRange(2), help="Images a training update.  [default: 256; CPU: 32]")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
 @click.option(
-    "--size", type=Choice(["caltech101", "caltech256", "voc", "all"]), default="caltech101", show_default=True,
+    "--size",
+    type=Choice(["caltech101", "caltech256", "voc", "all"]),
+    default="caltech101",
+    show_default=True,
     help="Problem of the SVM fits; caltech256 takes minutes and 8 GiB.",
-)  # fmt: skip
+)
 @common
 def bench(
     what: str,
@@ -64,17 +67,26 @@ def bench(
 
         with report.Ticker("bench extract", quiet, unit="runs") as tick:
             result["extract"] = bench_extract(
-                net, scales=scales, precisions=precisions or ("auto",), number=number, plain=plain, device=device,
+                net,
+                scales=scales,
+                precisions=precisions or ("auto",),
+                number=number,
+                plain=plain,
+                device=device,
                 progress=tick,
-            )  # fmt: skip
+            )
     if what in ("all", "train"):
         from vggfeat.stages.bench.train import bench_train
 
         with report.Ticker("bench train", quiet, unit="parts") as tick:
             result["train"] = bench_train(
-                net, width=width, batch_size=batch_size, precisions=precisions or ("auto",), device=device,
+                net,
+                width=width,
+                batch_size=batch_size,
+                precisions=precisions or ("auto",),
+                device=device,
                 progress=tick,
-            )  # fmt: skip
+            )
     if what in ("all", "svm"):
         from vggfeat.stages.bench.svm import bench_svm
 

@@ -31,20 +31,29 @@ class ScalesOrRule(Numbers):
 @click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
 @net_options(many=True, to="fuse")
 @click.option(
-    "--view", type=Choice(["dense", "crops", "both", "center"]), default="dense", show_default=True,
+    "--view",
+    type=Choice(["dense", "crops", "both", "center"]),
+    default="dense",
+    show_default=True,
     help="Whole images, 5x5 crops, the average of both (each with the mirror image), or the central crop alone.",
-)  # fmt: skip
+)
 @click.option(
-    "--scales", type=ScalesOrRule(int, f"single|multi|{SCALES.metavar}"), default="single", show_default=True,
+    "--scales",
+    type=ScalesOrRule(int, f"single|multi|{SCALES.metavar}"),
+    default="single",
+    show_default=True,
     help="Smallest sides Q, or the paper's rule from the training scale S. single: S, or the middle of a range; "
     "multi: S-32,S,S+32, or the range's ends and middle.",
-)  # fmt: skip
+)
 @dataset_option(default="ilsvrc2012")
 @data_option
 @click.option(
-    "--subset", type=Choice(["val", "test", "train", "all"]), default="val", show_default=True,
+    "--subset",
+    type=Choice(["val", "test", "train", "all"]),
+    default="val",
+    show_default=True,
     help="val: where the data set has no such part, what the net's training held out.",
-)  # fmt: skip
+)
 @click.option("--per-class", is_flag=True, help="Errors by class, and the most frequent confusions.")
 @click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes an image.")
 @click.option("--report", "folder", metavar="DIR", help="A page that shows the errors and the images behind them.")
@@ -88,9 +97,7 @@ def evaluate(
         settings["net"] = settings["net"] or None
         try:
             with report.Ticker("fetch", quiet, unit="MB") as fetched, report.Ticker("evaluate", quiet) as tick:
-                result = stage.evaluate(
-                    progress=tick, fetching=report.in_megabytes(fetched), **scoring, **settings
-                )  # fmt: skip
+                result = stage.evaluate(progress=tick, fetching=report.in_megabytes(fetched), **scoring, **settings)
         except KeyboardInterrupt:
             if settings["output"]:
                 report.note("stopped; what is done is kept, and the same command with --resume goes on")

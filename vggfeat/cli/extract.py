@@ -21,15 +21,21 @@ from vggfeat.system.launch import launched
 @net_options(many=True)
 @click.option("--scales", type=SCALES, default="256,384,512", show_default=True, help="Smallest sides Q in pixels.")
 @click.option(
-    "--aggregate", type=Choice(["stack", "average", "max"]), default="stack", show_default=True,
+    "--aggregate",
+    type=Choice(["stack", "average", "max"]),
+    default="stack",
+    show_default=True,
     help="How scales become one descriptor.",
-)  # fmt: skip
+)
 @click.option("--flip/--no-flip", default=True, help="Average with the mirror image.  [default: flip]")
 @click.option("--layer", type=Choice(["fc6", "fc7"]), default="fc7", show_default=True)
 @click.option(
-    "--region", type=Choice(["image", "box", "both"]), default="image", show_default=True,
+    "--region",
+    type=Choice(["image", "box", "both"]),
+    default="image",
+    show_default=True,
     help="The whole image, the sample's box, or both stacked.",
-)  # fmt: skip
+)
 @click.option("--exif/--no-exif", default=None, help="Honour EXIF orientation.  [default: only for your own pictures]")
 @click.option("--keep-scales", is_flag=True, help="Store each scale's activations too.")
 @click.option("--store", type=Choice(["float32", "float16"]), default="float32", show_default=True)
@@ -41,9 +47,10 @@ from vggfeat.system.launch import launched
 @click.option("--resume", is_flag=True, help="Go on with the file where it stopped; failed images are tried again.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 @click.option(
-    "--shard", metavar="I/N",
+    "--shard",
+    metavar="I/N",
     help="Extract part I of N alone, counted from 0, into <output>.shard-I-of-N.h5; vggfeat merge joins them.",
-)  # fmt: skip
+)
 @reading_options
 @device_options
 @common

@@ -14,19 +14,27 @@ from vggfeat.cli.types import SCALES, Choice
 
 @click.command()
 @click.option(
-    "--weights", multiple=True, required=True, metavar="CKPT",
+    "--weights",
+    multiple=True,
+    required=True,
+    metavar="CKPT",
     help="A checkpoint of train --task localise. Repeat to unite several nets' boxes.",
-)  # fmt: skip
+)
 @click.option(
-    "--protocol", type=Choice(["1", "2"]), default="2", show_default=True,
+    "--protocol",
+    type=Choice(["1", "2"]),
+    default="2",
+    show_default=True,
     help="1: the central crop's box, the class given. 2: the whole image, five guessed classes, boxes merged.",
-)  # fmt: skip
+)
 @click.option("--posteriors", multiple=True, metavar="FILE.h5", help="Classes from evaluate -o; several are averaged.")
 @click.option("--classifier", metavar="CKPT", help="Classes from this net, which also rates every window.")
 @click.option(
-    "--scales", multiple=True, type=SCALES,
+    "--scales",
+    multiple=True,
+    type=SCALES,
     help="Smallest sides Q of all nets; repeat for one list a net.  [default: each net's training scale]",
-)  # fmt: skip
+)
 @click.option("--flip/--no-flip", default=True, show_default=True, help="The mirrored images too (protocol 2).")
 @click.option("--threshold", type=float, help="Of merging.  [default: the best on every tenth image]")
 @data_option
@@ -63,7 +71,7 @@ def localise(
     with report.Ticker("localise", quiet) as tick:
         result = run(
             weights=list(weights), posteriors=list(posteriors) or None, scales=scales or None, progress=tick, **settings
-        )  # fmt: skip
+        )
     if not quiet:
         report.print_localisation(result)
     if not quiet and (left_out := result.get("not_drawn")):

@@ -81,9 +81,13 @@ def _say(ctx: click.Context, quiet: bool = False, verbose: bool = False) -> None
 def common(command: F) -> F:
     """What every verb takes: --recipe, --json, --quiet, --verbose and --debug."""
     recipe = click.option(
-        "--recipe", metavar="FILE", is_eager=True, expose_value=False, callback=options_from_recipe,
+        "--recipe",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=options_from_recipe,
         help="TOML with options in a table of this command's name; flags override it.",
-    )  # fmt: skip
+    )
     return recipe(manners(command))
 
 
@@ -99,10 +103,13 @@ def manners(command: F) -> F:
         ),
         click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
         click.option(
-            "--verbose", is_flag=True, expose_value=False, callback=_set_verbose,
+            "--verbose",
+            is_flag=True,
+            expose_value=False,
+            callback=_set_verbose,
             help="Also say on stderr what is loaded and how long each part takes.",
         ),
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
@@ -122,15 +129,22 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
                 "--width", type=float, default=1.0, show_default=True, help="Channel factor of random weights' nets."
             ),
             click.option(
-                "--weights", metavar="NAME|FILE", multiple=many, default=("published",) if many else "published",
+                "--weights",
+                metavar="NAME|FILE",
+                multiple=many,
+                default=("published",) if many else "published",
                 help="published, oxford, oxford-keras, torchvision, none (random, Glorot), or a file: a vggfeat "
                 "checkpoint, torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
             ),
             click.option(
-                "--net", multiple=many, metavar="NET", default=None, type=Net(),
+                "--net",
+                multiple=many,
+                metavar="NET",
+                default=None,
+                type=Net(),
                 help="A, A-LRN, B, C, D, E or shallow-B; a checkpoint knows its own.  [default: D]" + repeat,
             ),
-        ):  # fmt: skip
+        ):
             command = option(command)
         return command
 
@@ -141,11 +155,14 @@ def device_options(command: F) -> F:
     """--device and --precision."""
     for option in (
         click.option(
-            "--precision", type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]), default="auto",
-            show_default=True, help="auto: bf16 where the hardware has it natively, else fp32.",
+            "--precision",
+            type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+            default="auto",
+            show_default=True,
+            help="auto: bf16 where the hardware has it natively, else fp32.",
         ),
         click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
@@ -155,10 +172,13 @@ def reading_options(command: F) -> F:
     for option in (
         click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
         click.option(
-            "--max-read-failures", type=click.IntRange(0), default=100, show_default=True,
+            "--max-read-failures",
+            type=click.IntRange(0),
+            default=100,
+            show_default=True,
             help="Images in a row that cannot be read, as when a disk has gone, before the run stops; 0: never.",
         ),
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
@@ -166,12 +186,20 @@ def reading_options(command: F) -> F:
 def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F], F]:
     """--dataset; the help text has its names, which do not fit 80 columns as click lists them."""
     return click.option(
-        "--dataset", type=Choice(NAMES), metavar="NAME", default=default, show_default=default is not None,
+        "--dataset",
+        type=Choice(NAMES),
+        metavar="NAME",
+        default=default,
+        show_default=default is not None,
         help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}. {help}".strip(),
-    )  # fmt: skip
+    )
 
 
 data_option = click.option(
-    "--data", metavar="DIR", envvar="VGGFEAT_DATA", default="data", show_default=True,
+    "--data",
+    metavar="DIR",
+    envvar="VGGFEAT_DATA",
+    default="data",
+    show_default=True,
     help="The data root (also VGGFEAT_DATA).",
-)  # fmt: skip
+)

@@ -25,16 +25,20 @@ from vggfeat.system.launch import default_workers
 @click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
 @click.option("--all", "all_classes", is_flag=True, help="Every class's score, best first, not the best one's alone.")
 @click.option(
-    "--weights", multiple=True, metavar="NAME|FILE",
+    "--weights",
+    multiple=True,
+    metavar="NAME|FILE",
     help="Where the recorded weights lie now, one a net; their hash must be the same.",
-)  # fmt: skip
+)
 @click.option("--seed", type=int, help="Of nets whose weights were random.  [default: the recorded one]")
 @click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything.")
 @click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option(
-    "--precision", type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]), default=None,
+    "--precision",
+    type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+    default=None,
     help="[default: as the descriptors were made]",
-)  # fmt: skip
+)
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
 @common
 @click.pass_context

@@ -20,9 +20,19 @@ from vggfeat.errors import VggfeatError
 
 NARROW = ["--net", "A", "--width", "0.0625"]
 TRAINING = [
-    "--S", "224", "--epochs", "5", "--batch-size", "16", "--learning-rate", "0.002",
-    "--set", "sgd.dropout=0", "--set", "augment.flip=false",
-]  # fmt: skip
+    "--S",
+    "224",
+    "--epochs",
+    "5",
+    "--batch-size",
+    "16",
+    "--learning-rate",
+    "0.002",
+    "--set",
+    "sgd.dropout=0",
+    "--set",
+    "augment.flip=false",
+]
 """Small steps and no mirroring (a digit has a handedness) suit a narrow net and 900 pictures."""
 
 SCALES = ["--scales", "224,288"]

@@ -16,18 +16,25 @@ from vggfeat.cli.types import SCALES, Choice, Numbers
 @click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
 @dataset_option("Takes descriptors/<dataset>-*.h5 where no file is named.")
 @click.option(
-    "--C", "C", type=Numbers(float, "C,C,.."), default=None,
+    "--C",
+    "C",
+    type=Numbers(float, "C,C,.."),
+    default=None,
     help="One cost, or the grid to choose from.  [default: 8 values, 0.01 to 31.6]",
-)  # fmt: skip
+)
 @click.option(
-    "--solver", type=Choice(["auto", "newton", "liblinear"]), default="auto", show_default=True,
+    "--solver",
+    type=Choice(["auto", "newton", "liblinear"]),
+    default="auto",
+    show_default=True,
     help="auto: newton, but liblinear for the plain hinge and beyond 40,000 images.",
-)  # fmt: skip
+)
 @click.option("--loss", type=Choice(["squared_hinge", "hinge"]), default="squared_hinge", show_default=True)
 @click.option(
-    "--aggregate", type=Choice(["stack", "average", "max"]),
+    "--aggregate",
+    type=Choice(["stack", "average", "max"]),
     help="Aggregate anew, from files made with --keep-scales.",
-)  # fmt: skip
+)
 @click.option("--scales", type=SCALES, default=None, help="Aggregate these of the kept scales alone.")
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; the next ones count up.")
@@ -35,9 +42,10 @@ from vggfeat.cli.types import SCALES, Choice, Numbers
 @click.option("--train-per-class", type=click.IntRange(2), help="Training images a class.")
 @click.option("--test-per-class", type=click.IntRange(1), help="Most test images a class.  [default: the rest]")
 @click.option(
-    "--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    "--test-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Share of your own images to test on.  [default: 0.25]",
-)  # fmt: skip
+)
 @click.option("--splits", metavar="FILE", help="Take the splits from a file (JSON, by id).")
 @click.option("--write-splits", metavar="FILE", help="Keep the splits in a file, so that others can repeat them.")
 @click.option("--output", "-o", metavar="FILE", help="Keep the fitted model, for vggfeat predict.")

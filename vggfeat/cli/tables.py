@@ -200,10 +200,13 @@ def print_bench(result: dict[str, Any]) -> None:
         table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop", "cosine to it")
         for row in extract["runs"]:
             table.add_row(
-                row["precision"], f"{row['images_per_second']:.2f}", f"{row['tflops']:.3f}",
-                f"{row['share_of_matrix_rate']:.0%}", _optional(row.get("times_plain_torchvision"), ".2f"),
+                row["precision"],
+                f"{row['images_per_second']:.2f}",
+                f"{row['tflops']:.3f}",
+                f"{row['share_of_matrix_rate']:.0%}",
+                _optional(row.get("times_plain_torchvision"), ".2f"),
                 _optional(row.get("least_cosine_to_plain"), ".6f"),
-            )  # fmt: skip
+            )
         out.print(f"extract: net {extract['net']}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
         out.print(table)
         out.print(f"plain torchvision loop: {_optional(plain, '.2f')} images/s")
@@ -215,9 +218,14 @@ def print_bench(result: dict[str, Any]) -> None:
         for name, row in result["svm"]["sizes"].items():
             scaled = "*" if row["liblinear_scaled"] else ""
             table.add_row(
-                name, f"{row['newton_seconds']:.1f}", f"{row['liblinear_seconds']:.0f}{scaled}", f"{row['ratio']:.0f}",
-                f"{row['ratio_two_processes']:.0f}", f"{row['cold_ratio']:.0f}", f"{row['max_gap']:.0e}",
-            )  # fmt: skip
+                name,
+                f"{row['newton_seconds']:.1f}",
+                f"{row['liblinear_seconds']:.0f}{scaled}",
+                f"{row['ratio']:.0f}",
+                f"{row['ratio_two_processes']:.0f}",
+                f"{row['cold_ratio']:.0f}",
+                f"{row['max_gap']:.0e}",
+            )
         out.print(table)
         for name, row in result["svm"]["sizes"].items():
             if row["liblinear_scaled"]:
@@ -230,9 +238,12 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
     table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop")
     for row in train["runs"]:
         table.add_row(
-            row["precision"], f"{row['images_per_second']:.1f}", f"{row['tflops']:.3f}",
-            f"{row['share_of_matrix_rate']:.0%}", _optional(row.get("times_plain_torchvision"), ".2f"),
-        )  # fmt: skip
+            row["precision"],
+            f"{row['images_per_second']:.1f}",
+            f"{row['tflops']:.3f}",
+            f"{row['share_of_matrix_rate']:.0%}",
+            _optional(row.get("times_plain_torchvision"), ".2f"),
+        )
     out.print(
         f"train: net {train['net']}, width {train['width']:g}, batch {train['batch_size']}; {machine['name']}, "
         f"{machine['threads']} threads"
@@ -303,9 +314,14 @@ class Ticker:
             Ticker._shown._hide()
         Ticker._shown = self
         self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[counts]}"),
-            TimeRemainingColumn(), console=console, transient=True,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[counts]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
         self._bar.start()
         self._task = self._bar.add_task(self.what, total=None, counts="")
         return self._bar

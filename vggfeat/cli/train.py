@@ -20,11 +20,22 @@ from vggfeat.system.launch import launched
 from vggfeat.training.recipe import INIT_SCHEMES, load_recipe
 
 FLAGS = {
-    "net": "net", "width": "width", "seed": "seed", "precision": "precision", "dataset": "data.dataset",
-    "train_scale": "augment.S", "batch_size": "sgd.batch_size", "learning_rate": "sgd.learning_rate",
-    "trainable": "sgd.trainable", "epochs": "schedule.epochs", "init": "init.scheme", "init_std": "init.std",
-    "init_from": "init.checkpoint", "task": "task", "head": "localise.head",
-}  # fmt: skip
+    "net": "net",
+    "width": "width",
+    "seed": "seed",
+    "precision": "precision",
+    "dataset": "data.dataset",
+    "train_scale": "augment.S",
+    "batch_size": "sgd.batch_size",
+    "learning_rate": "sgd.learning_rate",
+    "trainable": "sgd.trainable",
+    "epochs": "schedule.epochs",
+    "init": "init.scheme",
+    "init_std": "init.std",
+    "init_from": "init.checkpoint",
+    "task": "task",
+    "head": "localise.head",
+}
 """Flag -> the recipe's key that it overrides."""
 
 
@@ -113,9 +124,12 @@ def train(
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
     # Before torch: data that are missing are told at once.
     dataset = load_training_set(
-        recipe.data.dataset, data, fraction=recipe.data.validation_fraction, seed=recipe.seed,
+        recipe.data.dataset,
+        data,
+        fraction=recipe.data.validation_fraction,
+        seed=recipe.seed,
         boxes=recipe.task == "localise",
-    )  # fmt: skip
+    )
     from vggfeat.cli.tables import note, print_json
     from vggfeat.cli.training_display import TrainingDisplay
     from vggfeat.page.training import page_of_run
@@ -125,9 +139,16 @@ def train(
     output = output or str(Path("checkpoints", recipe.name))
     with TrainingDisplay(RunFiles.of(output), quiet) as display:
         result = run(
-            recipe, dataset, output=output, resume=resume, overwrite=overwrite, workers=workers, device=device,
-            micro_batch=micro_batch, observer=display,
-        )  # fmt: skip
+            recipe,
+            dataset,
+            output=output,
+            resume=resume,
+            overwrite=overwrite,
+            workers=workers,
+            device=device,
+            micro_batch=micro_batch,
+            observer=display,
+        )
         display.finish()
     if not result.first:
         return
@@ -138,10 +159,17 @@ def train(
     if as_json:
         errors = asdict(result.errors) if result.errors else None
         print_json(
-            {"path": str(result.best), "last": str(result.last), "net": recipe.net, "epoch": result.epoch,
-             "step": result.step, "validation": errors, "failed": list(result.failed),
-             **({"report": str(page)} if page else {})}
-        )  # fmt: skip
+            {
+                "path": str(result.best),
+                "last": str(result.last),
+                "net": recipe.net,
+                "epoch": result.epoch,
+                "step": result.step,
+                "validation": errors,
+                "failed": list(result.failed),
+                **({"report": str(page)} if page else {}),
+            }
+        )
     else:
         click.echo(result.best)
         if page:

@@ -113,15 +113,26 @@ class TrainingDisplay(Observer):
             table.add_column(name, justify="right", no_wrap=True)
         for row in self._rows[-SHOWN_EPOCHS:]:
             table.add_row(
-                f"{row.epoch}/{row.epochs}", "", *_cells(row.train), *_cells(row.val), f"{row.rate:g}",
-                f"{row.images_per_second:.0f}", style="green" if row.best else None,
-            )  # fmt: skip
+                f"{row.epoch}/{row.epochs}",
+                "",
+                *_cells(row.train),
+                *_cells(row.val),
+                f"{row.rate:g}",
+                f"{row.images_per_second:.0f}",
+                style="green" if row.best else None,
+            )
         if self._current is not None:
             now = self._current
             table.add_row(
-                f"{now.epoch}/{now.epochs}", f"{now.step}/{now.steps}", *_cells(now.train), "", "", "", f"{now.rate:g}",
+                f"{now.epoch}/{now.epochs}",
+                f"{now.step}/{now.steps}",
+                *_cells(now.train),
+                "",
+                "",
+                "",
+                f"{now.rate:g}",
                 f"{now.images_per_second:.0f}",
-            )  # fmt: skip
+            )
         return table
 
 
@@ -164,9 +175,14 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path) -> Path:
             if after["rate"] != before["rate"]:
                 axes.axvline(before["epoch"], color="grey", lw=0.8, ls=":")
                 axes.annotate(
-                    f"{after['rate']:g}", (before["epoch"], 0.01), xycoords=("data", "axes fraction"), color="grey",
-                    fontsize=8, xytext=(2, 2), textcoords="offset points",
-                )  # fmt: skip
+                    f"{after['rate']:g}",
+                    (before["epoch"], 0.01),
+                    xycoords=("data", "axes fraction"),
+                    color="grey",
+                    fontsize=8,
+                    xytext=(2, 2),
+                    textcoords="offset points",
+                )
         axes.set_xlim(0, max(x) * 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")

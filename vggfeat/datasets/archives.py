@@ -89,8 +89,15 @@ PUBLISHED: dict[str, Published] = {
 }
 
 _DAMAGE = (
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error,
-)  # fmt: skip
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
 """What Python's own readers raise on a damaged archive; encrypted zip files are RuntimeErrors."""
 
 

@@ -161,9 +161,15 @@ def fuse(members: Iterable[Posteriors]) -> Posteriors:
         values = total.values * np.float32(total.nets / nets)
         values += member.values * np.float32(member.nets / nets)
         total = Posteriors(
-            total.dataset, total.ids, total.labels, total.class_names, values,
-            {**member.failures, **total.failures}, nets, {},
-        )  # fmt: skip
+            total.dataset,
+            total.ids,
+            total.labels,
+            total.class_names,
+            values,
+            {**member.failures, **total.failures},
+            nets,
+            {},
+        )
     if total is None:
         raise UsageError("no posteriors to fuse")
     return total

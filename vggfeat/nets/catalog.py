@@ -190,15 +190,24 @@ def _torchvision(net: str, filename: str, top1_accuracy: float, top5_accuracy: f
         "centre crop (torchvision, IMAGENET1K_V1)",
     )
     return WeightsRow(
-        net, "torchvision", "torchvision", _TORCH_URL + filename, filename,
-        f"sha256-prefix:{prefix}", None, TORCHVISION, score, _BSD,
-    )  # fmt: skip
+        net,
+        "torchvision",
+        "torchvision",
+        _TORCH_URL + filename,
+        filename,
+        f"sha256-prefix:{prefix}",
+        None,
+        TORCHVISION,
+        score,
+        _BSD,
+    )
 
 
 WEIGHTS: tuple[WeightsRow, ...] = (
     _oxford("D", 16, "sha256:a6196bc498e45ea4cb2637114ae8db9410cf1556fd60a55ae93272371beba197", 553432081),
     _oxford(
-        "E", 19,
+        "E",
+        19,
         "sha384:86b83739d448a81ddc927922d4d7581e06113478106b59480097b02cc63ff51c9da7c3cd8a865b08946d07d0281d5b2e",
         574671192,
     ),
@@ -208,7 +217,7 @@ WEIGHTS: tuple[WeightsRow, ...] = (
     _torchvision("B", "vgg13-19584684.pth", 69.928, 89.246),
     _torchvision("D", "vgg16-397923af.pth", 71.592, 90.382),
     _torchvision("E", "vgg19-dcbb9e9d.pth", 72.376, 90.876),
-)  # fmt: skip
+)
 
 SOURCES = ("oxford", "oxford-keras", "torchvision")
 

@@ -81,10 +81,14 @@ class VGG(nn.Module):
         self.features, channels = _trunk(self.spec, width)
         hidden = scaled(FC_CHANNELS, width)
         self.classifier = nn.Sequential(
-            nn.Linear(channels * POOLED_SIDE**2, hidden), nn.ReLU(inplace=True), nn.Dropout(0.5),
-            nn.Linear(hidden, hidden), nn.ReLU(inplace=True), nn.Dropout(0.5),
+            nn.Linear(channels * POOLED_SIDE**2, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
             nn.Linear(hidden, num_classes),
-        )  # fmt: skip
+        )
 
     @property
     def net(self) -> str:

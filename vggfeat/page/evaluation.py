@@ -87,10 +87,16 @@ def _lead(result: Mapping[str, Any], drawn: Path | None, pictures: Pictures) -> 
 def _score(result: Mapping[str, Any]) -> Part:
     """Every net or file, their fusion last, and the paper's rows of the same nets."""
     rows: list[Sequence[Any]] = [
-        ("this run", f"{row['net']} ({row['weights']})", row["view"], _numbers(row["scales"]),
-         tag("td", _percent(row["top1_error"]), class_="top1"), tag("td", _percent(row["top5_error"]), class_="top5"))
+        (
+            "this run",
+            f"{row['net']} ({row['weights']})",
+            row["view"],
+            _numbers(row["scales"]),
+            tag("td", _percent(row["top1_error"]), class_="top1"),
+            tag("td", _percent(row["top5_error"]), class_="top5"),
+        )
         for row in result["rows"]
-    ]  # fmt: skip
+    ]
     nets = {row["net"] for row in result["rows"]} if result["dataset"] == "ilsvrc2012" else set()
     for score in CLASSIFICATION:
         if score.net in nets:

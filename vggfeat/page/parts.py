@@ -47,11 +47,14 @@ def classes(
     columns = {heading: cells for heading, cells in more.items() if cells}
     rows = [
         (
-            names[k], tag("td", percent(values[k]), class_="value"), bar(values[k]), counts[k],
+            names[k],
+            tag("td", percent(values[k]), class_="value"),
+            bar(values[k]),
+            counts[k],
             *(cells[k] for cells in columns.values()),
         )
         for k in np.argsort(np.nan_to_num(values, nan=2.0), kind="stable")
-    ]  # fmt: skip
+    ]
     heads = ["class", f"{measure} %", "", "test images", *columns]
     caption = f"{measure} of each class, {of}, lowest first"
     return section("classes", "Classes", table(caption, heads, rows, class_="wide"))
@@ -112,11 +115,13 @@ def images(
     rows = [
         (
             names[k],
-            *(_cell([_image(names, image, pictures, score(image.score)) for image in side], label)
-              for side, label in zip(pair, heads[1:], strict=True)),
+            *(
+                _cell([_image(names, image, pictures, score(image.score)) for image in side], label)
+                for side, label in zip(pair, heads[1:], strict=True)
+            ),
         )
         for k, pair in found.items()
-    ]  # fmt: skip
+    ]
     shown = [table(caption, heads, rows, text=(0, 1, 2), class_="wide images")]
     failures = pictures.failures()
     if failures:

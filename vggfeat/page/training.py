@@ -64,15 +64,28 @@ def write_page(
     elif epochs:
         shown.append(plots.training_curves(drawn, epochs))
     heads = (
-        "epoch", "loss", "top-1 %", "top-5 %", "validation loss", "validation top-1 %", "validation top-5 %", "rate",
-    )  # fmt: skip
+        "epoch",
+        "loss",
+        "top-1 %",
+        "top-5 %",
+        "validation loss",
+        "validation top-1 %",
+        "validation top-5 %",
+        "rate",
+    )
     cells = [
         (
-            row["epoch"], f"{row['loss']:.3f}", f"{row['top1']:.1f}", f"{row['top5']:.1f}", f"{row['val_loss']:.3f}",
-            f"{row['val_top1']:.1f}", f"{row['val_top5']:.1f}", f"{row['rate']:g}",
+            row["epoch"],
+            f"{row['loss']:.3f}",
+            f"{row['top1']:.1f}",
+            f"{row['top5']:.1f}",
+            f"{row['val_loss']:.3f}",
+            f"{row['val_top1']:.1f}",
+            f"{row['val_top5']:.1f}",
+            f"{row['rate']:g}",
         )
         for row in epochs
-    ]  # fmt: skip
+    ]
     ours = epochs.index(best) if best is not None else None
     caption = "Loss and errors over the epochs; the best one is set off"
     sections = [

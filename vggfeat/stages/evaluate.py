@@ -134,9 +134,13 @@ def evaluate(
         images = evaluation_part(images, subset, nets[0].training_record)
     images, columns = aligned(images, nets)
     scorer = Scorer(
-        nets, [_scales(one, scales) for one in nets], columns,
-        view=view, exif=images.exif, workers=workers or default_workers(),
-    )  # fmt: skip
+        nets,
+        [_scales(one, scales) for one in nets],
+        columns,
+        view=view,
+        exif=images.exif,
+        workers=workers or default_workers(),
+    )
     try:
         if output is None:
             posteriors = _computed(scorer, images, progress, max_read_failures)

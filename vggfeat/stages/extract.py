@@ -112,9 +112,17 @@ def extract(
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
     writer = DescriptorWriter(
-        path, dataset, extractor.provenance(), dim=extractor.dim, layer_dims=extractor.layer_dims,
-        store=store, keep_scales=keep_scales, portion=portion, resume=resume, overwrite=overwrite,
-    )  # fmt: skip
+        path,
+        dataset,
+        extractor.provenance(),
+        dim=extractor.dim,
+        layer_dims=extractor.layer_dims,
+        store=store,
+        keep_scales=keep_scales,
+        portion=portion,
+        resume=resume,
+        overwrite=overwrite,
+    )
     try:
         fill(writer, extractor, progress, max_read_failures)
     finally:

@@ -119,17 +119,29 @@ def localise(
     of_nets = scales_of_nets([(_trained_at(net),) for net in nets] if scales is None else scales, len(nets))
     samples = _in_classes(replace(everything, samples=located), heads[0])
     run = _Run(
-        samples, heads[0].class_names, tuple(sorted({Q for its in of_nets for Q in its})), protocol == "1",
-        flip and protocol == "2", everything.exif, max_read_failures,
-    )  # fmt: skip
-    rater = classifier if isinstance(classifier, VGG) or classifier is None else load_net(
-        None, classifier, device=device, precision=precision
-    )  # fmt: skip
+        samples,
+        heads[0].class_names,
+        tuple(sorted({Q for its in of_nets for Q in its})),
+        protocol == "1",
+        flip and protocol == "2",
+        everything.exif,
+        max_read_failures,
+    )
+    rater = (
+        classifier
+        if isinstance(classifier, VGG) or classifier is None
+        else load_net(None, classifier, device=device, precision=precision)
+    )
     localiser = Localiser(
-        nets, scales=of_nets, view="center" if run.central else "dense",
+        nets,
+        scales=of_nets,
+        view="center" if run.central else "dense",
         guesses=_own_class if run.central else None if posteriors is None else _guesses(posteriors, samples, heads[0]),
-        classifier=rater, flip=run.flip, exif=everything.exif, workers=workers or default_workers(),
-    )  # fmt: skip
+        classifier=rater,
+        flip=run.flip,
+        exif=everything.exif,
+        workers=workers or default_workers(),
+    )
     try:
         answers = run.answers(localiser, threshold, progress)
     finally:
@@ -217,9 +229,13 @@ class _Run:
         return failed
 
     def _merged(
-        self, localiser: Localiser, samples: tuple[Sample, ...], thresholds: Sequence[float], answers: Answers,
+        self,
+        localiser: Localiser,
+        samples: tuple[Sample, ...],
+        thresholds: Sequence[float],
+        answers: Answers,
         progress: Progress | None,
-    ) -> Iterator[tuple[Candidates, Boxes]]:  # fmt: skip
+    ) -> Iterator[tuple[Candidates, Boxes]]:
         blocks = describe_blocks(localiser, samples, blocks_of(len(samples)))
         for rows, located in until_outage(blocks, samples, self.max_read_failures, resumable=False):
             yield from zip(located.candidates, best_boxes(located.candidates, thresholds), strict=True)
@@ -286,9 +302,14 @@ class _Run:
 
 
 def _check(
-    protocol: str, scales: Scales | None, posteriors: Files | None, classifier: object, threshold: float | None,
-    subset: str, submission: str | Path | None,
-) -> None:  # fmt: skip
+    protocol: str,
+    scales: Scales | None,
+    posteriors: Files | None,
+    classifier: object,
+    threshold: float | None,
+    subset: str,
+    submission: str | Path | None,
+) -> None:
     if protocol not in ("1", "2"):
         raise UsageError(
             f"no protocol {protocol!r}; valid: 1 (central crop, class given), 2 (whole image, five classes)"
@@ -318,9 +339,7 @@ def _nets(weights: Files | VGG | Sequence[VGG], device: str | None, precision: s
     given = [weights] if isinstance(weights, VGG | str | os.PathLike) else list(weights)
     if not given:
         raise UsageError("no net to localise with: name a checkpoint of train --task localise by --weights")
-    return [
-        one if isinstance(one, VGG) else load_net(None, one, device=device, precision=precision) for one in given
-    ]  # fmt: skip
+    return [one if isinstance(one, VGG) else load_net(None, one, device=device, precision=precision) for one in given]
 
 
 def _trained_at(net: VGG) -> int:

@@ -123,5 +123,7 @@ def _warn_of_versions(heads: Sequence[Head]) -> None:
         if others:
             log.warning(
                 "the shards were made with different versions (%s %s and %s): their values agree to rounding alone",
-                name, value, ", ".join(others),
-            )  # fmt: skip
+                name,
+                value,
+                ", ".join(others),
+            )

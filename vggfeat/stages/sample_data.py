@@ -40,9 +40,14 @@ def write_pixels(folder: Path, output: Path) -> Path:
     values = normalise(pixels.astype(np.float32))
     settings = {
         "nets": [{"net": "pixels", "weights": "none", "weights_sha256": "none", "width": 1.0, "preprocessing": {}}],
-        "scales": (8,), "aggregate": "stack", "flip": False, "layer": "pixels", "region": "image", "exif": True,
+        "scales": (8,),
+        "aggregate": "stack",
+        "flip": False,
+        "layer": "pixels",
+        "region": "image",
+        "exif": True,
         "precision": "fp32",
-    }  # fmt: skip
+    }
     with DescriptorWriter(output, dataset, settings, dim=64, layer_dims=(64,)) as writer:
         writer.write(range(len(values)), Described(values, values))
     return output

@@ -262,9 +262,12 @@ def _command(features: Features, settings: Settings, rounds: Rounds, splits: str
     """The command line that repeats the run; what is at its default is left out."""
     words = ["vggfeat", "svm", *(str(file.path) for file in features.files)]
     flags = {
-        "C": settings.Cs, "solver": settings.solver, "loss": settings.loss, "aggregate": features.aggregate,
+        "C": settings.Cs,
+        "solver": settings.solver,
+        "loss": settings.loss,
+        "aggregate": features.aggregate,
         "scales": features.scales,
-    }  # fmt: skip
+    }
     usual = {"C": GRID, "solver": Settings().solver, "loss": Settings().loss, **asdict(Rounds())}
     for name, value in {**flags, **asdict(rounds), "splits": splits}.items():
         if value is not None and value != usual.get(name):

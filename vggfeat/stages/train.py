@@ -271,9 +271,14 @@ class _Run:
 
     def _make_trainer(self) -> None:
         self.trainer = Trainer(
-            self.net, self.recipe.sgd, seed=self.recipe.seed, precision=self.recipe.precision,  # type: ignore[arg-type]
-            ranks=self.ranks, micro_batch=self.micro_batch, task=self.task,
-        )  # fmt: skip
+            self.net,
+            self.recipe.sgd,
+            seed=self.recipe.seed,
+            precision=self.recipe.precision,  # type: ignore[arg-type]
+            ranks=self.ranks,
+            micro_batch=self.micro_batch,
+            task=self.task,
+        )
 
     def _announce(self) -> None:
         data, sgd = self.dataset, self.recipe.sgd
@@ -322,9 +327,13 @@ class _Run:
 
     def _loader(self, viewer: Augmentation | CentreView, least_seen: float) -> CropLoader:
         return CropLoader(
-            viewer, self.net.preprocessing.filter, exif=self.dataset.exif, workers=self.workers,
-            pin=self.ranks.device.type == "cuda", least_seen=least_seen if self.task.needs_boxes else None,
-        )  # fmt: skip
+            viewer,
+            self.net.preprocessing.filter,
+            exif=self.dataset.exif,
+            workers=self.workers,
+            pin=self.ranks.device.type == "cuda",
+            least_seen=least_seen if self.task.needs_boxes else None,
+        )
 
     def _plan(self) -> Iterator[list[Job]]:
         """This process's share of every batch that is left, to the end of the run."""
@@ -490,9 +499,17 @@ class _Run:
         progress.epoch += 1
         speed = train.images / max(progress.seconds, 1e-9)
         self._measure(
-            "epoch", progress.epoch, loss=train.loss, top1=train.top1, top5=train.top5, val_loss=val.loss,
-            val_top1=val.top1, val_top5=val.top5, images_per_second=speed, seconds=progress.seconds,
-        )  # fmt: skip
+            "epoch",
+            progress.epoch,
+            loss=train.loss,
+            top1=train.top1,
+            top5=train.top5,
+            val_loss=val.loss,
+            val_top1=val.top1,
+            val_top5=val.top5,
+            images_per_second=speed,
+            seconds=progress.seconds,
+        )
         rate, measure = self.plateau.rate, val.measure(schedule.measure)
         if self.plateau.update(measure):
             self.observer.note(
@@ -545,19 +562,31 @@ class _Run:
         if not self.ranks.first:
             return
         save_last(
-            self.files.last, self.net, self.progress,
-            recipe=self._described(), data=self._data_digest(), origin=self.origin,
-            colours=_lists(dataclasses.asdict(self.colours)), plateau=self.plateau.state(),
-            optimizer=self.trainer.optimizer.state_dict(), scaler=self.trainer.scaler.state_dict(),
-        )  # fmt: skip
+            self.files.last,
+            self.net,
+            self.progress,
+            recipe=self._described(),
+            data=self._data_digest(),
+            origin=self.origin,
+            colours=_lists(dataclasses.asdict(self.colours)),
+            plateau=self.plateau.state(),
+            optimizer=self.trainer.optimizer.state_dict(),
+            scaler=self.trainer.scaler.state_dict(),
+        )
 
     def result(self, finished: bool) -> TrainResult:
         """What to hand back."""
         best, progress = self.files.best, self.progress
         return TrainResult(
-            best if best.exists() else None, self.files.last, finished, progress.epoch, progress.step, self.latest,
-            tuple(progress.failed), self.ranks.first,
-        )  # fmt: skip
+            best if best.exists() else None,
+            self.files.last,
+            finished,
+            progress.epoch,
+            progress.step,
+            self.latest,
+            tuple(progress.failed),
+            self.ranks.first,
+        )
 
 
 def _compared(described: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,15 @@ from typing import Any
 
 _NET = {"net": str, "weights": str, "weights_sha256": str, "width": float, "preprocessing": dict}
 _SETTINGS = {
-    "nets": list, "scales": list, "aggregate": str, "flip": bool, "layer": str, "region": str, "exif": bool,
+    "nets": list,
+    "scales": list,
+    "aggregate": str,
+    "flip": bool,
+    "layer": str,
+    "region": str,
+    "exif": bool,
     "precision": str,
-}  # fmt: skip
+}
 
 
 def check_provenance(recorded: Any) -> None:

@@ -36,9 +36,15 @@ TEXT_ROWS = 1 << 16
 
 _TEXT = h5py.string_dtype()
 _DATASETS = {
-    "descriptors": ("f", 2), "scales": ("f", 2), "ids": ("O", 1), "errors": ("S", 1), "status": ("u", 1),
-    "subset": ("O", 1), "class_names": ("O", 1), "labels": ("i", None),
-}  # fmt: skip
+    "descriptors": ("f", 2),
+    "scales": ("f", 2),
+    "ids": ("O", 1),
+    "errors": ("S", 1),
+    "status": ("u", 1),
+    "subset": ("O", 1),
+    "class_names": ("O", 1),
+    "labels": ("i", None),
+}
 """Kind of type (numpy's letter) and dimensions of each; labels have one or two."""
 
 

@@ -185,9 +185,15 @@ class _Fetching:
     """One file on its way: what has been written and hashed so far."""
 
     def __init__(
-        self, url: str, name: Path, stream: BinaryIO, digest: str, size: int | None,
-        progress: Progress | None, pause: Callable[[int], None],
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        name: Path,
+        stream: BinaryIO,
+        digest: str,
+        size: int | None,
+        progress: Progress | None,
+        pause: Callable[[int], None],
+    ) -> None:
         self.url, self.name, self.stream = url, name, stream
         self.digest, self.size, self.progress, self.pause = digest, size, progress, pause
         self.opener = _opener()

@@ -11,8 +11,16 @@ import h5py
 from vggfeat.system.sparsefile import SparseFile
 
 DAMAGE = (
-    OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError, OverflowError, MemoryError,
-)  # fmt: skip
+    OSError,
+    KeyError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+)
 """What h5py, and the reading of what it gives, raise on a damaged file."""
 
 _TEXTS_AT_ONCE = 256

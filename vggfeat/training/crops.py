@@ -85,9 +85,15 @@ class CropLoader:
     """
 
     def __init__(
-        self, viewer: Viewer, filter: Filter, *, exif: bool, workers: int, pin: bool = False,
+        self,
+        viewer: Viewer,
+        filter: Filter,
+        *,
+        exif: bool,
+        workers: int,
+        pin: bool = False,
         least_seen: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.viewer, self.filter, self.exif, self.workers, self.pin = viewer, filter, exif, workers, pin
         self.least_seen = least_seen
 
@@ -116,9 +122,14 @@ class CropLoader:
         n = len(jobs)
         return Batch(
             torch.zeros(n, INPUT_SIDE, INPUT_SIDE, 3, dtype=torch.uint8, pin_memory=self.pin),
-            torch.zeros(n, 3), torch.zeros(n, dtype=torch.int64), torch.zeros(n),
-            jobs[0].step, jobs[0].position, [], None if self.least_seen is None else self._no_boxes(jobs),
-        )  # fmt: skip
+            torch.zeros(n, 3),
+            torch.zeros(n, dtype=torch.int64),
+            torch.zeros(n),
+            jobs[0].step,
+            jobs[0].position,
+            [],
+            None if self.least_seen is None else self._no_boxes(jobs),
+        )
 
     def _no_boxes(self, jobs: Sequence[Job]) -> Tensor:
         most = max([1, *(len(job.sample.boxes) for job in jobs if job.sample is not None)])

@@ -69,9 +69,16 @@ class Trainer:
     """
 
     def __init__(
-        self, net: VGG, sgd: Sgd, *, seed: int, precision: Precision, ranks: Ranks, micro_batch: int | None = None,
+        self,
+        net: VGG,
+        sgd: Sgd,
+        *,
+        seed: int,
+        precision: Precision,
+        ranks: Ranks,
+        micro_batch: int | None = None,
         task: Task | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if sgd.batch_size % ranks.world:
             raise UsageError(f"a batch of {sgd.batch_size} does not split evenly over {ranks.world} processes")
         self.net, self.sgd, self.seed, self.ranks = net, sgd, seed, ranks
@@ -86,9 +93,12 @@ class Trainer:
         self.form = TrainingForm(net, sgd.dropout, sgd.trainable)
         parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
-            parameters, lr=sgd.learning_rate, momentum=sgd.momentum, weight_decay=sgd.weight_decay,
+            parameters,
+            lr=sgd.learning_rate,
+            momentum=sgd.momentum,
+            weight_decay=sgd.weight_decay,
             fused=device.type in ("cuda", "cpu"),
-        )  # fmt: skip
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         images = sgd.batch_size // ranks.world
         if micro_batch is None:
@@ -177,10 +187,15 @@ class Trainer:
         """Whether a forward and backward pass of so many images leaves room for momentum and gradients in transit."""
         device = self.ranks.device
         blank = Batch(
-            torch.zeros(images, 224, 224, 3, dtype=torch.uint8), torch.zeros(images, 3),
-            torch.zeros(images, dtype=torch.int64), torch.zeros(images), 0, 0, [],
+            torch.zeros(images, 224, 224, 3, dtype=torch.uint8),
+            torch.zeros(images, 3),
+            torch.zeros(images, dtype=torch.int64),
+            torch.zeros(images),
+            0,
+            0,
+            [],
             torch.zeros(images, 1, 4) if self.task.needs_boxes else None,
-        )  # fmt: skip
+        )
         held: list[Tensor] = []
         try:
             held += [torch.empty_like(p) for p in self.net.parameters() for _ in range(2)]

@@ -123,9 +123,11 @@ class Features:
 
 
 def join(
-    paths: Sequence[str | Path], dataset: str | None = None, aggregate: Aggregate | None = None,
+    paths: Sequence[str | Path],
+    dataset: str | None = None,
+    aggregate: Aggregate | None = None,
     scales: Sequence[int] | None = None,
-) -> Features:  # fmt: skip
+) -> Features:
     """Opens descriptor files and joins their rows by id.
 
     Args:

@@ -118,9 +118,13 @@ class _Run:
         extractor = self._extractor
         start = time.perf_counter()
         with DescriptorWriter(
-            self._output, self._dataset, self._provenance, dim=extractor.dim, layer_dims=extractor.layer_dims,
+            self._output,
+            self._dataset,
+            self._provenance,
+            dim=extractor.dim,
+            layer_dims=extractor.layer_dims,
             overwrite=True,
-        ) as writer:  # fmt: skip
+        ) as writer:
             fill(writer, extractor)
         self._rates.append(len(self._dataset.samples) / (time.perf_counter() - start))
         self._matrix_rates.append(matrix_rate(self._precision, next(self._model.parameters()).device))

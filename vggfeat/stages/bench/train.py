@@ -149,8 +149,11 @@ def _seconds_an_update(trainer: Trainer, images: int, position: int = 0) -> floa
         torch.randint(0, 256, (images, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8, generator=generator),
         torch.randn(images, 3, generator=generator),
         torch.randint(0, NUM_CLASSES, (images,), generator=generator),
-        torch.ones(images), 0, position, [],
-    )  # fmt: skip
+        torch.ones(images),
+        0,
+        position,
+        [],
+    )
     return _median(lambda: trainer.update(batch, RATE), trainer.ranks.device)
 
 
@@ -240,9 +243,13 @@ def _process(
 ) -> None:
     """One of the two: the same updates alone, then together, then the all-reduce by itself; the first one reports."""
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(PROCESSES),
+        "LOCAL_WORLD_SIZE": str(PROCESSES),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(default_workers(PROCESSES))
     with joined(torch.device(device)) as ranks:
         # Both processes compute at the same time in either case: they share memory bandwidth and caches.
