@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vggfeat.cli import VERBS, run, vggfeat
-from vggfeat.cli import tables as report
+from vggfeat.cli import VERBS, progress, run, vggfeat
 from vggfeat.cli.options import debugging
 from vggfeat.nets.catalog import NETS
 
@@ -244,8 +243,8 @@ def test_a_terminal_shows_one_bar_at_a_time_and_none_that_has_nothing_to_say(mon
     """rich before 14.1 refuses two at once; the bar of a fetch that never came would stand empty all the time."""
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
-    monkeypatch.setattr(report, "stderr", lambda: console)
-    with report.Ticker("fetch", unit="MB") as fetched, report.Ticker("extract") as tick:
+    monkeypatch.setattr(progress, "stderr", lambda: console)
+    with progress.Ticker("fetch", unit="MB") as fetched, progress.Ticker("extract") as tick:
         tick(0, 10, 0)
         assert "fetch" not in stream.getvalue()
         fetched(1, 5)  # a second net's weights
@@ -290,7 +289,7 @@ def test_tables_fit_80_columns_and_no_color_is_honoured(tmp_path):
 
 
 def test_a_name_that_is_no_utf8_is_an_escape_in_json(capsys):
-    from vggfeat.cli.tables import print_json
+    from vggfeat.cli.console import print_json
 
     print_json({"caf\udce9": "né"})
     text = capsys.readouterr().out

@@ -190,7 +190,7 @@ def test_an_svm_killed_at_any_instant_leaves_the_former_model_or_the_new_one(tmp
 # A signal a moment after the second sign of progress: in the middle of the work, wherever that is.
 STOPPED = """
 import os, signal, sys, threading
-from vggfeat.cli import tables as report
+from vggfeat.cli import progress
 from vggfeat.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where a shell has it ignored (&)
@@ -199,13 +199,13 @@ how, prelude = int(sys.argv[1]), sys.argv[2]
 def stop():
     threading.Timer(0.02, os.kill, (os.getpid(), how)).start()
 
-tick, ticks = report.Ticker.tick, []
+tick, ticks = progress.Ticker.tick, []
 def signalling(self, *numbers):
     tick(self, *numbers)
     ticks.append(numbers)
     if len(ticks) == 2:
         stop()
-report.Ticker.tick = signalling
+progress.Ticker.tick = signalling
 exec(prelude)
 sys.argv[1:] = sys.argv[3:]
 main()

@@ -102,7 +102,7 @@ def test_below_the_command_line_nothing_knows_click_or_rich():
 
 
 def test_stages_never_import_each_other():
-    """`stages/bench` is one stage of several files."""
+    """`stages/bench` is one stage of several files; `stages/result` is what their results have in common."""
 
     def verb(module: str) -> str:
         return ".".join(module.split(".")[:3])
@@ -112,7 +112,7 @@ def test_stages_never_import_each_other():
         f"{module} imports {name}"
         for module in stages
         for name in sorted(OURS[module])
-        if name != "vggfeat" and room(name) == "stages" and verb(name) != verb(module)
+        if name not in ("vggfeat", "vggfeat.stages.result") and room(name) == "stages" and verb(name) != verb(module)
     ]
     assert across == []
 

@@ -14,8 +14,7 @@ import click
 import pytest
 
 from vggfeat import __version__, read_descriptors
-from vggfeat.cli import run, vggfeat
-from vggfeat.cli import tables as report
+from vggfeat.cli import run, tables, vggfeat
 from vggfeat.datasets import NAMES
 from vggfeat.nets.catalog import NETS, WEIGHTS
 
@@ -88,7 +87,7 @@ def test_the_quickstart_table_is_as_it_is_printed(capsys):
     for line in lines:
         name, mean, std = re.fullmatch(r"(.*?)\s+([\d.]+)%\s+([\d.]+)%", line).groups()
         rows.append({"features": name, "mean": float(mean) / 100, "std": float(std) / 100})
-    report.print_quickstart(rows, 38.0)
+    tables.print_quickstart(rows, 38.0)
     printed = capsys.readouterr().out.splitlines()[:-1]
     assert [line.rstrip() for line in printed] == [line.rstrip() for line in block("text", "features").splitlines()]
 

@@ -1,13 +1,29 @@
-"""Exceptions, each with the sentence that its reader needs. The command line turns them into one line on stderr."""
+"""Exceptions, each with the sentence that its reader needs.
+
+Messages speak of parameters, in backticks: `` `resume` `` or `` `precision='bf16'` ``, never of flags. The command line
+(`vggfeat.cli.advice`) turns those into flags, adds the advice of a shell, and prints one line on stderr.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class VggfeatError(Exception):
-    """Something failed that the user can mend; the message names the thing and the way out (exit code 1)."""
+    """Something failed that the user can mend; the message names the thing and the way out (exit code 1).
+
+    Args:
+        message: parameters of the Python functions in backticks.
+        advice: which advice the command line adds: a key of `vggfeat.cli.advice.ADVICE`.
+        facts: what that advice speaks of, such as `dataset="caltech101"`.
+    """
+
+    def __init__(self, message: str, *, advice: str = "", **facts: Any) -> None:
+        super().__init__(message)
+        self.advice = advice
+        self.facts = facts
 
 
 class UsageError(VggfeatError):

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from vggfeat._version import __version__
+from vggfeat.cli.advice import told
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
 from vggfeat.datasets.decoding import DECODING
@@ -127,11 +128,11 @@ def run(args: list[str] | None = None) -> int:
     except UsageError as error:
         if debugging():
             raise
-        return _report(str(error), USAGE)
+        return _report(told(error), USAGE)
     except VggfeatError as error:
         if debugging():
             raise
-        return _report(str(error), FAILED)
+        return _report(told(error), FAILED)
     except OSError as error:  # the system's word where no stage had one of its own: a full disk, say
         if debugging():
             raise

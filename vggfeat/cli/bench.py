@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
 
@@ -65,7 +65,7 @@ def bench(
     if what in ("all", "extract"):
         from vggfeat.stages.bench.extract import bench_extract
 
-        with report.Ticker("bench extract", quiet, unit="runs") as tick:
+        with progress.Ticker("bench extract", quiet, unit="runs") as tick:
             result["extract"] = bench_extract(
                 net,
                 scales=scales,
@@ -78,7 +78,7 @@ def bench(
     if what in ("all", "train"):
         from vggfeat.stages.bench.train import bench_train
 
-        with report.Ticker("bench train", quiet, unit="parts") as tick:
+        with progress.Ticker("bench train", quiet, unit="parts") as tick:
             result["train"] = bench_train(
                 net,
                 width=width,
@@ -92,6 +92,6 @@ def bench(
 
         result["svm"] = bench_svm(size)
     if as_json:
-        report.print_json(result)
+        console.print_json(result)
     else:
-        report.print_bench(result)
+        tables.print_bench(result)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress
 from vggfeat.cli.options import common, data_option
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.archives import PUBLISHED
@@ -42,20 +42,20 @@ def download(
     if dataset is not None and source is not None:
         raise UsageError("--source says whose weights; a data set has none")
     try:
-        with report.Ticker("download", quiet, unit="MB") as tick:
-            progress = report.in_megabytes(tick)
+        with progress.Ticker("download", quiet, unit="MB") as tick:
+            in_megabytes = progress.in_megabytes(tick)
             if net is not None:
-                file = download_weights(net, source, offline=offline, progress=progress)
+                file = download_weights(net, source, offline=offline, progress=in_megabytes)
                 row = file.row
                 result = {"path": str(file.path), "net": row.net, "source": row.source, "url": row.url}
                 result["sha256"] = file.sha256
             else:
-                folder: Path = download_dataset(str(dataset), data, offline=offline, progress=progress)
+                folder: Path = download_dataset(str(dataset), data, offline=offline, progress=in_megabytes)
                 result = {"path": str(folder), "dataset": str(dataset)}
     except KeyboardInterrupt:
-        report.note("stopped; what has come is kept, and the same command goes on with it")
+        console.note("stopped; what has come is kept, and the same command goes on with it")
         raise
     if as_json:
-        report.print_json(result)
+        console.print_json(result)
     else:
         print(result["path"])

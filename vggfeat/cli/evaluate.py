@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
@@ -96,18 +96,18 @@ def evaluate(
     else:
         settings["net"] = settings["net"] or None
         try:
-            with report.Ticker("fetch", quiet, unit="MB") as fetched, report.Ticker("evaluate", quiet) as tick:
-                result = stage.evaluate(progress=tick, fetching=report.in_megabytes(fetched), **scoring, **settings)
+            with progress.Ticker("fetch", quiet, unit="MB") as fetched, progress.Ticker("evaluate", quiet) as tick:
+                result = stage.evaluate(progress=tick, fetching=progress.in_megabytes(fetched), **scoring, **settings)
         except KeyboardInterrupt:
             if settings["output"]:
-                report.note("stopped; what is done is kept, and the same command with --resume goes on")
+                console.note("stopped; what is done is kept, and the same command with --resume goes on")
             else:
-                report.note("stopped; nothing is kept: with -o FILE a run that is stopped goes on with --resume")
+                console.note("stopped; nothing is kept: with -o FILE a run that is stopped goes on with --resume")
             raise
     if not quiet:
-        report.print_evaluation(result)
+        tables.print_evaluation(result)
     if as_json:
-        report.print_json(result)
+        console.print_json(result)
     else:
         for name in ("posteriors", "submission", "report"):
             if result.get(name) and not (files and name == "posteriors"):
@@ -115,7 +115,7 @@ def evaluate(
     if result["failed"]:
         if not quiet:
             total = len(result["failed"]) + result["rows"][-1]["images"]
-            report.print_failures(result["failed"], total, where="with --json")
+            tables.print_failures(result["failed"], total, where="with --json")
         ctx.exit(SKIPPED)
 
 

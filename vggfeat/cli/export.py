@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common
 
@@ -32,15 +32,16 @@ def export(ctx: click.Context, file: str, output: str, overwrite: bool, as_json:
     """
     from vggfeat.stages.export import export as run
 
-    with report.Ticker("export", quiet, unit="rows") as tick:
+    with progress.Ticker("export", quiet, unit="rows") as tick:
         done = run(file, output, overwrite=overwrite, progress=tick)
     if done.names is not None and not quiet:
-        report.note(f"ids and labels: {done.names}")
+        console.note(f"ids and labels: {done.names}")
     if done.missing and not quiet:
-        report.note(f"{done.missing} of {done.rows} rows have no descriptor (failed or pending: see the column status)")
+        missing = f"{done.missing} of {done.rows} rows have no descriptor"
+        console.note(f"{missing} (failed or pending: see the column status)")
     if as_json:
         names = None if done.names is None else str(done.names)
-        report.print_json({"path": str(done.path), "names": names, "rows": done.rows, "missing": done.missing})
+        console.print_json({"path": str(done.path), "names": names, "rows": done.rows, "missing": done.missing})
     else:
         click.echo(done.path)
     if done.missing:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
@@ -94,20 +94,20 @@ def extract(
         settings["device"] = launch.device(settings["device"])
         settings["workers"] = settings["workers"] or launch.workers()
     try:
-        with report.Ticker("fetch", quiet, unit="MB") as fetched, report.Ticker("extract", quiet) as tick:
-            path = run(samples, shard=part, progress=tick, fetching=report.in_megabytes(fetched), **settings)
+        with progress.Ticker("fetch", quiet, unit="MB") as fetched, progress.Ticker("extract", quiet) as tick:
+            path = run(samples, shard=part, progress=tick, fetching=progress.in_megabytes(fetched), **settings)
     except KeyboardInterrupt:
-        report.note("stopped; what is done is kept, and the same command with --resume goes on")
+        console.note("stopped; what is done is kept, and the same command with --resume goes on")
         raise
     made = read_descriptors(path)
     errors = made.errors()
     if errors and not quiet:
-        report.print_failures(errors, len(made))
+        tables.print_failures(errors, len(made))
     if part is not None and part.index == 0 and not quiet:
         shards, whole = part.pattern(whole_path(path)), whole_path(path)
-        report.note(f"when all {part.count} shards are done: vggfeat merge {shards} -o {whole}")
+        console.note(f"when all {part.count} shards are done: vggfeat merge {shards} -o {whole}")
     if as_json:
-        report.print_json(
+        console.print_json(
             {
                 "path": str(path),
                 **({} if part is None else {"shard": str(part)}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, tables
 from vggfeat.cli.options import common
 
 
@@ -22,6 +22,6 @@ def info(file: str, as_json: bool, quiet: bool) -> None:
 
     result = describe(file)
     if as_json:
-        report.print_json(result)
+        console.print_json(result)
     else:
-        report.print_info(result)
+        tables.print_info(result)

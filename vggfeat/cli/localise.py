@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common, data_option, device_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
@@ -68,22 +68,22 @@ def localise(
     """
     from vggfeat.stages.localise import localise as run
 
-    with report.Ticker("localise", quiet) as tick:
+    with progress.Ticker("localise", quiet) as tick:
         result = run(
             weights=list(weights), posteriors=list(posteriors) or None, scales=scales or None, progress=tick, **settings
         )
     if not quiet:
-        report.print_localisation(result)
+        tables.print_localisation(result)
     if not quiet and (left_out := result.get("not_drawn")):
         name, reason = next(iter(left_out.items()))
-        report.note(f"{len(left_out)} pictures could not be drawn, the first {name}: {reason}")
+        console.note(f"{len(left_out)} pictures could not be drawn, the first {name}: {reason}")
     if as_json:
-        report.print_json(result)
+        console.print_json(result)
     else:
         for name in ("submission", "drawn"):
             if name in result:
                 click.echo(result[name])
     if result["failed"]:
         if not quiet:
-            report.print_failures(result["failed"], result["tried"], where="with --json")
+            tables.print_failures(result["failed"], result["tried"], where="with --json")
         ctx.exit(SKIPPED)

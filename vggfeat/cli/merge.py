@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common
 
@@ -32,16 +32,16 @@ def merge(
     from vggfeat.store.joining import read_head
 
     try:
-        with report.Ticker("merge", quiet, unit="rows") as tick:
+        with progress.Ticker("merge", quiet, unit="rows") as tick:
             path = run(shards, output, overwrite=overwrite, progress=tick)
     except KeyboardInterrupt:
-        report.note("stopped; nothing was written, the shards are as they were, and the same command begins again")
+        console.note("stopped; nothing was written, the shards are as they were, and the same command begins again")
         raise
     made = read_head(path)
     if made.failed and not quiet:
-        report.note(f"{made.failed} of {made.rows} images were skipped by extract (vggfeat info {path} says why)")
+        console.note(f"{made.failed} of {made.rows} images were skipped by extract (vggfeat info {path} says why)")
     if as_json:
-        report.print_json({"path": str(path), "rows": made.rows, "dim": made.attributes["dim"], "failed": made.failed})
+        console.print_json({"path": str(path), "rows": made.rows, "dim": made.attributes["dim"], "failed": made.failed})
     else:
         click.echo(path)
     if made.failed:

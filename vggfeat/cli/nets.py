@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, tables
 from vggfeat.cli.options import common
 from vggfeat.stages.nets import nets as list_nets
 
@@ -20,6 +20,6 @@ def nets(as_json: bool, quiet: bool) -> None:
     """
     rows = list_nets()
     if as_json:
-        report.print_json({"nets": rows})
+        console.print_json({"nets": rows})
     else:
-        report.print_nets(rows)
+        tables.print_nets(rows)

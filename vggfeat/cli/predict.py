@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option
@@ -72,7 +72,7 @@ def predict(
     failed: dict[str, str] = {}
     workers = workers or default_workers()
     on_screen = sys.stdout.isatty() and not as_json  # then its lines are the progress, and a bar would tear them
-    with report.Ticker("predict", quiet or on_screen) as tick:
+    with progress.Ticker("predict", quiet or on_screen) as tick:
         for prediction, class_names in run(model, images, workers=workers, progress=tick, **options):
             if prediction.scores is None:
                 failed[prediction.id] = prediction.error
@@ -84,9 +84,9 @@ def predict(
             else:
                 _write("".join(f"{prediction.id}\t{name}\t{score:.6g}\n" for name, score in best))
     if as_json:
-        report.print_json({"model": model, "images": results})
+        console.print_json({"model": model, "images": results})
     if failed and not quiet:
-        report.print_failures(failed, len(images.samples))
+        tables.print_failures(failed, len(images.samples))
     if failed:
         ctx.exit(SKIPPED)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, tables
 from vggfeat.cli.options import common
 from vggfeat.errors import VggfeatError
 
@@ -68,7 +68,7 @@ def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool
         stack.enter_context(_inside(folder))
         for_the_net, _ = write_digits(Path())
         if not quiet:
-            report.note(f"digits as PNG files in {folder}: {for_the_net}/ for the net, digits/ for the SVM")
+            console.note(f"digits as PNG files in {folder}: {for_the_net}/ for the net, digits/ for the SVM")
         road = _Road(quiet)
         if not weights:
             training = ["--dataset", "folder", "--data", str(for_the_net), *NARROW, *TRAINING]
@@ -85,9 +85,9 @@ def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool
     seconds = round(time.monotonic() - start, 1)
     rows = [{"features": name, **{k: svm[k] for k in ("measure", "mean", "std")}} for name, svm in scores.items()]
     if as_json:
-        report.print_json({"scores": rows, "commands": road.commands, "seconds": seconds})
+        console.print_json({"scores": rows, "commands": road.commands, "seconds": seconds})
     else:
-        report.print_quickstart(rows, seconds)
+        tables.print_quickstart(rows, seconds)
 
 
 class _Road:
@@ -103,7 +103,7 @@ class _Road:
 
         self.commands.append(shlex.join(["vggfeat", *args]))
         if not self._quiet:
-            report.note(f"$ {self.commands[-1]}")
+            console.note(f"$ {self.commands[-1]}")
         captured = io.StringIO()
         with contextlib.redirect_stdout(captured):
             code = run([*args, "--json", "--quiet"])

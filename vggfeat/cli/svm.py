@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vggfeat.cli import tables as report
+from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import SCALES, Choice, Numbers
 
@@ -87,18 +87,18 @@ def svm(
         options["C"] = C
     rounds = Rounds(number, seed, folds, train_per_class, test_per_class, test_fraction)
     try:
-        with warnings.catch_warnings(record=True) as caught, report.Ticker("svm", quiet, unit="splits") as tick:
+        with warnings.catch_warnings(record=True) as caught, progress.Ticker("svm", quiet, unit="splits") as tick:
             warnings.simplefilter("default")
             result = run(files, rounds=rounds, report=folder, progress=tick, **options)
     except KeyboardInterrupt:
-        report.note("stopped; no model was written, and the same command begins again")
+        console.note("stopped; no model was written, and the same command begins again")
         raise
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
-        report.note(text)
+        console.note(text)
     if not quiet:
-        report.print_svm(result)
+        tables.print_svm(result)
     if as_json:
-        report.print_json(result)
+        console.print_json(result)
     else:
         for name in ("archive", "model", "report"):
             if name in result:

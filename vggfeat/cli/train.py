@@ -130,7 +130,7 @@ def train(
         seed=recipe.seed,
         boxes=recipe.task == "localise",
     )
-    from vggfeat.cli.tables import note, print_json
+    from vggfeat.cli.console import note, print_json
     from vggfeat.cli.training_display import TrainingDisplay
     from vggfeat.page.training import page_of_run
     from vggfeat.stages.train import train as run

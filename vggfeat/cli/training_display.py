@@ -12,7 +12,8 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
-from vggfeat.cli.tables import PLAIN_INTERVAL, clock, note, stderr
+from vggfeat.cli.console import note, stderr
+from vggfeat.cli.progress import PLAIN_INTERVAL, clock
 from vggfeat.system.files import replacing
 from vggfeat.training.observer import EpochReport, Observer, StepReport
 from vggfeat.training.state import RunFiles, read_metrics
