@@ -1,7 +1,7 @@
 import pytest
 
 from vggfeat.nets.catalog import net_spec
-from vggfeat.stages import bench_extract as stage
+from vggfeat.stages.bench import extract as stage
 from vggfeat.stages.bench.yardsticks import SIZES, flops, make_photos
 
 

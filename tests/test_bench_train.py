@@ -9,7 +9,7 @@ from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import NETS
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
-from vggfeat.stages import bench_train as stage
+from vggfeat.stages.bench import train as stage
 from vggfeat.stages.bench.yardsticks import TORCHVISION_NAMES, flops, torchvision_net, training_flops
 
 

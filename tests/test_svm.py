@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from vggfeat.classifiers import engines, newton
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
-from vggfeat.stages import bench_svm
+from vggfeat.stages.bench import svm as bench_svm
 
 TIGHT = 1e-11
 
