@@ -23,7 +23,7 @@ from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.classifiers.engine import Engine, Problem, Solution
 from vggfeat.classifiers.engines import choose_engine
 from vggfeat.classifiers.limits import Limits
-from vggfeat.classifiers.targets import encode, unit_costs
+from vggfeat.classifiers.targets import encode_labels, unit_costs
 
 
 class LinearSVM(ClassifierMixin, BaseEstimator):
@@ -170,7 +170,7 @@ class SVMPath:
         self.X: NDArray[np.floating] = checked[0]
         _check_finite(self.X)
         labels: NDArray[Any] = checked[1]
-        self.classes, self.positive, self.multilabel = encode(labels)
+        self.classes, self.positive, self.multilabel = encode_labels(labels)
         of_class = self.estimator.class_weight
         unit = unit_costs(self.positive, self.classes, labels, self.multilabel, of_class, sample_weight)
         scaling, tol = float(self.estimator.intercept_scaling), float(self.estimator.tol)

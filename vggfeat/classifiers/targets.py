@@ -10,7 +10,7 @@ from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 
-def encode(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
+def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
     """(classes, positive (N, K), multilabel) of labels (N,) or an indicator (N, K)."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
