@@ -21,7 +21,7 @@ from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
 from vggfeat.system.launch import launched
 
 VERBS = {
-    "nets": "The nets of Tables 1 and 2: depth, parameters, published weights.",
+    "nets": "Tables 1 and 2: nets, depth, parameters, published weights.",
     "download": "Fetch published weights or a data set, checked against its hash.",
     "train": "Train a net by the paper's recipe.",
     "evaluate": "Top-1 and top-5 errors of nets, on ILSVRC or your own classes.",
@@ -31,7 +31,7 @@ VERBS = {
     "export": "Write descriptors as a NumPy or CSV file, for other tools.",
     "svm": "Fit linear SVMs on descriptors and score them.",
     "predict": "Score new images with a fitted model.",
-    "info": "Describe a descriptor file, checkpoint or model, and how it was made.",
+    "info": "Describe a descriptor file, checkpoint or model and its origin.",
     "bench": "Measure this machine: extraction, training and SVM fits.",
     "quickstart": "Try it: train, extract and classify small pictures, offline.",
 }
