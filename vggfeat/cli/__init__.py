@@ -16,7 +16,7 @@ from vggfeat._version import __version__
 from vggfeat.cli.advice import told
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
-from vggfeat.datasets.decoding import DECODING
+from vggfeat.datasets.decoding import THREAD_PREFIX
 from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
 from vggfeat.system.launch import launched
 
@@ -98,7 +98,7 @@ def _ends_badly() -> bool:
     A read that never returns would keep it from ending. torch.distributed's C++ threads may still hold tensors after
     their group is destroyed, and abort the process (SIGABRT) when they need an interpreter that is gone.
     """
-    return launched() is not None or any(thread.name.startswith(DECODING) for thread in threading.enumerate())
+    return launched() is not None or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())
 
 
 def run(args: list[str] | None = None) -> int:
