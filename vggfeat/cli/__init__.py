@@ -16,7 +16,7 @@ from vggfeat._version import __version__
 from vggfeat.cli.advice import told
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
-from vggfeat.datasets.decoding import DECODING
+from vggfeat.datasets.decoding import THREAD_PREFIX
 from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
 from vggfeat.system.launch import launched
 
@@ -106,7 +106,7 @@ def _cannot_shut_down() -> bool:
     A decoding thread whose read never returns would keep it waiting. torch.distributed's C++ threads may hold tensors
     even after their group is destroyed, and abort the process (SIGABRT) when the interpreter is gone.
     """
-    return launched() is not None or any(thread.name.startswith(DECODING) for thread in threading.enumerate())
+    return launched() is not None or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())
 
 
 def run(args: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
-from vggfeat.store.sharding import whole_path
+from vggfeat.store.shards import whole_path
 from vggfeat.system.launch import launched
 
 
