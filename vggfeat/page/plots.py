@@ -286,6 +286,4 @@ def training_curves(folder: Path, epochs: Sequence[dict[str, Any]]) -> Html:
         words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
         plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
     fell = any(after["rate"] != before["rate"] for before, after in itertools.pairwise(epochs))
-    return figure(
-        plot, "Loss and errors over the epochs." + (" Dotted: learning rate drops." if fell else "")
-    )
+    return figure(plot, "Loss and errors over the epochs." + (" Dotted: learning rate drops." if fell else ""))
