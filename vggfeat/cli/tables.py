@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rich.console import Console
@@ -11,52 +10,6 @@ from rich.text import Text
 
 from vggfeat.cli.console import note, stderr
 from vggfeat.system.text import printable
-
-
-def print_nets(rows: list[dict[str, Any]]) -> None:
-    """Table 1 and 2 on stdout: this listing is the command's result."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("net", "left"),
-        ("layers", "right"),
-        ("params", "right"),
-        ("published weights", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("convolutions")
-    for row in rows:
-        sources = ", ".join(dict.fromkeys(weights["source"] for weights in row["weights"])) or "-"
-        table.add_row(
-            row["net"],
-            str(row["weight_layers"]),
-            f"{row['parameters'] / 1e6:.0f}M",
-            sources,
-            _stack(row["layers"]),
-        )
-    Console(highlight=False).print(table)
-
-
-def _stack(layers: list[str]) -> str:
-    """`conv3-64` and `M` as the short notation of Table 1's columns."""
-    return " ".join(
-        layer.removeprefix("conv3-").replace("conv1-", "1x1:").replace("conv5-", "5x5:") for layer in layers
-    )
-
-
-def print_info(result: dict[str, Any]) -> None:
-    """A file's description on stdout, `name: value` a line; long lists are counted."""
-    for name, value in result.items():
-        if isinstance(value, dict) and len(value) > 8:
-            text = f"{len(value)} entries (--json shows them)"
-        elif isinstance(value, dict):
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
-        elif isinstance(value, list | tuple) and any(isinstance(entry, dict) for entry in value):
-            text = json.dumps(value)
-        elif isinstance(value, list | tuple):
-            text = ",".join(map(str, value)) if len(value) <= 8 else f"{len(value)} values (--json shows them)"
-        else:
-            text = str(value)
-        print(f"{name}: {printable(text)}")
 
 
 def print_failures(
