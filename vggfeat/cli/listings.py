@@ -20,44 +20,36 @@ KNOWN_AS = {"A": "VGG-11", "B": "VGG-13", "D": "VGG-16", "E": "VGG-19"}
 
 def print_nets(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints Tables 1 and 2, then the published weights. 80 columns hold both."""
-    nets = _table(
-        ("net", "left"), ("known as", "left"), ("layers", "right"), ("params", "right"), ("convolutions", "left")
-    )
+    nets = _table("net", "known as", ">layers", ">params", "convolutions")
     for row in rows:
         parameters = f"{row['parameters'] / 1e6:.0f}M"
         known = KNOWN_AS.get(row["net"], "")
         nets.add_row(row["net"], known, str(row["weight_layers"]), parameters, _blocks(row["layers"]))
-    weights = _table(
-        ("weights", "left"),
-        ("net", "left"),
-        ("top-1 error %", "right"),
-        ("top-5 error %", "right"),
-        ("licence", "left"),
-    )
+    weights = _table("weights", "net", ">top-1 error %", ">top-5 error %", "licence")
     for row in rows:
         for one in row["weights"]:
             errors = ("-" if one[key] is None else f"{one[key]:.1f}" for key in ("top1_error", "top5_error"))
             weights.add_row(one["source"], row["net"], *errors, one["license"].partition(" (")[0])
     out = Console(highlight=False)
     out.print(nets)
-    out.print("2x64: two 3x3 convolutions, 64 channels; +1x1: and a 1x1 one. Max-pooling ends a block.\n")
+    out.print("2x64: two 3x3 convolutions with 64 channels; +1x1: and a 1x1 convolution.\n")
     out.print(weights)
-    out.print("Errors on ILSVRC-2012 val as published; oxford-keras: Oxford's weights in Keras' format")
+    out.print("Errors on ILSVRC-2012 val, as published.")
 
 
-def _table(*columns: tuple[str, Any]) -> Table:
+def _table(*columns: str) -> Table:
+    """An empty table; columns whose names start with `>` are aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in columns:
-        table.add_column(name, justify=justify)
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
     return table
 
 
 def _blocks(layers: Sequence[str]) -> str:
     """`conv3-64 conv3-64 M conv3-256 conv1-256 M` -> `2x64 256+1x1`: one word per block."""
     blocks = [list(block) for pooling, block in itertools.groupby(layers, lambda layer: layer == "M") if not pooling]
-    return " ".join(
-        "+".join(_run(name, len(list(same))) for name, same in itertools.groupby(block)) for block in blocks
-    )
+    runs = [[_run(name, len(list(same))) for name, same in itertools.groupby(block)] for block in blocks]
+    return " ".join(map("+".join, runs))
 
 
 def _run(layer: str, count: int) -> str:
