@@ -17,8 +17,11 @@ FLAGS = {
 
 ADVICE = {
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
+    "make": "make it with {command}",
+    "make_again": "make it again with {command}",
+    "finish": "finish it with {command} --resume",
 }
-"""What to type after an error with this `advice`; its placeholders are the error's facts."""
+"""What to type after an error with this `advice`. Placeholders are the error's facts; `command` is a command line."""
 
 _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNORECASE)
 
@@ -36,7 +39,9 @@ def told(error: VggfeatError) -> str:
     message = in_flags(str(error))
     if not error.advice:
         return message
-    facts: dict[str, Any] = {name: shlex.quote(str(value)) for name, value in error.facts.items()}
+    facts: dict[str, Any] = {
+        name: value if name == "command" else shlex.quote(str(value)) for name, value in error.facts.items()
+    }
     return f"{message}: {ADVICE[error.advice].format(**facts)}"
 
 
