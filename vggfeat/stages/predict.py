@@ -119,8 +119,13 @@ def predict(
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
     """Scores images with a fitted model: (prediction, class names) of each, in order, as soon as it is known.
 
-    `options` are Predictor's; EXIF orientation is honoured as the images' data set has it. An image that cannot be
-    read has an error in place of scores.
+    Args:
+        model: a file that `svm` wrote (`output`).
+        images: a data set; EXIF orientation is honoured as it says.
+        progress: called with (images done, images, images failed).
+        options: those of `Predictor`.
+
+    An image that cannot be read has an error in place of scores.
     """
     if not images.samples:
         raise UsageError("no images to predict")

@@ -111,7 +111,10 @@ class Descriptors:
 def read_descriptors(path: str | Path) -> Descriptors:
     """Opens a descriptor file: ids, labels and settings now, descriptors on demand.
 
-    Raises StoreError where it is no descriptor file, of a newer format, or damaged.
+    Args:
+        path: a file that `extract` or `merge` wrote.
+
+    Raises StoreError for a file that is not a descriptor file, has a newer format, or is damaged.
     """
     path = Path(path)
     with reading(path) as file:
