@@ -30,7 +30,7 @@ VERBS = {
     "merge": "Join the shards of one extraction into one file.",
     "export": "Descriptors as a NumPy or CSV file, for other tools.",
     "svm": "Fit linear SVMs on descriptors and score them.",
-    "similar": "Neighbours of pictures in a descriptor file, or its near-duplicates.",
+    "similar": "The most similar images: neighbours of pictures, or near-duplicates.",
     "predict": "Score new images with a fitted model.",
     "info": "What a descriptor file, checkpoint or model is, and how it was made.",
     "bench": "Measure this machine: extraction, training and SVM fits.",

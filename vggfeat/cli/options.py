@@ -16,6 +16,7 @@ from vggfeat.cli.recipes import options_from_recipe
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets import NAMES
 from vggfeat.errors import UsageError
+from vggfeat.system.precisions import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -156,7 +157,7 @@ def device_options(command: F) -> F:
     for option in (
         click.option(
             "--precision",
-            type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+            type=Choice(list(PRECISIONS)),
             default="auto",
             show_default=True,
             help="auto: bf16 where the hardware has it natively, else fp32.",
@@ -211,7 +212,7 @@ def recorded_net_options(command: F) -> F:
         click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
         click.option(
             "--precision",
-            type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+            type=Choice(list(PRECISIONS)),
             default=None,
             help="[default: as the descriptors were made]",
         ),
