@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,8 +13,11 @@ from rich.text import Text
 from vggfeat.cli.console import note, stderr
 from vggfeat.system.text import printable
 
+if TYPE_CHECKING:
+    from vggfeat.stages.nets import NetRow
 
-def print_nets(rows: list[dict[str, Any]]) -> None:
+
+def print_nets(rows: Sequence[NetRow]) -> None:
     """Table 1 and 2 on stdout: this listing is the command's result."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (
@@ -25,11 +29,11 @@ def print_nets(rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("convolutions")
     for row in rows:
-        sources = ", ".join(dict.fromkeys(weights["source"] for weights in row["weights"])) or "-"
+        sources = ", ".join(dict.fromkeys(weights.source for weights in row.weights)) or "-"
         table.add_row(
-            row["net"],
-            str(row["weight_layers"]),
-            f"{row['parameters'] / 1e6:.0f}M",
+            row.spec.name,
+            str(row.spec.weight_layers),
+            f"{row.spec.parameters() / 1e6:.0f}M",
             sources,
             _stack(row["layers"]),
         )

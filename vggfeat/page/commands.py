@@ -50,6 +50,11 @@ def extract_command(
     return shlex.join(words)
 
 
+def fit_command(recorded: str, model: str) -> str:
+    """The recorded `vggfeat svm`, writing its model to this path."""
+    return f"{recorded} -o {shlex.quote(model)}"
+
+
 def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | None = None) -> str:
     """The `vggfeat evaluate` that would make such a file of posteriors again.
 
