@@ -92,7 +92,8 @@ def _nothing_published(net: str, source: str) -> str:
     name = net_spec(net).name
     have = [f"{other} ({', '.join(sources)})" for other in NETS if (sources := _sources(other))]
     which = "weights" if source == "published" else f"{source} weights"
-    return f"no {which} of net {name} are published; there are {', '.join(have)}; or give a file, or `weights=none` for random ones"
+    instead = "or give a file, or `weights=none` for random ones"
+    return f"no {which} of net {name} are published; there are {', '.join(have)}; {instead}"
 
 
 def _sources(net: str) -> list[str]:
