@@ -198,7 +198,7 @@ def test_a_page_does_without_the_pictures_that_are_never_read(never: None, tmp_p
     samples = load_folder(two_classes(tmp_path / "tree", 6)).samples
     shown = pictures.Pictures(samples)
     shown.prepare(["a/00.png", "b/01.png", "a/02.png", "b/03.png"])
-    assert shown.failures() == {"a/02.png": "not read in 2 s: its disk does not answer"}
+    assert shown.failures() == {"a/02.png": "not read in 2 s: the disk does not answer"}
     assert "data:image/jpeg" in str(shown.show("b/03.png"))
 
 

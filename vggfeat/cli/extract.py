@@ -67,7 +67,7 @@ def extract(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Images to descriptors, in one HDF5 file.
+    """Turn images into descriptors, in one HDF5 file.
 
     Takes images, folders (searched recursively), tar files (plain or gzipped, not unpacked), a list on stdin (-, or a
     pipe), or a data set. Prints the path of the file. A file that cannot be read as an image costs its own row alone;

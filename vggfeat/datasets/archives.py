@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vggfeat.errors import DatasetError
-from vggfeat.system.fetch import algorithm, check_digest, digests
+from vggfeat.system.hashes import algorithm, check_digest, digests
 
 MOST_BYTES = 16 << 30
 """Limit on unpacked bytes, far above any published set: an archive must not fill the disk."""
