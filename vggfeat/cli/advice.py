@@ -21,7 +21,7 @@ ADVICE = {
     "make_again": "make it again with {command}",
     "finish": "finish it with {command} --resume",
 }
-"""`advice` of an error -> what to type next. Placeholders are the error\'s facts; `command` is a whole command."""
+"""`advice` of an error -> what to type next. Placeholders are the error's facts; `command` is a whole command."""
 
 _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNORECASE)
 
