@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
 
 from vggfeat.errors import VggfeatError
 
@@ -16,6 +15,10 @@ FLAGS = {
 """Flags of parameters whose names differ; every other parameter `a_b` is `--a-b`."""
 
 ADVICE = {
+    "evaluate": "'vggfeat evaluate {file}' scores them",
+    "extract": "'vggfeat extract --dataset {dataset}' (its images: 'vggfeat download --dataset {dataset}')",
+    "merge": "'vggfeat merge {shards} -o {output}'",
+    "model": "'vggfeat svm -o {path}' makes a model",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
 }
 """What to type after an error with this `advice`; its placeholders are the error's facts."""
@@ -36,8 +39,15 @@ def told(error: VggfeatError) -> str:
     message = in_flags(str(error))
     if not error.advice:
         return message
-    facts: dict[str, Any] = {name: shlex.quote(str(value)) for name, value in error.facts.items()}
+    facts = {name: _word(str(value), pattern=name == "shards") for name, value in error.facts.items()}
     return f"{message}: {ADVICE[error.advice].format(**facts)}"
+
+
+def _word(text: str, pattern: bool) -> str:
+    """A fact as a word of a shell; the stars of a pattern stay outside of the quotes."""
+    if not pattern:
+        return shlex.quote(text)
+    return "*".join(shlex.quote(part) if part else "" for part in text.split("*"))
 
 
 def _typed(name: str, value: str | None) -> str:
