@@ -1,8 +1,8 @@
 """Bounding boxes (Appendix A): regression targets, overlap, OverFeat's greedy merging. Pure functions.
 
-A box is (xmin, ymin, xmax, ymax), half-open: its width is xmax - xmin. All boxes of a call share one unit, any. A target
-is the prediction of a localisation net: (centre x, centre y, width, height) of a box in the coordinates
-of a net's 224x224 window, whose side is the unit and whose corner at top left is the origin.
+A box is (xmin, ymin, xmax, ymax), half-open: its width is xmax - xmin. All boxes of a call share one unit, any. A
+target is a localisation net's prediction: (centre x, centre y, width, height) of a box in the coordinates of a net's
+224x224 window, whose side is the unit and whose corner at top left is the origin.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class _Merging:
         self.ratings[k, i] += self.ratings[k, j]
         self.alive[k, j], self.columns[_ACROSS, k, j], self._lowest[k, j] = False, np.inf, np.inf
         nearest, lowest = self._nearest[k], self._lowest[k]
-        # Box i may now be the best match of boxes before it. Boxes whose best was i or j search again, unless i is as good.
+        # Boxes before i may match it best now. Those whose best was i or j search again, unless i is as good.
         anew = _match(self.columns[:, k], merged[..., None])  # (k, N)
         places = np.arange(anew.shape[1])
         closer = (places < here) & ((anew < lowest) | ((anew == lowest) & (nearest >= here))) & (anew < np.inf)
