@@ -5,12 +5,20 @@ version, a process killed at any instant leaves a file that opens.
 
 `schema` lays a file out and checks it, `writer` fills and resumes it (`rows` writes in place), `reader` reads it,
 `shards` says which rows are whose, `merging` joins shards, `locking` keeps a second writer away from an output,
-`pooling` has the arithmetic of a descriptor, `provenance` checks the recorded settings.
+`pooling` has the arithmetic of a descriptor, `neighbours` searches, `matching` compares files, `provenance` checks the recorded settings.
+
+Names are imported on first use (PEP 562), so that the command line's help imports no h5py.
 """
 
-from vggfeat.store.reader import Descriptors, read_descriptors
-from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, fingerprint
-from vggfeat.store.writer import DescriptorWriter
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vggfeat.store.reader import Descriptors, read_descriptors
+    from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, fingerprint
+    from vggfeat.store.writer import DescriptorWriter
 
 __all__ = [
     "DONE",
@@ -23,3 +31,12 @@ __all__ = [
     "fingerprint",
     "read_descriptors",
 ]
+
+_HOMES = {"DescriptorWriter": "writer", "Descriptors": "reader", "read_descriptors": "reader"}
+"""The modules of the names that are not in `schema`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'schema')}"), name)
