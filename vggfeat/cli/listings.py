@@ -7,18 +7,21 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vggfeat.system.text import printable
 
+if TYPE_CHECKING:
+    from vggfeat.stages.nets import NetRow
+
 KNOWN_AS = {"A": "VGG-11", "B": "VGG-13", "D": "VGG-16", "E": "VGG-19"}
 """Names under which other libraries have the paper's nets."""
 
 
-def print_nets(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_nets(rows: Sequence[NetRow]) -> None:
     """Prints Tables 1 and 2, then the published weights. 80 columns hold both."""
     nets = _table("net", "known as", ">layers", ">params", "convolutions")
     for row in rows:
