@@ -15,6 +15,25 @@ FLAGS = {
 }
 """Flags of parameters whose names differ; every other parameter `a_b` is `--a-b`."""
 
+RECIPE_FLAGS = {
+    "net": "net",
+    "width": "width",
+    "seed": "seed",
+    "precision": "precision",
+    "data.dataset": "dataset",
+    "augment.S": "S",
+    "sgd.batch_size": "batch_size",
+    "sgd.learning_rate": "learning_rate",
+    "sgd.trainable": "trainable",
+    "schedule.epochs": "epochs",
+    "init.scheme": "init",
+    "init.std": "init_std",
+    "init.checkpoint": "init_from",
+    "task": "task",
+    "localise.head": "head",
+}
+"""Recipe keys with a parameter of `vggfeat train`; every other key goes by `--set`."""
+
 ADVICE = {
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
 }
@@ -26,7 +45,7 @@ _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNOR
 def in_flags(message: str) -> str:
     """A message of the library with each `` `parameter` `` or `` `parameter=value` `` as it is typed in a shell.
 
-    A dotted name is a key of a recipe, which `--set` changes.
+    A dotted name is a key of a recipe, which a flag of `train` or else `--set` changes.
     """
     return _PARAMETER.sub(lambda match: _typed(match[1], match[2]), message)
 
@@ -41,6 +60,7 @@ def told(error: VggfeatError) -> str:
 
 
 def _typed(name: str, value: str | None) -> str:
+    name = RECIPE_FLAGS.get(name, name)
     if "." in name:
         return f"--set {name}" if value is None else f"--set {name}={value}"
     flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
