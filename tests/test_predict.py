@@ -109,7 +109,7 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     digest = read_model(made.model).inputs[1]["nets"][0]["weights_sha256"]
     with pytest.raises(ModelError) as caught:
         predictor(made, weights=["none", str(other)])
-    assert str(caught.value).startswith(f"{made.model} was fitted with weights b.pt of sha256 {digest}, these are ")
+    assert str(caught.value).startswith(f"{made.model} was made with weights b.pt of sha256 {digest}, these are ")
     assert str(caught.value).endswith(": give the file with --weights")
     with pytest.raises(ModelError, match=r"give the --seed of the extraction$"):
         predictor(made, seed=1)
