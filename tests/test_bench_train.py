@@ -7,12 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vggfeat.cli import run
+from vggfeat.cli.tables import print_bench
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import NETS
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.bench import train as stage
-from vggfeat.cli.tables import print_bench
 from vggfeat.stages.bench.train import PHOTOS, Effort, Synchronisation, TrainBenchmark, bench_train
 from vggfeat.stages.bench.yardsticks import TORCHVISION_NAMES, flops, torchvision_net, training_flops
 

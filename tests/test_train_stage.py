@@ -369,7 +369,9 @@ def test_first_weights_that_are_far_too_large_stop_at_once(tree, tmp_path):
 def test_a_stalled_start_stops_with_advice(tree, tmp_path):
     # Gaussian weights of deviation 0.01 vanish in a net this narrow.
     recipe, data = tiny(tree, init__scheme="gaussian", init__stall_steps=9, schedule__epochs=9)
-    with pytest.raises(TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with `init.scheme=glorot` or "):
+    with pytest.raises(
+        TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with `init.scheme=glorot` or "
+    ):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
     assert train(patient, data, output=tmp_path / "patient", device="cpu").finished

@@ -278,9 +278,7 @@ def test_a_deepened_net_of_other_classes_has_a_last_layer_of_its_own():
     [("A", 1 / 32, "B", "conv1_2"), ("D", 1 / 16, "A", "conv1_1"), ("D", 1 / 32, "E", "conv3_4")],
 )
 def test_a_net_that_is_no_deeper_one_of_the_same_width_is_not_deepened(net, width, source, layer):
-    message = (
-        rf"^{layer} of none \({source}, width 0.03125\) fits no layer of net {net} of width {width:g}: `init.scheme=iden"
-    )
+    message = rf"^{layer} of none \({source}, width 0.03125\) fits no layer of net {net} of width {width:g}: `init.scheme=iden"
     with pytest.raises(WeightsError, match=message):
         deepen(VGG(net, width=width), VGG(source, width=1 / 32))
 

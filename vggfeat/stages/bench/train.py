@@ -361,4 +361,3 @@ def _process(
             Path(answer).write_text(json.dumps(figures.as_json()))
     # gloo's threads can abort an interpreter during its shutdown; everything is written by now.
     os._exit(0)
-
