@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from making import settings as recorded
 
-from vggfeat.classifiers.protocols.fusion import join
+from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.cli import run
 from vggfeat.cli.inputs import shard_of
 from vggfeat.datasets import Dataset, Sample
@@ -21,7 +21,7 @@ from vggfeat.stages.merge import merge
 from vggfeat.stages.svm import find_descriptors
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.pooling import Described
-from vggfeat.store.sharding import Shard, cut, is_shard_name, whole_path
+from vggfeat.store.shards import Shard, cut, is_shard_name, whole_path
 from vggfeat.system.launch import launched
 
 N, DIM = 75, 6
@@ -187,7 +187,7 @@ def test_a_resumed_shard_must_come_from_the_same_list(tmp_path):
 
 def test_svm_and_info_say_what_a_shard_is(tmp_path, monkeypatch):
     path = write(tmp_path / "a.h5", shard=Shard(0, 2))
-    assert refused(lambda: join([path])) == (
+    assert refused(lambda: open_features([path])) == (
         f"{path} is shard 0/2 of a list of 75: join all of them with "
         f"'vggfeat merge {tmp_path / 'a.shard-*-of-2.h5'} -o {tmp_path / 'a.h5'}'"
     )
@@ -287,7 +287,7 @@ def test_a_merge_stopped_half_way_leaves_no_file_and_the_next_one_is_whole(tmp_p
 
 def test_long_columns_are_written_in_the_writers_own_pieces(tmp_path, monkeypatch):
     """A piece is 65,536 names; here 20, so that pieces begin and end inside of shards."""
-    monkeypatch.setattr("vggfeat.store.joining.TEXT_ROWS", 20)
+    monkeypatch.setattr("vggfeat.store.merging.TEXT_ROWS", 20)
     monkeypatch.setattr("vggfeat.store.writer.TEXT_ROWS", 20)
     whole = write(tmp_path / "whole.h5")
     merge(shards(tmp_path / "a.h5", 4), tmp_path / "m.h5")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -256,6 +257,24 @@ def test_a_damaged_last_checkpoint_is_named(tree, tmp_path):
     with pytest.raises(
         TrainingError, match=r"last\.pt: cannot resume from it \(KeyError: 'training_state'\); `overwrite`"
     ):
+        train(recipe, data, output=tmp_path, device="cpu", resume=True)
+
+
+def test_a_last_checkpoint_that_claims_more_than_it_has_is_refused_before_its_tensors_are_built(tree, tmp_path):
+    """A few hundred bytes that would unpack to gigabytes: one number repeated by a stride of zero, or a deflated zip."""
+    recipe, data = tiny(tree)
+    repeated = {"training_state": {"optimizer": {"state": {0: torch.zeros(1).expand(1 << 34)}}}}
+    torch.save(repeated, tmp_path / "last.pt")
+    with pytest.raises(
+        TrainingError, match=r"last\.pt: claims 68719476736 bytes of tensors, more than the file has; c"
+    ):
+        train(recipe, data, output=tmp_path, device="cpu", resume=True)
+    torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "last.pt", "w") as deflated:
+        for entry in plain.infolist():
+            deflated.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    message = r"last\.pt: claims \d+ bytes of content, more than the file has; cannot resume from it: `overwrite` starts anew$"
+    with pytest.raises(TrainingError, match=message):
         train(recipe, data, output=tmp_path, device="cpu", resume=True)
 
 

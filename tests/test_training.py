@@ -247,6 +247,12 @@ def test_another_number_of_classes_leaves_the_last_layer_random():
     assert copy_layers(VGG("B", width=1 / 32, num_classes=7), VGG("A", width=1 / 32))[-1] == "fc7"
 
 
+@pytest.mark.parametrize(("net", "copied"), [("D", 13), ("E", 4)])
+def test_a_net_without_fully_connected_layers_gives_its_convolutions(net, copied):
+    source, target = VGG("D", width=1 / 32, top=False), VGG(net, width=1 / 32, num_classes=5)
+    assert copy_layers(target, source) == list(table_layers(source))[:copied]
+
+
 def test_a_source_of_another_width_is_refused():
     with pytest.raises(WeightsError, match=r"^no layer of none \(A, width 0.25\) fits net B of width 0.125; both need"):
         copy_layers(VGG("B", width=0.125), VGG("A", width=0.25, num_classes=9))

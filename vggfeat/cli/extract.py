@@ -12,7 +12,7 @@ from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
-from vggfeat.store.sharding import whole_path
+from vggfeat.store.shards import whole_path
 from vggfeat.system.launch import launched
 
 
@@ -67,7 +67,7 @@ def extract(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Images to descriptors, in one HDF5 file.
+    """Turn images into descriptors, in one HDF5 file.
 
     Takes images, folders (searched recursively), tar files (plain or gzipped, not unpacked), a list on stdin (-, or a
     pipe), or a data set. Prints the path of the file. A file that cannot be read as an image costs its own row alone;

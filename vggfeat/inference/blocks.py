@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from typing import Any, Protocol, TypeVar
 
 from vggfeat.datasets import Sample
-from vggfeat.datasets.decoding import HOPELESS
+from vggfeat.datasets.decoding import READ_TIMEOUT
 from vggfeat.datasets.outage import MAX_READ_FAILURES, never_read, until_outage
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 from vggfeat.store.pooling import Described
@@ -88,9 +88,9 @@ def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]], r
     while waiting := wait(prepared, timeout=PATIENCE).not_done:
         slow = [sample.id for sample, one in zip(samples, prepared, strict=True) if one in waiting and one.running()]
         names, seconds = ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun
-        if seconds >= HOPELESS:
-            raise never_read([names], HOPELESS, resumable)
-        log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, HOPELESS)
+        if seconds >= READ_TIMEOUT:
+            raise never_read([names], READ_TIMEOUT, resumable)
+        log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, READ_TIMEOUT)
 
 
 def fill(

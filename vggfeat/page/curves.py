@@ -24,7 +24,7 @@ def curves_figure(folder: Path, rows: Sequence[Row]) -> Html:
         words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
         plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
     return figure(
-        plot, "Loss and errors over the epochs." + (" Dotted: the learning rate fell." if _falls(epochs) else "")
+        plot, "Loss and errors over the epochs." + (" Dotted: learning rate drops." if _falls(epochs) else "")
     )
 
 

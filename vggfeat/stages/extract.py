@@ -18,7 +18,7 @@ from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_nets
 from vggfeat.store import FAILED, DescriptorWriter
 from vggfeat.store.pooling import Aggregate
-from vggfeat.store.sharding import Portion, Shard, cut
+from vggfeat.store.shards import Portion, Shard, cut
 from vggfeat.system.launch import default_workers
 
 log = logging.getLogger(__name__)

@@ -19,17 +19,8 @@ FIRST_SCORES = 0.1
 
 
 def table_layers(net: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers with weights by their usual names: conv1_1, ..., fc6, fc7, fc8."""
-    named: dict[str, nn.Conv2d | nn.Linear] = {}
-    block, place = 1, 0
-    for module in net.features:
-        if isinstance(module, nn.MaxPool2d):
-            block, place = block + 1, 0
-        elif isinstance(module, nn.Conv2d):
-            place += 1
-            named[f"conv{block}_{place}"] = module
-    linear = [layer for layer in weighted_layers(net) if isinstance(layer, nn.Linear)]
-    return named | dict(zip(("fc6", "fc7", "fc8"), linear, strict=True))
+    """The layers with weights by their usual names: conv1_1, ..., fc6, fc7, fc8. A net without its top has no fc."""
+    return dict(zip(net.spec.weighted_names, weighted_layers(net), strict=net.has_top))
 
 
 def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
@@ -43,7 +34,7 @@ def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
     """
     wanted = list(table_layers(source).items())
     if source.net != net.net:
-        wanted = wanted[:COPIED_CONVS] + wanted[-3:]
+        wanted = wanted[:COPIED_CONVS] + [(name, layer) for name, layer in wanted if isinstance(layer, nn.Linear)]
     own, copied = table_layers(net), []
     for name, layer in wanted:
         target = own.get(name)

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vggfeat.errors import TrainingError, UsageError
+from vggfeat.errors import TrainingError, UsageError, WeightsError
+from vggfeat.nets.checkpoints import load_checked
 from vggfeat.nets.networks import VGG, write_checkpoint
 from vggfeat.system.files import replacing
 
@@ -124,12 +123,15 @@ def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], RunState]:
     Raises TrainingError for any other file.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_checked(path)
+    except WeightsError as error:
+        raise TrainingError(f"{error}; cannot resume from it: `overwrite` starts anew") from error
+    try:
         rest = content[STATE_KEY]
         if rest["version"] != STATE_VERSION:
             raise ValueError(f"state of version {rest['version']}, this vggfeat reads {STATE_VERSION}")
         return content, rest, RunState(**rest["progress"])
-    except Exception as error:  # torch and pickle raise almost anything on a damaged file
+    except Exception as error:  # plain data of any shape
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise TrainingError(f"{path}: cannot resume from it ({reason}); `overwrite` starts anew") from error
 

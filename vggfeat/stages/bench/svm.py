@@ -23,11 +23,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
+from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.stages.bench.problems import MIN_TIMED_CLASSES, SIZES, Size
 
-GRID = tuple(float(10 ** (exponent / 2)) for exponent in range(-4, 4))
-"""The paper's descriptors' grid here: 8 values, 10^-2 to 10^1.5."""
 VALIDATION_SHARE = 0.2
 
 
@@ -74,7 +73,7 @@ def problem(
 
 
 def bench_svm(
-    size: str = "all", *, Cs: Sequence[float] = GRID, timed_classes: int | None = None, seed: int = 0
+    size: str = "all", *, Cs: Sequence[float] = C_GRID, timed_classes: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Figures of one size ("caltech101", "caltech256", "voc") or of all: {"sizes": {name: {...}}, "cpus": ...}.
 
