@@ -496,7 +496,7 @@ def test_posteriors_are_no_descriptors(tmp_path, capsys):
     path = kept(tmp_path / "a.h5")
     assert run(["svm", str(path)]) == 1
     assert capsys.readouterr().err == (
-        f"vggfeat: {path} holds posteriors, no descriptors: 'vggfeat evaluate {path}' scores them\n"
+        f"vggfeat: {path} holds posteriors, not descriptors: 'vggfeat evaluate {path}' scores them\n"
     )
 
 

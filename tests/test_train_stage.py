@@ -479,7 +479,7 @@ def test_no_data_is_one_line_with_the_way_out(tmp_path, capsys, monkeypatch):
     assert captured.err == (
         "vggfeat: no ilsvrc2012 at data/ilsvrc2012 (train/ and val/ missing): put its images there as "
         "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name another "
-        "data root with --data DIR, or take pictures of your own with --dataset folder --data DIR\n"
+        "data root with --data DIR, or take pictures of your own with --dataset folder and --data DIR\n"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Any
 
 from vggfeat.errors import VggfeatError
 
@@ -35,9 +34,16 @@ RECIPE_FLAGS = {
 """Recipe keys with a parameter of `vggfeat train`; every other key goes by `--set`."""
 
 ADVICE = {
+    "evaluate": "'vggfeat evaluate {file}' scores them",
+    "extract": "'vggfeat extract --dataset {dataset}' (its images: 'vggfeat download --dataset {dataset}')",
+    "merge": "'vggfeat merge {shards} -o {output}'",
+    "model": "'vggfeat svm -o {path}' makes a model",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
+    "make": "make it with {command}",
+    "make_again": "make it again with {command}",
+    "finish": "finish it with {command} --resume",
 }
-"""`advice` of an error -> what to type next; the placeholders are the error's facts."""
+"""`advice` of an error -> what to type next. Placeholders are the error's facts; `command` is a whole command."""
 
 _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNORECASE)
 
@@ -55,8 +61,17 @@ def told(error: VggfeatError) -> str:
     message = in_flags(str(error))
     if not error.advice:
         return message
-    facts: dict[str, Any] = {name: shlex.quote(str(value)) for name, value in error.facts.items()}
+    facts = {name: _word(name, str(value)) for name, value in error.facts.items()}
     return f"{message}: {ADVICE[error.advice].format(**facts)}"
+
+
+def _word(name: str, text: str) -> str:
+    """A fact as words of a shell; a command is one already, and the stars of a pattern stay outside of the quotes."""
+    if name == "command":
+        return text
+    if name != "shards":
+        return shlex.quote(text)
+    return "*".join(shlex.quote(part) if part else "" for part in text.split("*"))
 
 
 def _typed(name: str, value: str | None) -> str:

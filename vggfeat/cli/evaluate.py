@@ -10,6 +10,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
+from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import UsageError, nearest
 
 
@@ -49,7 +50,7 @@ class ScalesOrRule(Numbers):
 @data_option
 @click.option(
     "--subset",
-    type=Choice(["val", "test", "train", "all"]),
+    type=Choice(SUBSETS),
     default="val",
     show_default=True,
     help="val: where the data set has no such part, what the net's training held out.",

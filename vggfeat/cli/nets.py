@@ -20,6 +20,6 @@ def nets(as_json: bool, quiet: bool) -> None:
     """
     rows = list_nets()
     if as_json:
-        console.print_json({"nets": rows})
+        console.print_json({"nets": [row.as_json() for row in rows]})
     else:
         tables.print_nets(rows)

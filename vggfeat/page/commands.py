@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from vggfeat.store import Descriptors
@@ -50,6 +51,11 @@ def extract_command(
     return shlex.join(words)
 
 
+def fit_command(recorded: str, model: str) -> str:
+    """The recorded `vggfeat svm`, writing its model to this path."""
+    return f"{recorded} -o {shlex.quote(model)}"
+
+
 def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | None = None) -> str:
     """The `vggfeat evaluate` that reproduces a file of posteriors.
 
@@ -79,6 +85,30 @@ def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
         if key not in ("net", "data.dataset"):
             words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join([*words, "-o", output] if output else words)
+
+
+def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
+    """The `vggfeat svm` that would score such files again.
+
+    Args:
+        files: paths of descriptor files.
+        options: those that are not at their defaults, by their names in Python.
+    """
+    words = ["vggfeat", "svm", *files]
+    for name, value in options.items():
+        flag = "num-splits" if name == "number" else name.replace("_", "-")
+        words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def with_report(command: str, folder: str | Path) -> str:
+    """The command that also writes a report page into the folder."""
+    return f"{command} --report {shlex.quote(str(folder))}"
+
+
+def with_data(command: str, data: str | Path) -> str:
+    """The command with its data root, unless that is the default."""
+    return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"
 
 
 def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
