@@ -14,6 +14,7 @@ from vggfeat.errors import DeviceError, UsageError
 from vggfeat.inference.batching import Extents, form_batches, run_padded
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.networks import VGG, Layer, windows
+from vggfeat.nets.scaling import InputScaling
 from vggfeat.system.devices import tf32
 from vggfeat.system.memory import release_free_memory
 
@@ -60,12 +61,7 @@ class DenseNet:
         self.filter = net.preprocessing.filter
         self._dtype = DTYPES[net.precision]
         self._net = _cast(net, self._dtype).eval().to(memory_format=torch.channels_last)
-        preprocessing = net.preprocessing
-        self._bgr = preprocessing.channels == "BGR"
-        # (v * scale - mean) / std, as one multiplication and one subtraction.
-        std = torch.tensor(preprocessing.std, device=self.device)
-        self._factor = (preprocessing.scale / std).view(3, 1, 1)
-        self._offset = (torch.tensor(preprocessing.mean, device=self.device) / std).view(3, 1, 1)
+        self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
         self._most_pixels = self._pass_pixels()
         self._most_padding = GPU_PADDING if self._cuda else 0.0
@@ -105,12 +101,9 @@ class DenseNet:
     def preprocess(self, batch: Tensor, flip: bool = False) -> Tensor:
         """(N, 3, H, W) uint8 RGB -> the net's own input in its precision, channels_last."""
         _check_size(*batch.shape[2:])
-        if self._bgr:
-            batch = batch.flip(1)
         if flip:
             batch = batch.flip(3)
-        values = batch.float() * self._factor - self._offset
-        return values.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        return self._scaled(batch, axis=1).to(self._dtype).contiguous(memory_format=torch.channels_last)
 
     def _maps(self, pictures: Sequence[Picture], flip: bool) -> Iterator[tuple[int, Tensor]]:
         """The row and the map of each picture, (h w, D), in the order in which they are computed."""
