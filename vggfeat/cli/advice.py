@@ -16,6 +16,8 @@ FLAGS = {
 """Flags of parameters whose names differ; every other parameter `a_b` is `--a-b`."""
 
 ADVICE = {
+    "posteriors": "'vggfeat evaluate -o FILE' keeps those",
+    "train boxes": "'vggfeat train --task localise' makes a net that does",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
 }
 """What to type after an error with this `advice`; its placeholders are the error's facts."""

@@ -9,6 +9,7 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
+from vggfeat.stages.result import Result
 
 
 @click.command()
@@ -92,6 +93,6 @@ def bench(
 
         result["svm"] = bench_svm(size)
     if as_json:
-        console.print_json(result)
+        console.print_json({name: one.as_json() if isinstance(one, Result) else one for name, one in result.items()})
     else:
         tables.print_bench(result)

@@ -16,6 +16,7 @@ from vggfeat.cli.recipes import options_from_recipe
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets import NAMES
 from vggfeat.errors import UsageError
+from vggfeat.system.precision import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -156,7 +157,7 @@ def device_options(command: F) -> F:
     for option in (
         click.option(
             "--precision",
-            type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+            type=Choice(PRECISIONS),
             default="auto",
             show_default=True,
             help="auto: bf16 where the hardware has it natively, else fp32.",

@@ -14,6 +14,7 @@ from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import Choice
 from vggfeat.system.launch import default_workers
+from vggfeat.system.precision import PRECISIONS
 
 
 @click.command()
@@ -35,7 +36,7 @@ from vggfeat.system.launch import default_workers
 @click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]")
 @click.option(
     "--precision",
-    type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
+    type=Choice(PRECISIONS),
     default=None,
     help="[default: as the descriptors were made]",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
-from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings, Fetching, Progress
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import NAMES, load_net
 from vggfeat.store.pooling import Described, stack_unit
@@ -63,7 +64,7 @@ class Predictor:
         precision: str | None = None,
         offline: bool | None = None,
         workers: int = 2,
-        progress: Callable[[int, int | None], None] | None = None,
+        progress: Fetching | None = None,
     ) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
@@ -92,16 +93,16 @@ class Predictor:
         name = weights or recorded["weights"]
         if weights is None and name not in NAMES and not Path(name).is_file():
             raise ModelError(
-                f"{self.path} needs the weights {name} of net {recorded['net']}: give the file with --weights"
+                f"{self.path} needs the weights {name} of net {recorded['net']}: give the file with `weights`"
             )
         random = name == "none"
         seed = recorded.get("seed", 0) if seed is None else seed
         net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
         if net.fingerprint() != recorded["weights_sha256"]:
-            advice = "give the --seed of the extraction" if random else "give the file with --weights"
+            way_out = "give the `seed` of the extraction" if random else "give the file with `weights`"
             raise ModelError(
                 f"{self.path} was fitted with weights {recorded['weights']} of sha256 {recorded['weights_sha256']}, "
-                f"these are {net.fingerprint()}: {advice}"
+                f"these are {net.fingerprint()}: {way_out}"
             )
         return net
 
@@ -113,8 +114,8 @@ class Predictor:
         region = next((one["region"] for one in self.model.inputs if one["region"] != "image"), None)
         if region is not None and any(sample.box is None for sample in samples):
             raise ModelError(
-                f"{self.path} was fitted on persons' boxes (--region {region}), which these images do not have: "
-                "give --dataset voc2012-action, or fit on descriptors of --region image"
+                f"{self.path} was fitted on persons' boxes (`region={region}`), which these images do not have: "
+                "give `dataset=voc2012-action`, or fit on descriptors of `region=image`"
             )
         blocks = blocks_of(len(samples))
         for parts in zip(*(describe_blocks(one, samples, blocks) for one in self._extractors), strict=True):
@@ -153,7 +154,7 @@ def predict(
     model: str | Path,
     images: Dataset,
     *,
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
     """Scores images with a fitted model: (prediction, class names) of each, in order, as soon as it is known.

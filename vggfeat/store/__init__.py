@@ -8,7 +8,7 @@ several processes, `holding` keeps a second process away from an output.
 """
 
 from vggfeat.store.reader import Descriptors, read_descriptors
-from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, fingerprint
+from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, STORES, fingerprint
 from vggfeat.store.writer import DescriptorWriter
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "PENDING",
+    "STORES",
     "DescriptorWriter",
     "Descriptors",
     "fingerprint",

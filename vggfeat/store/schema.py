@@ -28,6 +28,9 @@ FORMAT_VERSION = 1
 PENDING, DONE, FAILED = 0, 1, 2
 """Values of `status`."""
 
+STORES = ("float32", "float16")
+"""Types that descriptors may have in the file."""
+
 MAX_REASON = 200
 """Most bytes of a failed row's reason."""
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 
 from vggfeat.errors import UsageError, unknown_name
-
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+from vggfeat.system.precision import PRECISIONS, Precision
 
 # torch.cpu.get_capabilities' names, x86 first, then ARM.
 _CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
@@ -48,16 +47,15 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     """
     if precision == "auto":
         return "bf16" if _native(device, "bf16") else "fp32"
-    valid = get_args(Precision)
-    if precision not in valid:
-        raise unknown_name("precision", precision, ("auto", *valid))
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
     if precision == "tf32" and not (device.type == "cuda" and _capability(device) >= 8):
         raise UsageError(
             f"precision tf32 needs a CUDA device of capability 8 or later, not {device}: take auto or fp32"
         )
     if precision == "fp16" and device.type == "cpu" and not _native(device, "fp16"):
         raise UsageError("precision fp16: this CPU has no fp16 arithmetic: take auto")
-    return precision  # type: ignore[return-value]  # one of `valid`
+    return precision  # type: ignore[return-value]  # one of PRECISIONS
 
 
 def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
