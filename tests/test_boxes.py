@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 import vggfeat
-from vggfeat.boxes import best_merged, clip, decode, encode, iou, merge, merge_each, visible
+from vggfeat.boxes import best_merged, clip, from_targets, iou, merge, merge_each, to_targets, visible
 
 RNG = np.random.default_rng(0)
 
@@ -72,16 +72,18 @@ def test_clip_cuts_at_the_picture():
 
 def test_a_target_is_centre_and_size_in_units_of_the_window():
     # A 448-pixel picture at smallest side 224: one pixel of the window is two of the picture.
-    assert encode([112, 0, 336, 448], [0, 0, 448, 448]).tolist() == [0.5, 0.5, 0.5, 1.0]
-    assert encode([112, 0, 168, 448], [56, 0, 280, 224]) == pytest.approx([84 / 224, 1.0, 0.25, 2.0])
-    assert encode([112, 0, 168, 448], [56, 0, 280, 224], mirrored=True) == pytest.approx([140 / 224, 1.0, 0.25, 2.0])
+    assert to_targets([112, 0, 336, 448], [0, 0, 448, 448]).tolist() == [0.5, 0.5, 0.5, 1.0]
+    assert to_targets([112, 0, 168, 448], [56, 0, 280, 224]) == pytest.approx([84 / 224, 1.0, 0.25, 2.0])
+    assert to_targets([112, 0, 168, 448], [56, 0, 280, 224], mirrored=True) == pytest.approx(
+        [140 / 224, 1.0, 0.25, 2.0]
+    )
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_decoding_inverts_encoding(seed, mirrored):
     boxes, windows = random_boxes(5, seed=seed), random_boxes(5, seed=seed + 1)
-    assert decode(encode(boxes, windows, mirrored), windows, mirrored) == pytest.approx(boxes, abs=1e-6)
+    assert from_targets(to_targets(boxes, windows, mirrored), windows, mirrored) == pytest.approx(boxes, abs=1e-6)
 
 
 def test_mirrored_targets_are_those_of_the_mirrored_picture():
@@ -90,11 +92,11 @@ def test_mirrored_targets_are_those_of_the_mirrored_picture():
     def mirror(values):
         return np.stack([width - values[:, 2], values[:, 1], width - values[:, 0], values[:, 3]], axis=1)
 
-    assert encode(boxes, windows, mirrored=True) == pytest.approx(encode(mirror(boxes), mirror(windows)))
+    assert to_targets(boxes, windows, mirrored=True) == pytest.approx(to_targets(mirror(boxes), mirror(windows)))
 
 
 def test_negative_sizes_decode_to_no_area():
-    assert decode([0.5, 0.5, -0.3, 0.5], [0, 0, 224, 224]).tolist() == [112, 56, 112, 168]
+    assert from_targets([0.5, 0.5, -0.3, 0.5], [0, 0, 224, 224]).tolist() == [112, 56, 112, 168]
 
 
 # Merging

@@ -9,7 +9,7 @@ import pytest
 import torch
 from located import located_tree
 
-from vggfeat.boxes import decode, iou
+from vggfeat.boxes import from_targets, iou
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import RecipeError
@@ -97,7 +97,7 @@ def test_a_target_is_where_the_object_is_in_the_crop(tmp_path):
     for place, sample in enumerate(samples):
         rows, columns = np.nonzero(batch.crops[place, :, :, sample.labels].numpy() > 120)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        expected = decode(batch.boxes[place, 0], [0, 0, 224, 224]).clip(0, 224)
+        expected = from_targets(batch.boxes[place, 0], [0, 0, 224, 224]).clip(0, 224)
         assert iou(found, expected)[0, 0] > 0.85
         flips.add(viewer.view((64, 48), 3, place).flip)
     assert flips == {True, False}
@@ -133,7 +133,7 @@ def test_wrong_is_an_iou_of_at_most_one_half_with_every_object():
     expected = []
     for guess, truth in zip(outputs[:, 0].numpy(), boxes.numpy(), strict=True):
         there = truth[~np.isnan(truth[:, 0])]
-        expected.append(not (iou(decode(guess, unit), decode(there, unit)) > 0.5).any())
+        expected.append(not (iou(from_targets(guess, unit), from_targets(there, unit)) > 0.5).any())
     assert wrong.tolist() == same.tolist() == expected
     assert 0.1 < np.mean(expected) < 0.9
 

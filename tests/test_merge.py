@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from making import settings as recorded
 
-from vggfeat.classifiers.protocols.fusion import join
+from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.cli import run
 from vggfeat.cli.inputs import shard_of
 from vggfeat.datasets import Dataset, Sample
@@ -187,7 +187,7 @@ def test_a_resumed_shard_must_come_from_the_same_list(tmp_path):
 
 def test_svm_and_info_say_what_a_shard_is(tmp_path, monkeypatch):
     path = write(tmp_path / "a.h5", shard=Shard(0, 2))
-    assert refused(lambda: join([path])) == (
+    assert refused(lambda: open_features([path])) == (
         f"{path} is shard 0/2 of a list of 75: join all of them with "
         f"'vggfeat merge {tmp_path / 'a.shard-*-of-2.h5'} -o {tmp_path / 'a.h5'}'"
     )

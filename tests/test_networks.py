@@ -132,3 +132,22 @@ def test_an_unknown_net_lists_the_valid_ones_and_suggests():
 def test_a_width_must_be_positive(width):
     with pytest.raises(UsageError, match=f"^width {width} is no positive factor$"):
         VGG("A", width=width)
+
+
+def test_layers_have_the_fields_names():
+    assert " ".join(NETS["D"].layer_names) == (
+        "conv1_1 conv1_2 pool1 conv2_1 conv2_2 pool2 conv3_1 conv3_2 conv3_3 pool3 "
+        "conv4_1 conv4_2 conv4_3 pool4 conv5_1 conv5_2 conv5_3 pool5 fc6 fc7"
+    )
+    assert NETS["A-LRN"].layer_names == NETS["A"].layer_names
+    assert len(NETS["E"].layer_names) == 16 + 5 + 2
+
+
+def test_a_net_without_its_top_has_torchvisions_features_alone():
+    with torch.device("meta"):
+        net, theirs = VGG("D", top=False), torchvision.models.vgg16().features
+    assert [name for name, _ in net.named_parameters()] == [f"features.{name}" for name, _ in theirs.named_parameters()]
+    assert (net.has_top, net.classifier, net.num_classes) == (False, None, 0)
+    assert [layer.weight.shape for layer in weighted_layers(net)] == [
+        p.shape for p in theirs.parameters() if p.ndim == 4
+    ]

@@ -19,7 +19,7 @@ from making import clusters, settings, write_descriptors
 from PIL import Image
 
 from vggfeat.classifiers.model_file import Model, read_model, write_model
-from vggfeat.classifiers.protocols.fusion import join
+from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
@@ -62,7 +62,7 @@ def predictor(made: SimpleNamespace, model: Path | None = None, **options: Any) 
 
 def test_images_get_the_scores_of_their_own_descriptors(made: SimpleNamespace) -> None:
     predictions = list(predictor(made).predict(made.dataset.samples))
-    features = join(made.files)
+    features = open_features(made.files)
     expected = read_model(made.model).scores(features.read(np.arange(8)))
     assert [p.id for p in predictions] == features.ids
     assert np.stack([p.scores for p in predictions]) == pytest.approx(expected, abs=1e-5)  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     digest = read_model(made.model).inputs[1]["nets"][0]["weights_sha256"]
     with pytest.raises(ModelError) as caught:
         predictor(made, weights=["none", str(other)])
-    assert str(caught.value).startswith(f"{made.model} was fitted with weights b.pt of sha256 {digest}, these are ")
+    assert str(caught.value).startswith(f"{made.model} was made with weights b.pt of sha256 {digest}, these are ")
     assert str(caught.value).endswith(": give the file with --weights")
     with pytest.raises(ModelError, match=r"give the --seed of the extraction$"):
         predictor(made, seed=1)

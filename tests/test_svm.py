@@ -13,8 +13,9 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
-from vggfeat.classifiers import engines, newton
+from vggfeat.classifiers import gram_engine
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+from vggfeat.classifiers.limits import Limits
 from vggfeat.stages.bench import svm as bench_svm
 
 TIGHT = 1e-11
@@ -56,26 +57,38 @@ def primal_dual(svm, X, positive, cost):
     return primal, alpha.sum(axis=0) ** 2 / (2 * curvature)
 
 
-@pytest.fixture(params=["primal", "gram64", "gram32"])
-def engine(request, monkeypatch):
-    """Each way of solving in turn, on problems of any size; float32 with conjugate gradients in the last."""
-    if request.param != "primal":
-        monkeypatch.setattr(engines, "MAX_PRIMAL_FEATURES", 0)
-    if request.param == "gram32":
-        monkeypatch.setattr(newton, "SMALL_N", 20)
-        monkeypatch.setattr(newton, "RITZ", 8)
+ENGINES = {
+    "primal": Limits(),
+    "gram64": Limits(primal_features=0),
+    "gram32": Limits(primal_features=0, double_rows=20, ritz=8),
+}
+"""Each way of solving, on problems of any size; float32 with conjugate gradients in the last."""
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
     return request.param
+
+
+def fit(engine, X, y, sample_weight=None, *, C=1.0, **params):
+    """A LinearSVM fitted by this engine."""
+    return SVMPath(X, y, sample_weight, estimator=LinearSVM(**params), limits=ENGINES[engine]).fit(C)
+
+
+def fits(engine, X, y, Cs, **params):
+    """LinearSVM.path by this engine."""
+    return SVMPath(X, y, estimator=LinearSVM(**params), limits=ENGINES[engine]).fits(Cs)
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 30.0])
 def test_weights_equal_linear_svc_at_tight_tolerance(engine, C):
     X, y = blobs()
-    assert_same(LinearSVM(C=C, tol=TIGHT).fit(X, y), rival(X, y, C=C))
+    assert_same(fit(engine, X, y, C=C, tol=TIGHT), rival(X, y, C=C))
 
 
 def test_more_features_than_rows_equal_linear_svc(engine):
     X, y = blobs(n=60, d=200)
-    assert_same(LinearSVM(tol=TIGHT).fit(X, y), rival(X, y))
+    assert_same(fit(engine, X, y, tol=TIGHT), rival(X, y))
 
 
 @pytest.mark.parametrize("dual", [True, False])
@@ -87,7 +100,7 @@ def test_both_of_liblinears_squared_hinge_solvers_agree_with_ours(dual):
 def test_two_classes_follow_scikit_learns_shapes(engine):
     X, y = blobs(k=2)
     labels = np.array(["cat", "dog"])[y]
-    ours, theirs = LinearSVM(tol=TIGHT).fit(X, labels), rival(X, labels)
+    ours, theirs = fit(engine, X, labels, tol=TIGHT), rival(X, labels)
     assert ours.coef_.shape == theirs.coef_.shape == (1, 40)
     assert ours.decision_function(X).shape == (120,)
     assert_same(ours, theirs)
@@ -97,7 +110,7 @@ def test_two_classes_follow_scikit_learns_shapes(engine):
 @pytest.mark.parametrize("scaling", [0.1, 10.0])
 def test_intercept_scaling_is_liblinears(engine, scaling):
     X, y = blobs()
-    ours = LinearSVM(intercept_scaling=scaling, tol=TIGHT).fit(X, y)
+    ours = fit(engine, X, y, intercept_scaling=scaling, tol=TIGHT)
     assert_same(ours, rival(X, y, intercept_scaling=scaling), atol=2e-4)
 
 
@@ -113,21 +126,21 @@ def test_intercept_scaling_zero_fits_without_a_bias():
 def test_class_weight_is_liblinears(engine, k, class_weight):
     X, y = blobs(k=k)
     X, y = X[y <= np.arange(120) / 30], y[y <= np.arange(120) / 30]  # unequal classes
-    assert_same(LinearSVM(class_weight=class_weight, tol=TIGHT).fit(X, y), rival(X, y, class_weight=class_weight))
+    assert_same(fit(engine, X, y, class_weight=class_weight, tol=TIGHT), rival(X, y, class_weight=class_weight))
 
 
 def test_sample_weight_is_liblinears(engine):
     X, y = blobs()
     weight = np.random.default_rng(1).uniform(0, 3, len(y))
     weight[::7] = 0
-    assert_same(LinearSVM(tol=TIGHT).fit(X, y, weight), rival(X, y, sample_weight=weight))
+    assert_same(fit(engine, X, y, weight, tol=TIGHT), rival(X, y, sample_weight=weight))
 
 
 def test_a_mask_by_class_equals_each_class_fitted_on_its_own_rows(engine):
     X, y = blobs()
     Y = np.column_stack([y == 0, (y == 1) | (y == 2), y == 3]).astype(int)
     mask = np.random.default_rng(2).random(Y.shape) < 0.8
-    ours = LinearSVM(C=3, tol=TIGHT).fit(X, Y, mask)
+    ours = fit(engine, X, Y, mask, C=3, tol=TIGHT)
     for k in range(3):
         alone = rival(X[mask[:, k]], Y[mask[:, k], k], C=3)
         np.testing.assert_allclose(ours.coef_[k], alone.coef_[0], atol=5e-5)
@@ -158,7 +171,7 @@ def test_balanced_columns_weigh_positives_and_negatives_alike():
 def test_costs_by_class_equal_separate_fits(engine):
     X, y = blobs()
     Cs = np.array([0.03, 0.3, 3.0, 30.0])
-    ours = LinearSVM(C=Cs, tol=TIGHT).fit(X, y)
+    ours = fit(engine, X, y, C=Cs, tol=TIGHT)
     for k, C in enumerate(Cs):
         np.testing.assert_allclose(ours.coef_[k], rival(X, y == k, C=C).coef_[0], atol=5e-5)
 
@@ -189,21 +202,19 @@ def test_solver_liblinear_masks_rows_by_class_and_bears_a_class_without_positive
     assert_same(LinearSVM(tol=TIGHT).fit(X, Y, mask), theirs)
 
 
-def test_more_rows_than_the_gram_matrix_holds_go_to_liblinear_with_a_word(monkeypatch):
-    monkeypatch.setattr(engines, "MAX_GRAM_ROWS", 100)
-    monkeypatch.setattr(engines, "MAX_PRIMAL_FEATURES", 10)
+def test_more_rows_than_the_gram_matrix_holds_go_to_liblinear_with_a_word():
     X, y = blobs()
     with pytest.warns(UserWarning, match="120 rows are more than the 100"):
-        LinearSVM().fit(X, y)
+        SVMPath(X, y, limits=Limits(gram_rows=100, primal_features=10)).fit(1.0)
 
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-8])
 def test_the_certificate_is_true_and_within_tol(engine, tol):
     X, y = blobs(dtype=np.float32 if engine == "gram32" else np.float64)
-    for svm in LinearSVM.path(X, y, [0.01, 1, 30], tol=tol):
+    for svm in fits(engine, X, y, [0.01, 1, 30], tol=tol):
         primal, dual = primal_dual(svm, X, y[:, None] == np.arange(4), svm.C)
         # weights in float32 have a bias in float32 too: its rounding moves P by 1e-7
-        best = LinearSVM(C=svm.C, tol=1e-12).fit(X.astype(np.float64), y)
+        best = fit(engine, X.astype(np.float64), y, C=svm.C, tol=1e-12)
         optimum = primal_dual(best, X, y[:, None] == np.arange(4), svm.C)[0]
         assert svm.duality_gap_.max() <= tol
         assert (dual <= optimum * (1 + 1e-9)).all()
@@ -213,7 +224,7 @@ def test_the_certificate_is_true_and_within_tol(engine, tol):
 def test_the_gap_covers_masks_and_weights(engine):
     X, y = blobs()
     weight = np.random.default_rng(3).uniform(0, 2, (120, 4)) * (np.random.default_rng(4).random((120, 4)) < 0.9)
-    svm = LinearSVM(C=2, tol=1e-9).fit(X, y, weight)
+    svm = fit(engine, X, y, weight, C=2, tol=1e-9)
     primal, dual = primal_dual(svm, X, y[:, None] == np.arange(4), 2 * weight)
     assert ((primal - dual) / primal < 1e-6).all()
 
@@ -221,9 +232,9 @@ def test_the_gap_covers_masks_and_weights(engine):
 def test_a_path_equals_independent_fits_in_the_order_given(engine):
     X, y = blobs()
     Cs = [3.0, 0.01, 30.0, 0.3]
-    for C, svm in zip(Cs, LinearSVM.path(X, y, Cs, tol=TIGHT), strict=True):
+    for C, svm in zip(Cs, fits(engine, X, y, Cs, tol=TIGHT), strict=True):
         assert svm.C == C
-        assert_same(svm, LinearSVM(C=C, tol=TIGHT).fit(X, y))
+        assert_same(svm, fit(engine, X, y, C=C, tol=TIGHT))
 
 
 def test_a_path_takes_costs_by_class_and_constructor_parameters():
@@ -236,11 +247,11 @@ def test_a_path_takes_costs_by_class_and_constructor_parameters():
 def test_scores_along_a_path_are_those_of_fits_on_the_training_rows(engine):
     X, y = blobs()
     validation = np.arange(120) % 5 == 0
-    path = SVMPath(X, y, estimator=LinearSVM(tol=TIGHT))
+    path = SVMPath(X, y, estimator=LinearSVM(tol=TIGHT), limits=ENGINES[engine])
     scores = path.scores([0.1, 10], ~validation, validation)
     assert scores.shape == (2, 24, 4) and path.gaps.shape == (2, 4)
     for C, one in zip([0.1, 10], scores, strict=True):
-        alone = LinearSVM(C=C, tol=TIGHT).fit(X[~validation], y[~validation])
+        alone = fit(engine, X[~validation], y[~validation], C=C, tol=TIGHT)
         np.testing.assert_allclose(
             one, alone.decision_function(X[validation]), atol=1e-3 if engine == "gram32" else 1e-5
         )
@@ -250,17 +261,17 @@ def test_scores_along_a_path_are_those_of_fits_on_the_training_rows(engine):
 def test_the_refit_after_a_path_equals_a_cold_fit_on_all_rows(engine, solver):
     X, y = blobs()
     tol = TIGHT if solver == "newton" else 1e-9
-    path = SVMPath(X, y, estimator=LinearSVM(solver=solver, tol=tol))
+    path = SVMPath(X, y, estimator=LinearSVM(solver=solver, tol=tol), limits=ENGINES[engine])
     path.scores([0.1, 1, 10], np.arange(0, 90), np.arange(90, 120))
     by_class = [0.1, 10, 1, 1]
-    assert_same(path.fit(1.0), LinearSVM(C=1.0, tol=TIGHT).fit(X, y))
-    assert_same(path.fit(by_class), LinearSVM(C=by_class, tol=TIGHT).fit(X, y))
-    assert_same(path.fit(1.0, rows=np.arange(60)), LinearSVM(C=1.0, tol=TIGHT).fit(X[:60], y[:60]))
+    assert_same(path.fit(1.0), fit(engine, X, y, C=1.0, tol=TIGHT))
+    assert_same(path.fit(by_class), fit(engine, X, y, C=by_class, tol=TIGHT))
+    assert_same(path.fit(1.0, rows=np.arange(60)), fit(engine, X[:60], y[:60], C=1.0, tol=TIGHT))
 
 
 def test_fitting_twice_gives_the_same_bits(engine):
     X, y = blobs(dtype=np.float32)
-    a, b = LinearSVM().fit(X, y), LinearSVM().fit(X, y)
+    a, b = fit(engine, X, y), fit(engine, X, y)
     assert (a.coef_ == b.coef_).all() and (a.intercept_ == b.intercept_).all()
 
 
@@ -271,7 +282,7 @@ def test_float32_features_give_float32_weights_and_scores():
 
 
 def test_a_larger_float32_problem_needs_no_float64_rescue_and_equals_linear_svc(monkeypatch):
-    monkeypatch.setattr(newton, "refine", lambda *_: pytest.fail("float32 did not reach the gap"))
+    monkeypatch.setattr(gram_engine.newton, "refine", lambda *_: pytest.fail("float32 did not reach the gap"))
     X, y = blobs(n=1100, d=400, k=3, dtype=np.float32)
     for svm in LinearSVM.path(X, y, [0.1, 3]):
         assert svm.duality_gap_.max() <= 1e-5
@@ -282,42 +293,41 @@ def test_a_larger_float32_problem_needs_no_float64_rescue_and_equals_linear_svc(
 
 def test_a_huge_cost_in_float32_is_refined_to_the_gap(engine):
     X, y = blobs(n=150, d=200, dtype=np.float32)
-    svm = LinearSVM(C=1e5).fit(X, y)
+    svm = fit(engine, X, y, C=1e5)
     assert svm.duality_gap_.max() <= 1e-5
     assert (svm.predict(X) == y).all()
 
 
-def test_an_unreachable_gap_is_said_not_hidden(monkeypatch):
-    monkeypatch.setattr(newton, "MAX_NEWTON", 1)
+def test_an_unreachable_gap_is_said_not_hidden():
     X, y = blobs()
     with pytest.warns(ConvergenceWarning, match="stopped short of the optimum"):
-        svm = LinearSVM(C=1e4).fit(X, y)
+        svm = SVMPath(X, y, limits=Limits(newton_steps=1)).fit(1e4)
     assert svm.duality_gap_.max() > 1e-5
 
 
 def test_duplicate_rows_count_like_weights(engine):
     X, y = blobs(n=60)
-    doubled = LinearSVM(tol=TIGHT).fit(np.vstack([X, X]), np.append(y, y))
-    assert_same(doubled, LinearSVM(C=2.0, tol=TIGHT).fit(X, y))
+    doubled = fit(engine, np.vstack([X, X]), np.append(y, y), tol=TIGHT)
+    assert_same(doubled, fit(engine, X, y, C=2.0, tol=TIGHT))
 
 
 def test_contradicting_duplicates_have_a_solution(engine):
     X, y = blobs(n=40, k=2)
-    svm = LinearSVM(tol=1e-8).fit(np.vstack([X, X]), np.append(y, 1 - y))
+    svm = fit(engine, np.vstack([X, X]), np.append(y, 1 - y), tol=1e-8)
     np.testing.assert_allclose(svm.decision_function(X), 0, atol=1e-3)
 
 
 def test_a_margin_of_exactly_one_is_no_trouble(engine):
     # the optimum for one feature at +-1 without a bias is w = 2 C n / (1 + 2 C n); C makes it 1 to rounding
     X, y = np.array([[1.0], [1.0], [-1.0], [-1.0]]), np.array([1, 1, 0, 0])
-    svm = LinearSVM(C=1e9, intercept_scaling=0, tol=1e-6).fit(X, y)
+    svm = fit(engine, X, y, C=1e9, intercept_scaling=0, tol=1e-6)
     assert svm.coef_[0, 0] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_class_without_positives_or_negatives_is_fitted_to_its_side(engine):
     X, y = blobs()
     Y = np.column_stack([y == 0, np.zeros(120), np.ones(120)]).astype(int)
-    svm = LinearSVM().fit(X, Y)
+    svm = fit(engine, X, Y)
     assert svm.duality_gap_.max() <= 1e-5
     scores = svm.decision_function(X)
     assert (scores[:, 1] < 0).all() and (scores[:, 2] > 0).all()
@@ -327,7 +337,7 @@ def test_a_class_all_of_whose_costs_are_zero_gets_zero_weights(engine):
     X, y = blobs()
     weight = np.ones((120, 4))
     weight[:, 2] = 0
-    svm = LinearSVM(tol=1e-9).fit(X, y, weight)
+    svm = fit(engine, X, y, weight, tol=1e-9)
     assert (svm.coef_[2] == 0).all() and svm.intercept_[2] == 0 and svm.duality_gap_[2] == 0
 
 
@@ -336,14 +346,14 @@ def test_zero_rows_and_constant_features_are_no_trouble(engine):
     X[:10] = 0
     X[:, 3] = 1
     X[:, 4] = 0
-    ours = LinearSVM(tol=TIGHT).fit(X, y)
+    ours = fit(engine, X, y, tol=TIGHT)
     assert_same(ours, rival(X, y))
     assert (ours.coef_[:, 4] == 0).all()
 
 
 def test_two_rows_of_one_feature_are_enough(engine):
     X, y = np.array([[0.0], [1.0]]), np.array([0, 1])
-    assert_same(LinearSVM(tol=TIGHT).fit(X, y), rival(X, y))
+    assert_same(fit(engine, X, y, tol=TIGHT), rival(X, y))
 
 
 def test_features_of_raw_pixels_scale_reach_the_gap():

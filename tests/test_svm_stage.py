@@ -14,10 +14,11 @@ import pytest
 from making import clusters, write_descriptors
 from sklearn.svm import LinearSVC
 
+from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.model_file import read_model
-from vggfeat.classifiers.protocols.fusion import join
+from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.classifiers.protocols.rules import Rounds
-from vggfeat.classifiers.protocols.selection import GRID, choose
+from vggfeat.classifiers.protocols.selection import choose
 from vggfeat.classifiers.protocols.splits import read_splits
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample, load_dataset
@@ -85,16 +86,16 @@ def test_a_split_by_hand_gives_the_same_cost_and_recall(tmp_path: Path) -> None:
     path = write_descriptors(tmp_path / "c.h5", dataset, values)
     result = svm([path], rounds=Rounds(number=1, train_per_class=20), write_splits=tmp_path / "s.json")
     [split] = read_splits(tmp_path / "s.json", "folder", [s.id for s in dataset.samples])
-    features = join([path])
+    features = open_features([path])
     X, y = features.read(np.arange(len(features.ids))), features.labels
     rows = {
         part: np.array([features.ids.index(id) for id in getattr(split, part)]) for part in ("train", "val", "test")
     }
     recalls = []
-    for C in GRID:
+    for C in C_GRID:
         fitted = LinearSVC(C=C, tol=1e-8, max_iter=100_000, random_state=0).fit(X[rows["train"]], y[rows["train"]])
         recalls.append(mean_class_recall(y[rows["val"]], fitted.predict(X[rows["val"]])))
-    best = GRID[int(np.argmax(np.round(recalls, 12)))]
+    best = C_GRID[int(np.argmax(np.round(recalls, 12)))]
     both = np.concatenate([rows["train"], rows["val"]])
     fitted = LinearSVC(C=best, tol=1e-8, max_iter=100_000, random_state=0).fit(X[both], y[both])
     [one] = result["splits"]
@@ -180,7 +181,7 @@ def test_voc2007_with_its_real_label_files(tmp_path: Path, shared_data: Path) ->
 
     # One class again, by hand: difficult images trained on by no means, C by AP on val, the failed image last.
     k = CLASSES.index("aeroplane")
-    X, y, subset = join([path]), labels[:, k], np.array([s.subset for s in dataset.samples])
+    X, y, subset = open_features([path]), labels[:, k], np.array([s.subset for s in dataset.samples])
     matrix = X.read(np.flatnonzero(X.described))
     X_all = np.full((len(y), matrix.shape[1]), np.nan, dtype=np.float32)
     X_all[X.described] = matrix
@@ -191,11 +192,11 @@ def test_voc2007_with_its_real_label_files(tmp_path: Path, shared_data: Path) ->
 
     assert (np.isin(subset, ("train", "val")) & (y != 0)).sum() == 238 + 4771
     val = subset == "val"
-    aps = [average_precision(y[val], fitted(("train",), C).decision_function(X_all[val])) for C in GRID]
+    aps = [average_precision(y[val], fitted(("train",), C).decision_function(X_all[val])) for C in C_GRID]
     curve = [point["per_class"]["aeroplane"] for point in split["validation"]]
     assert curve == pytest.approx(aps, abs=2e-3)  # near-ties in float32 scores may swap
     C = split["C"]["aeroplane"]
-    assert curve[GRID.index(C)] == max(curve)
+    assert curve[C_GRID.index(C)] == max(curve)
     scores = np.full(len(y), -np.inf)
     scores[X.described] = fitted(("train", "val"), C).decision_function(X_all[X.described])
     assert result["per_class"]["aeroplane"] == pytest.approx(average_precision(y[test], scores[test]), abs=2e-3)
@@ -234,7 +235,7 @@ def test_voc2012_reports_val_and_writes_the_servers_archive(tmp_path: Path) -> N
     model = read_model(tmp_path / "m.h5")
     assert model.record["fitted_on"] == 400
     rows = np.array([int(id) for id in expected])
-    scores = model.scores(join([path]).read(rows))[:, CLASSES.index("cat")]
+    scores = model.scores(open_features([path]).read(rows))[:, CLASSES.index("cat")]
     assert [float(line[1]) for line in lines] == pytest.approx(scores.tolist(), rel=1e-5, abs=1e-6)
 
 
@@ -297,8 +298,8 @@ def test_files_are_joined_by_id_as_unit_vectors_divided_by_the_root_of_their_num
     turned = replace(dataset, samples=tuple(dataset.samples[i] for i in order))
     a = write_descriptors(tmp_path / "a.h5", dataset, values, net="D")
     b = write_descriptors(tmp_path / "b.h5", turned, (values**2)[order], net="E")
-    both = join([a, b]).read(np.arange(22))
-    one, two = join([a]).read(np.arange(22)), values[:, 0] ** 2
+    both = open_features([a, b]).read(np.arange(22))
+    one, two = open_features([a]).read(np.arange(22)), values[:, 0] ** 2
     expected = np.hstack([one, two / np.linalg.norm(two, axis=1, keepdims=True)]) / np.sqrt(2)
     assert both == pytest.approx(expected, abs=1e-6)
     assert [file["net"] for file in svm([a, b], C=1)["descriptors"]] == ["D", "E"]
@@ -352,7 +353,7 @@ def test_kept_scales_are_aggregated_anew(tmp_path: Path) -> None:
         ("max", values.max(axis=1)),
         ("stack", values.reshape(24, 15)),
     ):
-        read = join([path], aggregate=aggregate).read(np.arange(24))  # type: ignore[arg-type]
+        read = open_features([path], aggregate=aggregate).read(np.arange(24))  # type: ignore[arg-type]
         assert read == pytest.approx(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), abs=1e-6)
     result = svm([path], aggregate="max", C=1, output=tmp_path / "m.h5")
     assert result["descriptors"][0]["aggregate"] == "max"
@@ -373,7 +374,7 @@ def test_some_of_the_kept_scales_serve_alone(tmp_path: Path) -> None:
         ({"scales": (256, 384), "aggregate": "average"}, values[:, :2].mean(axis=1)),
         ({"scales": (256, 384, 512)}, values.reshape(24, 15)),
     ):
-        features = join([path], **flags)  # type: ignore[arg-type]
+        features = open_features([path], **flags)  # type: ignore[arg-type]
         assert features.dim == pooled.shape[1]
         wanted = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         assert features.read(np.arange(24)) == pytest.approx(wanted, abs=1e-6)
@@ -402,9 +403,9 @@ def test_a_file_that_is_as_wanted_need_not_keep_its_scales(tmp_path: Path) -> No
         (one, {"scales": (256,)}),
         (one, {"aggregate": "max"}),
     ):
-        features = join([path], **flags)  # type: ignore[arg-type]
-        assert features.dim == join([path]).dim
-        assert np.array_equal(features.read(np.arange(24)), join([path]).read(np.arange(24)))
+        features = open_features([path], **flags)  # type: ignore[arg-type]
+        assert features.dim == open_features([path]).dim
+        assert np.array_equal(features.read(np.arange(24)), open_features([path]).read(np.arange(24)))
 
 
 # What is refused.
@@ -572,8 +573,8 @@ def test_a_users_model_is_fitted_on_all_images_and_a_benchmarks_on_the_first_spl
     assert model.record["fitted_on"] == 115
     assert model.record["mean"] == result["mean"]
     curves = np.mean([[p["value"] for p in s["validation"]] for s in result["splits"]], axis=0)
-    assert set(model.C) == {GRID[int(np.round(curves, 12).argmax())]}
-    features = join([toy])
+    assert set(model.C) == {C_GRID[int(np.round(curves, 12).argmax())]}
+    features = open_features([toy])
     X = features.read(np.arange(115))
     reference = LinearSVC(C=model.C[0], tol=1e-9, max_iter=100_000, random_state=0).fit(X, features.labels)
     assert model.scores(X) == pytest.approx(reference.decision_function(X), abs=5e-3)

@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from vggfeat.errors import UsageError, VggfeatError, WeightsError
 from vggfeat.nets.catalog import NETS, OXFORD, RANDOM, TORCHVISION, WEIGHTS, Preprocessing, scaled
+from vggfeat.nets.identify import layer_shapes, width_of
 from vggfeat.nets.networks import VGG, glorot_
-from vggfeat.nets.weights import load_net, read_weights
+from vggfeat.nets.reading import read_weights
+from vggfeat.nets.weights import load_net
 from vggfeat.system import devices
 from vggfeat.system.devices import resolve_device, resolve_precision
 
@@ -164,24 +166,47 @@ def test_torchs_older_file_format_and_half_precision_are_read_as_float32(tmp_pat
         assert torch.equal(value, state[name].float())
 
 
-def test_a_features_only_file_is_refused_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", ["missing", "nan"])
+def test_a_features_only_file_gives_a_net_without_its_top(values: str, crops: np.ndarray, tmp_path: Path) -> None:
+    module = torchvision_net("D")
+    state = {
+        name: value * torch.nan if name.startswith("classifier") else value
+        for name, value in module.state_dict().items()
+        if values == "nan" or name.startswith("features")
+    }
+    path = tmp_path / "vgg16_features.pth"
+    torch.save(state, path)
+    loaded = load_net("D", path, device="cpu")
+    assert (loaded.has_top, loaded.num_classes, loaded.width, loaded.classifier) == (False, 0, WIDTH, None)
+    images = torch.from_numpy(crops)
+    with torch.inference_mode():
+        assert torch.equal(loaded.features(images), module.features(images))  # type: ignore[operator]
+    wanted = {
+        "fc6": lambda: loaded.dense(images, "fc6"),
+        "fc7": lambda: loaded.dim("fc7"),
+        "class scores": lambda: loaded(images),
+    }
+    for what, ask in wanted.items():
+        with pytest.raises(UsageError) as caught:
+            ask()
+        assert str(caught.value) == (
+            f"vgg16_features.pth has no fully-connected layers, so no {what}; take `layer=pool5`"
+        )
+    again = load_net(None, loaded.save(tmp_path / "again.pt"), device="cpu")
+    assert (again.has_top, again.net, again.num_classes) == (False, "D", 0)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in loaded.state_dict().items())
+
+
+def test_one_or_two_fully_connected_layers_are_refused(tmp_path: Path) -> None:
     state = torchvision_net("D").state_dict()
-    path = tmp_path / "vgg16_features-amdegroot-88682ab5.pth"
-    torch.save({name: value for name, value in state.items() if name.startswith("features")}, path)
-    with pytest.raises(WeightsError) as caught:
-        load_net("D", path)
-    assert str(caught.value) == (
-        f"{path}: has no classifier of three fully-connected layers (a features-only file?), so no penultimate layer "
-        "to take descriptors from"
-    )
-    nans = {name: value * torch.nan if name.startswith("classifier") else value for name, value in state.items()}
-    torch.save(nans, path)
-    with pytest.raises(WeightsError) as caught:
-        load_net("D", path)
-    assert str(caught.value) == (
-        f"{path}: classifier.0 has values that are NaN or infinite; a features-only file has no valid classifier, so "
-        "no penultimate layer to take descriptors from"
-    )
+    for number, dropped in ((2, ["classifier.6"]), (1, ["classifier.3", "classifier.6"])):
+        left = {name: value for name, value in state.items() if not name.startswith(tuple(dropped))}
+        torch.save(left, tmp_path / "net.pth")
+        with pytest.raises(WeightsError) as caught:
+            load_net("D", tmp_path / "net.pth")
+        assert str(caught.value) == (
+            f"{tmp_path}/net.pth: has {number} fully-connected layers; a net of Table 1 has three, a features-only file 0"
+        )
 
 
 def test_an_infinite_value_anywhere_is_named(tmp_path: Path) -> None:
@@ -261,7 +286,7 @@ def test_a_newer_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
         ({"width": float("nan")}, "its layers' shapes are not those of net A at width nan"),
         ({"net": "B"}, "its layers' shapes are not those of net B at width 0.015625"),
         ({"state_dict": 3}, "a damaged vggfeat checkpoint (AttributeError"),
-        ({"state_dict": {}}, "has no classifier of three fully-connected layers"),
+        ({"state_dict": {}}, "its layers' shapes are not those of net A at width 0.015625"),
         ({"preprocessing": {"mean": [1, 2]}}, "a damaged vggfeat checkpoint (KeyError: 'std')"),
         ({"preprocessing": {}}, "a damaged vggfeat checkpoint (KeyError: 'mean')"),
         ({"class_names": ["a", "b"]}, "names 2 classes and scores 3"),
@@ -295,16 +320,14 @@ def test_another_width_or_number_of_classes_than_the_files_is_refused(tmp_path: 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(list(NETS)), st.floats(0.001, 0.12), st.integers(1, 30))
-def test_shapes_tell_the_net_at_any_width(net: str, width: float, classes: int) -> None:
-    from vggfeat.nets.weights import _shapes, _width
-
-    shapes = _shapes(NETS[net], width, classes)
-    alike = {name for name in NETS if _width(NETS[name], shapes) is not None}
+@given(st.sampled_from(list(NETS)), st.floats(0.001, 0.12), st.none() | st.integers(1, 30))
+def test_shapes_tell_the_net_at_any_width(net: str, width: float, classes: int | None) -> None:
+    shapes = layer_shapes(NETS[net], width, classes)
+    alike = {name for name in NETS if width_of(NETS[name], shapes) is not None}
     assert alike == ({"A", "A-LRN"} if net in ("A", "A-LRN") else {net})
-    found = _width(NETS[net], shapes)
+    found = width_of(NETS[net], shapes)
     assert found is not None
-    assert _shapes(NETS[net], found, classes) == shapes
+    assert layer_shapes(NETS[net], found, classes) == shapes
 
 
 def test_as_shapes_are_a_unless_told_or_named_a_lrn(tmp_path: Path) -> None:
@@ -439,12 +462,13 @@ def test_a_whole_keras_model_in_hdf5_is_read(keras_d: Any, crops: np.ndarray, tm
     assert_same(outputs(load_net("D", tmp_path / "model.h5", device="cpu"), crops), keras_outputs(keras_d, crops))
 
 
-def test_a_keras_file_without_its_top_is_refused_with_the_reason(keras_d: Any, tmp_path: Path) -> None:
+def test_a_keras_file_without_its_top_gives_a_net_without_it(keras_d: Any, keras_file: Path, tmp_path: Path) -> None:
     import keras
 
     path = write_keras(keras.Model(keras_d.inputs, keras_d.get_layer("block5_pool").output), tmp_path / "notop.h5")
-    with pytest.raises(WeightsError, match=r"notop\.h5: has no classifier of three fully-connected layers"):
-        load_net("D", path)
+    loaded, whole = load_net("D", path, device="cpu"), load_net("D", keras_file, device="cpu")
+    assert not loaded.has_top
+    assert all(torch.equal(whole.state_dict()[name], value) for name, value in loaded.state_dict().items())
 
 
 def test_keras_3s_own_layout_is_refused_with_advice(keras_d: Any, tmp_path: Path) -> None:
@@ -628,16 +652,20 @@ def test_a_caffemodel_that_lies_is_refused(content: bytes, message: str, tmp_pat
     assert str(caught.value).startswith(f"{path}: ")
 
 
-def test_a_caffemodel_without_its_top_is_refused_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize("net", ["D", "C"])  # C ends with a 1x1 convolution, as a head of convolutions would
+def test_a_caffemodel_without_its_top_gives_a_net_without_it(net: str, tmp_path: Path) -> None:
+    layers = random_layers(net, width=1 / 64)
     parts = [
         caffe_writer.layer(
             name, "Convolution", [caffe_writer.blob(weight, weight.shape), caffe_writer.blob(bias, bias.shape)], True
         )
-        for name, (weight, bias) in zip(caffe_writer.layer_names("D"), random_layers("D", width=1 / 64), strict=True)
+        for name, (weight, bias) in zip(caffe_writer.layer_names(net), layers, strict=True)
     ]
     (tmp_path / "conv.caffemodel").write_bytes(b"".join(parts[:-3]))
-    with pytest.raises(WeightsError, match="has no classifier of three fully-connected layers"):
-        load_net("D", tmp_path / "conv.caffemodel")
+    loaded = load_net(net, tmp_path / "conv.caffemodel", device="cpu")
+    assert not loaded.has_top
+    values = [torch.from_numpy(values) for pair in layers[:-3] for values in pair]
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(loaded.state_dict().values(), values, strict=True))
 
 
 # --- hostile and damaged files ---
@@ -743,12 +771,12 @@ def test_a_name_that_is_no_file_lists_the_names(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(UsageError) as caught:
         load_net("D", "oxfrod")
     assert str(caught.value) == (
-        "no weights 'oxfrod': no such file, and no name of published, oxford, oxford-keras, torchvision, none; "
+        "no weights 'oxfrod': no such file, and not one of published, oxford, oxford-keras, torchvision, none; "
         "did you mean 'oxford'?"
     )
     with pytest.raises(UsageError, match=r"no weights 'nets/d\.pth': no such file"):
         load_net("D", Path("nets/d.pth"))
-    with pytest.raises(WeightsError, match=r"a weights file is needed here, and this is none$"):
+    with pytest.raises(WeightsError, match=r": not a regular file; expected a weights file$"):
         load_net("D", tmp_path)
 
 
@@ -800,7 +828,7 @@ def test_auto_is_bf16_on_gpus_of_capability_8(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(devices, "_capability", lambda _: capability)
     assert resolve_precision("auto", torch.device("cuda")) == auto
     if capability == 7:
-        with pytest.raises(UsageError, match="tf32 needs a CUDA device of capability 8 or later, not cuda: take auto"):
+        with pytest.raises(UsageError, match="tf32` needs a CUDA device of capability 8 or later, not cuda: take `p"):
             resolve_precision("tf32", torch.device("cuda"))
     else:
         assert resolve_precision("tf32", torch.device("cuda")) == "tf32"
@@ -809,9 +837,9 @@ def test_auto_is_bf16_on_gpus_of_capability_8(monkeypatch: pytest.MonkeyPatch, c
 def test_formats_that_a_cpu_does_not_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_native", lambda *_: False)
     cpu = torch.device("cpu")
-    with pytest.raises(UsageError, match="precision tf32 needs a CUDA device of capability 8 or later, not cpu"):
+    with pytest.raises(UsageError, match="`precision=tf32` needs a CUDA device of capability 8 or later, not cpu"):
         resolve_precision("tf32", cpu)
-    with pytest.raises(UsageError, match=r"precision fp16: this CPU has no fp16 arithmetic: take auto$"):
+    with pytest.raises(UsageError, match=r"`precision=fp16`: this CPU has no fp16 arithmetic; take `precision=auto`$"):
         resolve_precision("fp16", cpu)
     with pytest.raises(UsageError, match="no precision 'int8'; valid: auto, fp32, tf32, bf16, fp16"):
         resolve_precision("int8", cpu)

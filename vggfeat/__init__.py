@@ -4,29 +4,30 @@ The rooms, each importing only from those below it:
 
     cli          the command line: one file per verb, tables, progress, advice
     stages       one function per verb: reads named files, writes one, returns its path or result
-    page         the HTML pages of --report, their plots and the commands that they repeat
-    inference    nets over pictures: batches, descriptors, posteriors, boxes
+    page         the HTML report pages, their plots and the commands that repeat a run
+    inference    running nets on images: batches, descriptors, posteriors, boxes
     classifiers  linear SVMs, their model files, the data sets' protocols
     store        the descriptor file: schema, rows, reading, writing, shards, pooling
     training     the ILSVRC recipe: crops, optimisation, state, several processes
-    datasets     pictures and lists on disk, and how they are decoded
-    nets         Table 1 as data, the modules, published weights and their formats
-    system       what faces the machine: files, downloads, HDF5, devices, memory
+    datasets     images and lists on disk, and how they are decoded
+    nets         Table 1 as data, the torch modules, published weights and their formats
+    system       the machine: files, downloads, HDF5, devices, memory
     metrics      average precision, recall, errors
     boxes        intersection over union, OverFeat's merging
-    errors       the exceptions, each with the sentence that its reader needs
+    errors       the exceptions, each with a message for its reader
 
-Names are imported on first use (PEP 562), so that `import vggfeat` and the command line's help cost no torch.
+`dir(vggfeat)` is the public interface. Names are imported on first use (PEP 562), so `import vggfeat` and the command
+line's help do not import torch.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from vggfeat._version import __version__
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from vggfeat import boxes as boxes
     from vggfeat import metrics as metrics
     from vggfeat.classifiers.estimator import LinearSVM
@@ -34,19 +35,34 @@ if TYPE_CHECKING:
     from vggfeat.nets.networks import VGG
     from vggfeat.nets.weights import load_net
     from vggfeat.stages.evaluate import evaluate
+    from vggfeat.stages.export import export
     from vggfeat.stages.extract import extract
+    from vggfeat.stages.localise import localise
+    from vggfeat.stages.merge import merge
+    from vggfeat.stages.predict import predict
+    from vggfeat.stages.svm import svm
+    from vggfeat.stages.train import train
     from vggfeat.store import read_descriptors
 
 _HOMES = {
     "VGG": "vggfeat.nets.networks",
     "load_net": "vggfeat.nets.weights",
-    "evaluate": "vggfeat.stages.evaluate",
-    "extract": "vggfeat.stages.extract",
-    "read_descriptors": "vggfeat.store",
     "LinearSVM": "vggfeat.classifiers.estimator",
     "VGGFeatures": "vggfeat.inference.transformer",
+    "read_descriptors": "vggfeat.store",
+    "evaluate": "vggfeat.stages.evaluate",
+    "export": "vggfeat.stages.export",
+    "extract": "vggfeat.stages.extract",
+    "localise": "vggfeat.stages.localise",
+    "merge": "vggfeat.stages.merge",
+    "predict": "vggfeat.stages.predict",
+    "svm": "vggfeat.stages.svm",
+    "train": "vggfeat.stages.train",
 }
+"""Public name -> the module that defines it."""
+
 _MODULES = ("boxes", "metrics")
+"""Modules that are public as a whole."""
 
 __all__ = [
     "VGG",
@@ -55,20 +71,26 @@ __all__ = [
     "__version__",
     "boxes",
     "evaluate",
+    "export",
     "extract",
     "load_net",
+    "localise",
+    "merge",
     "metrics",
+    "predict",
     "read_descriptors",
+    "svm",
+    "train",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(_importlib.import_module(_HOMES[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"vggfeat.{name}")
+        return _importlib.import_module(f"vggfeat.{name}")
     raise AttributeError(f"module 'vggfeat' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -20,7 +20,7 @@ CORRECT_IOU = 0.5
 """A predicted box is right where its overlap with the ground truth is above this (Appendix A)."""
 
 
-def encode(boxes: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxes:
+def to_targets(boxes: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxes:
     """Boxes as seen from windows -> targets. (.., 4) and (.., 4), broadcast -> (.., 4).
 
     `mirrored`: the net sees the window's mirror image.
@@ -33,8 +33,8 @@ def encode(boxes: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxe
     return np.concatenate([centre, (box[..., 2:] - box[..., :2]) / side], axis=-1)
 
 
-def decode(targets: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxes:
-    """The inverse of `encode`. A negative width or height, which a net may well predict, becomes zero."""
+def from_targets(targets: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxes:
+    """The inverse of `to_targets`. A negative width or height, which a net may well predict, becomes zero."""
     target, window = _floats(targets), _floats(windows)
     origin, side = window[..., :2], window[..., 2:] - window[..., :2]
     centre = target[..., :2].copy()

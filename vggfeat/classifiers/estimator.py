@@ -1,11 +1,11 @@
-"""One-vs-rest linear SVMs, fitted for all classes together, and what the choice of C needs of them.
+"""One-vs-rest linear SVMs, fitted for all classes together, at one C or along a grid.
 
 Appendix B of the paper ends in a linear SVM on L2-normalised descriptors. Each class k here minimises LIBLINEAR's
 
     1/2 |w|^2 + sum_i c_ki max(0, 1 - y_ki (x_i w + s b))^2
 
-with the bias b penalised as part of w and s the intercept scaling. With fewer rows than some 40,000 the method is
-Newton's on the Gram matrix (`newton`); every fit carries the proof that it found the optimum, its duality gap.
+with the bias b penalised as part of w and s the intercept scaling. `engines` chooses the method; the duality gap of
+each fit proves that it found the optimum.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils import column_or_1d, compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from vggfeat.classifiers.engines import Engine, Solution, choose_engine
-
-LOSSES = ("squared_hinge", "hinge")
-SOLVERS = ("auto", "newton", "liblinear")
+from vggfeat.classifiers.choices import LOSSES, SOLVERS
+from vggfeat.classifiers.engine import Engine, Problem, Solution
+from vggfeat.classifiers.engines import choose_engine
+from vggfeat.classifiers.limits import Limits
+from vggfeat.classifiers.targets import encode_labels, unit_costs
 
 
 class LinearSVM(ClassifierMixin, BaseEstimator):
@@ -35,7 +34,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     C : float or array of shape (K,)
         Cost of a sample's loss against 1/2 |w|^2; one for all classes, or one per class.
     loss : {"squared_hinge", "hinge"}
-        The plain hinge is left to LIBLINEAR.
+        LIBLINEAR fits the plain hinge.
     intercept_scaling : float
         Value s of the constant feature whose weight is the bias. The bias is penalised like the other weights, the less
         the larger s; 0 fits without a bias.
@@ -44,10 +43,10 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         or more classes only the positive samples of each. For an indicator y the dict's keys are column indices, and
         "balanced" weighs positive and negative samples of each column to the same total.
     tol : float
-        Largest relative duality gap (P - D) / P of any class. LIBLINEAR, which knows no gap, gets 10 tol as its own
-        stopping tolerance: its default at ours.
+        Largest relative duality gap (P - D) / P of any class. LIBLINEAR gets 10 tol as its own stopping tolerance, so
+        that both defaults correspond.
     solver : {"auto", "newton", "liblinear"}
-        "auto" takes "newton" wherever it can: the squared hinge, up to 40,000 rows or 256 features.
+        "auto" takes "newton" for the squared hinge with up to 40,000 rows or 256 features, else "liblinear".
 
     Attributes
     ----------
@@ -108,8 +107,8 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     ) -> list[LinearSVM]:
         """One fitted estimator per entry of Cs, in its order; each solution starts the next larger C's.
 
-        params are the constructor's. Each entry of Cs is a float or (K,). See `SVMPath` where scores on other rows
-        are all that is wanted of most C.
+        params are the constructor's. Each entry of Cs is a float or (K,). To choose C by scores on other rows,
+        `SVMPath` is faster.
         """
         problem = SVMPath(X, y, sample_weight, estimator=cls(**params))
         return problem.fits(Cs)
@@ -142,7 +141,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
 
 
 class SVMPath:
-    """One data set to be fitted at many C: its Gram matrix is made once, for any training and validation rows of it.
+    """One data set to be fitted at many C: its Gram matrix is computed once for any choice of its rows.
 
     To choose C on held-out rows and then fit all of them:
 
@@ -150,11 +149,18 @@ class SVMPath:
         scores = path.scores(Cs, train, validation)          # (len(Cs), n_validation, K)
         svm = path.fit(best_C)                               # on all rows, from the nearest solution so far
 
-    X, y and sample_weight are as in `LinearSVM.fit`; `estimator` gives the settings. Rows are indices or a mask.
+    X, y and sample_weight are as in `LinearSVM.fit`; `estimator` gives the settings, `limits` the sizes at which the
+    engines change their method. Rows are indices or a mask.
     """
 
     def __init__(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *, estimator: LinearSVM | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        estimator: LinearSVM | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.estimator = LinearSVM() if estimator is None else estimator
         _check_parameters(self.estimator)
@@ -164,18 +170,12 @@ class SVMPath:
         self.X: NDArray[np.floating] = checked[0]
         _check_finite(self.X)
         labels: NDArray[Any] = checked[1]
-        self.classes, self.positive, self.multilabel = _encode(labels)
+        self.classes, self.positive, self.multilabel = encode_labels(labels)
         of_class = self.estimator.class_weight
-        weight = _costs(self.positive, self.classes, labels, self.multilabel, of_class, sample_weight)
-        self.engine: Engine = choose_engine(
-            self.X,
-            self.positive.T,
-            weight.T,
-            loss=self.estimator.loss,
-            solver=self.estimator.solver,
-            intercept_scaling=float(self.estimator.intercept_scaling),
-            tol=float(self.estimator.tol),
-        )
+        unit = unit_costs(self.positive, self.classes, labels, self.multilabel, of_class, sample_weight)
+        scaling, tol = float(self.estimator.intercept_scaling), float(self.estimator.tol)
+        problem = Problem(self.X, self.positive.T, unit.T, scaling, tol, limits or Limits())
+        self.engine: Engine = choose_engine(problem, self.estimator.loss, self.estimator.solver)
         self.all_rows = np.arange(len(self.X))
         self.gaps: NDArray[np.float64] | None = None
         self._solved: tuple[NDArray[np.intp], list[NDArray[np.float64]], list[Solution]] | None = None
@@ -244,7 +244,7 @@ class SVMPath:
         return [found[order.index(at)] for at in range(len(costs))]
 
     def _nearest(self, cost: NDArray[np.float64]) -> list[Solution] | None:
-        """For each class the solution so far of the nearest C, or None before any."""
+        """For each class the earlier solution at the nearest C; None before the first."""
         if self._solved is None:
             return None
         _, costs, solutions = self._solved
@@ -275,25 +275,6 @@ def _check_parameters(svm: LinearSVM) -> None:
         raise ValueError(f"intercept_scaling must be 0 or a positive number, got {svm.intercept_scaling!r}")
 
 
-def _encode(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
-    """(classes, positive (N, K), multilabel) of labels (N,) or an indicator (N, K)."""
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = column_or_1d(y, warn=True)
-    check_classification_targets(y)
-    if y.ndim == 2:
-        if type_of_target(y) != "multilabel-indicator" or not np.isin(y, (0, 1)).all():
-            raise ValueError("y of shape (N, K) must be an indicator of zeros and ones")
-        return np.arange(y.shape[1]), y > 0, True
-    classes, index = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(
-            "This solver needs samples of at least 2 classes in the data, "
-            f"but the data contains only one class: {classes[0]!r}"
-        )
-    positive = index[:, None] == np.arange(len(classes))
-    return classes, positive[:, 1:] if len(classes) == 2 else positive, False
-
-
 def _check_finite(X: NDArray[np.floating]) -> None:
     """Raises ValueError, naming the first row with a value that is NaN or infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -302,60 +283,3 @@ def _check_finite(X: NDArray[np.floating]) -> None:
     for row, values in enumerate(X):
         if not np.isfinite(values).all():
             raise ValueError(f"Input X contains NaN or infinity, the first in row {row}")
-
-
-def _costs(
-    positive: NDArray[np.bool_],
-    classes: NDArray[Any],
-    y: NDArray[Any],
-    multilabel: bool,
-    class_weight: dict[Any, float] | str | None,
-    sample_weight: ArrayLike | None,
-) -> NDArray[np.float64]:
-    """(N, K) factors of C; a broadcast view where all are 1."""
-    weight: NDArray[np.float64] = np.ones(())
-    if sample_weight is not None:
-        weight = _sample_weight(sample_weight, positive.shape)
-    if class_weight is None:
-        return np.broadcast_to(weight, positive.shape)
-    if multilabel:
-        of_positive, of_negative = _indicator_weights(positive, class_weight)
-    else:
-        labels = np.ravel(y)
-        plain = weight[:, 0] if weight.ndim == 2 and weight.shape[1] == 1 else None
-        of_class = compute_class_weight(class_weight, classes=classes, y=labels, sample_weight=plain)
-        # LIBLINEAR's rule: with two classes both weights count, with more only the positive class's own.
-        of_positive, of_negative = (of_class[1:], of_class[:1]) if len(classes) == 2 else (of_class, np.ones(1))
-    return weight * np.where(positive, of_positive, of_negative)
-
-
-def _sample_weight(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """sample_weight as (N, 1) or (N, K) float64; ValueError for another shape, NaN or a negative weight."""
-    weight = np.asarray(sample_weight, dtype=np.float64)
-    if weight.ndim == 0:
-        weight = np.full(shape[0], float(weight))
-    if weight.shape not in ((shape[0],), shape):
-        raise ValueError(
-            f"sample_weight has shape {weight.shape}; with this X and y it must be ({shape[0]},) or {shape}"
-        )
-    if not np.isfinite(weight).all() or (weight < 0).any():
-        raise ValueError("sample_weight must be finite and at least 0")
-    if not weight.any():
-        raise ValueError("sample_weight is zero for every sample: nothing is left to fit")
-    return weight[:, None] if weight.ndim == 1 else weight
-
-
-def _indicator_weights(
-    positive: NDArray[np.bool_], class_weight: dict[Any, float] | str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(K,) factors of the positive and of the negative samples of each column."""
-    n, k = positive.shape
-    if class_weight == "balanced":
-        count = positive.sum(axis=0)
-        return n / (2 * np.maximum(count, 1)), n / (2 * np.maximum(n - count, 1))
-    if not isinstance(class_weight, dict):
-        raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {class_weight!r}")
-    unknown = sorted(set(class_weight) - set(range(k)), key=str)
-    if unknown:
-        raise ValueError(f"class_weight has the key {unknown[0]!r}, but y has columns 0 to {k - 1}")
-    return np.array([class_weight.get(at, 1.0) for at in range(k)], dtype=np.float64), np.ones(k)

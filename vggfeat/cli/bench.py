@@ -9,6 +9,7 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
+from vggfeat.stages.bench.problems import SIZES
 from vggfeat.stages.result import Result
 
 
@@ -31,7 +32,7 @@ from vggfeat.stages.result import Result
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
 @click.option(
     "--size",
-    type=Choice(["caltech101", "caltech256", "voc", "all"]),
+    type=Choice([*SIZES, "all"]),
     default="caltech101",
     show_default=True,
     help="Problem of the SVM fits; caltech256 takes minutes and 8 GiB.",

@@ -16,7 +16,7 @@ from vggfeat.cli.recipes import options_from_recipe
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets import NAMES
 from vggfeat.errors import UsageError
-from vggfeat.system.precision import PRECISIONS
+from vggfeat.system.precisions import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

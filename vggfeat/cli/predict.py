@@ -14,7 +14,7 @@ from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import Choice
 from vggfeat.system.launch import default_workers
-from vggfeat.system.precision import PRECISIONS
+from vggfeat.system.precisions import PRECISIONS
 
 
 @click.command()

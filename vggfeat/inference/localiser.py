@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from vggfeat.boxes import Boxes, best_merged, clip, decode
+from vggfeat.boxes import Boxes, best_merged, clip, from_targets
 from vggfeat.datasets import Sample
 from vggfeat.datasets.decoding import Decoded
 from vggfeat.datasets.images import rescaled_size
@@ -221,7 +221,7 @@ class Localiser(Runner[Outputs, Located]):
                 windows = self._windows(size, Q, mirrored)  # (h w, 4)
                 its_own = values.reshape(len(windows), 1, 4) if columns is None else values.reshape(len(windows), -1, 4)
                 of_classes = its_own[:, np.zeros(len(classes), dtype=int) if columns is None else columns[classes]]
-                boxes.append(decode(of_classes, windows[:, None], mirrored))  # (h w, k, 4)
+                boxes.append(from_targets(of_classes, windows[:, None], mirrored))  # (h w, k, 4)
                 if posteriors:
                     ratings.append(posteriors[self._views.index((Q, mirrored))][:, classes])
                 else:

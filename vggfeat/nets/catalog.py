@@ -48,6 +48,23 @@ class NetSpec:
         """Depth as the paper counts it: convolutions and the three fully-connected layers."""
         return len(self.convs) + 3
 
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the layers that can describe an image, in order: conv1_1, .., pool1, .., pool5, fc6, fc7.
+
+        The field's notation for Table 1 (Oxford's Caffe files use it); a convolution's is that of its block and place.
+        """
+        names: list[str] = []
+        block, place = 1, 0
+        for layer in self.layers:
+            if isinstance(layer, Conv):
+                place += 1
+                names.append(f"conv{block}_{place}")
+            elif layer == "M":
+                names.append(f"pool{block}")
+                block, place = block + 1, 0
+        return (*names, "fc6", "fc7")
+
     def parameters(self, num_classes: int = NUM_CLASSES, width: float = 1.0) -> int:
         """Number of weights and biases."""
         total, previous = 0, 3
@@ -220,6 +237,10 @@ WEIGHTS: tuple[WeightsRow, ...] = (
 )
 
 SOURCES = ("oxford", "oxford-keras", "torchvision")
+"""Whose weights `download` and `load_net` can fetch."""
+
+WEIGHTS_NAMES = ("published", *SOURCES, "none")
+"""What `weights` may be besides a file."""
 
 
 def weights_rows(net: str, source: str = "published") -> tuple[WeightsRow, ...]:

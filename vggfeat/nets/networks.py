@@ -39,8 +39,7 @@ class VGG(nn.Module):
     """A net of Table 1, its parameters named as torchvision names them (`features.N`, `classifier.0/3/6`).
 
     Calling it runs the classifier form on crops, `dense` the fully-convolutional form on whole images; both
-    read the same tensors. New nets carry PyTorch's own initial values until `glorot_` or a reader of
-    weights.py sets them.
+    read the same tensors. New nets carry PyTorch's initial values until `glorot_` or `load_net` sets others.
 
     Args:
         net: a name of Table 1, such as "D".
@@ -48,7 +47,12 @@ class VGG(nn.Module):
         num_classes: outputs of the last layer.
         preprocessing: what these weights expect of an image.
         class_names: one name an output, where known.
+        top: with the three fully-connected layers. Without them `classifier` is None, the net scores no classes,
+            and asking for one of these layers raises UsageError.
     """
+
+    classifier: nn.Sequential
+    """The fully-connected layers; None in a net without them (`has_top`)."""
 
     def __init__(
         self,
@@ -58,27 +62,31 @@ class VGG(nn.Module):
         num_classes: int = NUM_CLASSES,
         preprocessing: Preprocessing = RANDOM,
         class_names: tuple[str, ...] = (),
+        top: bool = True,
     ) -> None:
         super().__init__()
         if not width > 0:
             raise UsageError(f"width {width} is no positive factor")
-        if num_classes < 1:
+        if top and num_classes < 1:
             raise UsageError(f"{num_classes} classes: a net needs at least one")
         self.spec = net_spec(net)
         self.width = width
-        self.num_classes = num_classes
+        self.num_classes = num_classes if top else 0
         self.preprocessing = preprocessing
         self.class_names = class_names
         self.weights_name = "none"
         self.weights_sha256: str | None = None
         """Hash of the file that the values came from; None: hash the tensors (`fingerprint`)."""
         self.seed: int | None = None
-        """Of `glorot_`, where the values are its; else None."""
+        """Seed of `glorot_`, where the values are random."""
         self.precision = "fp32"
-        """Number format to run in (devices.py's names); the tensors themselves stay float32."""
+        """Number format to run in; the tensors themselves stay float32."""
         self.training_record: dict[str, Any] = {}
         """How the values were trained, as plain data; kept by `save`."""
         self.features, channels = _trunk(self.spec, width)
+        if not top:
+            self.register_module("classifier", None)
+            return
         hidden = scaled(FC_CHANNELS, width)
         self.classifier = nn.Sequential(
             nn.Linear(channels * POOLED_SIDE**2, hidden),
@@ -95,12 +103,26 @@ class VGG(nn.Module):
         """The net's name in Table 1."""
         return self.spec.name
 
+    @property
+    def has_top(self) -> bool:
+        """Whether the net has its fully-connected layers."""
+        return self.classifier is not None
+
+    def _need_top(self, layer: Layer) -> None:
+        """Raises UsageError, naming a layer that works, in a net without fully-connected layers."""
+        if not self.has_top:
+            what = "class scores" if layer == "scores" else layer
+            last = self.spec.layer_names[-3]
+            raise UsageError(f"{self.weights_name} has no fully-connected layers, so no {what}; take `layer={last}`")
+
     def dim(self, layer: Layer = "fc7") -> int:
         """Length of a layer's activation vector."""
+        self._need_top(layer)
         return self.num_classes if layer == "scores" else scaled(FC_CHANNELS, self.width)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Classifier form: preprocessed crops (N, 3, 224, 224) -> class scores before the soft-max (N, classes)."""
+        self._need_top("scores")
         if crops.shape[-2:] != (INPUT_SIDE, INPUT_SIDE):
             raise ValueError(f"the classifier form takes 224x224 crops, not {tuple(crops.shape[-2:])}")
         pooled: Tensor = self.classifier(self.features(crops).flatten(1))
@@ -117,20 +139,21 @@ class VGG(nn.Module):
     def dense_head(self, pooled: Tensor, layer: Layer = "fc7") -> Tensor:
         """The fully-connected layers at every position of the last pooling's map: (N, C, h', w') -> (N, h, w, D).
 
-        The first one is a 7x7 convolution; as a matrix product over unfolded windows it takes a seventh of the
-        time of a channels_last convolution in bf16, and its windows' order is that of the Linear's own weight.
+        The first one is a 7x7 convolution. As a matrix product over unfolded windows it takes a seventh of the time
+        of a channels_last convolution in bf16, and the windows are in the order of the Linear's weight.
         """
         n, _, height, width = pooled.shape
         out = self.head(windows(pooled), layer)
         return out.reshape(n, height - POOLED_SIDE + 1, width - POOLED_SIDE + 1, -1)
 
     def head(self, windows: Tensor, layer: Layer = "fc7") -> Tensor:
-        """The fully-connected layers on unfolded windows, of whichever images: (M, C 7 7) -> (M, D)."""
+        """The fully-connected layers on unfolded windows: (M, C 7 7) -> (M, D)."""
+        self._need_top(layer)
         out: Tensor = self.classifier[: _CLASSIFIER_DEPTH[layer]](windows)
         return out
 
     def fingerprint(self) -> str:
-        """The sha256 of the file that the weights came from, or else of the tensors themselves."""
+        """The sha256 of the file that the weights came from, or else of the tensors."""
         if self.weights_sha256 is not None:
             return self.weights_sha256
         digest = hashlib.sha256()
@@ -140,7 +163,7 @@ class VGG(nn.Module):
         return digest.hexdigest()
 
     def checkpoint(self) -> dict[str, Any]:
-        """The net as plain data and tensors, which torch loads with weights_only=True."""
+        """The net as plain data and tensors, readable by torch.load(..., weights_only=True)."""
         return {
             "format": CHECKPOINT_FORMAT,
             "format_version": CHECKPOINT_VERSION,
@@ -150,7 +173,7 @@ class VGG(nn.Module):
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "class_names": list(self.class_names),
             "training": self.training_record,
-            # Plain contiguous tensors: the memory format is a matter of the machine that runs them.
+            # Plain contiguous tensors: the memory format belongs to the machine that runs them.
             "state_dict": {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()},
         }
 
@@ -167,7 +190,7 @@ def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
     with replacing(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # all that torch makes of what the system says
+        except RuntimeError as error:  # torch drops the system's reason
             raise VggfeatError(f"{path}: cannot write: no room on the disk, or a limit on file sizes") from error
     return Path(path)
 
@@ -184,10 +207,10 @@ def _trunk(spec: NetSpec, width: float) -> tuple[nn.Sequential, int]:
     channels = 3
     for layer in spec.layers:
         if layer == "M":
-            # Ceil, as in the Caffe lineage of the paper: no border of a larger image is dropped.
+            # Round up, as Caffe does, so that no border of a larger image is dropped.
             modules.append(nn.MaxPool2d(2, 2, ceil_mode=True))
         elif layer == "LRN":
-            # Krizhevsky's sum is not divided by n, torch's is: alpha 1e-4 there is n * 1e-4 here.
+            # torch divides the sum by n, Krizhevsky does not: his alpha 1e-4 is n * 1e-4 here.
             modules.append(nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
         else:
             out = scaled(layer.channels, width)
@@ -200,12 +223,12 @@ def _trunk(spec: NetSpec, width: float) -> tuple[nn.Sequential, int]:
 
 
 def weighted_layers(net: VGG) -> list[nn.Conv2d | nn.Linear]:
-    """The layers with weights, in order: convolutions first, then the three fully-connected ones."""
+    """The layers with weights, in order: convolutions first, then the fully-connected ones, if any."""
     return [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
 def glorot_(net: VGG, seed: int = 0) -> VGG:
-    """Sets random weights, uniform as Glorot and Bengio (2010) give them (Sect. 3.1), and zero biases."""
+    """Sets random weights from Glorot and Bengio's uniform distribution (2010; Sect. 3.1), and zero biases."""
     generator = torch.Generator().manual_seed(seed)
     for layer in weighted_layers(net):
         nn.init.xavier_uniform_(layer.weight, generator=generator)
@@ -216,7 +239,7 @@ def glorot_(net: VGG, seed: int = 0) -> VGG:
 
 
 def gaussian_(net: VGG, std: float = 0.01, seed: int = 0) -> VGG:
-    """Sets weights from N(0, std^2) and zero biases (Sect. 3.1, with a standard deviation in place of the variance)."""
+    """Sets weights from N(0, std^2) and zero biases (Sect. 3.1, which gives the variance)."""
     generator = torch.Generator().manual_seed(seed)
     for layer in weighted_layers(net):
         nn.init.normal_(layer.weight, std=std, generator=generator)

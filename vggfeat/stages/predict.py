@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,8 @@ from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
-from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.settings import DescriptorSettings, Fetching, Progress
-from vggfeat.nets.networks import VGG
-from vggfeat.nets.weights import NAMES, load_net
+from vggfeat.inference.recorded import recorded_extractors
+from vggfeat.inference.settings import Fetching, Progress
 from vggfeat.store.pooling import Described, stack_unit
 
 
@@ -68,43 +65,18 @@ class Predictor:
     ) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
-        nets = [net for one in self.model.inputs for net in one["nets"]]
-        if weights and len(weights) != len(nets):
-            names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
-            raise UsageError(f"{self.path} needs {len(nets)} weights, {len(weights)} are given; its nets: {names}")
-        given = iter(weights) if weights else itertools.repeat(None)
-        self._extractors = []
-        # A net that several inputs share is loaded once.
-        loaded: dict[tuple[str, str], VGG] = {}
-        for one in self.model.inputs:
-            its_nets = []
-            for net in one["nets"]:
-                key = (net["weights_sha256"], precision or one["precision"])
-                name: str | None = next(given)
-                if key not in loaded:
-                    loaded[key] = self._net(
-                        net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
-                    )
-                its_nets.append(loaded[key])
-            self._extractors.append(Extractor(its_nets, _settings(one, exif), workers=workers))
-
-    def _net(self, recorded: dict[str, Any], weights: str | None, *, seed: int | None, **options: Any) -> VGG:
-        """The net that was recorded, its weights checked."""
-        name = weights or recorded["weights"]
-        if weights is None and name not in NAMES and not Path(name).is_file():
-            raise ModelError(
-                f"{self.path} needs the weights {name} of net {recorded['net']}: give the file with `weights`"
-            )
-        random = name == "none"
-        seed = recorded.get("seed", 0) if seed is None else seed
-        net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
-        if net.fingerprint() != recorded["weights_sha256"]:
-            way_out = "give the `seed` of the extraction" if random else "give the file with `weights`"
-            raise ModelError(
-                f"{self.path} was fitted with weights {recorded['weights']} of sha256 {recorded['weights_sha256']}, "
-                f"these are {net.fingerprint()}: {way_out}"
-            )
-        return net
+        self._extractors = recorded_extractors(
+            self.path,
+            self.model.inputs,
+            exif=exif,
+            weights=weights,
+            seed=seed,
+            device=device,
+            precision=precision,
+            offline=offline,
+            workers=workers,
+            progress=progress,
+        )
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """The predictions of these images, in their order, block by block.
@@ -139,17 +111,6 @@ class Predictor:
             extractor.close()
 
 
-def _settings(recorded: dict[str, Any], exif: bool) -> DescriptorSettings:
-    return DescriptorSettings(
-        scales=tuple(recorded["scales"]),
-        aggregate=recorded["aggregate"],
-        flip=recorded["flip"],
-        layer=recorded["layer"],
-        region=recorded["region"],
-        exif=exif,
-    )
-
-
 def predict(
     model: str | Path,
     images: Dataset,
@@ -159,8 +120,13 @@ def predict(
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
     """Scores images with a fitted model: (prediction, class names) of each, in order, as soon as it is known.
 
-    `options` are Predictor's; EXIF orientation is honoured as the images' data set has it. An image that cannot be
-    read has an error in place of scores.
+    Args:
+        model: a file that `svm` wrote (`output`).
+        images: a data set; EXIF orientation is honoured as it says.
+        progress: called with (images done, images, images failed).
+        options: those of `Predictor`.
+
+    An image that cannot be read has an error in place of scores.
     """
     if not images.samples:
         raise UsageError("no images to predict")

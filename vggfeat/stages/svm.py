@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat._version import __version__
+from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
-from vggfeat.classifiers.protocols.fusion import Features, join
+from vggfeat.classifiers.protocols.fusion import Features, open_features
 from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
-from vggfeat.classifiers.protocols.selection import GRID, Outcome, Settings, fit_all, mean_of, measure_of, run_split
+from vggfeat.classifiers.protocols.selection import Outcome, Settings, fit_all, mean_of, measure_of, run_split
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
@@ -47,7 +48,7 @@ def svm(
     files: Sequence[str | Path] = (),
     *,
     dataset: str | None = None,
-    C: float | Sequence[float] = GRID,
+    C: float | Sequence[float] = C_GRID,
     solver: str = "auto",
     loss: str = "squared_hinge",
     aggregate: Aggregate | None = None,
@@ -84,7 +85,7 @@ def svm(
     """
     start = time.perf_counter()
     tick = progress or (lambda done, total, failed: None)
-    features = join(files or [find_descriptors(dataset)], dataset, aggregate, scales)
+    features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
     settings = Settings(Cs, solver, loss, protocol.definition)
@@ -268,7 +269,7 @@ def _command(features: Features, settings: Settings, rounds: Rounds, splits: str
         "aggregate": features.aggregate,
         "scales": features.scales,
     }
-    usual = {"C": GRID, "solver": Settings().solver, "loss": Settings().loss, **asdict(Rounds())}
+    usual = {"C": C_GRID, "solver": Settings().solver, "loss": Settings().loss, **asdict(Rounds())}
     for name, value in {**flags, **asdict(rounds), "splits": splits}.items():
         if value is not None and value != usual.get(name):
             flag = "num-splits" if name == "number" else name.replace("_", "-")

@@ -55,12 +55,12 @@ class Descriptors:
         """(n, D) float32 descriptors of these rows, all by default; rows not done are NaN."""
         return self._read("descriptors", rows)
 
-    def blocks(self, size: int = 256) -> Iterator[NDArray[np.float32]]:
-        """All descriptors in order as (at most `size`, D) float32, for files larger than memory; see `read`."""
+    def blocks(self, size: int = 256, start: int = 0) -> Iterator[NDArray[np.float32]]:
+        """The descriptors from row `start` on as (at most `size`, D) float32, for large files; see `read`."""
         with reading(self.path) as file:
-            for start in range(0, len(self), size):
-                values = file["descriptors"][start : start + size].astype(np.float32, copy=False)
-                values[self.status[start : start + size] != DONE] = np.nan
+            for first in range(start, len(self), size):
+                values = file["descriptors"][first : first + size].astype(np.float32, copy=False)
+                values[self.status[first : first + size] != DONE] = np.nan
                 yield values
 
     def read_parts(self, rows: Rows = None) -> list[NDArray[np.float32]]:
@@ -111,7 +111,10 @@ class Descriptors:
 def read_descriptors(path: str | Path) -> Descriptors:
     """Opens a descriptor file: ids, labels and settings now, descriptors on demand.
 
-    Raises StoreError where it is no descriptor file, of a newer format, or damaged.
+    Args:
+        path: a file that `extract` or `merge` wrote.
+
+    Raises StoreError for a file that is not a descriptor file, has a newer format, or is damaged.
     """
     path = Path(path)
     with reading(path) as file:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.system.precision import PRECISIONS, Precision
+from vggfeat.system.precisions import PRECISIONS, Precision
 
 # torch.cpu.get_capabilities' names, x86 first, then ARM.
 _CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
@@ -18,7 +18,7 @@ _CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_f
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
     """The device of that name; None is the best one here: CUDA, else MPS, else the CPU.
 
-    Raises UsageError for a name that torch does not know and for a device that this machine does not have.
+    Raises UsageError for a name that torch does not know or a device that this machine does not have.
     """
     if device is None:
         if torch.cuda.is_available():
@@ -31,19 +31,19 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (found.index or 0) >= count:
-            raise UsageError(f"no device {found}: torch sees {count} CUDA devices here; --device cpu works everywhere")
+            raise UsageError(f"no device {found}: torch sees {count} CUDA devices here; `device=cpu` works everywhere")
     elif found.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("no device mps: torch has no MPS here; --device cpu works everywhere")
+        raise UsageError("no device mps: torch has no MPS here; `device=cpu` works everywhere")
     elif found.type not in ("cpu", "mps"):
         raise UsageError(f"no device {str(device)!r}; valid: cpu, cuda, cuda:N, mps")
     return found
 
 
 def resolve_precision(precision: str, device: torch.device) -> Precision:
-    """The number format meant by `precision` on a device; "auto" is bf16 where the hardware has it, else fp32.
+    """The number format for a device; "auto" is bf16 where the hardware has it, else fp32.
 
-    Raises UsageError for an unknown name and for a format that the device does not have: tf32 is a mode of CUDA
-    devices of capability 8 and later, and on CPUs without fp16 arithmetic torch would convert back and forth.
+    Raises UsageError for an unknown name or a format that the device lacks: tf32 is a mode of CUDA devices of
+    capability 8 and later, and a CPU without fp16 arithmetic would convert every operand back and forth.
     """
     if precision == "auto":
         return "bf16" if _native(device, "bf16") else "fp32"
@@ -51,15 +51,16 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
         raise unknown_name("precision", precision, PRECISIONS)
     if precision == "tf32" and not (device.type == "cuda" and _capability(device) >= 8):
         raise UsageError(
-            f"precision tf32 needs a CUDA device of capability 8 or later, not {device}: take auto or fp32"
+            f"`precision=tf32` needs a CUDA device of capability 8 or later, not {device}: "
+            "take `precision=auto` or `precision=fp32`"
         )
     if precision == "fp16" and device.type == "cpu" and not _native(device, "fp16"):
-        raise UsageError("precision fp16: this CPU has no fp16 arithmetic: take auto")
-    return precision  # type: ignore[return-value]  # one of PRECISIONS
+        raise UsageError("`precision=fp16`: this CPU has no fp16 arithmetic; take `precision=auto`")
+    return precision  # type: ignore[return-value]  # one of PRECISIONS, and not "auto"
 
 
 def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
-    """Whether the device multiplies such numbers itself; a guess of "no" costs speed alone."""
+    """Whether the hardware has this format. Where unsure the answer is no, which only costs speed."""
     if device.type == "cuda":
         return kind == "fp16" or _capability(device) >= 8
     if device.type != "cpu":
@@ -67,7 +68,7 @@ def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
     listed: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if any(listed.get(name, False) for name in _CPU_FEATURES[kind]):
         return True
-    asked = getattr(torch.cpu, f"_is_avx512_{kind}_supported", None)  # all that torch 2.11 has
+    asked = getattr(torch.cpu, f"_is_avx512_{kind}_supported", None)  # torch 2.11
     return bool(asked is not None and asked())
 
 
@@ -77,7 +78,7 @@ def _capability(device: torch.device) -> int:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Products and convolutions of CUDA devices in TF32, or in full float32, for a while."""
+    """Inside the block, matrix products and convolutions on CUDA run in TF32, or in full float32 if not `allowed`."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = allowed

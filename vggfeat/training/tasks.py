@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from vggfeat.boxes import CORRECT_IOU, encode, visible
+from vggfeat.boxes import CORRECT_IOU, to_targets, visible
 from vggfeat.datasets.images import rescaled_size
 from vggfeat.datasets.sample import Box
 from vggfeat.nets.catalog import INPUT_SIDE
@@ -127,7 +127,7 @@ def box_targets(
     share, area = visible(boxes, window)
     seen = share >= least_seen
     order = np.lexsort((-area, ~seen))
-    return encode(np.asarray(boxes)[order], window, view.flip), bool(seen.any())
+    return to_targets(np.asarray(boxes)[order], window, view.flip), bool(seen.any())
 
 
 def _iou(a: Tensor, b: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
 from vggfeat.store.sharding import whole_path
 
-BLOCK = 512
+ROWS_AT_ONCE = 512
 """Rows read at once, so that the whole of a file is never in memory beside the matrix that is wanted."""
 
 
@@ -85,14 +85,14 @@ class Features:
         Raises StoreError for a descriptor that is not finite.
         """
         out = np.empty((len(rows), self.dim), dtype=np.float32)
-        for start in range(0, len(rows), BLOCK):
-            self._read_into(out[start : start + BLOCK], rows[start : start + BLOCK])
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            self._read_into(out[start : start + ROWS_AT_ONCE], rows[start : start + ROWS_AT_ONCE])
         return out
 
     def blocks(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """The descriptors of these rows, a block at a time: (which of the rows, (n, D))."""
-        for start in range(0, len(rows), BLOCK):
-            part = slice(start, min(start + BLOCK, len(rows)))
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = slice(start, min(start + ROWS_AT_ONCE, len(rows)))
             yield part, self.read(rows[part])
 
     def _read_into(self, out: NDArray[np.float32], rows: NDArray[np.intp]) -> None:
@@ -122,7 +122,7 @@ class Features:
         return [{**file.attributes["settings"], **used} for file, used in zip(self.files, self._pooling(), strict=True)]
 
 
-def join(
+def open_features(
     paths: Sequence[str | Path],
     dataset: str | None = None,
     aggregate: Aggregate | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
@@ -16,15 +17,12 @@ from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import Definition, average_precision, class_recalls
 
-GRID = tuple(10.0 ** (k / 2) for k in range(-4, 4))
-"""The values of C: 10^-2 .. 10^1.5 in half decades."""
-
 
 @dataclass(frozen=True)
 class Settings:
     """How classifiers are fitted and judged."""
 
-    Cs: tuple[float, ...] = GRID
+    Cs: tuple[float, ...] = C_GRID
     """Ascending."""
     solver: str = "auto"
     loss: str = "squared_hinge"

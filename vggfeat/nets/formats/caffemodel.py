@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from vggfeat.errors import WeightsError
+from vggfeat.nets.contents import Layer
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTH = {_FIXED64: 8, _FIXED32: 4}
@@ -42,12 +42,11 @@ class _DamagedError(Exception):
     """The message is not what it claims to be; the text says how."""
 
 
-def read_caffemodel(path: str | Path) -> list[tuple[str, Tensor, Tensor]]:
-    """The layers with weights, in the file's order: (name, weight, bias), float32.
+def read_caffemodel(path: str | Path) -> list[Layer]:
+    """The layers with weights, in the file's order, float32.
 
-    A weight is (out, in, k, k) of a convolution and (out, in) of an inner product; the three fully-connected
-    layers may be inner products (stored as N x M or 1 x 1 x N x M) or the convolutions that equal them. Channels
-    are left as they are: the first layer of Oxford's nets reads BGR.
+    An inner product's weight may be stored as N x M or 1 x 1 x N x M. Channels stay as they are: the first layer of
+    Oxford's nets reads BGR.
 
     Raises:
         WeightsError: the file is damaged, cut short, or no caffemodel of a plain net.
@@ -62,18 +61,7 @@ def read_caffemodel(path: str | Path) -> list[tuple[str, Tensor, Tensor]]:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not layers:
         raise WeightsError(f"{path}: no caffemodel with weights: no layer in it has any")
-    last = len(layers) - 3
-    return [(name, _matrix(weight, index - last), bias) for index, (name, weight, bias) in enumerate(layers)]
-
-
-def _matrix(weight: Tensor, place: int) -> Tensor:
-    """A fully-connected layer's weight as (out, in), whatever its form; others as they are.
-
-    `place` is 0, 1, 2 for the last three layers. As convolutions the first has 7x7 kernels and the others 1x1.
-    """
-    if weight.ndim == 4 and place >= 0 and weight.shape[2:] == ((7, 7) if place == 0 else (1, 1)):
-        return weight.flatten(1)
-    return weight
+    return layers
 
 
 class _Message:
@@ -83,7 +71,7 @@ class _Message:
         self.buffer = buffer
         self.fields_seen = 0
 
-    def layers(self) -> Iterator[tuple[str, Tensor, Tensor] | None]:
+    def layers(self) -> Iterator[Layer | None]:
         """Its layers in order; None for each that has no weights."""
         for number, kind, start, end in self.fields(0, len(self.buffer)):
             if number == 2 and kind == _BYTES:
@@ -91,7 +79,7 @@ class _Message:
             elif number == 100 and kind == _BYTES:
                 yield self.layer(start, end, _FIELDS)
 
-    def layer(self, start: int, end: int, numbers: tuple[int, int, int]) -> tuple[str, Tensor, Tensor] | None:
+    def layer(self, start: int, end: int, numbers: tuple[int, int, int]) -> Layer | None:
         """A layer's name, weight and bias."""
         name, kind, blobs = "", b"", []
         type_number = 0
@@ -116,7 +104,7 @@ class _Message:
             if weight.shape[:2] != (1, 1):
                 raise _DamagedError(f"layer {name!r} has a weight of shape {tuple(weight.shape)}")
             weight = weight[0, 0]
-        return name, weight, bias.flatten()
+        return Layer(name, weight, bias.flatten())
 
     def blob(self, start: int, end: int) -> tuple[tuple[int, ...], npt.NDArray[np.floating]]:
         """A blob's shape and its values, still in the file."""

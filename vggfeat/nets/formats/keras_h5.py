@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from vggfeat.errors import WeightsError
+from vggfeat.nets.contents import Layer
 
 
 class _RefusedError(Exception):
     """The file is not what its names claim; the text says how."""
 
 
-def read_keras(path: str | os.PathLike[str]) -> list[tuple[str, Tensor, Tensor]]:
-    """The layers with weights, in the file's order: (name, weight, bias), float32, as torch lays them out.
+def read_keras(path: str | os.PathLike[str]) -> list[Layer]:
+    """The layers with weights, in the file's order, float32, as torch lays them out.
 
     Kernels are turned from H, W, in, out into (out, in, H, W), and the first fully-connected layer's inputs from
     H, W, C order into C, H, W. The first layer of Keras' copies of Oxford's weights reads BGR, as the original.
@@ -45,24 +46,24 @@ def read_keras(path: str | os.PathLike[str]) -> list[tuple[str, Tensor, Tensor]]
         raise WeightsError(f"{path}: no readable HDF5 file, damaged or cut short ({what})") from error
     if not arrays:
         raise WeightsError(f"{path}: no layer in it has weights")
-    layers: list[tuple[str, Tensor, Tensor]] = []
+    layers: list[Layer] = []
     for (name, kernel), (bias_name, bias) in zip(arrays[::2], arrays[1::2], strict=False):
         if kernel.ndim not in (2, 4) or bias.ndim != 1:
             raise WeightsError(
                 f"{path}: {name} and {bias_name} are not the kernel and bias of a layer of Table 1's nets"
             )
-        layers.append((name, _as_torch(kernel, layers), bias))
+        layers.append(Layer(name, _as_torch(kernel, layers), bias))
     if len(arrays) % 2:
         raise WeightsError(f"{path}: {arrays[-1][0]} has no bias")
     return layers
 
 
-def _as_torch(kernel: Tensor, before: list[tuple[str, Tensor, Tensor]]) -> Tensor:
+def _as_torch(kernel: Tensor, before: list[Layer]) -> Tensor:
     """A kernel in torch's layout; `before` are the layers that come before it."""
     if kernel.ndim == 4:
         return kernel.permute(3, 2, 0, 1).contiguous()  # H W I O -> O I H W
-    if before and before[-1][1].ndim == 4:  # the first fully-connected layer reads the last map
-        channels = len(before[-1][1])
+    if before and before[-1].weight.ndim == 4:  # the first fully-connected layer reads the last map
+        channels = len(before[-1].weight)
         side = round((len(kernel) / channels) ** 0.5)
         if side * side * channels == len(kernel):
             return kernel.reshape(side, side, channels, -1).permute(3, 2, 0, 1).flatten(1)  # H W C O -> O (C H W)

@@ -23,31 +23,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
+from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+from vggfeat.stages.bench.problems import MIN_TIMED_CLASSES, SIZES, Size
 
-GRID = tuple(float(10 ** (exponent / 2)) for exponent in range(-4, 4))
-"""The paper's descriptors' grid here: 8 values, 10^-2 to 10^1.5."""
 VALIDATION_SHARE = 0.2
-MIN_TIMED_CLASSES = 8
-
-
-@dataclass(frozen=True)
-class Size:
-    """One problem: `classes` with `per_class` samples each (or `samples` multi-label ones), `dim` features."""
-
-    classes: int
-    dim: int
-    per_class: int = 0
-    samples: int = 0
-    signal: float = 0.35
-    timed_classes: int = 0  # LIBLINEAR is timed on these many classes and scaled; 0: on all
-
-
-SIZES = {
-    "caltech101": Size(classes=102, dim=4096, per_class=24),
-    "caltech256": Size(classes=257, dim=12288, per_class=48, signal=0.37, timed_classes=MIN_TIMED_CLASSES),
-    "voc": Size(classes=20, dim=8192, samples=5011, signal=1.0),
-}
 
 
 def descriptors(
@@ -93,7 +73,7 @@ def problem(
 
 
 def bench_svm(
-    size: str = "all", *, Cs: Sequence[float] = GRID, timed_classes: int | None = None, seed: int = 0
+    size: str = "all", *, Cs: Sequence[float] = C_GRID, timed_classes: int | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Figures of one size ("caltech101", "caltech256", "voc") or of all: {"sizes": {name: {...}}, "cpus": ...}.
 

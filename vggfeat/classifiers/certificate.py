@@ -1,0 +1,86 @@
+"""Duality gaps of weights, from margins in float64 over blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vggfeat.classifiers.engine import Rows
+from vggfeat.classifiers.gram import Gram
+from vggfeat.classifiers.objective import Array, Double, groups_of, objective_and_gap, relative, row_dot, support_gap
+
+BLOCK_ROWS = 1024
+"""Rows of X turned to float64 at a time: 100 MB at 12,288 features."""
+
+
+class Certificate:
+    """Gaps of weights w = X' beta, from margins X w in float64 over blocks of rows."""
+
+    def __init__(self, X: Array, rows: Rows, scaling: float, gram: Gram | None = None) -> None:
+        self.X, self.rows, self.scaling, self.gram = X, rows, scaling, gram
+        self._subset: Array | None = None
+        self.whole = len(rows) == len(X) and np.array_equal(rows, np.arange(len(X)))
+
+    def check(self, y: Array, cost: Array, beta: Array, tol: float) -> tuple[Array, Double, Double]:
+        """(weights (K, D + 1) in the dtype of X, margins' f (K, n) and relative gaps (K,), both float64)."""
+        weights = self.weights(beta, exact=beta.dtype == np.float64).astype(self.X.dtype, copy=False)
+        f = self.margins(weights)
+        gap = np.empty(len(y))
+        for k in groups_of(len(y), y.shape[1]):
+            gap[k] = self._gap(y[k], cost[k], beta[k], f[k], weights[k], tol)
+        return weights, f, gap
+
+    def _gap(self, y: Array, cost: Array, beta: Array, f: Double, weights: Array, tol: float) -> Double:
+        """(K,) the smaller gap of two dual points: beta itself and, if its gap is above tol, 2 c slack."""
+        assert self.gram is not None
+        y, cost, beta, weights = (part.astype(np.float64, copy=False) for part in (y, cost, beta, weights))
+        slack = np.maximum(1 - y * f, 0)
+        quad = row_dot(weights, weights)
+        gap = support_gap(self.gram.diagonal, y, cost, beta, f, slack, quad)[0]
+        k = np.flatnonzero(gap > tol)
+        if len(k):
+            # |X'(alpha y)|^2 is written around |X' beta|^2. The float32 K then computes only |X' g|^2, which is twice
+            # the gap, so its rounding errors are small beside the gap.
+            g = 2 * cost[k] * slack[k] * y[k] - beta[k]
+            single = g.astype(self.gram.dtype)
+            square = row_dot(single, single @ self.gram.K)
+            dual_quad = 2 * row_dot(beta[k], f[k]) - quad[k] + 2 * row_dot(g, f[k]) + square
+            primal, distance = objective_and_gap(slack[k], cost[k], quad[k], dual_quad)
+            gap[k] = np.minimum(gap[k], relative(distance, primal))
+        return gap
+
+    def subset(self) -> Array:
+        """X on the rows; a copy unless they are all rows."""
+        if self.whole:
+            return self.X
+        if self._subset is None:
+            self._subset = self.X[self.rows]
+        return self._subset
+
+    def weights(self, beta: Array, exact: bool = False) -> Array:
+        """X' beta (K, D + 1), in beta's dtype or, if exact, in float64; the bias feature's weight last."""
+        if not exact and self.whole and self.X.dtype == beta.dtype:
+            weights = beta @ self.X
+        else:
+            weights = np.zeros((len(beta), self.X.shape[1]), dtype=np.float64 if exact else beta.dtype)
+            for at, block in self._blocks(weights.dtype):
+                weights += beta[:, at].astype(weights.dtype, copy=False) @ block
+        bias = self.scaling * beta.sum(axis=1, dtype=np.float64)
+        return np.column_stack([weights, bias.astype(weights.dtype)])
+
+    def margins(self, weights: Array) -> Double:
+        """X w (K, n) in float64."""
+        f = np.empty((len(weights), len(self.rows)))
+        exact = weights.astype(np.float64, copy=False)
+        inner = np.ascontiguousarray(exact[:, :-1])
+        for at, block in self._blocks(np.dtype(np.float64)):
+            f[:, at] = inner @ block.T
+        f += self.scaling * exact[:, -1:]
+        return f
+
+    def _blocks(self, dtype: np.dtype) -> Iterator[tuple[slice, Array]]:
+        for start in range(0, len(self.rows), BLOCK_ROWS):
+            at = slice(start, min(start + BLOCK_ROWS, len(self.rows)))
+            block = self.X[at] if self.whole else self.X[self.rows[at]]
+            yield at, block.astype(dtype, copy=False)

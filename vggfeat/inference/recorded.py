@@ -1,0 +1,92 @@
+"""New images described exactly as a file records: the same nets, checked by hash, and the same settings."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vggfeat.errors import ModelError, UsageError
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings, Fetching
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.weights import NAMES, load_net
+
+
+def recorded_extractors(
+    path: Path,
+    inputs: Sequence[Mapping[str, Any]],
+    *,
+    exif: bool = True,
+    weights: Sequence[str] = (),
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    offline: bool | None = None,
+    workers: int = 2,
+    progress: Fetching | None = None,
+) -> list[Extractor]:
+    """One extractor for each of the records in a file; a net that several of them share is loaded once.
+
+    Args:
+        path: the file with the records, for messages.
+        inputs: what `Extractor.provenance` recorded.
+        exif: honour the EXIF orientation, as for users' own pictures.
+        weights: names or files in place of the recorded ones, one a net in their order; the hash must be the same.
+        seed: of nets with random weights; None is the recorded one.
+        device, precision, offline: as `load_net` takes them; None is the recorded precision.
+        workers: decoding threads of each extractor.
+        progress: called with (bytes, total) while weights are fetched.
+
+    Raises ModelError where the weights are not those of the record.
+    """
+    nets = [net for one in inputs for net in one["nets"]]
+    if weights and len(weights) != len(nets):
+        names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
+        raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} are given; its nets: {names}")
+    given = iter(weights) if weights else itertools.repeat(None)
+    loaded: dict[tuple[str, str], VGG] = {}
+    extractors = []
+    for one in inputs:
+        its_nets = []
+        for net in one["nets"]:
+            key = (net["weights_sha256"], precision or one["precision"])
+            name: str | None = next(given)
+            if key not in loaded:
+                loaded[key] = _recorded_net(
+                    path, net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
+                )
+            its_nets.append(loaded[key])
+        extractors.append(Extractor(its_nets, _settings(one, exif), workers=workers))
+    return extractors
+
+
+def _recorded_net(
+    path: Path, recorded: Mapping[str, Any], weights: str | None, *, seed: int | None, **options: Any
+) -> VGG:
+    """The net of a record, its weights checked."""
+    name = weights or recorded["weights"]
+    if weights is None and name not in NAMES and not Path(name).is_file():
+        raise ModelError(f"{path} needs the weights {name} of net {recorded['net']}: give the file with `weights`")
+    random = name == "none"
+    seed = recorded.get("seed", 0) if seed is None else seed
+    net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
+    if net.fingerprint() != recorded["weights_sha256"]:
+        advice = "give the `seed` of the extraction" if random else "give the file with `weights`"
+        raise ModelError(
+            f"{path} was made with weights {recorded['weights']} of sha256 {recorded['weights_sha256']}, "
+            f"these are {net.fingerprint()}: {advice}"
+        )
+    return net
+
+
+def _settings(recorded: Mapping[str, Any], exif: bool) -> DescriptorSettings:
+    return DescriptorSettings(
+        scales=tuple(recorded["scales"]),
+        aggregate=recorded["aggregate"],
+        flip=recorded["flip"],
+        layer=recorded["layer"],
+        region=recorded["region"],
+        exif=exif,
+    )

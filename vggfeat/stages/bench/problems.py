@@ -1,0 +1,26 @@
+"""The SVM problems of `bench svm`. Imports no scikit-learn, so that the command line can list them quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIN_TIMED_CLASSES = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """One problem: `classes` with `per_class` samples each (or `samples` multi-label ones), `dim` features."""
+
+    classes: int
+    dim: int
+    per_class: int = 0
+    samples: int = 0
+    signal: float = 0.35
+    timed_classes: int = 0  # LIBLINEAR is timed on this many classes and scaled; 0: on all
+
+
+SIZES = {
+    "caltech101": Size(classes=102, dim=4096, per_class=24),
+    "caltech256": Size(classes=257, dim=12288, per_class=48, signal=0.37, timed_classes=MIN_TIMED_CLASSES),
+    "voc": Size(classes=20, dim=8192, samples=5011, signal=1.0),
+}
