@@ -110,12 +110,12 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     with pytest.raises(ModelError) as caught:
         predictor(made, weights=["none", str(other)])
     assert str(caught.value).startswith(f"{made.model} was made with weights b.pt of sha256 {digest}, these are ")
-    assert str(caught.value).endswith(": give the file with --weights")
+    assert str(caught.value).endswith(": give the file with `weights`")
     with pytest.raises(ModelError, match=r"give the --seed of the extraction$"):
         predictor(made, seed=1)
     with pytest.raises(ModelError) as caught:
         Predictor(made.model, device="cpu")
-    assert str(caught.value) == f"{made.model} needs the weights b.pt of net B: give the file with --weights"
+    assert str(caught.value) == f"{made.model} needs the weights b.pt of net B: give the file with `weights`"
     with pytest.raises(UsageError) as wrong:
         predictor(made, weights=["none"])
     assert str(wrong.value) == f"{made.model} needs 2 weights, 1 are given; its nets: A (none), B (b.pt)"
@@ -146,8 +146,8 @@ def test_a_model_of_persons_boxes_needs_images_with_boxes(made: SimpleNamespace,
     with pytest.raises(ModelError) as caught:
         list(scorer.predict(made.dataset.samples))
     assert str(caught.value) == (
-        f"{tmp_path}/p-model.h5 was fitted on persons' boxes (--region both), which these images do not have: "
-        "give --dataset voc2012-action, or fit on descriptors of --region image"
+        f"{tmp_path}/p-model.h5 was fitted on persons' boxes (`region=both`), which these images do not have: "
+        "give `dataset=voc2012-action`, or fit on descriptors of `region=image`"
     )
 
 

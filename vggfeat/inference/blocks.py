@@ -39,7 +39,7 @@ def describe_blocks(
     blocks: Sequence[range],
     *,
     resumable: bool = False,
-    patience: float = PATIENCE,
+    patience: float | None = None,
 ) -> Iterator[tuple[range, Found]]:
     """The results of these blocks of samples, in order.
 
@@ -48,7 +48,7 @@ def describe_blocks(
 
     Args:
         resumable: the blocks go into a file that a later run can continue, as an OutageError then says.
-        patience: seconds between two warnings that name slow images.
+        patience: seconds between two warnings that name slow images; None: PATIENCE.
 
     Raises OutageError for a picture that is not read in half an hour.
     """
@@ -60,7 +60,7 @@ def describe_blocks(
         for following in blocks[number + decoded_ahead : number + decoded_ahead + 1]:
             decoding.append(runner.prepare(samples[following.start : following.stop]))
         prepared = decoding.popleft()
-        _name_the_slow(samples[rows.start : rows.stop], prepared, resumable, patience)
+        _name_the_slow(samples[rows.start : rows.stop], prepared, resumable, PATIENCE if patience is None else patience)
         decoded, rescaled = collected(prepared)
         running.append((rows, decoded, runner.run(rescaled)))
         if len(running) > running_ahead:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,15 +18,12 @@ from vggfeat.inference.batching import Extents, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.layers import check_layers, layer_shape, trunk_layers
-from vggfeat.nets.networks import VGG, windows
+from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.system.devices import tf32
 from vggfeat.system.memory import release_free_memory
 
-SCORES = "scores"
+SCORES: Literal["scores"] = "scores"
 """The last layer, before the soft-max."""
-
-HEAD_DEPTHS = {"fc6": 2, "fc7": 5, SCORES: 7}
-"""Modules of the classifier up to each layer, its ReLU included."""
 
 CACHE_BYTES = 8 << 20
 """On the CPU a pass of the convolutions takes as many pictures as keep a layer's input and output within so much
@@ -95,12 +93,12 @@ class DenseNet:
         most_padding: float | None = None,
     ) -> None:
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        check_layers((layer for layer in self.layers if layer != SCORES), net.spec)
+        check_layers((layer for layer in self.layers if layer != SCORES), net.spec, top=net.has_top)
         self.precision = net.precision
         self.device = next(net.parameters()).device
         self.filter = net.preprocessing.filter
         self.dims = tuple(
-            net.num_classes if layer == SCORES else _length(net, layer, whole=pool == "none") for layer in self.layers
+            net.dim(SCORES) if layer == SCORES else _length(net, layer, whole=pool == "none") for layer in self.layers
         )
         self._reduce = _REDUCTIONS[pool]
         self._dtype = DTYPES[net.precision]
@@ -280,7 +278,7 @@ def _cast(net: VGG, dtype: torch.dtype) -> VGG:
     if dtype == torch.float32:
         return net
     with torch.device("meta"):
-        copied = VGG(net.net, width=net.width, num_classes=net.num_classes)
+        copied = VGG(net.net, width=net.width, num_classes=net.num_classes, top=net.has_top)
     copied.load_state_dict({name: value.to(dtype) for name, value in net.state_dict().items()}, assign=True)
     return copied
 

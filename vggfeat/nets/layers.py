@@ -9,53 +9,47 @@ from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import FC_CHANNELS, INPUT_SIDE, NETS, Conv, NetSpec, scaled
 
 HIDDEN = ("fc6", "fc7")
-"""The fully-connected layers that give descriptors (Appendix B takes fc7)."""
+"""The fully-connected layers that describe an image (Appendix B takes fc7)."""
 
 
 @dataclass(frozen=True)
 class TrunkLayer:
     """A convolution, its ReLU included, or a pooling."""
 
-    name: str
     module: int
     """Place, among the trunk's modules, of the last that computes it: a convolution's ReLU, or the pooling."""
     channels: int
     """At full width."""
     stride: int
     """Pixels of the image between neighbouring positions."""
-
-    @property
-    def has_relu(self) -> bool:
-        """Whether it ends with a ReLU."""
-        return self.name.startswith("conv")
+    has_relu: bool
 
 
 def trunk_layers(spec: NetSpec) -> dict[str, TrunkLayer]:
-    """The convolutions and poolings of a net by name, in order; blocks end with their pooling."""
+    """The convolutions and poolings of a net by name, in order."""
     found: dict[str, TrunkLayer] = {}
-    block, number, module, channels, stride = 1, 0, 0, 3, 1
+    names = iter(spec.layer_names)
+    module, channels, stride = -1, 3, 1
     for layer in spec.layers:
         if isinstance(layer, Conv):
-            number, module, channels = number + 1, module + 2, layer.channels
-            name = f"conv{block}_{number}"
+            module, channels = module + 2, layer.channels
+            found[next(names)] = TrunkLayer(module, channels, stride, has_relu=True)
         elif layer == "M":
-            module, stride, name = module + 1, stride * 2, f"pool{block}"
-            block, number = block + 1, 0
-        else:  # response normalisation has no name
+            module, stride = module + 1, stride * 2
+            found[next(names)] = TrunkLayer(module, channels, stride, has_relu=False)
+        else:  # response normalisation, which has no name
             module += 1
-            continue
-        found[name] = TrunkLayer(name, module - 1, channels, stride)
     return found
 
 
-def layer_names(spec: NetSpec, classifier: bool = True) -> tuple[str, ...]:
-    """All layers that give descriptors, in order; `classifier`: whether the net has its fully-connected layers."""
-    return (*trunk_layers(spec), *(HIDDEN if classifier else ()))
+def has_relu(layer: str) -> bool:
+    """Whether a layer of that name ends with a ReLU: all but the poolings."""
+    return not layer.startswith("pool")
 
 
-ALL_LAYERS: tuple[str, ...] = tuple(
+LAYERS: tuple[str, ...] = tuple(
     sorted(
-        {name for spec in NETS.values() for name in layer_names(spec)},
+        {name for spec in NETS.values() for name in spec.layer_names},
         key=lambda name: (("conv", "pool", "fc").index(name.rstrip("0123456789_")), name),
     )
 )
@@ -70,14 +64,17 @@ def layer_shape(spec: NetSpec, layer: str, width: float = 1.0) -> tuple[int, int
     return scaled(its.channels, width), INPUT_SIDE // its.stride
 
 
-def check_layers(layers: Iterable[str], spec: NetSpec, classifier: bool = True) -> None:
-    """Raises UsageError for a layer that a net does not have, naming those that it has."""
-    valid = layer_names(spec, classifier)
+def check_layers(layers: Iterable[str], spec: NetSpec, *, top: bool = True) -> None:
+    """Raises UsageError for a layer that a net does not have, naming those that it has.
+
+    `top`: whether the net has its fully-connected layers.
+    """
+    valid = [name for name in spec.layer_names if top or name not in HIDDEN]
     for layer in layers:
-        if layer in HIDDEN and not classifier:
+        if layer in HIDDEN and not top:
             raise UsageError(
-                f"net {spec.name} has no fully-connected layers here, so no {layer}: take `layer={valid[-1]}`, or "
-                f"another of {', '.join(valid)}"
+                f"these weights of net {spec.name} have no fully-connected layers, so no {layer}; take "
+                f"`layer={valid[-1]}`, or another of {', '.join(valid)}"
             )
         if layer not in valid:
-            raise unknown_name(f"layer of net {spec.name}", layer, valid)
+            raise unknown_name(f"layer in net {spec.name}", layer, valid)

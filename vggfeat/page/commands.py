@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from vggfeat.store import Descriptors
@@ -65,6 +66,16 @@ def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | No
         scales = "single" if len(of_nets[0]) == 1 else "multi"
     words += ["--scales", scales, "--precision", settings["precision"]]
     return shlex.join([*words, "--dataset", dataset, "-o", output or "FILE.h5"])
+
+
+def fuse_command(files: Sequence[str | Path]) -> str:
+    """The `vggfeat evaluate` that would score such files of posteriors, and their fusion, again."""
+    return shlex.join(["vggfeat", "evaluate", *map(str, files)])
+
+
+def with_report(command: str, folder: str | Path) -> str:
+    """The command that also writes its page into a folder."""
+    return f"{command} --report {shlex.quote(str(folder))}"
 
 
 def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from vggfeat.inference.settings import (
     WeightsLike,
 )
 from vggfeat.nets.catalog import net_spec
-from vggfeat.page.commands import evaluate_command
+from vggfeat.page.commands import evaluate_command, fuse_command, with_report
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
@@ -220,8 +219,7 @@ def evaluate_files(
         return result
     if fused.labels is None:
         raise UsageError(f"{fused.dataset} has no labels here, so no report")
-    command = shlex.join(["vggfeat", "evaluate", *map(str, files)])
-    return _reported(result, report, fused, command, Pictures.of(fused.dataset, data))
+    return _reported(result, report, fused, fuse_command(files), Pictures.of(fused.dataset, data))
 
 
 def _check_labels(
@@ -335,6 +333,5 @@ def _reported(
     assert posteriors.labels is not None
     done = np.flatnonzero(posteriors.done).tolist()
     scored = Scored([posteriors.ids[row] for row in done], posteriors.labels[done], posteriors.values[done])
-    lines = [f"{command} --report {shlex.quote(str(folder))}"]
-    page = write_page(folder, result, posteriors.class_names, scored, lines, pictures)
+    page = write_page(folder, result, posteriors.class_names, scored, [with_report(command, folder)], pictures)
     return replace(result, report=str(page))
