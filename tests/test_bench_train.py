@@ -93,7 +93,7 @@ def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(
     assert lines[2].split()[0] in ("fp32", "bf16")
     assert lines[2].split()[-1] == "-"
     assert lines[3] == "plain torchvision loop: - images/s"
-    assert lines[-1] == "2 processes: not measured, they take two CUDA devices, or CPUs"
+    assert lines[-1] == "2 processes: not measured (needs two CUDA devices, or a CPU run)"
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_the_environment_wins_over_a_recipe_that_travels(recipe: Path, monkeypat
             'aggregate = "stak"',
             "r.toml: [extract] aggregate: 'stak' is not one of 'stack', 'average', 'max'; did you mean 'stack'?\n",
         ),
-        ('scales = [256, "x"]', "r.toml: [extract] scales: '256,x' is no comma-separated list of numbers (Q,Q,..)"),
-        ("scales = [256.5]", "r.toml: [extract] scales: '256.5' is no comma-separated list of numbers (Q,Q,..)"),
+        ('scales = [256, "x"]', "r.toml: [extract] scales: '256,x' is not a comma-separated list of numbers (Q,Q,..)"),
+        ("scales = [256.5]", "r.toml: [extract] scales: '256.5' is not a comma-separated list of numbers (Q,Q,..)"),
         ("workers = 0", "r.toml: [extract] workers: 0 is not in the range x>=1"),
         ("flip = 1", "r.toml: [extract] flip: expected true or false\n"),
         ("seed = true", "r.toml: [extract] seed: expected a text or a number\n"),
@@ -153,7 +153,7 @@ def test_a_mistake_is_one_line_that_names_the_file_and_the_nearest_name(
         ("svm --recipe gone.toml", "gone.toml: this recipe cannot be read: No such file or directory"),
         (
             "localise --recipe training.toml",
-            "training.toml: 'net' stands outside of a table: options belong into that of their command, such as "
+            "training.toml: 'net' is outside of any table: put options into a table named like their command, such as "
             "[localise]; a training recipe is for vggfeat train",
         ),
     ],

@@ -31,6 +31,7 @@ from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.download import download_dataset, download_weights
 from vggfeat.system import fetch
+from vggfeat.system.hashes import algorithm
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,7 @@ def published(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
             "torchvision": lambda row: torch_file(row.net),
         }[row.format](row)
         kind, _, published_hex = row.digest.partition(":")
-        digest = f"{kind}:{hashlib.new(fetch.algorithm(row.digest), content).hexdigest()[: len(published_hex)]}"
+        digest = f"{kind}:{hashlib.new(algorithm(row.digest), content).hexdigest()[: len(published_hex)]}"
         server.files[f"/{row.filename}"] = content
         size = len(content) if row.size else None
         rows.append(dataclasses.replace(row, url=server.url(f"/{row.filename}"), digest=digest, size=size))
@@ -196,7 +197,7 @@ def test_offline_says_which_file_to_put_where_and_asks_nobody(
         load_net("B", device="cpu", offline=True if way == "argument" else None)
     (row,) = catalog.weights_rows("B")
     assert str(caught.value) == (
-        "the weights of net B (torchvision) are not in the cache, and fetching is forbidden (--offline or "
+        "the weights of net B (torchvision) are not in the cache, and fetching is forbidden (`offline` or "
         f"VGGFEAT_OFFLINE); put {row.url} ({row.digest}) at {cache.cached_path(row)}"
     )
     assert published.requests == []
@@ -219,7 +220,7 @@ def test_nets_without_published_weights_say_what_there_is() -> None:
         load_net("C")
     assert str(caught.value) == (
         "no weights of net C are published; there are A (torchvision), B (torchvision), D (oxford, oxford-keras, "
-        "torchvision), E (oxford, oxford-keras, torchvision); or give a file, or none for random ones"
+        "torchvision), E (oxford, oxford-keras, torchvision); or give a file, or `weights=none` for random ones"
     )
     with pytest.raises(UsageError, match=r"^no oxford weights of net A are published; there are A \(torchvision\)"):
         load_net("A", "oxford")
@@ -380,7 +381,7 @@ def test_a_wrong_archive_is_not_unpacked(datasets: Server, tmp_path: Path) -> No
 
 
 def test_offline_names_the_archive_and_its_place(datasets: Server, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=r"256_ObjectCategories\.tar is not there and fetching is forbidden"):
+    with pytest.raises(DownloadError, match=r"256_ObjectCategories\.tar is missing and fetching is forbidden"):
         download_dataset("caltech256", tmp_path, offline=True)
 
 

@@ -246,7 +246,7 @@ def test_lists_name_ids_and_may_be_separated_by_nul(photos, tmp_path):
         (["missing.jpg"], "missing.jpg: no such file or folder"),
         (
             ["--scales", "256,big"],
-            "Invalid value for '--scales': '256,big' is no comma-separated list of numbers (Q,Q,..)",
+            "Invalid value for '--scales': '256,big' is not a comma-separated list of numbers (Q,Q,..)",
         ),
         (["--net", "F", "."], "no net 'F'"),
         (["--aggregate", "mean"], "Invalid value for '--aggregate'"),

@@ -16,7 +16,6 @@ import pytest
 from serving import Handler, Server, serving
 
 from vggfeat.errors import DownloadError, VggfeatError
-from vggfeat.system import fetch as fetch_module
 from vggfeat.system.fetch import ATTEMPTS, fetch, offline_asked
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: several chunks
@@ -183,10 +182,37 @@ def test_a_range_that_begins_elsewhere_is_not_appended(server: Server, target: P
     assert [asked for _, asked in server.requests] == [f"bytes={HALF}-", None]
 
 
-def test_a_part_of_another_file_fails_by_its_hash_and_is_removed(server: Server, target: Path) -> None:
+@pytest.mark.parametrize("size", [None, len(CONTENT)])
+@pytest.mark.parametrize("left", [CONTENT[:HALF], b"x" * HALF, CONTENT[:-1] + b"x", b"x"])
+@pytest.mark.parametrize("answer", ["range", "slice as a whole", "slice with its place", "slice without a length"])
+def test_a_continued_file_that_turns_out_wrong_is_fetched_once_more_from_the_start(
+    answer: str, left: bytes, size: int | None, server: Server, target: Path
+) -> None:
+    """The kind: whatever is wrong with the part, or with a server's answer to a range, a fresh start mends it."""
+
+    def script(handler: Handler) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        start = int(asked[1]) if asked else 0
+        if answer == "range" or not asked:
+            handler.send_file(CONTENT)
+        elif answer == "slice with its place":
+            handler.reply(200, CONTENT[start:], {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"})
+        else:
+            handler.reply(200, CONTENT[start:], length=None if answer == "slice without a length" else -1)
+
+    part(target, left)
+    server.files["/w.bin"] = script
+    assert get(server, target, size=size).read_bytes() == CONTENT
+    assert len([asked for _, asked in server.requests if asked is None]) <= 1
+    assert not part(target).exists()
+
+
+def test_a_file_that_is_wrong_after_a_fresh_start_too_is_refused_and_removed(server: Server, target: Path) -> None:
     part(target, b"x" * HALF)
+    server.files["/w.bin"] = CONTENT[:-1]
     with pytest.raises(DownloadError, match="not the published file"):
         get(server, target)
+    assert [asked for _, asked in server.requests] == [f"bytes={HALF}-", None]
     assert nothing_left(target)
 
 
@@ -256,14 +282,13 @@ def test_more_bytes_than_published_are_refused_when_unannounced(server: Server, 
     assert nothing_left(target)
 
 
-def test_a_server_that_sends_for_ever_is_stopped(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "MOST_BYTES", 100_000)
+def test_a_server_that_sends_for_ever_is_stopped(server: Server, target: Path) -> None:
     server.files["/w.bin"] = lambda handler: handler.reply(200, CONTENT, length=None)
     with pytest.raises(DownloadError, match=r"sends more than the 100000 bytes of the file$"):
-        get(server, target)
+        get(server, target, max_bytes=100_000)
     server.files["/w.bin"] = CONTENT
     with pytest.raises(DownloadError, match=r"announces 1280000 bytes; no published file is that large$"):
-        get(server, target)
+        get(server, target, max_bytes=100_000)
     assert nothing_left(target)
 
 
@@ -286,11 +311,10 @@ def test_a_refused_connection_is_tried_a_few_times_and_named(target: Path) -> No
     assert nothing_left(target)
 
 
-def test_a_silent_server_is_given_up(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module, "TIMEOUT", 0.05)
+def test_a_silent_server_is_given_up(server: Server, target: Path) -> None:
     server.files["/w.bin"] = lambda _: time.sleep(0.5)
-    with pytest.raises(DownloadError, match=r"no answer within 0 s; given up after 5 tries$"):
-        get(server, target)
+    with pytest.raises(DownloadError, match=r"no answer within 0.05 s; given up after 5 tries$"):
+        get(server, target, timeout=0.05)
 
 
 def test_a_redirect_loop_ends(server: Server, target: Path) -> None:
@@ -334,7 +358,7 @@ def test_offline_names_the_file_and_where_to_put_it(server: Server, target: Path
         get(server, target, offline=True)
     url = server.url("/w.bin")
     assert str(caught.value) == (
-        f"{target} is not there and fetching is forbidden (offline); put {url} there by hand ({digest()})"
+        f"{target} is missing and fetching is forbidden (offline); put {url} there by hand ({digest()})"
     )
     assert server.requests == []
     assert not target.parent.exists()

@@ -125,7 +125,7 @@ def test_a_picture_that_is_not_read_for_minutes_is_named(
         return decode(source, **options)
 
     monkeypatch.setattr(images, "decode", slow)
-    samples = from_paths([photos]).samples
+    samples = from_paths([str(photos)]).samples
     extractor = Extractor([glorot_(VGG("A", width=1 / 16)).eval()], DescriptorSettings((224,)), workers=6)
     ((rows, described),) = describe_blocks(extractor, samples, [range(6)], patience=0.1)
     extractor.close()
@@ -144,7 +144,7 @@ from vggfeat.inference import blocks as pipeline
 from vggfeat.cli import main
 decode = images.decode
 images.decode = lambda source, **options: threading.Event().wait() if "hangs" in source else decode(source, **options)
-pipeline.PATIENCE, pipeline.HOPELESS, decoding.LAST_WORDS = 0.1, 0.5, 0.1
+pipeline.PATIENCE, pipeline.READ_TIMEOUT, decoding.SHUTDOWN_GRACE = 0.1, 0.5, 0.1
 main(sys.argv[1:])
 """
 
@@ -180,9 +180,9 @@ def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for owner in (images, crops):
         monkeypatch.setattr(owner, "decode", hanging)
-    monkeypatch.setattr(crops, "HOPELESS", 2.0)
+    monkeypatch.setattr(crops, "READ_TIMEOUT", 2.0)
     monkeypatch.setattr(pictures, "SLOW", 2.0)
-    monkeypatch.setattr(decoding, "LAST_WORDS", 0.1)
+    monkeypatch.setattr(decoding, "SHUTDOWN_GRACE", 0.1)
     yield
     end.set()
 
@@ -202,7 +202,7 @@ def test_a_page_does_without_the_pictures_that_are_never_read(never: None, tmp_p
     samples = load_folder(two_classes(tmp_path / "tree", 6)).samples
     shown = pictures.Pictures(samples)
     shown.prepare(["a/00.png", "b/01.png", "a/02.png", "b/03.png"])
-    assert shown.failures() == {"a/02.png": "not read in 2 s: its disk does not answer"}
+    assert shown.failures() == {"a/02.png": "not read in 2 s: the disk does not answer"}
     assert "data:image/jpeg" in str(shown.show("b/03.png"))
 
 

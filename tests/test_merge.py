@@ -21,7 +21,7 @@ from vggfeat.stages.merge import merge
 from vggfeat.stages.svm import find_descriptors
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.pooling import Described
-from vggfeat.store.sharding import Shard, cut, is_shard_name, whole_path
+from vggfeat.store.shards import Shard, cut, is_shard_name, whole_path
 from vggfeat.system.launch import launched
 
 N, DIM = 75, 6
@@ -287,7 +287,7 @@ def test_a_merge_stopped_half_way_leaves_no_file_and_the_next_one_is_whole(tmp_p
 
 def test_long_columns_are_written_in_the_writers_own_pieces(tmp_path, monkeypatch):
     """A piece is 65,536 names; here 20, so that pieces begin and end inside of shards."""
-    monkeypatch.setattr("vggfeat.store.joining.TEXT_ROWS", 20)
+    monkeypatch.setattr("vggfeat.store.merging.TEXT_ROWS", 20)
     monkeypatch.setattr("vggfeat.store.writer.TEXT_ROWS", 20)
     whole = write(tmp_path / "whole.h5")
     merge(shards(tmp_path / "a.h5", 4), tmp_path / "m.h5")

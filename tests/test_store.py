@@ -11,7 +11,7 @@ import pytest
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import VggfeatError
 from vggfeat.store import DescriptorWriter, read_descriptors
-from vggfeat.store.holding import Hold
+from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
 
 N, DIMS, SCALES = 10, (3, 2), (256, 384)
@@ -247,7 +247,7 @@ def test_what_a_dead_writer_left_behind_stops_nobody_and_goes(tmp_path):
 
 def test_two_writers_of_a_new_file_never_both_make_it(tmp_path):
     """Before the file exists HDF5 has nothing to lock."""
-    with Hold(tmp_path / "a.h5"):
+    with OutputLock(tmp_path / "a.h5"):
         code = (
             "import sys; sys.path[:0] = sys.argv[2:]\n"
             "from test_store import *\n"

@@ -312,7 +312,7 @@ def test_images_that_one_file_lacks_a_descriptor_of_are_left_out(
     a = write_descriptors(tmp_path / "a.h5", dataset, values, net="D", failed=[3])
     b = write_descriptors(tmp_path / "b.h5", dataset, values, net="E", failed=[0])
     assert run(["svm", str(a), str(b), "--C", "1"]) == 0
-    assert "left out for want of a descriptor: 2, class000/0000.jpg first" in capsys.readouterr().err
+    assert "left out, without a descriptor: 2, class000/0000.jpg first" in capsys.readouterr().err
 
 
 def test_files_that_do_not_fit_name_the_first_offender(tmp_path: Path) -> None:

@@ -473,7 +473,7 @@ def test_a_keras_file_without_its_top_gives_a_net_without_it(keras_d: Any, keras
 
 def test_keras_3s_own_layout_is_refused_with_advice(keras_d: Any, tmp_path: Path) -> None:
     keras_d.save_weights(tmp_path / "vgg.weights.h5")
-    with pytest.raises(WeightsError, match=r"not Keras' weights in the legacy layout .*`model\.save\('x\.h5'\)`$"):
+    with pytest.raises(WeightsError, match=r"not Keras' weights in the legacy layout .*model\.save\('x\.h5'\)$"):
         load_net("D", tmp_path / "vgg.weights.h5")
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vggfeat._version import __version__
 from vggfeat.errors import ModelError
-from vggfeat.store.holding import Hold
+from vggfeat.store.locking import OutputLock
 from vggfeat.store.provenance import check_provenance
 from vggfeat.system.files import replacing
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts, written
@@ -62,7 +62,7 @@ class Model:
 
 def write_model(path: str | Path, model: Model) -> Path:
     """Writes a model, whole or not at all, and returns its path. What a killed process was writing there goes."""
-    with Hold(Path(path)), replacing(path) as temporary, written(temporary) as file:
+    with OutputLock(Path(path)), replacing(path) as temporary, written(temporary) as file:
         file.attrs["format"] = MODEL_FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["vggfeat_version"] = __version__

@@ -1,4 +1,4 @@
-"""The command line: one file per verb, imported only when its verb is called; errors become one line on stderr."""
+"""The command line. Each verb has a file, imported when the verb is called; an error is one line on stderr."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from vggfeat._version import __version__
 from vggfeat.cli.advice import told
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
-from vggfeat.datasets.decoding import DECODING
+from vggfeat.datasets.decoding import THREAD_PREFIX
 from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
 from vggfeat.system.launch import launched
 
 VERBS = {
-    "nets": "Table 1 and 2: nets, depth, parameters, published weights.",
+    "nets": "Tables 1 and 2: nets, depth, parameters, published weights.",
     "download": "Fetch published weights or a data set, checked against its hash.",
-    "train": "Train a net as the paper did.",
+    "train": "Train a net by the paper's recipe.",
     "evaluate": "Top-1 and top-5 errors of nets, on ILSVRC or your own classes.",
-    "localise": "Boxes of objects in ILSVRC's images, and localisation error.",
-    "extract": "Images to descriptors, in one HDF5 file.",
+    "localise": "Predict boxes in ILSVRC's images and score them.",
+    "extract": "Turn images into descriptors, in one HDF5 file.",
     "merge": "Join the shards of one extraction into one file.",
-    "export": "Descriptors as a NumPy or CSV file, for other tools.",
+    "export": "Write descriptors as a NumPy or CSV file, for other tools.",
     "svm": "Fit linear SVMs on descriptors and score them.",
     "predict": "Score new images with a fitted model.",
-    "info": "What a descriptor file, checkpoint or model is, and how it was made.",
+    "info": "Describe a descriptor file, checkpoint or model and its origin.",
     "bench": "Measure this machine: extraction, training and SVM fits.",
-    "quickstart": "The whole road, offline, in about a minute: train, extract, svm.",
+    "quickstart": "Try it: train, extract and classify small pictures, offline.",
 }
-"""One line a verb, in the order of a user's work: `--help` imports none of their files."""
+"""Verb -> its line in the help, in the order of a user's work. `--help` imports no verb's file."""
 
 SPINS = "1000"
-"""How many times torch's idle threads look for work before they sleep. With libgomp's own 300,000 two commands on the
-same two cores took four times as long as one after the other (42 s; 8 s with 1,000), and one alone is no faster."""
+"""How often torch's idle threads poll for work before they sleep. With libgomp's default of 300,000, two commands on
+the same two cores took four times as long as one after the other (42 s; 8 s with 1,000); one command alone is no
+faster with it."""
 
 
 class _Verbs(click.Group):
-    """A group that imports a verb's file only when that verb is called."""
+    """A group that imports a verb's file when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -64,10 +65,15 @@ class _Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
 @click.version_option(__version__, prog_name="vggfeat")
-def vggfeat() -> None:
-    """VGG nets for transfer learning: dense multi-scale descriptors, linear SVMs, the paper's protocols.
+@click.pass_context
+def vggfeat(ctx: click.Context) -> None:
+    """VGG nets for transfer learning: image descriptors, linear SVMs, the paper's benchmarks.
 
     Results go to stdout (a path, or JSON with --json), everything else to stderr. Exit codes: 0 done, 1 failed,
     2 wrong usage, 3 done but some images were skipped, 130 interrupted.
@@ -77,28 +83,30 @@ def vggfeat() -> None:
       find photos -name '*.jpg' |
         vggfeat extract --net D --scales 256,384,512 --aggregate stack
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends as tidily as Ctrl-C
-    sys.unraisablehook = _dropped
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends like Ctrl-C
+    sys.unraisablehook = _raise_interrupts_again
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
     code = run(args)
-    if _ends_badly():
+    if _cannot_shut_down():
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
 
 
-def _ends_badly() -> bool:
-    """Whether to leave the interpreter as it is, for it could not be taken down around the threads there are.
+def _cannot_shut_down() -> bool:
+    """Whether running threads would hang or crash a normal shutdown of the interpreter.
 
-    A read that never returns would keep it from ending. torch.distributed's C++ threads may still hold tensors after
-    their group is destroyed, and abort the process (SIGABRT) when they need an interpreter that is gone.
+    A decoding thread whose read never returns would keep it waiting. torch.distributed's C++ threads may hold tensors
+    even after their group is destroyed, and abort the process (SIGABRT) when the interpreter is gone.
     """
-    return launched() is not None or any(thread.name.startswith(DECODING) for thread in threading.enumerate())
+    return launched() is not None or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())
 
 
 def run(args: list[str] | None = None) -> int:
@@ -108,8 +116,8 @@ def run(args: list[str] | None = None) -> int:
             code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:
-        # The reader of our stdout has gone (`vggfeat nets | head -1`): not our failure. click and rich turn a broken
-        # pipe into SystemExit. Stdout is pointed at nothing, so that the interpreter's own flush stays quiet too.
+        # The reader of stdout has gone (`vggfeat nets | head -1`), which is no failure. click and rich turn a broken
+        # pipe into SystemExit. With stdout on /dev/null the interpreter's last flush is quiet too.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -118,30 +126,24 @@ def run(args: list[str] | None = None) -> int:
         return _report("interrupted", INTERRUPTED)
     except click.exceptions.Exit as ended:
         return ended.exit_code
-    except click.ClickException as error:
-        if debugging():
-            raise
-        hint = getattr(error, "ctx", None)
-        advice = f" (see '{hint.command_path} --help')" if hint else ""
-        meant = _long_option(error, sys.argv[1:] if args is None else args)
-        return _report(error.format_message().rstrip(".") + meant + advice, USAGE)
-    except UsageError as error:
-        if debugging():
-            raise
-        return _report(told(error), USAGE)
-    except VggfeatError as error:
-        if debugging():
-            raise
-        return _report(told(error), FAILED)
-    except OSError as error:  # the system's word where no stage had one of its own: a full disk, say
-        if debugging():
-            raise
-        return _report(f"{error.filename or 'output'}: {error.strerror or error}", FAILED)
     except Exception as error:
         if debugging():
             raise
-        return _report(f"{type(error).__name__}: {error} (a defect of vggfeat; --debug shows where)", FAILED)
+        return _report(*_explained(error, sys.argv[1:] if args is None else args))
     return code if isinstance(code, int) else DONE
+
+
+def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
+    """What to tell the user about an error, and the exit code."""
+    if isinstance(error, click.ClickException):
+        hint = getattr(error, "ctx", None)
+        see = f" (see '{hint.command_path} --help')" if hint else ""
+        return error.format_message().rstrip(".") + _long_option(error, args) + see, USAGE
+    if isinstance(error, VggfeatError):
+        return told(error), USAGE if isinstance(error, UsageError) else FAILED
+    if isinstance(error, OSError):  # such as a full disk
+        return f"{error.filename or 'output'}: {error.strerror or error}", FAILED
+    return f"{type(error).__name__}: {error} (a bug in vggfeat; --debug shows where)", FAILED
 
 
 def _long_option(error: click.ClickException, args: list[str]) -> str:
@@ -154,10 +156,10 @@ def _long_option(error: click.ClickException, args: list[str]) -> str:
     return f"; did you mean {near!r}?" if near else ""
 
 
-def _dropped(unraisable: Any) -> None:
-    """Python drops an exception inside of a weak reference's callback: an interrupt then comes again, soon.
+def _raise_interrupts_again(unraisable: Any) -> None:
+    """Repeats an interrupt that Python dropped because it came inside a weak reference's callback.
 
-    As SIGTERM, to which `main` listens even where a shell has SIGINT ignored (`command &`).
+    It comes again as SIGTERM, which `main` handles even where a shell ignores SIGINT (`command &`).
     """
     if unraisable.exc_type is KeyboardInterrupt:
         threading.Timer(0.05, _thread.interrupt_main, [signal.SIGTERM]).start()
@@ -166,7 +168,7 @@ def _dropped(unraisable: Any) -> None:
 
 
 def _report(message: str, code: int) -> int:
-    """Prints the one line that an error is, line breaks and control characters made visible."""
+    """Prints an error as one line, with line breaks replaced and control characters made visible."""
     line = "".join(c if c.isprintable() else " " if c == "\n" else ascii(c)[1:-1] for c in message)
     print(f"vggfeat: {line}", file=sys.stderr)
     return code

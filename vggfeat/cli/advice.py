@@ -1,4 +1,4 @@
-"""The library's errors in the words of a shell: parameters as flags, with the advice that only a shell needs."""
+"""Rewords the library's errors for a shell: parameters become flags, and advice for the shell is added."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ FLAGS = {
     "nul": "-0",
     "set": "--set",
 }
-"""Flags of parameters whose names differ; every other parameter `a_b` is `--a-b`."""
+"""Flags of parameters with other names; any other parameter `a_b` is `--a-b`."""
 
 ADVICE = {
     "posteriors": "'vggfeat evaluate -o FILE' keeps those",
     "train boxes": "'vggfeat train --task localise' makes a net that does",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
 }
-"""What to type after an error with this `advice`; its placeholders are the error's facts."""
+"""`advice` of an error -> what to type next; the placeholders are the error's facts."""
 
 _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNORECASE)
 
 
 def in_flags(message: str) -> str:
-    """A message of the library with each `` `parameter` `` or `` `parameter=value` `` as it is typed in a shell.
+    """A message with each `` `parameter` `` or `` `parameter=value` `` as typed in a shell.
 
-    A dotted name is a key of a recipe, which `--set` changes.
+    A dotted name is a recipe's key, set by `--set`.
     """
     return _PARAMETER.sub(lambda match: _typed(match[1], match[2]), message)
 
 
 def told(error: VggfeatError) -> str:
-    """The one line that a shell prints of an error: its message in flags, then the advice."""
+    """The line that a shell shows for an error: its message with flags, then the advice."""
     message = in_flags(str(error))
     if not error.advice:
         return message

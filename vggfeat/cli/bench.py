@@ -21,21 +21,21 @@ from vggfeat.stages.result import Result
     show_default=True,
     metavar="NET",
     type=Net(),
-    help="Net to extract with and to train, random weights.",
+    help="Net to extract with and to train; random weights.",
 )
-@click.option("--scales", type=SCALES, default="256", show_default=True, help="Smallest sides Q, all for each image.")
-@click.option("--precision", "precisions", multiple=True, metavar="P", help="Repeat for several.  [default: auto]")
-@click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images a run.")
+@click.option("--scales", type=SCALES, default="256", show_default=True, help="Shorter sides Q, all for each image.")
+@click.option("--precision", "precisions", multiple=True, metavar="P", help="May be repeated.  [default: auto]")
+@click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images per run.")
 @click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain loop.")
-@click.option("--width", type=click.FloatRange(0, min_open=True), help="Of the trained net.  [default: 1; CPU: 0.25]")
-@click.option("--batch-size", type=click.IntRange(2), help="Images a training update.  [default: 256; CPU: 32]")
+@click.option("--width", type=click.FloatRange(0, min_open=True), help="Width when training.  [default: 1; CPU: 0.25]")
+@click.option("--batch-size", type=click.IntRange(2), help="Images per training update.  [default: 256; CPU: 32]")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
 @click.option(
     "--size",
     type=Choice([*SIZES, "all"]),
     default="caltech101",
     show_default=True,
-    help="Problem of the SVM fits; caltech256 takes minutes and 8 GiB.",
+    help="Problem for the SVM fits; caltech256 takes minutes and 8 GiB.",
 )
 @common
 def bench(
@@ -54,8 +54,8 @@ def bench(
 ) -> None:
     """Measure this machine: extraction, training and SVM fits.
 
-    Each figure stands beside a yardstick of the same run: a plain torchvision loop and the machine's own matrix
-    products, scikit-learn's LinearSVC.
+    Each figure is compared with a yardstick from the same run: a plain torchvision loop, the machine's rate of matrix
+    products, or scikit-learn's LinearSVC.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What every command prints with: notes on stderr, results on stdout."""
+"""Printing for all commands: notes on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from vggfeat.system.text import printable
 
 
 def stderr() -> Console:
-    """The console for progress, tables and notes; made anew so that tests and redirections are seen."""
+    """A console on the current stderr, for progress, tables and notes."""
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def note(text: str) -> None:
-    """One line on stderr: no markup, and what a file's name holds of control characters made visible."""
+    """Prints one line on stderr, without markup and with control characters made visible."""
     stderr().print(printable(text), markup=False)
 
 
 def print_json(result: Any) -> None:
-    """A result on stdout, as JSON with NaN as null; a name's bytes that are no UTF-8 are escapes such as `\\udce9`."""
+    """Prints a result as JSON on stdout: NaN becomes null, bytes that are not UTF-8 become escapes like `\\udce9`."""
     text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _finite(value: Any) -> Any:
-    """Plain data with what JSON has no word for (NaN, infinities) as None."""
+    """Plain data with NaN and infinities, which JSON lacks, as None."""
     if isinstance(value, dict):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -45,10 +45,7 @@ def download(
         with progress.Ticker("download", quiet, unit="MB") as tick:
             in_megabytes = progress.in_megabytes(tick)
             if net is not None:
-                file = download_weights(net, source, offline=offline, progress=in_megabytes)
-                row = file.row
-                result = {"path": str(file.path), "net": row.net, "source": row.source, "url": row.url}
-                result["sha256"] = file.sha256
+                result = download_weights(net, source, offline=offline, progress=in_megabytes).as_json()
             else:
                 folder: Path = download_dataset(str(dataset), data, offline=offline, progress=in_megabytes)
                 result = {"path": str(folder), "dataset": str(dataset)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import click
 
@@ -10,7 +10,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
-from vggfeat.datasets.split import Subset
+from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import UsageError, nearest
 from vggfeat.inference.settings import SCALE_RULES, VIEWS
 
@@ -51,7 +51,7 @@ class ScalesOrRule(Numbers):
 @data_option
 @click.option(
     "--subset",
-    type=Choice(get_args(Subset)),
+    type=Choice(SUBSETS),
     default="val",
     show_default=True,
     help="val: where the data set has no such part, what the net's training held out.",

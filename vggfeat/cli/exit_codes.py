@@ -1,4 +1,4 @@
-"""What the command line's exit codes mean (README, "Commands")."""
+"""The command line's exit codes."""
 
 DONE = 0
 FAILED = 1

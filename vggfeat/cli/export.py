@@ -18,7 +18,7 @@ from vggfeat.cli.options import common
 @common
 @click.pass_context
 def export(ctx: click.Context, file: str, output: str, overwrite: bool, as_json: bool, quiet: bool) -> None:
-    """Descriptors as a NumPy or CSV file, for other tools.
+    """Write descriptors as a NumPy or CSV file, for other tools.
 
     FILE.npy is an (N, D) float32 matrix for numpy.load, with FILE.csv beside it: a line an image, in the matrix's
     order, with the columns id, label, subset, status. FILE.csv has these columns, then f0, f1 and so on, for R and

@@ -15,7 +15,7 @@ from vggfeat.cli.types import SCALES, Choice
 from vggfeat.inference.settings import LAYERS, REGIONS
 from vggfeat.store import STORES
 from vggfeat.store.pooling import AGGREGATES
-from vggfeat.store.sharding import whole_path
+from vggfeat.store.shards import whole_path
 from vggfeat.system.launch import launched
 
 
@@ -70,7 +70,7 @@ def extract(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Images to descriptors, in one HDF5 file.
+    """Turn images into descriptors, in one HDF5 file.
 
     Takes images, folders (searched recursively), tar files (plain or gzipped, not unpacked), a list on stdin (-, or a
     pipe), or a data set. Prints the path of the file. A file that cannot be read as an image costs its own row alone;

@@ -12,7 +12,7 @@ from vggfeat.cli.options import common
 @click.argument("file")
 @common
 def info(file: str, as_json: bool, quiet: bool) -> None:
-    """What a descriptor file, checkpoint or model is, and how it was made.
+    """Describe a descriptor file, checkpoint or model and its origin.
 
     \b
     Example:
@@ -22,6 +22,6 @@ def info(file: str, as_json: bool, quiet: bool) -> None:
 
     result = describe(file)
     if as_json:
-        console.print_json(result)
+        console.print_json(result.as_json())
     else:
-        tables.print_info(result)
+        tables.print_info(result.as_json())

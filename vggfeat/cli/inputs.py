@@ -9,7 +9,7 @@ import sys
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.errors import UsageError
-from vggfeat.store.sharding import Shard
+from vggfeat.store.shards import Shard
 from vggfeat.system.launch import Launch
 
 

@@ -55,7 +55,7 @@ def localise(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Boxes of objects in ILSVRC's images, and localisation error.
+    """Predict boxes in ILSVRC's images and score them.
 
     A guess is right where its class is the image's and its box overlaps a true one by an IoU above 0.5. The errors go
     to stderr, beside those of two trivial answers; stdout has the paths of what was written, or the whole result with

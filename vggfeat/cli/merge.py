@@ -29,7 +29,7 @@ def merge(
       vggfeat merge feats.shard-*-of-16.h5 -o feats.h5
     """
     from vggfeat.stages.merge import merge as run
-    from vggfeat.store.joining import read_head
+    from vggfeat.store.merging import read_head
 
     try:
         with progress.Ticker("merge", quiet, unit="rows") as tick:

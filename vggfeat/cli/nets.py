@@ -12,7 +12,7 @@ from vggfeat.stages.nets import nets as list_nets
 @click.command()
 @common
 def nets(as_json: bool, quiet: bool) -> None:
-    """Table 1 and 2: nets, depth, parameters, published weights.
+    """Tables 1 and 2: nets, depth, parameters, published weights.
 
     \b
     Example:
@@ -20,6 +20,6 @@ def nets(as_json: bool, quiet: bool) -> None:
     """
     rows = list_nets()
     if as_json:
-        console.print_json({"nets": rows})
+        console.print_json({"nets": [row.as_json() for row in rows]})
     else:
         tables.print_nets(rows)

@@ -1,4 +1,4 @@
-"""Option decorators that several verbs share. Flag names follow timm and torchvision."""
+"""Options that several verbs share. Flag names follow timm and torchvision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -15,29 +15,41 @@ from vggfeat._version import __version__
 from vggfeat.cli.recipes import options_from_recipe
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets import NAMES
+from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError
+from vggfeat.nets.catalog import NETS, WEIGHTS_NAMES
 from vggfeat.system.precisions import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a, b or c`."""
+    *rest, last = names
+    return f"{', '.join(rest)} or {last}"
+
+
+NET_NAMES = listed(NETS)
+"""The nets, as help texts name them."""
 
 _debug = False
 
 
 def debugging() -> bool:
-    """Whether --debug was given: then errors show their traceback."""
+    """Whether --debug was given, so that errors show their traceback."""
     return _debug
 
 
 def _set_debug(_ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    global _debug  # the one switch that must outlive click's context: main() reads it after the context is gone
+    global _debug  # read by `run` after an error, when click's context is gone
     _debug = _debug or value
 
 
 class _Notes(logging.Handler):
-    """The log on stderr, a line a record."""
+    """Prints log records on stderr, one per line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)  # where a progress bar has taken stderr over, above the bar
+        print(self.format(record), file=sys.stderr)  # a progress bar redirects stderr to above itself
 
 
 _NOTES = _Notes()
@@ -45,7 +57,7 @@ _NOTES = _Notes()
 
 @contextlib.contextmanager
 def own_log() -> Iterator[None]:
-    """What a command does to the log ends with it: its process may be another program's."""
+    """Undoes a command's changes to logging at its end: the process may belong to another program."""
     levels = {name: logging.getLogger(name).level for name in ("vggfeat", "vggfeat.stages.extract")}
     try:
         yield
@@ -65,7 +77,7 @@ def _set_verbose(ctx: click.Context, _param: click.Parameter, value: bool) -> No
 
 
 def _say(ctx: click.Context, quiet: bool = False, verbose: bool = False) -> None:
-    """Sets how much of the log is shown. It is asked once an option, in the user's order, and adds what it hears."""
+    """Sets how much of the log is shown; called for each of the two options, in the order typed."""
     wish: set[str] = ctx.meta.setdefault("vggfeat.log", set())
     wish |= {name for name, given in (("quiet", quiet), ("verbose", verbose)) if given}
     if len(wish) > 1:
@@ -80,35 +92,35 @@ def _say(ctx: click.Context, quiet: bool = False, verbose: bool = False) -> None
 
 
 def common(command: F) -> F:
-    """What every verb takes: --recipe, --json, --quiet, --verbose and --debug."""
+    """The options of every verb: --recipe, --json, --quiet, --verbose and --debug."""
     recipe = click.option(
         "--recipe",
         metavar="FILE",
         is_eager=True,
         expose_value=False,
         callback=options_from_recipe,
-        help="TOML with options in a table of this command's name; flags override it.",
+        help="TOML file with a table of options named like this command; flags override it.",
     )
     return recipe(manners(command))
 
 
 def manners(command: F) -> F:
-    """--json, --quiet, --verbose and --debug; --debug never reaches the command."""
+    """--json, --quiet, --verbose and --debug; the last two do not reach the command."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks."),
         click.option(
             "--quiet",
             is_flag=True,
             callback=_set_quiet,
-            help="No progress, tables or notes on stderr; errors still show.",
+            help="No progress, tables or notes on stderr, only errors.",
         ),
-        click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
         click.option(
             "--verbose",
             is_flag=True,
             expose_value=False,
             callback=_set_verbose,
-            help="Also say on stderr what is loaded and how long each part takes.",
+            help="Also log on stderr what is loaded and how long each part takes.",
         ),
     ):
         command = option(command)
@@ -116,26 +128,32 @@ def manners(command: F) -> F:
 
 
 def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
-    """--net, --weights, --width, --seed and --offline; with `many`, --net and --weights may repeat.
+    """--net, --weights, --width, --seed and --offline.
 
-    `to`: what several nets are for, in the help.
+    Args:
+        many: --net and --weights may be repeated.
+        to: what several nets are for, in the help.
     """
 
     def decorate(command: F) -> F:
         repeat = f" Repeat to {to} several nets." if many else ""
         for option in (
-            click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
+            click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never download anything."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights."),
             click.option(
-                "--width", type=float, default=1.0, show_default=True, help="Channel factor of random weights' nets."
+                "--width",
+                type=float,
+                default=1.0,
+                show_default=True,
+                help="Channel factor of a net with random weights.",
             ),
             click.option(
                 "--weights",
                 metavar="NAME|FILE",
                 multiple=many,
                 default=("published",) if many else "published",
-                help="published, oxford, oxford-keras, torchvision, none (random, Glorot), or a file: a vggfeat "
-                "checkpoint, torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
+                help=f"{', '.join(WEIGHTS_NAMES)} (none: random, Glorot), or a file: a vggfeat checkpoint, "
+                "torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
             ),
             click.option(
                 "--net",
@@ -143,7 +161,7 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
                 metavar="NET",
                 default=None,
                 type=Net(),
-                help="A, A-LRN, B, C, D, E or shallow-B; a checkpoint knows its own.  [default: D]" + repeat,
+                help=f"{NET_NAMES}; a checkpoint knows its net.  [default: D]{repeat}",
             ),
         ):
             command = option(command)
@@ -171,13 +189,13 @@ def device_options(command: F) -> F:
 def reading_options(command: F) -> F:
     """--max-read-failures and --workers."""
     for option in (
-        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]"),
         click.option(
             "--max-read-failures",
             type=click.IntRange(0),
-            default=100,
+            default=MAX_READ_FAILURES,
             show_default=True,
-            help="Images in a row that cannot be read, as when a disk has gone, before the run stops; 0: never.",
+            help="Stop after this many unreadable images in a row (a lost disk); 0: never stop.",
         ),
     ):
         command = option(command)
@@ -185,14 +203,14 @@ def reading_options(command: F) -> F:
 
 
 def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F], F]:
-    """--dataset; the help text has its names, which do not fit 80 columns as click lists them."""
+    """--dataset. Its names stand in the help text: as a metavar they do not fit 80 columns."""
     return click.option(
         "--dataset",
         type=Choice(NAMES),
         metavar="NAME",
         default=default,
         show_default=default is not None,
-        help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}. {help}".strip(),
+        help=f"{listed(NAMES)}. {help}".strip(),
     )
 
 

@@ -12,15 +12,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from vggfeat.cli.console import note, stderr
 
 PLAIN_INTERVAL = 10.0
-"""Seconds between progress lines where stderr is no terminal."""
+"""Seconds between progress lines where stderr is not a terminal."""
 
 
 class Ticker:
     """Progress of a long run: a bar on a terminal, a plain line at intervals elsewhere.
 
-    Call it with (done, total, failed), a total of 0 being one that is not known; use it as a context manager. A command
-    may have several: each shows its bar from its first call on and takes it away at its end, or when another begins,
-    since a terminal has room for one.
+    Use it as a context manager and call what it yields with (done, total, failed); a total of 0 is an unknown one. A
+    command may have several: each bar appears at its first call and disappears at its end, or when another starts,
+    because a terminal shows one at a time.
     """
 
     _shown: ClassVar[Ticker | None] = None
@@ -39,7 +39,7 @@ class Ticker:
         self._hide()
 
     def _show(self, console: Console) -> Progress:
-        """The bar, from now on."""
+        """Starts the bar, in place of any other."""
         if Ticker._shown is not None:
             Ticker._shown._hide()
         Ticker._shown = self
@@ -62,9 +62,9 @@ class Ticker:
             self._bar = Ticker._shown = None
 
     def tick(self, done: int, total: int, failed: int = 0) -> None:
-        """Shows that `done` of `total` are done, `failed` of them skipped."""
+        """Shows progress: `done` of `total`, of which `failed` were skipped."""
         now = time.monotonic()
-        if self._first is None:  # a resumed run starts above zero: its rate counts from there
+        if self._first is None:  # a resumed run starts above zero; its rate counts from there
             self._first, self._start = done, now
         rate = (done - self._first) / max(now - self._start, 1e-9)
         number = f"{done}/{total}" if total else f"{done}"

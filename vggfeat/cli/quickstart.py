@@ -43,7 +43,7 @@ SCALES = ["--scales", "224,288"]
 @click.option("--weights", metavar="FILE", help="A net of your own in place of the one trained here.")
 @common
 def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool) -> None:
-    """The whole road, offline, in about a minute: train, extract, svm.
+    """Try it: train, extract and classify small pictures, offline.
 
     Trains a narrow net on handwritten digits (8x8 pictures that scikit-learn ships), extracts descriptors of other
     digits over two scales and fits SVMs, beside an untrained net of the same shape and the raw pixels. Prints each

@@ -1,4 +1,4 @@
-"""`--recipe FILE` of every command but train: options from the command's own table of a TOML file."""
+"""`--recipe FILE` of every command except train: options from the table of a TOML file named like the command."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vggfeat.training.recipe import read_toml
 
 
 def options_from_recipe(ctx: click.Context, _param: click.Parameter, file: str | None) -> None:
-    """Makes the values of the file's table the command's defaults, which flags and the environment override.
+    """Takes the command's defaults from its table in the file; flags and the environment override them.
 
     Keys are the long names of options (`scales`, `keep-scales`) and the names of arguments (`files`, `paths`); paths
     are relative to the working directory, as on the command line. One file may have a table for each command.
 
-    Raises RecipeError for a file that cannot be read, a table or key that does not exist, and a bad value.
+    Raises RecipeError for an unreadable file, an unknown table or key, and a bad value.
     """
     if file is None:
         return
@@ -43,13 +43,13 @@ def options_from_recipe(ctx: click.Context, _param: click.Parameter, file: str |
 
 
 def _check_tables(ctx: click.Context, file: str, tables: dict[str, Any]) -> None:
-    """Every entry of the file is a table of a command's name."""
+    """Raises RecipeError unless every entry of the file is a table named like a command."""
     group = ctx.find_root().command
     verbs = group.list_commands(ctx) if isinstance(group, click.Group) else list(tables)
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise RecipeError(
-                f"{file}: {name!r} stands outside of a table: options belong into that of their command, such as "
+                f"{file}: {name!r} is outside of any table: put options into a table named like their command, such as "
                 f"[{ctx.command.name}]; a training recipe is for vggfeat train"
             )
         if name not in verbs:
@@ -57,21 +57,21 @@ def _check_tables(ctx: click.Context, file: str, tables: dict[str, Any]) -> None
 
 
 def _key(param: click.Parameter) -> str | None:
-    """What a recipe calls an option or argument; None for one that has no long name, and for --recipe itself."""
+    """A recipe's key for an option or argument; None if it has no long name, and for --recipe."""
     if isinstance(param, click.Argument):
         return param.name
     return next((flag[2:] for flag in param.opts if flag.startswith("--") and flag != "--recipe"), None)
 
 
 def _value(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """TOML's value as the command line would give it, checked. Raises click.BadParameter."""
+    """Converts a TOML value to command-line text and checks it. Raises click.BadParameter."""
     if getattr(param, "is_flag", False):
         if not isinstance(value, bool):
             raise click.BadParameter("expected true or false")
         return value
     several = param.multiple if isinstance(param, click.Option) else param.nargs == -1
     lists = isinstance(param.type, Numbers)
-    # Of lists of numbers [256, 384] is one and [[256], [352, 384]] are two.
+    # For an option that takes lists of numbers, [256, 384] is one list and [[256], [352, 384]] are two.
     split = isinstance(value, list) and (not lists or all(isinstance(entry, list | str) for entry in value))
     texts = [_text(entry, lists) for entry in (value if several and split else [value])]
     given = texts if several else texts[0]
@@ -80,7 +80,7 @@ def _value(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def _text(entry: Any, lists: bool = False) -> str:
-    """One value as the command line would have it. Raises click.BadParameter for what it could not have."""
+    """A value as command-line text. Raises click.BadParameter if it has no such form."""
     if lists and isinstance(entry, list):
         return ",".join(map(_text, entry))
     if isinstance(entry, bool) or not isinstance(entry, str | int | float):

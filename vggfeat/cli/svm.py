@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import SCALES, Choice, Numbers
+from vggfeat.store.pooling import AGGREGATES
 
 
 @click.command()
@@ -24,15 +26,15 @@ from vggfeat.cli.types import SCALES, Choice, Numbers
 )
 @click.option(
     "--solver",
-    type=Choice(["auto", "newton", "liblinear"]),
+    type=Choice(SOLVERS),
     default="auto",
     show_default=True,
     help="auto: newton, but liblinear for the plain hinge and beyond 40,000 images.",
 )
-@click.option("--loss", type=Choice(["squared_hinge", "hinge"]), default="squared_hinge", show_default=True)
+@click.option("--loss", type=Choice(LOSSES), default="squared_hinge", show_default=True)
 @click.option(
     "--aggregate",
-    type=Choice(["stack", "average", "max"]),
+    type=Choice(AGGREGATES),
     help="Aggregate anew, from files made with --keep-scales.",
 )
 @click.option("--scales", type=SCALES, default=None, help="Aggregate these of the kept scales alone.")

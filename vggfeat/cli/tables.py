@@ -1,4 +1,4 @@
-"""The tables that a terminal shows: scores on stderr, listings on stdout."""
+"""Tables for the terminal: scores on stderr, listings on stdout."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:  # the stages bring torch
     from vggfeat.stages.bench.extract import ExtractBench
     from vggfeat.stages.evaluate import Evaluation
     from vggfeat.stages.localise import Localisation
+    from vggfeat.stages.nets import NetRow
 
 
-def print_nets(rows: list[dict[str, Any]]) -> None:
+def print_nets(rows: Sequence[NetRow]) -> None:
     """Table 1 and 2 on stdout: this listing is the command's result."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (
@@ -32,11 +33,11 @@ def print_nets(rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("convolutions")
     for row in rows:
-        sources = ", ".join(dict.fromkeys(weights["source"] for weights in row["weights"])) or "-"
+        sources = ", ".join(dict.fromkeys(weights.source for weights in row.weights)) or "-"
         table.add_row(
-            row["net"],
-            str(row["weight_layers"]),
-            f"{row['parameters'] / 1e6:.0f}M",
+            row.spec.name,
+            str(row.spec.weight_layers),
+            f"{row.spec.parameters() / 1e6:.0f}M",
             sources,
             _stack(row["layers"]),
         )
@@ -69,7 +70,7 @@ def print_info(result: dict[str, Any]) -> None:
 def print_failures(
     errors: dict[str, str], total: int, shown: int = 10, where: str = "in the file: vggfeat info --json"
 ) -> None:
-    """The first images that failed, each with its reason, how many there are, and where the others are told."""
+    """Lists the first failed images with their reasons, the number of all, and where to see the others."""
     for name, reason in list(errors.items())[:shown]:
         note(f"skipped {name}: {reason}")
     more = f" ({len(errors) - shown} more {where})" if len(errors) > shown else ""
@@ -77,11 +78,11 @@ def print_failures(
 
 
 PER_CLASS_SHOWN = 25
-"""Most classes that a table lists one by one."""
+"""Up to this many classes are listed one by one."""
 
 
 def print_svm(result: dict[str, Any]) -> None:
-    """The scores of an SVM run on stderr: a row a split, the classes where they are few, the mean and deviation."""
+    """Prints an SVM run's scores on stderr: each split, the classes if few, mean and deviation."""
     multi = result["measure"] == "mAP"
     label = "mAP" if multi else "mean class recall"
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -101,7 +102,7 @@ def print_svm(result: dict[str, Any]) -> None:
         console.print(classes)
     console.print(table)
     if result["left_out"]:
-        note(f"left out for want of a descriptor: {len(result['left_out'])}, {printable(result['left_out'][0])} first")
+        note(f"left out, without a descriptor: {len(result['left_out'])}, {printable(result['left_out'][0])} first")
     files = ", ".join(printable(file["path"]) for file in result["descriptors"])
     deviation = "" if result["std"] is None else f" +- {_percent(result['std'])}"
     splits = f" over {len(result['splits'])} splits" if deviation else ""
@@ -109,7 +110,7 @@ def print_svm(result: dict[str, Any]) -> None:
 
 
 def print_evaluation(result: Evaluation) -> None:
-    """Errors on stderr: a row a net or file, their fusion last; the classes and confusions where asked for."""
+    """Prints errors on stderr: a row per net or file, their fusion last; classes and confusions if asked for."""
     console = stderr()
     if result.per_class is not None and result.confusions is not None:
         _print_classes(console, result.per_class, result.confusions)
@@ -124,7 +125,7 @@ def print_evaluation(result: Evaluation) -> None:
 
 
 def print_localisation(result: Localisation) -> None:
-    """Localisation errors on stderr, a row for the nets and one for each trivial answer."""
+    """Prints localisation errors on stderr: a row for the nets and one for each trivial answer."""
     central = result.protocol == "1"
     table = _table("boxes", "Q", "merged up to", "images", "top-1 error %", "top-5 error %")
     names = " + ".join(
@@ -158,12 +159,12 @@ def _print_classes(console: Console, errors: dict[str, float | None], confusions
 
 
 def _percent(value: float | None) -> str:
-    """0.9181 -> 91.8; "-" for what has no value."""
+    """0.9181 -> 91.8; "-" for a missing value."""
     return "-" if value is None or value != value else f"{100 * value:.1f}"
 
 
 def print_bench(result: dict[str, Any]) -> None:
-    """The measured figures on stdout, each beside its yardstick."""
+    """Prints the measured figures on stdout, each beside its yardstick."""
     out = Console(highlight=False)
     if "extract" in result:
         _print_bench_extract(out, result["extract"])
@@ -227,11 +228,11 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
     for row in train["loader"]:
         out.print(f"loader alone, threads {row['threads']}: {row['images_per_second']:.0f} crops/s")
     if both is None:
-        out.print("2 processes: not measured, they take two CUDA devices, or CPUs")
+        out.print("2 processes: not measured (needs two CUDA devices, or a CPU run)")
     else:
         setting = f"{both['processes']} processes ({both['backend']}, {both['images_per_process']} images each)"
         together, without = both["seconds_per_update"], both["seconds_per_update_without"]
-        out.print(f"{setting}: {together:.3f} s an update, {without:.3f} s without synchronisation")
+        out.print(f"{setting}: {together:.3f} s per update, {without:.3f} s without synchronisation")
         megabytes, alone = both["gradient_megabytes"], both["seconds_of_all_reduce_alone"]
         out.print(f"all-reduce of {megabytes:.0f} MB of gradients by itself: {alone:.3f} s")
 

@@ -102,7 +102,7 @@ def train(
     quiet: bool,
     **flags: Any,
 ) -> None:
-    """Train a net as the paper did (Sect. 3.1): on ILSVRC, or on a tree of your own pictures.
+    """Train a net by the paper's recipe (Sect. 3.1): on ILSVRC, or on a tree of your own pictures.
 
     With --task localise its last layer learns boxes instead (Appendix A), on the images of ILSVRC that have them.
 

@@ -1,4 +1,4 @@
-"""Types of options that several verbs share."""
+"""Option types that several verbs share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vggfeat.nets.catalog import NETS, net_spec
 
 
 class Choice(click.Choice):
-    """One of several names; the error for another suggests the nearest."""
+    """One of several names; for another name the error suggests the nearest."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The name."""
@@ -30,16 +30,16 @@ class Net(click.ParamType):
     name = "net"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Its name as Table 1 has it. Raises UsageError with the nearest for another."""
+        """The net's name as in Table 1. Raises UsageError, with the nearest name, for an unknown one."""
         return net_spec(value).name
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The nets whose names begin so."""
+        """The nets whose names start with `incomplete`."""
         return [CompletionItem(name) for name in NETS if name.casefold().startswith(incomplete.casefold())]
 
 
 class Numbers(click.ParamType):
-    """A comma-separated list of numbers, such as `256,384,512`; a recipe's list too."""
+    """A comma-separated list of numbers, such as `256,384,512`; in a recipe a list."""
 
     name = "numbers"
 
@@ -52,13 +52,13 @@ class Numbers(click.ParamType):
         return self.metavar
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The tuple of numbers."""
+        """The numbers as a tuple."""
         if isinstance(value, tuple):
             return value
         try:
             return tuple(self.kind(word) for word in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is no comma-separated list of numbers ({self.metavar})", param, ctx)
+            self.fail(f"{value!r} is not a comma-separated list of numbers ({self.metavar})", param, ctx)
 
 
 SCALES = Numbers(int, "Q,Q,..")

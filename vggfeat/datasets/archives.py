@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from vggfeat.errors import DatasetError
-from vggfeat.system.fetch import algorithm, check_digest, digests
+from vggfeat.system.hashes import algorithm, check_digest, digests
 
 MOST_BYTES = 16 << 30
 """No published set is near this size unpacked: an archive may not fill the disk."""

@@ -12,13 +12,13 @@ from vggfeat.errors import ImageError, ReadError
 
 T = TypeVar("T")
 
-DECODING = "decode"
+THREAD_PREFIX = "decode"
 """What the threads' names begin with."""
 
-HOPELESS = 1800.0
+READ_TIMEOUT = 1800.0
 """Seconds after which a picture that is still being read is waited for no longer: its disk does not answer."""
 
-LAST_WORDS = 5.0
+SHUTDOWN_GRACE = 5.0
 """Seconds that a thread has to end in once nobody needs it."""
 
 
@@ -28,14 +28,16 @@ class Decoders(ThreadPoolExecutor):
     def __init__(self, workers: int) -> None:
         self._started: list[Thread] = []
         super().__init__(
-            max(1, workers), thread_name_prefix=DECODING, initializer=lambda: self._started.append(current_thread())
+            max(1, workers),
+            thread_name_prefix=THREAD_PREFIX,
+            initializer=lambda: self._started.append(current_thread()),
         )
 
     def end(self) -> None:
         """Drops what has not begun, and waits for the rest, but for hanging threads not for ever."""
         self.shutdown(wait=False, cancel_futures=True)
         for thread in self._started:
-            thread.join(LAST_WORDS)
+            thread.join(SHUTDOWN_GRACE)
 
     def __exit__(self, *_: Any) -> None:
         self.end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -73,6 +73,7 @@ def _whole(name: str, data: str | Path) -> Dataset:
 
 
 Subset = Literal["val", "test", "train", "all"]
+SUBSETS: tuple[Subset, ...] = get_args(Subset)
 
 
 def load_evaluation_set(name: str, data: str | Path, subset: Subset = "val") -> Dataset:

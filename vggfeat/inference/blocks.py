@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from vggfeat.datasets import Sample
-from vggfeat.datasets.decoding import HOPELESS, Decoded, collected
+from vggfeat.datasets.decoding import READ_TIMEOUT, Decoded, collected
 from vggfeat.datasets.outage import never_read, until_outage
 from vggfeat.inference.runner import Found, Runner, Work
 from vggfeat.inference.settings import RunOptions
@@ -76,15 +76,15 @@ def _name_the_slow(
 ) -> None:
     """Waits for pictures and warns of those that take long: a share that never answers must not hang a run silently.
 
-    Raises OutageError after HOPELESS seconds: no thread can be ended from outside, so the run cannot skip the image.
+    Raises OutageError after READ_TIMEOUT seconds: a thread cannot be ended from outside, so no image can be skipped.
     """
     begun = time.monotonic()
     while waiting := wait(prepared, timeout=patience).not_done:
         slow = [sample.id for sample, one in zip(samples, prepared, strict=True) if one in waiting and one.running()]
         names, seconds = ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun
-        if seconds >= HOPELESS:
-            raise never_read([names], HOPELESS, resumable)
-        log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, HOPELESS)
+        if seconds >= READ_TIMEOUT:
+            raise never_read([names], READ_TIMEOUT, resumable)
+        log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, READ_TIMEOUT)
 
 
 def fill(writer: DescriptorWriter, runner: Runner[Any, Described], options: RunOptions | None = None) -> None:

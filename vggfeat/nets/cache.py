@@ -10,14 +10,15 @@ from pathlib import Path
 
 from vggfeat.errors import DownloadError, UsageError
 from vggfeat.nets.catalog import NETS, SOURCES, WeightsRow, net_spec, weights_rows
-from vggfeat.system.fetch import Progress, algorithm, check_digest, digests, fetch, offline_asked
+from vggfeat.system.fetch import Progress, fetch, offline_asked
+from vggfeat.system.hashes import algorithm, check_digest, digests
 
 log = logging.getLogger("vggfeat")
 
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A published file that is here and is what was published."""
+    """A published file in the cache, its hash checked."""
 
     row: WeightsRow
     path: Path
@@ -25,7 +26,7 @@ class CachedFile:
 
 
 def cache_folder() -> Path:
-    """`VGGFEAT_CACHE`, or vggfeat's folder among the user's caches."""
+    """`VGGFEAT_CACHE`, or else vggfeat's folder in the user's cache folder."""
     if own := os.environ.get("VGGFEAT_CACHE"):
         return Path(own)
     if sys.platform == "win32":
@@ -36,17 +37,17 @@ def cache_folder() -> Path:
 
 
 def cached_path(row: WeightsRow) -> Path:
-    """Where a published file lies, or would."""
+    """Path of a published file in the cache, whether it is there or not."""
     return cache_folder() / "weights" / row.filename
 
 
 def published_file(
     net: str, source: str = "published", *, offline: bool | None = None, progress: Progress | None = None
 ) -> CachedFile:
-    """The published weights of a net, from the cache or else from their publisher, their hash checked.
+    """The published weights of a net from the cache, or else from their publisher; their hash is checked.
 
     Raises:
-        UsageError: an unknown net or source, or one that has no published weights.
+        UsageError: an unknown net or source, or one without published weights.
         DownloadError: they are not in the cache and cannot be fetched; the message says which file to put where.
     """
     rows = weights_rows(net, source)
@@ -58,16 +59,16 @@ def published_file(
     if offline_asked(offline):
         raise DownloadError(
             f"the weights of net {rows[0].net} ({rows[0].source}) are not in the cache, and fetching is forbidden "
-            f"(--offline or VGGFEAT_OFFLINE); {_by_hand(rows[0])}"
+            f"(`offline` or VGGFEAT_OFFLINE); {_by_hand(rows[0])}"
         )
     faults = []
     for row in rows:
         size = f" ({row.size / 2**20:.0f} MB)" if row.size else ""
-        # A warning, so that half a gigabyte announces itself where nobody set up logging.
+        # A warning, so that a download of half a gigabyte is announced even without logging set up.
         log.warning("fetching %s%s to %s", row.url, size, cached_path(row))
         try:
             fetch(row.url, cached_path(row), digest=row.digest, size=row.size, progress=progress)
-        except DownloadError as error:  # the same weights may be had elsewhere
+        except DownloadError as error:  # another publisher may have the same weights
             log.warning("%s", error)
             faults.append(str(error))
         else:
@@ -91,9 +92,8 @@ def _nothing_published(net: str, source: str) -> str:
     name = net_spec(net).name
     have = [f"{other} ({', '.join(sources)})" for other in NETS if (sources := _sources(other))]
     which = "weights" if source == "published" else f"{source} weights"
-    return (
-        f"no {which} of net {name} are published; there are {', '.join(have)}; or give a file, or none for random ones"
-    )
+    instead = "or give a file, or `weights=none` for random ones"
+    return f"no {which} of net {name} are published; there are {', '.join(have)}; {instead}"
 
 
 def _sources(net: str) -> list[str]:

@@ -18,7 +18,8 @@ from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.reading import read_weights
 from vggfeat.system.devices import resolve_device, resolve_precision
-from vggfeat.system.fetch import Progress, digests
+from vggfeat.system.fetch import Progress
+from vggfeat.system.hashes import digests
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Report pages: one HTML file that needs nothing else, with its plots as SVG and PNG files beside it."""
+"""Report pages: one self-contained HTML file each, with its plots as SVG and PNG files beside it."""

@@ -1,4 +1,4 @@
-"""The command lines that make files again."""
+"""Command lines that reproduce files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vggfeat.training.recipe import Recipe
 
 
 def making_command(made: Descriptors) -> str:
-    """The command line that would make such a file of descriptors or posteriors again."""
+    """The command line that reproduces a file of descriptors or posteriors."""
     settings, dataset = made.attributes["settings"], str(made.attributes["dataset"])
     if made.attributes["layer"] == "posteriors":
         return evaluate_command(settings, dataset)
@@ -24,14 +24,14 @@ def making_command(made: Descriptors) -> str:
 def extract_command(
     settings: Mapping[str, Any], dataset: str, output: str | None = None, shard: str | None = None
 ) -> str:
-    """The `vggfeat extract` that would make such a descriptor file, or that shard of it, again.
+    """The `vggfeat extract` that reproduces a descriptor file or a shard of it.
 
     Args:
-        settings: what the file, or a model's input, records of how its images were described.
-        dataset: the data set's name; "images" for a list of the user's own, which the command then reads from stdin,
-            or as a shard from a file, for which FILE stands.
-        output: where to.
-        shard: which one, such as "2/8".
+        settings: the extraction settings that the file, or a model, records.
+        dataset: the data set's name; "images" for the user's own list, which the command reads from stdin or, for a
+            shard, from a file (written FILE).
+        output: the file to write.
+        shard: such as "2/8".
     """
     words = ["vggfeat", "extract", *_nets(settings)]
     words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
@@ -51,18 +51,23 @@ def extract_command(
     return shlex.join(words)
 
 
+def fit_command(recorded: str, model: str) -> str:
+    """The recorded `vggfeat svm`, writing its model to this path."""
+    return f"{recorded} -o {shlex.quote(model)}"
+
+
 def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | None = None) -> str:
-    """The `vggfeat evaluate` that would make such a file of posteriors again.
+    """The `vggfeat evaluate` that reproduces a file of posteriors.
 
     Args:
-        settings: what the file records of how its images were scored.
+        settings: the settings that the file records.
         dataset: the data set's name.
-        output: where to; FILE.h5 stands for it otherwise.
+        output: the file to write; by default FILE.h5.
     """
     words = ["vggfeat", "evaluate", *_nets(settings), "--view", settings["view"]]
     of_nets = [net["scales"] for net in settings["nets"]]
     scales = ",".join(map(str, of_nets[0]))
-    if any(its != of_nets[0] for its in of_nets):  # then the paper's rule chose them from each net's training scale
+    if any(its != of_nets[0] for its in of_nets):  # chosen by the paper's rule from each net's training scale
         scales = "single" if len(of_nets[0]) == 1 else "multi"
     words += ["--scales", scales, "--precision", settings["precision"]]
     return shlex.join([*words, "--dataset", dataset, "-o", output or "FILE.h5"])
@@ -79,11 +84,11 @@ def with_report(command: str, folder: str | Path) -> str:
 
 
 def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
-    """The `vggfeat train` that would train such a net again.
+    """The `vggfeat train` that repeats a training run.
 
     Args:
         recipe: the resolved recipe that the checkpoint records.
-        output: where to.
+        output: the file or folder to write.
     """
     words = ["vggfeat", "train", "--net", recipe["net"], "--dataset", recipe["data"]["dataset"]]
     for key, value in _changes(recipe, asdict(Recipe())):
@@ -93,7 +98,7 @@ def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
 
 
 def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys whose values are not the usual ones."""
+    """Dotted keys with values other than the defaults."""
     for key, value in recipe.items():
         if isinstance(value, Mapping):
             yield from _changes(value, usual.get(key, {}), f"{above}{key}.")

@@ -1,4 +1,4 @@
-"""HTML from parts. Whatever is no `Html` is a text, and is escaped."""
+"""Builds HTML. Any value that is not `Html` is text and gets escaped."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from vggfeat.system.text import printable
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """A string that is already HTML."""
 
     __slots__ = ()
 
 
 PAGE = "index.html"
-"""The file of a report's page in its folder."""
+"""File name of a report page in its folder."""
 
 NONE = "-"
-"""A cell without a value."""
+"""Content of a cell without a value."""
 
 Part = tuple[str, str, Html]
-"""A section of a page: its anchor, heading and element."""
+"""A section of a page: anchor, heading, element."""
 
 _VOID = frozenset({"img", "meta", "col"})
 
 
 def escaped(value: Any) -> Html:
-    """Anything as HTML: a text is made printable and escaped."""
+    """Any value as HTML; text is made printable and escaped."""
     return value if isinstance(value, Html) else Html(html.escape(printable(str(value))))
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
-    """An element. `class_` is the attribute class, `aria_label` aria-label; attributes that are None are left out."""
+    """An element. `class_` stands for class, `aria_label` for aria-label; None attributes are left out."""
     words = [name]
     for key, value in attributes.items():
         if value is not None:
@@ -45,7 +45,7 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
 
 
 def join(parts: Iterable[Any], separator: str = "") -> Html:
-    """Parts one after the other."""
+    """Concatenates parts."""
     return Html(separator.join(map(escaped, parts)))
 
 
@@ -58,15 +58,15 @@ def table(
     ours: int | None = None,
     class_: str = "",
 ) -> Html:
-    """A table with a caption; a row's first cell is its heading. It scrolls by itself where the screen is narrow.
+    """A table with a caption; each row's first cell is its heading. Wide tables scroll within themselves.
 
     Args:
         caption: what the table shows.
-        columns: headings; "" is a corner, or a column that needs none.
-        rows: cells; an element `td` stands as it is.
-        text: positions of the columns that hold words, not numbers.
-        ours: the row to set off from the others, if any.
-        class_: for the style.
+        columns: headings; "" leaves one out.
+        rows: cells; a `td` element is used unchanged.
+        text: positions of the columns that hold words rather than numbers.
+        ours: index of the row to highlight.
+        class_: CSS class.
     """
     head = [
         tag("th", name, scope="col", class_="text" if at in text else None) if name else tag("td")
@@ -91,7 +91,7 @@ def table(
         tag("tbody", *body),
         class_=class_ or None,
     )
-    # Wide tables scroll by themselves on a narrow screen; the keyboard reaches what scrolls.
+    # tabindex lets the keyboard reach and scroll it.
     return tag("div", made, class_="scroll", role="region", tabindex="0", aria_label=_plain(caption))
 
 
@@ -100,29 +100,29 @@ def _plain(caption: Any) -> str:
 
 
 def bar(share: float) -> Html:
-    """A cell with a bar from 0 to 1; the number stands in a cell of its own, so screen readers pass it by."""
+    """A cell with a bar from 0 to 1. Screen readers skip it: another cell has the number."""
     width = 0.0 if share != share else 100 * min(max(share, 0.0), 1.0)
     return tag("td", tag("span", class_="bar", style=f"width: {width:.1f}%"), class_="bars", aria_hidden="true")
 
 
 def figure(content: Html, caption: Any, class_: str | None = None) -> Html:
-    """A picture or plot with its caption."""
+    """A plot or picture with a caption."""
     return tag("figure", content, tag("figcaption", caption), class_=class_)
 
 
 def section(name: str, heading: str, *parts: Any) -> Part:
-    """(anchor, heading, element) of one part of a page."""
+    """A section of a page: (anchor, heading, element)."""
     return name, heading, tag("section", tag("h2", heading, id=name), *parts, aria_labelledby=name)
 
 
 def commands(lines: Sequence[str]) -> Html:
-    """Command lines to copy."""
+    """Command lines, ready to copy."""
     code = tag("code", join((tag("span", printable(line)) for line in lines), "\n"))
     return tag("pre", code)
 
 
 def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:
-    """The whole page. It loads nothing and runs nothing: its content policy forbids both."""
+    """The whole page. It neither loads nor runs anything; its content policy forbids both."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = tag(
         "head",
@@ -147,5 +147,5 @@ def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """0.9181 -> 91.8; a dash for what has no value."""
+    """0.9181 -> 91.8; a dash for a missing value."""
     return NONE if value is None or value != value else f"{100 * value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""The paper's own results as data, to stand beside ours (arXiv 1409.1556: Tables 3, 4, 11 and 12)."""
+"""The paper's results as data, for comparison (arXiv 1409.1556: Tables 3, 4, 11 and 12)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TransferScore:
     value: float
     """mAP or mean class recall in %."""
     std: float | None = None
-    """Deviation over the splits in %, where there are several."""
+    """Standard deviation over the splits in %, if there are several."""
     setting: str = ""
 
 
@@ -46,11 +46,11 @@ TRANSFER: dict[str, tuple[TransferScore, ...]] = {
         TransferScore(("D", "E"), 84.0, None, "whole image and the person's box"),
     ),
 }
-"""Data set -> its column of Table 11, or Table 12 for VOC action."""
+"""Data set -> its column of Table 11; of Table 12 for VOC action."""
 
 
 def transfer_table(dataset: str) -> str:
-    """Which table of the paper has this data set."""
+    """The paper's table for a data set."""
     return "Table 12" if dataset == "voc2012-action" else "Table 11"
 
 
@@ -99,4 +99,4 @@ CLASSIFICATION: tuple[ClassificationScore, ...] = (
     _table_4("E", "384", 26.7, 8.6),
     _table_4("E", "256-512", 24.8, 7.5),
 )
-"""One dense net at one scale (Table 3) and at several (Table 4)."""
+"""Single nets, dense evaluation: one test scale (Table 3) and several (Table 4)."""

@@ -1,4 +1,4 @@
-"""Sections that several pages share: classes, confusions, images, how it was made."""
+"""Sections that several pages share: classes, confusions, images, provenance."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vggfeat.page.html import NONE, Html, Part, bar, commands, percent, section,
 from vggfeat.page.pictures import Pictures
 
 PAIRS = 12
-"""Most confused pairs of classes that are shown."""
+"""Number of most confused class pairs shown."""
 
 PAIR_IMAGES = 4
 CLASS_IMAGES = 3
-"""Images a pair, and best and worst images a class."""
+"""Images per pair, and best and worst images per class."""
 
 PICTURED = 300
-"""Most classes that are shown with images: those of the lowest scores."""
+"""Up to this many classes are shown with images, those with the lowest scores."""
 
 
 def classes(
@@ -34,13 +34,13 @@ def classes(
     folder: Path | None,
     **more: Sequence[Any],
 ) -> Part:
-    """Every class with its bar, hardest first.
+    """The classes with their scores as bars, lowest first.
 
     Args:
-        names: K classes. values: their scores from 0 to 1. counts: their test images.
-        measure: what the scores are. of: what they are taken over, in words.
-        folder: where the plot goes; None: no plot.
-        more: further columns by heading, where they are not empty.
+        names: K classes. values: their scores, 0 to 1. counts: their test images.
+        measure: name of the score. of: which images it covers, in words.
+        folder: where to write the plot; None: no plot.
+        more: further columns by heading; empty ones are left out.
     """
     if folder is not None:
         plots.class_bars(folder, names, values, measure)
@@ -61,7 +61,7 @@ def classes(
 
 
 def confusions(names: Sequence[str], splits: Sequence[Scored], pictures: Pictures, folder: Path | None) -> Part:
-    """The matrix, where there is a folder for the plot, and the most confused pairs with their images."""
+    """The confusion matrix (if there is a folder for the plot) and the most confused pairs with images."""
     shown: list[Html] = []
     if folder is not None:
         shown.append(plots.confusion_matrix(folder, names, confusion(splits, len(names)), len(splits)))
@@ -70,11 +70,11 @@ def confusions(names: Sequence[str], splits: Sequence[Scored], pictures: Picture
     if pairs:
         shown.append(tag("h3", "The most confused pairs"))
         rows = [_pair(names, pair, pictures) for pair in pairs]
-        caption = "Classes by the share of their test images that another class received, with the surest mistakes"
+        caption = "Share of a class's test images that were given to another class, with the most confident mistakes"
         heads = ("class", "taken for", "share", "images")
         shown.append(table(caption, heads, rows, text=(0, 1, 3), class_="wide images"))
     else:
-        shown.append(tag("p", "No test image was taken for another class."))
+        shown.append(tag("p", "Every test image was given its own class."))
     return section("confusions", "Confusions", *shown)
 
 
@@ -96,22 +96,22 @@ def images(
     caption: str,
     score: Callable[[float], str] = "{:+.2f}".format,
 ) -> Part:
-    """The best- and worst-scored images of each class.
+    """The highest- and lowest-scored images of each class.
 
     Args:
-        names: K classes. values: their scores, by which the hardest are taken where they are too many.
+        names: K classes. values: their scores; the lowest are chosen if there are too many classes.
         split: the test images.
         pictures: their thumbnails.
         caption: which images these are and what their numbers mean.
-        score: a score as it is shown.
+        score: formats a score.
     """
     chosen = list(range(len(names)))
     if len(names) > PICTURED:
         chosen = sorted(np.argsort(np.nan_to_num(values, nan=2.0), kind="stable")[:PICTURED].tolist())
-        caption += f"; the {PICTURED} classes of the lowest scores, of {len(names)}"
+        caption += f"; the {PICTURED} classes with the lowest scores, of {len(names)}"
     found = {k: (best(split, k, CLASS_IMAGES), worst(split, k, CLASS_IMAGES)) for k in chosen}
     pictures.prepare(image.id for pair in found.values() for side in pair for image in side)
-    heads = ("class", "highest scores", "lowest scores among its own")
+    heads = ("class", "highest scores", "lowest scores of its own images")
     rows = [
         (
             names[k],
@@ -138,11 +138,11 @@ def _image(names: Sequence[str], image: Shown, pictures: Pictures, score: str) -
 
 
 def _cell(items: Sequence[Html], label: str) -> Html:
-    """A table's cell of images; on a narrow screen, where the headings have no room, it says what they are."""
+    """A table cell of images; on a narrow screen, which has no room for headings, it carries its label."""
     return tag("td", tag("ul", *items, class_="thumbs") if items else NONE, class_="text", data_label=label)
 
 
 def made(terms: Mapping[str, str], lines: Sequence[str]) -> Part:
-    """How a result was made, and the commands that make it again."""
+    """How a result was made, and the commands that repeat it."""
     list_ = tag("dl", *(part for name, value in terms.items() for part in (tag("dt", name), tag("dd", value))))
     return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines))

@@ -1,4 +1,4 @@
-"""Thumbnails of the images that a page speaks of, embedded in it."""
+"""Thumbnails embedded in a page."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from vggfeat.page.html import Html, tag
 from vggfeat.system.launch import default_workers
 
 SIDE = 128
-"""Largest side of a thumbnail in pixels: half as much again as the page shows, for sharp screens and print."""
+"""Longer side of a thumbnail in pixels: 1.5 times the size on the page, for sharp screens and print."""
 
 SLOW = 60.0
-"""Seconds that a page waits for a picture: it can do without."""
+"""Seconds to wait for an image before the page goes without it."""
 
 
 class Pictures:
-    """Thumbnails by id. An image that has gone is a box with its id; without any images, ids stand for them.
+    """Thumbnails by id. A missing image becomes a box with its id; without a data set only ids are shown.
 
     Args:
-        samples: the data set's samples, or none.
+        samples: the data set's samples.
         exif: honour the EXIF orientation.
-        missing: why there are no samples at all.
+        missing: the reason if there is no data set.
     """
 
     def __init__(self, samples: Iterable[Sample] = (), *, exif: bool = False, missing: str = "") -> None:
@@ -37,7 +37,7 @@ class Pictures:
 
     @classmethod
     def of(cls, name: str, data: str | Path) -> Pictures:
-        """Those of a data set as it lies on disk now; none, with the reason, where it does not."""
+        """The images of a data set on disk; without them, ids and the reason."""
         try:
             dataset: Dataset = load_dataset(name, data)
         except VggfeatError as error:
@@ -45,21 +45,21 @@ class Pictures:
         return cls(dataset.samples, exif=dataset.exif)
 
     def prepare(self, ids: Iterable[str]) -> None:
-        """Decodes these images, on all cores."""
+        """Decodes these images in parallel."""
         wanted = [id for id in dict.fromkeys(ids) if id not in self._made and not self.missing]
         patience = SLOW
         with Decoders(default_workers()) as pool:
             for id, made in [(id, pool.submit(self._make, id)) for id in wanted]:
                 try:
                     self._made[id] = made.result(patience)
-                except TimeoutError:  # the threads hang: what is not there by now will not come
-                    self._made[id], patience = ImageError(f"not read in {SLOW:.0f} s: its disk does not answer"), 0.0
+                except TimeoutError:  # the disk hangs: do not wait again for each of the other images
+                    self._made[id], patience = ImageError(f"not read in {SLOW:.0f} s: the disk does not answer"), 0.0
 
     def _make(self, id: str) -> str | ImageError:
-        """A data URI, or why there is none."""
+        """The thumbnail as a data URI, or the error."""
         sample = self._samples.get(id)
         if sample is None:
-            return ImageError("no such image there now")
+            return ImageError("no longer there")
         try:
             picture = images.decode(sample.source(), exif=self._exif)
             if sample.box is not None:
@@ -70,11 +70,11 @@ class Pictures:
         return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
     def failures(self) -> dict[str, str]:
-        """Why each of the prepared images that cannot be shown is missing."""
+        """The prepared images that cannot be shown, with reasons."""
         return {id: str(made) for id, made in self._made.items() if isinstance(made, ImageError)}
 
     def show(self, id: str, *below: Any) -> Html:
-        """A list item: the image of this id (the id is its alternative text) and what stands below it."""
+        """A list item: the image, with its id as alternative text, and what to print below."""
         if self.missing:
             return tag("li", f"{id} ", *below, class_="named")
         self.prepare([id])

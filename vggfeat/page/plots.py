@@ -1,6 +1,6 @@
-"""Plots: drawn once by matplotlib (the optional extra `report`), kept as SVG and PNG, and set into the page.
+"""Plots, drawn by matplotlib (optional extra `report`), saved as SVG and PNG and embedded in the page.
 
-Files have colours of their own; in the page each becomes the page's variable, so that a plot follows light and dark.
+The files have fixed colours; in the page these become CSS variables, so that plots follow light and dark mode.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from vggfeat.system.text import printable
 log = logging.getLogger(__name__)
 
 NEEDED = "no plots: they need matplotlib (pip install 'vggfeat[report]')"
-"""What a page without plots says."""
+"""Shown on a page without plots."""
 
 _RC: dict[Any, Any] = {
-    "svg.fonttype": "none",  # texts stay texts: they can be searched, and they take the page's font
+    "svg.fonttype": "none",  # text stays text: searchable, and in the page's font
     "svg.hashsalt": "vggfeat",
     "font.size": 9,
     "axes.edgecolor": COLOURS["line"],
@@ -56,7 +56,7 @@ def available() -> bool:
 
 
 def place(folder: Path) -> Path | None:
-    """The folder for a page's plots, made; None, with a word in the log, where matplotlib is not installed."""
+    """Creates the folder of a page. Returns it if plots can be drawn, else logs why not and returns None."""
     folder.mkdir(parents=True, exist_ok=True)
     if available():
         return folder
@@ -65,7 +65,7 @@ def place(folder: Path) -> Path | None:
 
 
 class Canvas:
-    """A figure to draw on inside a `with` block. Texts are taken as they are: a class may be called `$x^2$`."""
+    """A figure to draw on in a `with` block. Texts are literal: a class may be called `$x^2$`."""
 
     def __init__(self, width: float, height: float, rows: int = 1, columns: int = 1) -> None:
         self._size, self._grid = (width, height), (rows, columns)
@@ -89,9 +89,9 @@ class Canvas:
         """Writes name.svg and name.png and returns the plot for the page.
 
         Args:
-            folder: where to.
-            name: of the files, unique in the page.
-            alternative: the plot in words, for those who cannot see it.
+            folder: where to write.
+            name: file name without suffix, unique in the page.
+            alternative: the plot in words, for screen readers.
         """
         from matplotlib.text import Text
 
@@ -99,7 +99,7 @@ class Canvas:
             text.set_parse_math(False)
         stream = io.BytesIO()
         with warnings.catch_warnings():
-            # A name in a script that matplotlib's own font lacks: boxes in the PNG, but right in SVG and page.
+            # Scripts that matplotlib's font lacks become boxes in the PNG only; SVG and page are right.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             self.figure.savefig(stream, format="svg", transparent=True)
             for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
@@ -109,7 +109,7 @@ class Canvas:
 
 
 def _for_the_page(svg: bytes, name: str, alternative: str) -> Html:
-    """matplotlib's SVG with names that are unique in the page, the page's colours, its width and a description."""
+    """Adapts matplotlib's SVG to the page: unique ids, the page's colours and width, a description."""
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _XLINK)
     root = ET.fromstring(svg)
@@ -137,24 +137,24 @@ def _in_page_colours(value: str) -> str:
 
 
 def _label(text: str, limit: int = 24) -> str:
-    """A class's name as an axis can bear it."""
+    """A class's name, shortened for an axis."""
     shown = printable(text)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The validation curve of one split."""
+    """Validation scores of one split over C."""
 
     name: str
     values: Sequence[float]
-    """One a cost, from 0 to 1."""
+    """One per value of C, 0 to 1."""
     chosen: float | None
-    """The cost that was chosen; None where each class has its own."""
+    """The chosen C; None if each class has its own."""
 
 
 def cost_curve(folder: Path, Cs: Sequence[float], curves: Sequence[Curve], measure: str) -> Html:
-    """Validation value over C, a line a split, the chosen C filled."""
+    """Validation score over C: a line per split, a dot at the chosen C."""
     with Canvas(6.4, 3.2) as canvas:
         (axes,) = canvas.axes
         for number, curve in enumerate(curves):
@@ -176,12 +176,12 @@ def cost_curve(folder: Path, Cs: Sequence[float], curves: Sequence[Curve], measu
         )
         plot = canvas.save(folder, "validation", f"Validation {measure} in percent over C. {words}")
     one = any(curve.chosen is not None for curve in curves)
-    chosen = "The dots are the C that were chosen." if one else "Mean over the classes, each of which chose its own C."
-    return figure(plot, f"Choice of C on the validation images. {chosen}", class_="half")
+    chosen = "Dots mark the chosen C." if one else "Mean over the classes; each class chooses its own C."
+    return figure(plot, f"Score on the validation images over C. {chosen}", class_="half")
 
 
 def class_bars(folder: Path, names: Sequence[str], values: Sequence[float], measure: str) -> None:
-    """A bar a class, lowest first, as files; in the page the table of classes has the bars."""
+    """A bar per class, lowest first, written as files only: the page's class table has its own bars."""
     order = np.argsort(np.nan_to_num(values, nan=-1.0), kind="stable")
     with Canvas(7, 0.8 + 0.17 * len(names)) as canvas:
         (axes,) = canvas.axes
@@ -193,14 +193,21 @@ def class_bars(folder: Path, names: Sequence[str], values: Sequence[float], meas
 
 
 NUMBERED = 15
-"""Most classes whose confusion matrix has its shares written in."""
+"""Up to this many classes the confusion matrix shows its shares as numbers."""
 
 NAMED = 60
-"""Most classes whose names fit on the axes of the confusion matrix."""
+"""Up to this many class names fit on the axes of the confusion matrix."""
 
 
 def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int64], splits: int) -> Html:
-    """(K, K) test images of each class (row) given each class (column), as shares of the rows, from so many splits."""
+    """The confusion matrix as shares of its rows.
+
+    Args:
+        folder: where to write.
+        names: K classes.
+        counts: (K, K) test images of each class (row) that were given each class (column).
+        splits: over how many splits these are summed.
+    """
     from matplotlib.colors import to_rgb
 
     k = len(names)
@@ -234,7 +241,7 @@ def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int6
 
 
 def precision_recall(folder: Path, rankings: Sequence[Ranking], of: int) -> Html:
-    """A small plot a class."""
+    """Precision over recall, a small plot per class."""
     columns = 4
     rows = -(-len(rankings) // columns)
     with Canvas(9, 1.9 * rows + 0.3, rows, columns) as canvas:
@@ -250,16 +257,16 @@ def precision_recall(folder: Path, rankings: Sequence[Ranking], of: int) -> Html
         canvas.figure.supylabel("precision", fontsize=9)
         words = ", ".join(f"{one.name} {100 * one.ap:.1f}" for one in rankings)
         plot = canvas.save(folder, "precision-recall", f"Precision over recall. Average precision in percent: {words}")
-    which = "" if len(rankings) == of else f" The {len(rankings)} classes of lowest AP, of {of}."
+    which = "" if len(rankings) == of else f" The {len(rankings)} classes with the lowest AP, of {of}."
     return figure(plot, f"Precision over recall on the test images of the first split, with AP in %.{which}")
 
 
 def training_curves(folder: Path, epochs: Sequence[dict[str, Any]]) -> Html:
-    """Loss and errors over the epochs; dotted lines where the learning rate fell."""
+    """Loss and errors over the epochs; dotted lines mark drops of the learning rate."""
     x = [row["epoch"] for row in epochs]
     with Canvas(9, 3.6, 1, 2) as canvas:
         loss, error = canvas.axes
-        # A localiser has one guess an image, and so no top-5 error.
+        # A localiser has one guess per image, so no top-5 error.
         errors = ("top1",) if all(row["val_top1"] == row["val_top5"] for row in epochs) else ("top1", "top5")
         for axes, names, unit in ((loss, ("loss",), "loss"), (error, errors, "error (%)")):
             for name in names:
@@ -279,4 +286,4 @@ def training_curves(folder: Path, epochs: Sequence[dict[str, Any]]) -> Html:
         words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
         plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
     fell = any(after["rate"] != before["rate"] for before, after in itertools.pairwise(epochs))
-    return figure(plot, "Loss and errors over the epochs." + (" Dotted: the learning rate fell." if fell else ""))
+    return figure(plot, "Loss and errors over the epochs." + (" Dotted: learning rate drops." if fell else ""))

@@ -1,7 +1,7 @@
-"""How a page looks: light and dark, wide and narrow, on paper."""
+"""The stylesheet of a page: light and dark, wide and narrow, print."""
 
 COLOURS = {"ink": "#1c1f23", "muted": "#5b6169", "line": "#d5d9de", "accent": "#0b62b8", "second": "#b34700"}
-"""Of the light page, and of the plots' files; inside the page the plots take the page's own."""
+"""Colours of the light page and of the plot files; embedded plots use the page's variables."""
 
 _DARK = {"ink": "#e7e9ec", "muted": "#a3abb5", "line": "#3b4149", "accent": "#6cb2ff", "second": "#ff9d5c"}
 

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vggfeat.datasets.archives import PUBLISHED, Published, unpack
 from vggfeat.errors import DatasetError, VggfeatError, unknown_name
-from vggfeat.nets.cache import CachedFile, published_file
-from vggfeat.system.fetch import Progress, fetch, locked, offline_asked, release
+from vggfeat.nets.cache import published_file
+from vggfeat.stages.result import Result
+from vggfeat.system.fetch import Progress, fetch, offline_asked
+from vggfeat.system.locking import locked, release
+
+
+@dataclass(frozen=True)
+class DownloadedWeights(Result):
+    """Published weights in the cache."""
+
+    path: Path
+    net: str
+    source: str
+    url: str
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field under its name."""
+        return super().as_json() | {"path": str(self.path)}
 
 
 def download_weights(
     net: str, source: str | None = None, *, offline: bool | None = None, progress: Progress | None = None
-) -> CachedFile:
-    """The published weights of a net in the cache, fetched unless they are there; `path` is where.
+) -> DownloadedWeights:
+    """Fetches the published weights of a net into the cache, unless they are there.
 
-    Raises UsageError where none are published, DownloadError where they cannot be had.
+    Raises UsageError for a net without published weights, DownloadError if they cannot be fetched.
     """
-    return published_file(net, source or "published", offline=offline, progress=progress)
+    file = published_file(net, source or "published", offline=offline, progress=progress)
+    return DownloadedWeights(file.path, file.row.net, file.row.source, file.row.url, file.sha256)
 
 
 def download_dataset(
     name: str, data: str | Path = "data", *, offline: bool | None = None, progress: Progress | None = None
 ) -> Path:
-    """A benchmark set below the data root, fetched and unpacked unless it is there; returns its folder.
+    """Fetches and unpacks a benchmark set below the data root, unless it is there; returns its folder.
 
-    The folder appears whole: it is unpacked beside its place and renamed, and the archives are removed then. What
-    an interrupted call has fetched is continued by the next one; a second process waits for the first.
+    The folder appears whole: the set is unpacked beside its place, then renamed, and the archives are removed. An
+    interrupted download is continued by the next call; a second process waits for the first.
 
     Raises:
         UsageError: a set that cannot be fetched.
-        DownloadError: the archives cannot be had, or are not the published ones.
-        DatasetError: an archive is damaged, or a part of the set is there already.
+        DownloadError: the archives cannot be fetched, or are not the published ones.
+        DatasetError: an archive is damaged, or the folder holds only a part of the set.
         VggfeatError: the data root cannot be written.
     """
     if name not in PUBLISHED:
@@ -51,16 +71,16 @@ def download_dataset(
                 release(stream)
                 lock.unlink()
             else:
-                shutil.rmtree(work, ignore_errors=True)  # of a call that was killed after it had made the folder
+                shutil.rmtree(work, ignore_errors=True)  # a killed call can leave it beside the finished folder
     except OSError as error:
         raise VggfeatError(f"{error.filename or folder}: cannot write: {error.strerror or error}") from error
     return _complete(folder, published)
 
 
 def _fill(folder: Path, published: Published, work: Path, offline: bool, progress: Progress | None) -> None:
-    """Fetches and unpacks in the folder `work`, then gives the result its name."""
+    """Fetches and unpacks in the folder `work`, then renames the result to `folder`."""
     unpacked = work / "unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)  # of a call that was interrupted
+    shutil.rmtree(unpacked, ignore_errors=True)  # left by an interrupted call
     for archive in published.archives:
         file = fetch(archive.url, work / archive.filename, digest=archive.digest, progress=progress, offline=offline)
         unpack(file, archive, unpacked)
@@ -73,7 +93,7 @@ def _fill(folder: Path, published: Published, work: Path, offline: bool, progres
 
 
 def _complete(folder: Path, published: Published) -> Path:
-    """The folder, if no part of the set is missing in it."""
+    """The folder. Raises DatasetError if a part of the set is missing in it."""
     for proof in published.proofs:
         if not (folder / proof).exists():
             raise DatasetError(f"{folder}: incomplete, {proof} is missing; remove the folder to fetch the set anew")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
-from vggfeat.store.holding import Hold
+from vggfeat.store.locking import OutputLock
 from vggfeat.system.files import replacing
 
 FORMATS = (".npy", ".csv")
@@ -61,7 +61,7 @@ def export(
         raise UsageError(f"{target}: the suffix says what to write: {' or '.join(FORMATS)}")
     made = read_descriptors(Path(descriptors))
     names = target.with_suffix(".csv") if target.suffix == ".npy" else None
-    with Hold(target):
+    with OutputLock(target):
         for path in (target, *([] if names is None else [names])):
             if path.exists() and not overwrite:
                 raise StoreError(f"{path} exists: --overwrite replaces it, -o names another file")

@@ -26,7 +26,7 @@ from vggfeat.inference.settings import (
 from vggfeat.nets.networks import VGG
 from vggfeat.store import FAILED, STORES, DescriptorWriter
 from vggfeat.store.pooling import Aggregate
-from vggfeat.store.sharding import Portion, Shard, cut
+from vggfeat.store.shards import Portion, Shard, cut
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.page.commands import extract_command
-from vggfeat.store.holding import Hold
-from vggfeat.store.joining import Head, join, read_head
+from vggfeat.store.locking import OutputLock
+from vggfeat.store.merging import Head, merge_files, read_head
 from vggfeat.store.schema import first_difference
-from vggfeat.store.sharding import Portion, Shard, whole_path
+from vggfeat.store.shards import Portion, Shard, whole_path
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,12 @@ def merge(
     paths = [Path(path) for path in shards]
     if any(path.resolve() == target.resolve() for path in paths):
         raise UsageError(f"{target} is one of the shards: name another -o")
-    with Hold(target):
+    with OutputLock(target):
         if target.exists() and not overwrite:
             raise StoreError(f"{target} exists: --overwrite replaces it")
         heads = _in_order([read_head(path) for path in paths])
         tick = progress or (lambda done, total, failed: None)
-        join(heads, target, lambda done, total: tick(done, total, 0))
+        merge_files(heads, target, lambda done, total: tick(done, total, 0))
     _warn_of_versions(heads)
     return target
 

@@ -1,4 +1,4 @@
-"""Quickstart's data: real images that scikit-learn ships, the handwritten digits, as PNG files in class folders."""
+"""Sample data for quickstart: scikit-learn's handwritten digits as PNG files in class folders."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Run, provenance, write_page
 from vggfeat.store.pooling import Aggregate
-from vggfeat.store.sharding import is_shard_name
+from vggfeat.store.shards import is_shard_name
 from vggfeat.system.files import check_writable
 
 log = logging.getLogger(__name__)

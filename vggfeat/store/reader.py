@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vggfeat.errors import StoreError
 from vggfeat.store.pooling import Aggregate, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
-from vggfeat.store.sharding import Portion
+from vggfeat.store.shards import Portion
 
 Rows = NDArray[np.integer[Any]] | Sequence[int] | None
 

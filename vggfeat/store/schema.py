@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vggfeat._version import __version__
 from vggfeat.errors import StoreError
 from vggfeat.store.provenance import check_provenance
-from vggfeat.store.sharding import Portion
+from vggfeat.store.shards import Portion
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
 
 FORMAT = "vggfeat-descriptors"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError
-from vggfeat.store.holding import Hold
+from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described
 from vggfeat.store.rows import RowFile
 from vggfeat.store.schema import (
@@ -34,7 +34,7 @@ from vggfeat.store.schema import (
     versions_here,
     write_all,
 )
-from vggfeat.store.sharding import Portion
+from vggfeat.store.shards import Portion
 from vggfeat.system.files import replacing
 from vggfeat.system.hdf5 import DAMAGE, written
 
@@ -74,7 +74,7 @@ class DescriptorWriter:
         self.dataset = dataset
         self._settings = {**settings, "store": store, "keep_scales": keep_scales}
         self._portion = portion
-        self._hold = Hold(self.path)
+        self._hold = OutputLock(self.path)
         try:
             if self.path.exists() and not (self.path.is_dir() or resume or overwrite):
                 raise StoreError(f"{self.path} exists: --resume goes on with it, --overwrite replaces it")

@@ -1,1 +1,1 @@
-"""What faces the machine: files, downloads, HDF5, devices, memory."""
+"""The machine: files, downloads, HDF5, devices, memory."""

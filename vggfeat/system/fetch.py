@@ -1,8 +1,7 @@
-"""Files by HTTP: resumed, counted, hashed, and in place only when they are what was published."""
+"""Downloads over HTTP: resumed, counted and hashed; a file appears only if its hash is the published one."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -13,46 +12,48 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vggfeat._version import __version__
 from vggfeat.errors import DownloadError, VggfeatError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from vggfeat.system.hashes import algorithm, check_digest, digests
+from vggfeat.system.locking import CAN_LOCK, locked, release
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes done and the bytes in all, None where the server does not say."""
+"""Called with the bytes done and the bytes in all, None where the server does not announce them."""
 
 ATTEMPTS = 5
-"""Tries in a row that bring nothing (less than `STEP_FORWARD` bytes) before a server counts as unreachable."""
+"""Failed tries in a row after which a server counts as unreachable."""
 
-STEP_FORWARD = 1 << 20
+PROGRESS_BYTES = 1 << 20
+"""A try that brings this many bytes is no failure, even if the connection then breaks."""
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 
-MOST_BYTES = 4 << 30
-"""No file of the catalogs is near this size: a server may not fill the disk."""
+MAX_BYTES = 4 << 30
+"""Larger downloads are refused, so that no server fills the disk; every published file is far smaller."""
 
 MAX_REDIRECTS = 5
 
 _CHUNK = 1 << 18
 
-# URLError is an OSError; ValueError comes of a host name that cannot be encoded.
+# URLError is an OSError; a host name that cannot be encoded raises ValueError.
 _NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)
 
 
 class _BrokenError(Exception):
-    """A fault of the connection or the server that may be gone at the next try."""
+    """The connection or the server failed; another try may succeed."""
 
 
 class _RestartError(Exception):
-    """What is there of the file cannot be continued."""
+    """The server cannot continue the part that is here."""
+
+
+class _WrongContentError(DownloadError):
+    """What came is not the published file."""
 
 
 def fetch(
@@ -64,25 +65,29 @@ def fetch(
     progress: Progress | None = None,
     offline: bool = False,
     pause: Callable[[int], None] = lambda failures: time.sleep(min(0.5 * 2**failures, 30.0)),
+    timeout: float = TIMEOUT,
+    max_bytes: int = MAX_BYTES,
 ) -> Path:
-    """The file of that URL at `target`, fetched unless it is there already; either way its hash is right.
+    """Fetches a file to `target` unless it is there already; in both cases its hash is checked.
 
-    What has come so far lies in `<target>.part` and is continued by the next call. Of two processes that fetch
-    the same file, the second waits for the first and then finds the file; that is what the lock on the .part
-    file is for (a second copy of half a gigabyte would be the alternative).
+    The bytes received so far lie in `<target>.part`; the next call continues them. If a continued file turns out wrong
+    it is fetched once more from the start. If two processes fetch the same file the second one waits for the lock on
+    the .part file and then finds the finished file, which spares a second download of half a gigabyte.
 
     Args:
-        url: of http or https; so must be all that it redirects to.
-        target: where the file is to lie; its folder is made.
-        digest: `algorithm:hex` of md5, sha1, sha256, sha384, sha512, or `sha256-prefix:hex`.
+        url: http or https; redirects must stay in these schemes.
+        target: path of the file; missing folders are created.
+        digest: `algorithm:hex` for md5, sha1, sha256, sha384 or sha512, or `sha256-prefix:hex`.
         size: bytes, where published.
         progress: called with (bytes done, bytes in all or None).
         offline: forbids the network.
         pause: waits before the next try, given the number of failures so far.
+        timeout: seconds without a byte after which a connection counts as broken.
+        max_bytes: larger files are refused.
 
     Raises:
-        DownloadError: the file cannot be had from there, or is not what was published.
-        VggfeatError: it cannot be written here.
+        DownloadError: the server does not deliver the file, or it is not the published one.
+        VggfeatError: the file cannot be written.
     """
     target = Path(target)
     _http_only(url)
@@ -91,15 +96,15 @@ def fetch(
             return _verified(target, digest)
         if offline:
             raise DownloadError(
-                f"{target} is not there and fetching is forbidden (offline); put {url} there by hand ({digest})"
+                f"{target} is missing and fetching is forbidden (offline); put {url} there by hand ({digest})"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Where files cannot be locked each process has its own part, which no later one continues.
-        name = target.with_name(f"{target.name}.part" if fcntl else f"{target.name}.{os.getpid()}.part")
+        # Without locks each process has its own part file, and no later one continues it.
+        name = target.with_name(f"{target.name}.part" if CAN_LOCK else f"{target.name}.{os.getpid()}.part")
         with locked(name, target.exists) as stream:
             if stream is None:  # another process has just fetched it
                 return _verified(target, digest)
-            _Fetching(url, name, stream, digest, size, progress, pause).run()
+            _Download(url, name, stream, digest, size, progress, pause, timeout, max_bytes).run()
             release(stream)
             name.replace(target)
     except OSError as error:
@@ -108,81 +113,20 @@ def fetch(
 
 
 def offline_asked(offline: bool | None = None) -> bool:
-    """Whether fetching is forbidden: as said, or else as the variable VGGFEAT_OFFLINE says."""
+    """Whether fetching is forbidden: by the argument, or if that is None by the variable VGGFEAT_OFFLINE."""
     if offline is not None:
         return offline
     return os.environ.get("VGGFEAT_OFFLINE", "").strip().casefold() not in ("", "0", "false", "no", "off")
 
 
-# --- hashes ---
-
-
-def digests(path: str | Path, *algorithms: str) -> dict[str, str]:
-    """The file's hashes, hexadecimal, in one pass over it."""
-    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-    try:
-        with Path(path).open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                for found in hashes.values():
-                    found.update(chunk)
-    except OSError as error:
-        raise VggfeatError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return {name: found.hexdigest() for name, found in hashes.items()}
-
-
-def algorithm(digest: str) -> str:
-    """The hash function's name in `algorithm:hex`."""
-    return digest.partition(":")[0].removesuffix("-prefix")
-
-
-def check_digest(what: str | Path, digest: str, found: str, advice: str = "") -> None:
-    """Raises DownloadError, naming both, where the hash found of `what` is not the published one."""
-    kind, _, published = digest.partition(":")
-    if not (found.startswith(published) if kind.endswith("-prefix") else found == published):
-        got = f"{algorithm(digest)}:{found}"
-        raise DownloadError(f"{what}: not the published file: expected {digest}, got {got}{advice}")
-
-
 def _verified(target: Path, digest: str) -> Path:
-    """A file that was there before. It may be the user's own, so a wrong one is named and not removed."""
+    """An existing file, once its hash is right. It may be the user's own, so a wrong one is named and not removed."""
     check_digest(target, digest, digests(target, algorithm(digest))[algorithm(digest)], "; remove it to fetch it anew")
     return target
 
 
-# --- one download ---
-
-
-@contextlib.contextmanager
-def locked(name: Path, settled: Callable[[], bool]) -> Iterator[BinaryIO | None]:
-    """The file of that name, made where it is missing, open and locked against other processes.
-
-    Waits for the process that holds it. Yields None, and leaves no file, once `settled()` says that there is
-    nothing left to do. Where files cannot be locked (Windows) it is open alone.
-    """
-    while True:
-        with name.open("ab+") as stream:
-            if fcntl:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                # Whoever held the lock may have renamed or removed the file that we have waited for.
-                if not name.exists() or not os.path.samestat(name.stat(), os.fstat(stream.fileno())):
-                    continue
-            if not settled():
-                yield stream
-                return
-            release(stream)
-            name.unlink()
-        yield None
-        return
-
-
-def release(stream: BinaryIO) -> None:
-    """Windows renames and removes no open file; elsewhere the file stays open, for the lock must outlive both."""
-    if fcntl is None:
-        stream.close()
-
-
-class _Fetching:
-    """One file on its way: what has been written and hashed so far."""
+class _Download:
+    """A file in transfer: the bytes written and hashed so far."""
 
     def __init__(
         self,
@@ -193,36 +137,48 @@ class _Fetching:
         size: int | None,
         progress: Progress | None,
         pause: Callable[[int], None],
+        timeout: float,
+        max_bytes: int,
     ) -> None:
         self.url, self.name, self.stream = url, name, stream
         self.digest, self.size, self.progress, self.pause = digest, size, progress, pause
+        self.timeout, self.max_bytes = timeout, max_bytes
         self.opener = _opener()
         self.hash: Any = None
         self.done = 0
+        self.continued = False
+        """Whether any bytes were asked for, or taken, as the continuation of a part."""
 
     def run(self) -> None:
-        """Brings the .part file to its end and checks it. A failure leaves it only if it can be continued."""
+        """Completes the .part file and checks it. After a failure the part stays only if it can be continued."""
         self._take_up()
         try:
-            self._bring()
-            self._check()
+            try:
+                self._complete()
+            except _WrongContentError:
+                if not self.continued:
+                    raise
+                # The part may be another file's, or a server may have sent a slice as if it were the whole file.
+                self._restart()
+                self._complete()
         except BaseException:
             if not self.done:
                 release(self.stream)
                 self.name.unlink()
             raise
 
-    def _check(self) -> None:
+    def _complete(self) -> None:
+        self._receive()
         self.stream.flush()
         os.fsync(self.stream.fileno())
         try:
             check_digest(self.url, self.digest, self.hash.hexdigest())
-        except DownloadError:
+        except DownloadError as error:
             self._restart()
-            raise
+            raise _WrongContentError(str(error)) from None
 
-    def _bring(self) -> None:
-        """Asks until the whole file is here."""
+    def _receive(self) -> None:
+        """Sends requests until the whole file is here."""
         failures = 0
         complete = self.done == self.size
         while not complete:
@@ -234,7 +190,7 @@ class _Fetching:
                 failures += 1
                 reason = "the server cannot continue the part that is here"
             except _BrokenError as error:
-                failures = 1 if self.done - before >= STEP_FORWARD else failures + 1
+                failures = 1 if self.done - before >= PROGRESS_BYTES else failures + 1
                 reason = str(error)
             if not complete:
                 if failures >= ATTEMPTS:
@@ -242,14 +198,15 @@ class _Fetching:
                 self.pause(failures)
 
     def _take_up(self) -> None:
-        """Hashes what an earlier call left."""
+        """Hashes the bytes that an earlier call left."""
         self.hash = hashlib.new(algorithm(self.digest), usedforsecurity=False)
         self.stream.seek(0)
         while chunk := self.stream.read(1 << 20):
             self.hash.update(chunk)
         self.done = self.stream.tell()
-        if self.done > (self.size or MOST_BYTES):
+        if self.done > (self.size or self.max_bytes):
             self._restart()
+        self.continued = self.done > 0
 
     def _restart(self) -> None:
         self.stream.truncate(0)
@@ -257,12 +214,13 @@ class _Fetching:
         self.hash = hashlib.new(algorithm(self.digest), usedforsecurity=False)
 
     def _attempt(self) -> bool:
-        """One request; whether it brought the file to its end. Raises _BrokenError, _RestartError, DownloadError."""
+        """One request; returns whether it completed the file. Raises _BrokenError, _RestartError or DownloadError."""
         headers = {"User-Agent": f"vggfeat/{__version__}", "Accept-Encoding": "identity"}
         if self.done:
             headers["Range"] = f"bytes={self.done}-"
+            self.continued = True
         try:
-            response = self.opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
+            response = self.opener.open(urllib.request.Request(self.url, headers=headers), timeout=self.timeout)
         except urllib.error.HTTPError as error:
             return self._refused(error)
         except _NETWORK_ERRORS as error:
@@ -275,9 +233,9 @@ class _Fetching:
         return True
 
     def _total(self, response: Any) -> int | None:
-        """Length of the whole file as the response has it; the stream stands where the body begins.
+        """Length of the whole file according to the response, if any; makes the stream ready for the body.
 
-        Raises _RestartError or DownloadError where the response does not go on where we are.
+        Raises _RestartError or DownloadError where the response does not continue the part.
         """
         length = response.headers.get("Content-Length")
         total = int(length) if length is not None and length.isdecimal() else None
@@ -288,27 +246,27 @@ class _Fetching:
             total = int(place[2]) if place[2] != "*" else None if total is None else self.done + total
         elif response.status != 200:
             raise DownloadError(f"{self.url}: the server answers {response.status}")
-        elif self.done:  # it does not know ranges: the whole file is coming
+        elif self.done:  # the server ignores ranges and sends the whole file
             self._restart()
         if total is not None:
             if self.size is not None and total != self.size:
-                raise DownloadError(f"{self.url}: announces {total} bytes where {self.size} were published")
-            if total > MOST_BYTES:
+                raise _WrongContentError(f"{self.url}: announces {total} bytes where {self.size} were published")
+            if total > self.max_bytes:
                 raise DownloadError(f"{self.url}: announces {total} bytes; no published file is that large")
         return total
 
     def _copy(self, response: Any, total: int | None) -> None:
-        limit = self.size or total or MOST_BYTES
+        limit = self.size or total or self.max_bytes
         while True:
-            try:  # apart from the writing, whose OSErrors are this machine's
-                chunk = response.read1(_CHUNK)  # what has come, so that nothing of it is lost
+            try:  # the writing stays outside: its OSErrors are this machine's
+                chunk = response.read1(_CHUNK)  # whatever has arrived, so that a broken connection loses nothing
             except _NETWORK_ERRORS as error:
                 raise self._fault(error) from error
             if not chunk:
                 return
             if self.done + len(chunk) > limit:
                 self._restart()
-                raise DownloadError(f"{self.url}: sends more than the {limit} bytes of the file")
+                raise _WrongContentError(f"{self.url}: sends more than the {limit} bytes of the file")
             self.stream.write(chunk)
             self.hash.update(chunk)
             self.done += len(chunk)
@@ -316,7 +274,7 @@ class _Fetching:
                 self.progress(self.done, self.size or total)
 
     def _refused(self, error: urllib.error.HTTPError) -> bool:
-        """What an HTTP error means: True where the part is the whole file already."""
+        """True if an HTTP error means that the part is already the whole file; otherwise raises."""
         error.close()
         if error.code == 416 and self.done:
             total = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", "").strip())
@@ -330,17 +288,14 @@ class _Fetching:
         raise DownloadError(f"{self.url}: the server answers {error.code} {error.reason}") from error
 
     def _fault(self, error: Exception) -> Exception:
-        """The exception for a connection that failed: final where another try cannot help."""
+        """The exception for a failed connection: DownloadError where another try cannot help."""
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, TimeoutError):
-            return _BrokenError(f"no answer within {TIMEOUT:.0f} s")
+            return _BrokenError(f"no answer within {self.timeout:g} s")
         text = (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).rstrip(".")
         if isinstance(cause, socket.gaierror | ssl.SSLCertVerificationError | ValueError):
             return DownloadError(f"{self.url}: {text}")
         return _BrokenError(text)
-
-
-# --- http and https alone ---
 
 
 def _http_only(url: str, source: str | None = None) -> None:
@@ -354,13 +309,13 @@ def _http_only(url: str, source: str | None = None) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a few redirects, and none out of the web."""
+    """Follows a few redirects, only to http and https."""
 
     max_redirections = MAX_REDIRECTS
     max_repeats = 2
 
     def http_error_302(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any) -> Any:
-        """As the base class does, for http and https alone."""
+        """Follows the redirect if it leads to http or https. Raises DownloadError otherwise."""
         place = headers.get("location") or headers.get("uri")
         if place:
             _http_only(urllib.parse.urljoin(req.full_url, place), req.full_url)
@@ -370,7 +325,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Opens http and https, through the proxies that the environment names. (urllib's default knows file: too.)"""
+    """Opens http and https through the environment's proxies; urllib's default opener would also open file: URLs."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

@@ -13,9 +13,9 @@ from vggfeat.errors import VggfeatError
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends well it takes path's name, otherwise it is removed.
+    """A temporary path beside `path`, renamed to `path` if the block succeeds and removed otherwise.
 
-    Raises VggfeatError, naming `path`, where the folder cannot be written or `path` is one itself.
+    Raises VggfeatError, naming `path`, if the folder cannot be written or `path` is itself a folder.
     """
     target = Path(path)
     temporary = _beside(target)
@@ -36,14 +36,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Raises what `replacing` would, before the work is done whose results these paths are to take."""
+    """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it."""
     for path in paths:
         if path is not None:
             _beside(Path(path)).unlink(missing_ok=True)  # another process may have tidied up
 
 
 def _beside(target: Path) -> Path:
-    """A new empty file in target's folder, which is made where it is missing."""
+    """A new empty file in target's folder, which is created if missing."""
     if target.is_dir():
         raise VggfeatError(f"{target}: cannot write: it is a folder, name a file in it")
     try:

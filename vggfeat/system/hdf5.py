@@ -1,4 +1,4 @@
-"""What every reader of a stranger's HDF5 file checks first, and every writer needs to know of a full disk."""
+"""Checks for untrusted HDF5 files, and writing that survives a full disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAMAGE = (
     OverflowError,
     MemoryError,
 )
-"""What h5py, and the reading of what it gives, raise on a damaged file."""
+"""Exceptions that h5py, and code that uses its values, raise on a damaged file."""
 
 _TEXTS_AT_ONCE = 256
 
@@ -31,7 +31,7 @@ def own_dataset(file: h5py.Group, name: str) -> h5py.Dataset | None:
 
     A soft or external link, external raw storage or a virtual data set could read any file of the machine.
 
-    Raises ValueError where it claims to be larger than the file, which would fill the memory.
+    Raises ValueError if it claims to be larger than the file, since reading it would fill the memory.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         return None
@@ -44,7 +44,7 @@ def own_dataset(file: h5py.Group, name: str) -> h5py.Dataset | None:
 
 
 def texts(data: h5py.Dataset) -> list[bytes]:
-    """A data set of names. Raises ValueError where they claim more bytes than the file has: many may share one."""
+    """A data set of names. Raises ValueError if they claim more bytes than the file has: many can share one."""
     found: list[bytes] = []
     left = data.file.id.get_filesize()
     for start in range(0, len(data), _TEXTS_AT_ONCE):
@@ -58,10 +58,10 @@ def texts(data: h5py.Dataset) -> list[bytes]:
 
 @contextlib.contextmanager
 def written(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """A new HDF5 file, made in memory and written when the block ends. Raises OSError where it cannot be.
+    """A new HDF5 file, built in memory and written when the block ends. Raises OSError if writing fails.
 
-    HDF5 itself must never meet a full disk: it holds small writes back, h5py drops the error when they fail later, and
-    closing such a file tries again until it crashes.
+    HDF5 must never meet a full disk: it delays small writes, h5py drops the error when they fail later, and closing
+    the file then retries until it crashes.
     """
     memory = SparseFile()
     with h5py.File(memory, "w") as file:

@@ -1,4 +1,4 @@
-"""What this process was given to work with: its cores, and its place among those that torchrun started."""
+"""The resources of this process: its cores, and its place among the processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from vggfeat.errors import UsageError
 
 
 def available_cores() -> int:
-    """Cores that this process may use: on a shared machine a scheduler may have given it a part of them."""
+    """Cores that this process may use; a scheduler may have given it only a part of the machine's."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def default_workers(processes: int = 1) -> int:
-    """Decoding threads for each of so many processes on this machine: its cores, shared."""
+    """Decoding threads per process when `processes` of them share this machine's cores."""
     return max(1, available_cores() // processes)
 
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among those that torchrun started, from what torchrun sets in the environment."""
+    """The place of this process among those that torchrun started, from the environment variables that it sets."""
 
     rank: int
     world: int
@@ -31,9 +31,9 @@ class Launch:
     """Processes on this machine."""
 
     def device(self, asked: str | None) -> str | None:
-        """The device asked for, CUDA without a number becoming the one of this process's local rank.
+        """The device asked for; CUDA without a number becomes the device of this process's local rank.
 
-        Raises UsageError where the machine has fewer CUDA devices than processes.
+        Raises UsageError if the machine has fewer CUDA devices than processes.
         """
         import torch
 
@@ -45,7 +45,7 @@ class Launch:
         if self.local_rank >= torch.cuda.device_count():
             raise UsageError(
                 f"{self.local_world} processes on a machine with {torch.cuda.device_count()} CUDA devices: give "
-                "torchrun as many processes as devices, or --device cpu"
+                "torchrun as many processes as devices, or take `device=cpu`"
             )
         return f"cuda:{self.local_rank}"
 
@@ -55,7 +55,7 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """What torchrun says of this process; None without torchrun, and where it started this process alone."""
+    """This process's place among several that torchrun started; None if it runs alone."""
     environment = os.environ
     world = int(environment.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in environment:

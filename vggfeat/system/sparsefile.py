@@ -1,4 +1,4 @@
-"""A file in memory of which only what was written takes space."""
+"""A file in memory whose unwritten parts take no space."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 PAGE = 1 << 16
-"""Bytes that take space together."""
+"""Bytes allocated at a time."""
 
 
 class SparseFile(io.RawIOBase):
-    """Bytes at any place up to the system's largest file; zeros where nothing was written."""
+    """A file of any length up to the system's limit; unwritten bytes read as zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,16 +33,16 @@ class SparseFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to a place, also one beyond the end."""
+        """Moves to a position, which may lie beyond the end."""
         self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         return self._position
 
     def tell(self) -> int:
-        """Where the next byte is read or written."""
+        """Position of the next read or write."""
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fills the buffer as far as the file goes."""
+        """Fills the buffer, or as much of it as the file still has."""
         target = memoryview(buffer).cast("B")
         count = max(0, min(len(target), self._size - self._position))
         for number, inside, outside in _pieces(self._position, count):
@@ -52,7 +52,7 @@ class SparseFile(io.RawIOBase):
         return count
 
     def write(self, data: Any) -> int:
-        """Takes all of it."""
+        """Writes all of the data."""
         source = memoryview(data).cast("B")
         for number, inside, outside in _pieces(self._position, len(source)):
             page = self._pages.setdefault(number, bytearray(PAGE))
@@ -62,7 +62,7 @@ class SparseFile(io.RawIOBase):
         return len(source)
 
     def truncate(self, size: int | None = None) -> int:
-        """Makes the file longer or shorter; what lay beyond a new end and comes back is zeros."""
+        """Changes the length; bytes cut off read as zeros if the file grows again."""
         self._size = self._position if size is None else size
         last, inside = divmod(self._size, PAGE)
         for number in [number for number in self._pages if number >= last]:
@@ -73,7 +73,7 @@ class SparseFile(io.RawIOBase):
         return self._size
 
     def copy_to(self, stream: BinaryIO) -> None:
-        """Writes what was written to the same places of an empty file, and gives it the same length."""
+        """Copies the written parts to an empty file, and gives it the same length."""
         for number, page in sorted(self._pages.items()):
             stream.seek(number * PAGE)
             stream.write(page[: max(0, self._size - number * PAGE)])
@@ -81,7 +81,7 @@ class SparseFile(io.RawIOBase):
 
 
 def _pieces(start: int, count: int) -> Iterator[tuple[int, slice, slice]]:
-    """(page, where inside of it, where among the `count` bytes) of each page that [start, start + count) touches."""
+    """(page, slice of it, slice of the `count` bytes) for each page that [start, start + count) touches."""
     done = 0
     while done < count:
         number, inside = divmod(start + done, PAGE)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vggfeat.datasets import Sample
-from vggfeat.datasets.decoding import HOPELESS, Decoders
+from vggfeat.datasets.decoding import READ_TIMEOUT, Decoders
 from vggfeat.datasets.images import decode, rescaled_crop
 from vggfeat.datasets.outage import never_read
 from vggfeat.errors import DatasetError, ImageError
@@ -168,9 +168,9 @@ def _finished(entry: tuple[Batch, list[_Part]]) -> Batch:
 def _result(reading: Future[T], ids: Sequence[str]) -> T:
     """What came of reading these images. Raises OutageError, naming them, where it takes half an hour."""
     try:
-        return reading.result(HOPELESS)
+        return reading.result(READ_TIMEOUT)
     except TimeoutError:
-        raise never_read(ids, HOPELESS) from None
+        raise never_read(ids, READ_TIMEOUT) from None
 
 
 def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: int) -> Colours:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vggfeat.errors import DatasetError, StoreError
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
-from vggfeat.store.sharding import whole_path
+from vggfeat.store.shards import whole_path
 
 ROWS_AT_ONCE = 512
 """Rows read at once, so that the whole of a file is never in memory beside the matrix that is wanted."""

@@ -76,8 +76,8 @@ def _arrays(file: h5py.File, size: int) -> Iterator[tuple[str, Tensor]]:
     root = _child(file, "model_weights") if whole_model else file
     if not isinstance(root, h5py.Group) or "layer_names" not in root.attrs:
         raise _RefusedError(
-            "an HDF5 file, but not Keras' weights in the legacy layout (it has no `layer_names`); a model of Keras 3 "
-            "is written so by `model.save('x.h5')`"
+            "an HDF5 file, but not Keras' weights in the legacy layout (it has no attribute layer_names); Keras 3 "
+            "writes that layout with model.save('x.h5')"
         )
     for layer in _names(root, "layer_names"):
         group = _child(root, layer)

@@ -23,7 +23,7 @@ from vggfeat.store.schema import (
     reading,
     write_all,
 )
-from vggfeat.store.sharding import Portion
+from vggfeat.store.shards import Portion
 from vggfeat.system.files import replacing
 from vggfeat.system.hdf5 import written
 
@@ -68,10 +68,10 @@ def read_head(path: Path) -> Head:
         )
 
 
-def join(heads: Sequence[Head], output: Path, progress: Callable[[int, int], None]) -> None:
+def merge_files(heads: Sequence[Head], output: Path, progress: Callable[[int, int], None]) -> None:
     """Copies shards, given in the order of their rows and checked to fit, into one file, whole or not at all.
 
-    The caller holds `output` (see Hold). `progress` is called with (rows copied, rows).
+    The caller holds `output` (see OutputLock). `progress` is called with (rows copied, rows).
     """
     first = next((head for head in heads if head.rows), heads[0])
     settings = first.attributes["settings"]

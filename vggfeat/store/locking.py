@@ -19,7 +19,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """A file system without locks (some cluster file systems): there, too, HDF5's own check remains."""
 
 
-class Hold:
+class OutputLock:
     """The right to write an output, from creation to `release`; a process's death ends it, however it dies.
 
     The lock is the system's own, on a small file `.<name>.lock` beside the output that names its holder; what a dead
@@ -77,7 +77,7 @@ class Hold:
             os.close(self._handle)
             self._handle = -1
 
-    def __enter__(self) -> Hold:
+    def __enter__(self) -> OutputLock:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,34 @@
+"""Hashes of files, and their comparison with published ones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from vggfeat.errors import DownloadError, VggfeatError
+
+
+def digests(path: str | Path, *algorithms: str) -> dict[str, str]:
+    """The file's hashes, hexadecimal, in one pass over it."""
+    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    try:
+        with Path(path).open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                for found in hashes.values():
+                    found.update(chunk)
+    except OSError as error:
+        raise VggfeatError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return {name: found.hexdigest() for name, found in hashes.items()}
+
+
+def algorithm(digest: str) -> str:
+    """The hash function's name in `algorithm:hex`."""
+    return digest.partition(":")[0].removesuffix("-prefix")
+
+
+def check_digest(what: str | Path, digest: str, found: str, advice: str = "") -> None:
+    """Raises DownloadError, naming both hashes, if the one found for `what` is not the published one."""
+    kind, _, published = digest.partition(":")
+    if not (found.startswith(published) if kind.endswith("-prefix") else found == published):
+        got = f"{algorithm(digest)}:{found}"
+        raise DownloadError(f"{what}: not the published file: expected {digest}, got {got}{advice}")
