@@ -367,14 +367,14 @@ def test_val_of_a_set_without_one_is_what_training_held_out(tmp_path):
     assert len(evaluation_part(images, "all", {}).samples) == 16
     with pytest.raises(UsageError) as error:
         evaluation_part(images, "val", {})
-    assert str(error.value) == "folder has no val images here: --subset all takes all of its images"
+    assert str(error.value) == "folder has no val images here: `subset=all` takes all of its images"
     (tmp_path / "photos/cats/0.jpg").unlink()
     (tmp_path / "photos/cats/1.jpg").unlink()
     with pytest.raises(DatasetError) as changed:
         evaluation_part(load_evaluation_set("folder", tmp_path / "photos"), "val", record)
     assert str(changed.value) == (
-        "the net was trained on 12 images of folder, with 4 held out; here are 14 images, so which of them it has not "
-        "seen is unknown: --subset all takes them all"
+        "the net was trained on 12 images of folder, with 4 held out; here are 14 images, so the ones it has not "
+        "seen are unknown: `subset=all` takes them all"
     )
 
 
@@ -505,7 +505,7 @@ def test_posteriors_are_no_descriptors(tmp_path, capsys):
     path = kept(tmp_path / "a.h5")
     assert run(["svm", str(path)]) == 1
     assert capsys.readouterr().err == (
-        f"vggfeat: {path} holds posteriors, no descriptors: 'vggfeat evaluate {path}' scores them\n"
+        f"vggfeat: {path} holds posteriors, not descriptors: 'vggfeat evaluate {path}' scores them\n"
     )
 
 

@@ -404,8 +404,8 @@ def test_a_lost_disk_stops_the_run(root, tmp_path, protocol):
     with pytest.raises(OutageError) as caught:
         localise(gone, max_read_failures=20, draw=tmp_path / "drawn", **settings)
     assert str(caught.value) == (
-        "20 images in a row cannot be read, the last 27: no such file or directory; nothing is kept of them: when the "
-        "disk is back, run the same command again (where they are truly gone, --max-read-failures 0 records them as "
+        "20 images in a row cannot be read, the last 27: no such file or directory; their rows stay pending: when the "
+        "disk is back, run it again (if they are truly gone, `max_read_failures=0` records them as "
         "failed)"
     )
     assert not (tmp_path / "drawn").exists() or not list((tmp_path / "drawn").iterdir()), "none of a run that failed"

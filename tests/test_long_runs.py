@@ -164,7 +164,7 @@ def test_an_evaluation_that_keeps_no_file_begins_again_after_a_picture_that_is_n
     glorot_(VGG("A", width=1 / 16, num_classes=2, class_names=("a", "b"))).save(tmp_path / "net.pt")
     command = ["evaluate", "--dataset", "folder", "--data", str(tree), "--subset", "all", "--scales", "224"]
     assert hung([*command, "--weights", str(tmp_path / "net.pt")]) == (
-        "a/hangs.png: not read in 0 minutes, its disk does not answer: when the disk is back, run the same command again"
+        "a/hangs.png: not read in 0 minutes, its disk does not answer: when the disk is back, run it again"
     )
 
 
@@ -189,7 +189,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_training_names_the_picture_that_is_never_read(never: None, tmp_path: Path) -> None:
     samples = load_folder(two_classes(tmp_path / "tree", 20)).samples
-    words = r"not read in 0 minutes, its disk does not answer: when the disk is back, the same command with --resume goes on"
+    words = r"not read in 0 minutes, its disk does not answer: when the disk is back, run it again with `resume`"
     with pytest.raises(OutageError, match=rf"^a/02\.png: {words}$"):
         crops.colours_of(samples, 0, exif=False, workers=2)
     loader = crops.CropLoader(CentreView(224), "bilinear", exif=False, workers=2)
@@ -217,6 +217,6 @@ def test_a_picture_that_is_never_read_ends_the_run_with_what_is_done_kept(photos
     command = ["extract", "--list", str(tmp_path / "list.txt"), *flags, "-o", str(tmp_path / "a.h5")]
     assert (
         hung(command)
-        == "17: not read in 0 minutes, its disk does not answer: when the disk is back, the same command with --resume goes on"
+        == "17: not read in 0 minutes, its disk does not answer: when the disk is back, run it again with --resume"
     )
     assert (vggfeat.read_descriptors(tmp_path / "a.h5").status == 1).sum() == 16

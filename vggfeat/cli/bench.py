@@ -88,7 +88,7 @@ def bench(
                 precisions=precisions or ("auto",),
                 device=device,
                 progress=tick,
-            )
+            ).as_json()
     if what in ("all", "svm"):
         from vggfeat.stages.bench.svm import bench_svm
 

@@ -13,8 +13,7 @@ from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
 from vggfeat.inference.settings import LAYERS, REGIONS
-from vggfeat.store import STORES
-from vggfeat.store.pooling import AGGREGATES
+from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import whole_path
 from vggfeat.system.launch import launched
 

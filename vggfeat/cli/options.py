@@ -222,3 +222,27 @@ data_option = click.option(
     show_default=True,
     help="The data root (also VGGFEAT_DATA).",
 )
+
+
+def recorded_net_options(command: F) -> F:
+    """--weights, --seed, --offline, --device, --precision and --workers, where a file records the nets to use."""
+    for option in (
+        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+        click.option(
+            "--precision",
+            type=Choice(PRECISIONS),
+            default=None,
+            help="[default: as the descriptors were made]",
+        ),
+        click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
+        click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
+        click.option("--seed", type=int, help="Of nets whose weights were random.  [default: the recorded one]"),
+        click.option(
+            "--weights",
+            multiple=True,
+            metavar="NAME|FILE",
+            help="Where the recorded weights lie now, one a net; their hash must be the same.",
+        ),
+    ):
+        command = option(command)
+    return command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,58 +12,13 @@ from rich.text import Text
 from vggfeat.cli.console import note, stderr
 from vggfeat.system.text import printable
 
-if TYPE_CHECKING:  # the stages bring torch
+if TYPE_CHECKING:  # the stages import torch and scikit-learn
     from vggfeat.inference.posteriors import Confusion
     from vggfeat.stages.bench.extract import ExtractBench
+    from vggfeat.stages.bench.svm import SVMBench
     from vggfeat.stages.evaluate import Evaluation
     from vggfeat.stages.localise import Localisation
-    from vggfeat.stages.nets import NetRow
-
-
-def print_nets(rows: Sequence[NetRow]) -> None:
-    """Table 1 and 2 on stdout: this listing is the command's result."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("net", "left"),
-        ("layers", "right"),
-        ("params", "right"),
-        ("published weights", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("convolutions")
-    for row in rows:
-        sources = ", ".join(dict.fromkeys(weights.source for weights in row.weights)) or "-"
-        table.add_row(
-            row.spec.name,
-            str(row.spec.weight_layers),
-            f"{row.spec.parameters() / 1e6:.0f}M",
-            sources,
-            _stack(row["layers"]),
-        )
-    Console(highlight=False).print(table)
-
-
-def _stack(layers: list[str]) -> str:
-    """`conv3-64` and `M` as the short notation of Table 1's columns."""
-    return " ".join(
-        layer.removeprefix("conv3-").replace("conv1-", "1x1:").replace("conv5-", "5x5:") for layer in layers
-    )
-
-
-def print_info(result: dict[str, Any]) -> None:
-    """A file's description on stdout, `name: value` a line; long lists are counted."""
-    for name, value in result.items():
-        if isinstance(value, dict) and len(value) > 8:
-            text = f"{len(value)} entries (--json shows them)"
-        elif isinstance(value, dict):
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
-        elif isinstance(value, list | tuple) and any(isinstance(entry, dict) for entry in value):
-            text = json.dumps(value)
-        elif isinstance(value, list | tuple):
-            text = ",".join(map(str, value)) if len(value) <= 8 else f"{len(value)} values (--json shows them)"
-        else:
-            text = str(value)
-        print(f"{name}: {printable(text)}")
+    from vggfeat.stages.svm import SVMResult
 
 
 def print_failures(
@@ -81,32 +35,32 @@ PER_CLASS_SHOWN = 25
 """Up to this many classes are listed one by one."""
 
 
-def print_svm(result: dict[str, Any]) -> None:
+def print_svm(result: SVMResult) -> None:
     """Prints an SVM run's scores on stderr: each split, the classes if few, mean and deviation."""
-    multi = result["measure"] == "mAP"
+    multi = result.measure == "mAP"
     label = "mAP" if multi else "mean class recall"
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("split", "train", "val", "test", "C", f"{label} %", "seconds"):
         table.add_column(name, justify="right")
-    for number, split in enumerate(result["splits"], start=1):
-        counts = [str(split[part]) for part in ("train", "val", "test")]
-        C = "per class" if multi else f"{split['C']:.3g}"
-        table.add_row(str(number), *counts, C, _percent(split["value"]), f"{sum(split['seconds'].values()):.1f}")
+    for number, split in enumerate(result.splits, start=1):
+        counts = [str(count) for count in (split.train, split.val, split.test)]
+        C = "per class" if isinstance(split.C, dict) else f"{split.C:.3g}"
+        table.add_row(str(number), *counts, C, _percent(split.value), f"{sum(split.seconds.values()):.1f}")
     console = stderr()
-    if len(result["per_class"]) <= PER_CLASS_SHOWN:
+    if len(result.per_class) <= PER_CLASS_SHOWN:
         classes = Table(box=None, pad_edge=False, header_style="bold")
         classes.add_column("class")
         classes.add_column("AP %" if multi else "recall %", justify="right")
-        for name, value in result["per_class"].items():
+        for name, value in result.per_class.items():
             classes.add_row(Text(printable(name)), _percent(value))
         console.print(classes)
     console.print(table)
-    if result["left_out"]:
-        note(f"left out, without a descriptor: {len(result['left_out'])}, {printable(result['left_out'][0])} first")
-    files = ", ".join(printable(file["path"]) for file in result["descriptors"])
-    deviation = "" if result["std"] is None else f" +- {_percent(result['std'])}"
-    splits = f" over {len(result['splits'])} splits" if deviation else ""
-    note(f"{result['dataset']}: {label} {_percent(result['mean'])}{deviation}{splits} ({files})")
+    if result.left_out:
+        note(f"left out, without a descriptor: {len(result.left_out)}, {printable(result.left_out[0])} first")
+    files = ", ".join(printable(file["path"]) for file in result.descriptors)
+    deviation = "" if result.std is None else f" +- {_percent(result.std)}"
+    splits = f" over {len(result.splits)} splits" if deviation else ""
+    note(f"{result.dataset}: {label} {_percent(result.mean)}{deviation}{splits} ({files})")
 
 
 def print_evaluation(result: Evaluation) -> None:
@@ -171,23 +125,26 @@ def print_bench(result: dict[str, Any]) -> None:
     if "train" in result:
         _print_bench_train(out, result["train"])
     if "svm" in result:
-        table = _table("svm", "ours s", "LinearSVC s", "ratio", "2 processes", "one C", "largest gap")
-        for name, row in result["svm"]["sizes"].items():
-            scaled = "*" if row["liblinear_scaled"] else ""
-            table.add_row(
-                name,
-                f"{row['newton_seconds']:.1f}",
-                f"{row['liblinear_seconds']:.0f}{scaled}",
-                f"{row['ratio']:.0f}",
-                f"{row['ratio_two_processes']:.0f}",
-                f"{row['cold_ratio']:.0f}",
-                f"{row['max_gap']:.0e}",
-            )
-        out.print(table)
-        for name, row in result["svm"]["sizes"].items():
-            if row["liblinear_scaled"]:
-                timed, classes = row["liblinear_classes_timed"], row["classes"]
-                out.print(f"* {name}: LinearSVC timed on {timed} of {classes} classes and scaled")
+        _print_bench_svm(out, result["svm"])
+
+
+def _print_bench_svm(out: Console, figures: SVMBench) -> None:
+    table = _table("svm", "ours s", "LinearSVC s", "ratio", "2 processes", "one C", "largest gap")
+    for name, row in figures.sizes.items():
+        scaled = "*" if row.liblinear_scaled else ""
+        table.add_row(
+            name,
+            f"{row.newton_seconds:.1f}",
+            f"{row.liblinear_seconds:.0f}{scaled}",
+            f"{row.ratio:.0f}",
+            f"{row.ratio_two_processes:.0f}",
+            f"{row.cold_ratio:.0f}",
+            f"{row.max_gap:.0e}",
+        )
+    out.print(table)
+    for name, row in figures.sizes.items():
+        if row.liblinear_scaled:
+            out.print(f"* {name}: LinearSVC timed on {row.liblinear_classes_timed} of {row.classes} classes and scaled")
 
 
 def _print_bench_extract(out: Console, extract: ExtractBench) -> None:

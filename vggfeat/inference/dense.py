@@ -19,6 +19,7 @@ from vggfeat.inference.settings import GEM_POWER, Pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.layers import check_layers, layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
+from vggfeat.nets.scaling import InputScaling
 from vggfeat.system.devices import tf32
 from vggfeat.system.memory import release_free_memory
 
@@ -113,12 +114,7 @@ class DenseNet:
             if layer not in trunk
         }
         self._depth = len(self._net.features) if self._head_taps else 1 + max(self._taps)
-        preprocessing = net.preprocessing
-        self._bgr = preprocessing.channels == "BGR"
-        # (v * scale - mean) / std, as one multiplication and one subtraction.
-        std = torch.tensor(preprocessing.std, device=self.device)
-        self._factor = (preprocessing.scale / std).view(3, 1, 1)
-        self._offset = (torch.tensor(preprocessing.mean, device=self.device) / std).view(3, 1, 1)
+        self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
         self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
         self._most_padding = (GPU_PADDING if self._cuda else 0.0) if most_padding is None else most_padding
@@ -157,10 +153,7 @@ class DenseNet:
 
     def preprocess(self, batch: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB -> the net's own input in its precision, channels_last."""
-        if self._bgr:
-            batch = batch.flip(1)
-        values = batch.float() * self._factor - self._offset
-        return values.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        return self._scaled(batch, axis=1).to(self._dtype).contiguous(memory_format=torch.channels_last)
 
     def _maps(self, pictures: Sequence[Picture], flip: bool, reduce: Reduce) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The row and the reduced maps of each picture, by layer, in the order in which they are computed."""

@@ -78,11 +78,6 @@ def fuse_command(files: Sequence[str | Path]) -> str:
     return shlex.join(["vggfeat", "evaluate", *map(str, files)])
 
 
-def with_report(command: str, folder: str | Path) -> str:
-    """The command that also writes its page into a folder."""
-    return f"{command} --report {shlex.quote(str(folder))}"
-
-
 def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
     """The `vggfeat train` that repeats a training run.
 
@@ -95,6 +90,30 @@ def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
         if key not in ("net", "data.dataset"):
             words += ["--set", f"{key}={json.dumps(value)}"]
     return shlex.join([*words, "-o", output] if output else words)
+
+
+def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
+    """The `vggfeat svm` that would score such files again.
+
+    Args:
+        files: paths of descriptor files.
+        options: those that are not at their defaults, by their names in Python.
+    """
+    words = ["vggfeat", "svm", *files]
+    for name, value in options.items():
+        flag = "num-splits" if name == "number" else name.replace("_", "-")
+        words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def with_report(command: str, folder: str | Path) -> str:
+    """The command that also writes a report page into the folder."""
+    return f"{command} --report {shlex.quote(str(folder))}"
+
+
+def with_data(command: str, data: str | Path) -> str:
+    """The command with its data root, unless that is the default."""
+    return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"
 
 
 def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

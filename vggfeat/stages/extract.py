@@ -24,8 +24,8 @@ from vggfeat.inference.settings import (
     WeightsLike,
 )
 from vggfeat.nets.networks import VGG
-from vggfeat.store import FAILED, STORES, DescriptorWriter
-from vggfeat.store.pooling import Aggregate
+from vggfeat.store import FAILED, DescriptorWriter
+from vggfeat.store.aggregates import STORES, Aggregate
 from vggfeat.store.shards import Portion, Shard, cut
 
 log = logging.getLogger(__name__)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import INPUT_SIDE
-
-Aggregate = Literal["stack", "average", "max"]
-AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+from vggfeat.store.aggregates import AGGREGATES as AGGREGATES
+from vggfeat.store.aggregates import Aggregate as Aggregate
 
 Array = NDArray[np.float32]
 
