@@ -195,13 +195,13 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
 
 
 def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
-    """Quickstart's score table on stdout, best first."""
+    """Prints quickstart's scores on stdout, best first."""
     table = _table("features", "mean class recall", "deviation")
     for row in sorted(rows, key=lambda row: -row["mean"]):
-        table.add_row(row["features"], f"{row['mean']:.1%}", f"{row['std']:.1%}")
+        table.add_row(row["features"], f"{row['mean']:.1%}", "" if row["std"] is None else f"{row['std']:.1%}")
     out = Console(highlight=False)
     out.print(table)
-    out.print(f"10 classes of digits, 3 random splits, linear SVMs; {seconds:.0f} s in all")
+    out.print(f"5 new digits, 3 labelled images of each, 5 random splits; {seconds:.0f} s in all")
 
 
 def _table(first: str, *columns: str) -> Table:
