@@ -22,7 +22,7 @@ from vggfeat.inference.posteriors import TOP, fuse, joined, training_scale
 from vggfeat.inference.settings import LocalisedSubset, NetChoice, Progress, Protocol, RunOptions
 from vggfeat.inference.submission import write_boxes
 from vggfeat.nets.networks import VGG
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.system.files import check_writable
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
