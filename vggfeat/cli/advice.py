@@ -35,6 +35,8 @@ RECIPE_FLAGS = {
 """Recipe keys with a parameter of `vggfeat train`; every other key goes by `--set`."""
 
 ADVICE = {
+    "posteriors": "'vggfeat evaluate -o FILE' keeps those",
+    "train boxes": "'vggfeat train --task localise' makes a net that does",
     "evaluate": "'vggfeat evaluate {file}' scores them",
     "extract": "'vggfeat extract --dataset {dataset}' (its images: 'vggfeat download --dataset {dataset}')",
     "merge": "'vggfeat merge {shards} -o {output}'",
