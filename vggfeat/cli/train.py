@@ -106,7 +106,8 @@ def train(
 
     \b
     Examples:
-      vggfeat train --net D --init-from published --trainable fc --dataset folder --data photos
+      vggfeat train --net D --init-from published --trainable fc \\
+          --dataset folder --data photos
       vggfeat train --net E
       vggfeat train --recipe recipes/D-384.toml
       vggfeat train --net D --S 384 --task localise --init-from D-384.pt
