@@ -17,7 +17,7 @@ from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import launched
-from vggfeat.training.recipe import INIT_SCHEMES, Recipe, load_recipe
+from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, Recipe, load_recipe
 
 
 class _Side(click.ParamType):
@@ -39,8 +39,8 @@ class _Side(click.ParamType):
 @click.command()
 @click.option("--net", metavar="NET", type=Net(), help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
-@click.option("--task", type=Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
-@click.option("--head", type=Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
+@click.option("--task", type=Choice(TASKS), help="localise: boxes.  [default: classify]")
+@click.option("--head", type=Choice(HEADS), help="Boxes: one a class, or one for all.  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers: a file, or published.")

@@ -25,6 +25,11 @@ FINE_TUNING_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Defaults that differ if the first layers are frozen: minutes for some hundred images; not the paper's."""
 
+TASKS = ("classify", "localise")
+HEADS = ("pcr", "scr")
+TRAINABLE = ("all", "fc")
+"""Values of `sgd.trainable` besides the names of layers."""
+
 INIT_SCHEMES = ("glorot", "gaussian", "data-dependent", "identity")
 
 _MOST = 2**63
@@ -170,7 +175,7 @@ class Localise:
     """Share of an object that a crop must show to be learnt from (OverFeat's rule)."""
 
     def __post_init__(self) -> None:
-        _one_of("localise.head", self.head, ("pcr", "scr"))
+        _one_of("localise.head", self.head, HEADS)
         _require(0 <= self.least_seen <= 1, "localise.least_seen", self.least_seen, "from 0 to 1")
 
 
@@ -195,8 +200,8 @@ class Recipe:
         object.__setattr__(self, "net", net_spec(self.net).name)
         _require(self.width > 0, "width", self.width, "positive")
         _require(self.seed >= 0, "seed", self.seed, "not negative")
-        _one_of("task", self.task, ("classify", "localise"))
-        _one_of("sgd.trainable", self.sgd.trainable, ("all", "fc", *net_spec(self.net).weighted_names))
+        _one_of("task", self.task, TASKS)
+        _one_of("sgd.trainable", self.sgd.trainable, (*TRAINABLE, *net_spec(self.net).weighted_names))
 
     @property
     def frozen(self) -> tuple[str, ...]:
