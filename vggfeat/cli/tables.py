@@ -13,12 +13,12 @@ from vggfeat.cli.console import note, stderr
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:  # the stages import torch and scikit-learn
+    from vggfeat.classifiers.protocols.results import SVMResult
+    from vggfeat.inference.evaluation import Evaluation
     from vggfeat.inference.posteriors import Confusion
     from vggfeat.stages.bench.extract import ExtractBench
     from vggfeat.stages.bench.svm import SVMBench
-    from vggfeat.stages.evaluate import Evaluation
     from vggfeat.stages.localise import Localisation
-    from vggfeat.stages.svm import SVMResult
 
 
 def print_failures(

@@ -17,7 +17,7 @@ from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import launched
-from vggfeat.training.recipe import INIT_SCHEMES, load_recipe
+from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, TRAINABLE, load_recipe
 
 
 class _Side(click.ParamType):
@@ -39,14 +39,14 @@ class _Side(click.ParamType):
 @click.command()
 @click.option("--net", metavar="NET", type=Net(), help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
-@click.option("--task", type=Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
-@click.option("--head", type=Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
+@click.option("--task", type=Choice(TASKS), help="localise: boxes.  [default: classify]")
+@click.option("--head", type=Choice(HEADS), help="Boxes: one a class, or one for all.  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers.")
 @click.option("--init", type=Choice(INIT_SCHEMES), help="How layers that are not in CKPT start.  [default: glorot]")
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
-@click.option("--trainable", type=Choice(["all", "fc"]), help="fc: fully-connected layers only.  [default: all]")
+@click.option("--trainable", type=Choice(TRAINABLE), help="fc: fully-connected layers only.  [default: all]")
 @click.option("--S", "S", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
 @click.option("--epochs", type=int, help="[default: 74]")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vggfeat.inference.evaluation import Evaluation, Row
 from vggfeat.metrics import class_recalls
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
@@ -15,9 +16,6 @@ from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section
 from vggfeat.page.paper import CLASSIFICATION
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
-
-if TYPE_CHECKING:  # a floor above
-    from vggfeat.stages.evaluate import Evaluation, Row
 
 
 def write_page(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vggfeat.datasets.split import TrainingSet
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin

@@ -18,6 +18,9 @@ from vggfeat.nets.catalog import INPUT_SIDE, net_spec
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
 """Where a task's defaults differ from those of classification (Appendix A)."""
 
+TASKS = ("classify", "localise")
+HEADS = ("pcr", "scr")
+TRAINABLE = ("all", "fc")
 INIT_SCHEMES = ("glorot", "gaussian", "data-dependent", "identity")
 
 _MOST = 2**63
@@ -92,7 +95,7 @@ class Sgd:
         _require(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "not negative")
         _require(0 <= self.dropout < 1, "sgd.dropout", self.dropout, "at least 0 and below 1")
-        _one_of("sgd.trainable", self.trainable, ("all", "fc"))
+        _one_of("sgd.trainable", self.trainable, TRAINABLE)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class Localise:
     """Share of an object that a crop must show to be learnt from (OverFeat's rule)."""
 
     def __post_init__(self) -> None:
-        _one_of("localise.head", self.head, ("pcr", "scr"))
+        _one_of("localise.head", self.head, HEADS)
         _require(0 <= self.least_seen <= 1, "localise.least_seen", self.least_seen, "from 0 to 1")
 
 
@@ -184,7 +187,7 @@ class Recipe:
         object.__setattr__(self, "net", net_spec(self.net).name)
         _require(self.width > 0, "width", self.width, "positive")
         _require(self.seed >= 0, "seed", self.seed, "not negative")
-        _one_of("task", self.task, ("classify", "localise"))
+        _one_of("task", self.task, TASKS)
 
     @property
     def name(self) -> str:
