@@ -106,6 +106,9 @@ def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
     """
     words = ["vggfeat", "svm", *files]
     for name, value in options.items():
+        if name == "layer":
+            words += [word for layer in value for word in ("--layer", layer)]
+            continue
         flag = "num-splits" if name == "number" else name.replace("_", "-")
         words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
