@@ -457,17 +457,12 @@ def test_an_evaluations_page_equals_its_json(photos: Path, tmp_path: Path, capsy
 
 
 def test_the_papers_errors_stand_beside_those_on_ilsvrc(tmp_path: Path) -> None:
+    from vggfeat.inference.evaluation import Evaluation, Row
     from vggfeat.page.evaluation import write_page
-    from vggfeat.page.pictures import Pictures
 
     split = scored(n=20, k=3)
-    row = {"net": "D", "weights": "oxford", "view": "dense", "scales": (256, 384, 512), "images": 20}
-    result = {
-        "dataset": "ilsvrc2012",
-        "classes": 3,
-        "failed": {},
-        "rows": [{**row, "top1_error": 24.84, "top5_error": None}],
-    }
+    row = Row("D", "oxford", "dense", (256, 384, 512), 20, top1_error=24.84, top5_error=None)
+    result = Evaluation("ilsvrc2012", 3, (row,), {}, None)
     page = write_page(tmp_path, result, ["a", "b", "c"], split, [], Pictures(missing="none")).read_text("utf-8")
     ours, *paper = re.findall(r"<tr.*?</tr>", page[page.index("Errors on ilsvrc2012") :])[1:8]
     assert 'class="ours"' in ours
