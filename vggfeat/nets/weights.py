@@ -14,9 +14,11 @@ import torch
 from vggfeat.errors import UsageError, WeightsError, nearest
 from vggfeat.nets.building import build
 from vggfeat.nets.cache import published_file
-from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES
+from vggfeat.nets.catalog import DISPLAY_NAMES, NUM_CLASSES, WEIGHTS_NAMES, net_spec
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
+from vggfeat.nets.recognise import decided, recognised
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.fetch import Progress
 from vggfeat.system.hashes import digests
@@ -34,6 +36,8 @@ def load_net(
     num_classes: int = NUM_CLASSES,
     device: str | torch.device | None = None,
     precision: str = "auto",
+    preprocessing: str | os.PathLike[str] | Preprocessing | None = None,
+    layers: Sequence[str] = (),
     seed: int = 0,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -41,14 +45,19 @@ def load_net(
     """A net of Table 1 with its weights, in eval mode.
 
     Args:
-        net: a name of Table 1. None is the file's net, or "D" for weights that are no file.
-        weights: "published", "oxford", "oxford-keras", "torchvision", a file (a vggfeat checkpoint, torchvision's
-            .pth, Keras' .h5, a .caffemodel), or None or "none" for random ones (Glorot and Bengio, Sect. 3.1). A file
-            without fully-connected layers gives a net without them.
+        net: a name of Table 1, or vgg11, vgg13, vgg16, vgg19 for A, B, D, E. None is the file's net, or "D" for
+            weights that are no file.
+        weights: "published", "oxford", "oxford-keras", "torchvision", a file of any form in `reading.FORMS`, or None
+            or "none" for random ones (Glorot and Bengio, Sect. 3.1). A file without fully-connected layers gives a net
+            without them.
         width: factor on a random net's channels; a file knows its own.
         num_classes: outputs of a random net; a file knows its own.
         device: a name of torch's; None is the best one here.
         precision: "auto", "fp32", "tf32", "bf16" or "fp16": kept as the net's `precision`, resolved.
+        preprocessing: what the weights expect of an image: a name in `preprocessing.NAMED`, a TOML file with the fields
+            of `Preprocessing`, or one such object. None is what the file, its values or its layout say.
+        layers: names of the layers that will be asked for, such as "conv5_3" or "fc7"; wrong ones are refused before
+            anything is fetched or read.
         seed: of random weights.
         offline: forbids fetching; None asks VGGFEAT_OFFLINE.
         progress: called with (bytes done, bytes in all or None) while weights are fetched.
@@ -58,23 +67,30 @@ def load_net(
 
     Raises:
         UsageError: an unknown name, or settings that contradict the file.
-        WeightsError: a file that is no weights file, is damaged, or holds no net of Table 1.
+        WeightsError: a file that is no weights file, is damaged, holds no net of Table 1, or does not tell its
+            preprocessing.
         DownloadError: published weights that are not in the cache and cannot be fetched.
     """
     place = resolve_device(device)
     number_format = resolve_precision(precision, place)
+    chosen = None if preprocessing is None else preprocessing_of(preprocessing)
     if weights is None or weights == "none":
+        check_layers(net or "D", layers)
         model = _random(net or "D", width, num_classes, seed)
+        model.preprocessing = chosen or model.preprocessing
+    elif weights in NAMES:
+        _check_published(net or "D", str(weights), width, num_classes)
+        check_layers(net or "D", layers)
+        file = published_file(net or "D", str(weights), offline=offline, progress=progress)
+        model = build(str(file.path), read_weights(file.path), chosen or file.row.preprocessing, file.row.net)
+        model.weights_name, model.weights_sha256 = file.row.source, file.sha256
     else:
-        if weights in NAMES:
-            file = published_file(net or "D", str(weights), offline=offline, progress=progress)
-            path, name, sha256, net = file.path, file.row.source, file.sha256, file.row.net
-        else:
-            path = _existing(weights)
-            name, sha256 = path.name, digests(path, "sha256")["sha256"]
-        model = build(str(path), read_weights(path), net)
-        model.weights_name, model.weights_sha256 = name, sha256
-        _check_agreement(model, path, width, num_classes)
+        if net is not None:
+            check_layers(net, layers)
+        model = _from_file(_existing(weights), net, chosen)
+        _check_agreement(model, str(weights), width, num_classes)
+    for layer in layers:
+        model.need(layer)
     model.precision = number_format
     log.info("net %s (width %g), weights %s, %s, %s", model.net, model.width, model.weights_name, place, number_format)
     return model.eval().to(place)
@@ -102,6 +118,33 @@ def load_nets(
     return [one if isinstance(one, VGG) else load_net(one, its, **options) for one, its in pairs]
 
 
+def check_layers(net: str, layers: Sequence[str]) -> None:
+    """Raises UsageError for a layer that no net of this name has."""
+    spec = net_spec(net)
+    for layer in layers:
+        if layer not in (*spec.layer_names, "scores"):
+            raise UsageError(
+                f"net {DISPLAY_NAMES[spec.name]} has no layer {layer!r}; it has {', '.join(spec.layer_names)}"
+            )
+
+
+def _check_published(net: str, weights: str, width: float, num_classes: int) -> None:
+    """Raises UsageError for a width or a number of classes that no published weights have."""
+    if width != 1.0:
+        raise UsageError(f"`weights={weights}`: published weights have width 1, not {width:g}; take `weights=none`")
+    if num_classes != NUM_CLASSES:
+        raise UsageError(f"`weights={weights}`: published weights score {NUM_CLASSES} classes, not {num_classes}")
+
+
+def _from_file(path: Path, net: str | None, chosen: Preprocessing | None) -> VGG:
+    content = read_weights(path)
+    sha256 = digests(path, "sha256")["sha256"]
+    known = recognised(path, content, sha256)
+    model = build(str(path), content, decided(str(path), content, known, chosen), net)
+    model.weights_name, model.weights_sha256, model.origin = path.name, sha256, known
+    return model
+
+
 def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
     with torch.device("meta"):  # torch's own initial values would cost seconds and be overwritten
         model = VGG(net, width=width, num_classes=num_classes)
@@ -121,7 +164,7 @@ def _existing(weights: str | os.PathLike[str]) -> Path:
     raise UsageError(f"no weights {str(weights)!r}: no such file, and not one of {', '.join(NAMES)}{hint}")
 
 
-def _check_agreement(model: VGG, path: Path, width: float, num_classes: int) -> None:
+def _check_agreement(model: VGG, path: str, width: float, num_classes: int) -> None:
     """Raises UsageError for a width or a number of classes that was asked for and that the file does not have."""
     if width != 1.0 and not math.isclose(width, model.width, rel_tol=1e-3):
         raise UsageError(f"{path}: a net of width {model.width:g}, not {width:g}; a file knows its own `width`")
