@@ -150,12 +150,12 @@ def test_a_splits_file_gives_back_what_was_written(tmp_path: Path) -> None:
     [
         (
             {"format": "x"},
-            "{path} is no splits file of vggfeat's (no format 'vggfeat-splits'); --write-splits makes one",
+            "{path} is not a splits file of vggfeat's (no format 'vggfeat-splits'); `write_splits` makes one",
         ),
         ({"format_version": 2}, "{path} has format version 2, this vggfeat reads 1: update it"),
         ({"dataset": "voc2007"}, "{path} has splits of 'voc2007', the descriptors are of 'caltech101'"),
         ({"splits": []}, "{path}: no list of splits"),
-        ({"splits": [{"train": ["a"]}]}, "{path}, split 1: 'val' is no list of ids"),
+        ({"splits": [{"train": ["a"]}]}, "{path}, split 1: 'val' is not a list of ids"),
         ({"splits": [{"train": [], "val": [], "test": ["a"]}]}, "{path}, split 1: 'train' is empty"),
         (
             {"splits": [{"train": ["a"], "val": [], "test": ["a"]}]},
@@ -167,7 +167,7 @@ def test_a_splits_file_gives_back_what_was_written(tmp_path: Path) -> None:
         ),
         (
             {"splits": [{"train": ["a"], "val": [], "test": ["b"], "seed": "x"}]},
-            "{path}, split 1: 'seed' is no whole number",
+            "{path}, split 1: 'seed' is not a whole number",
         ),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_bad_splits_file_names_what_is_wrong(tmp_path: Path, change: dict[str,
 
 def test_a_file_that_is_no_json_or_missing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"s\.json is no splits file: Expecting property name"):
+    with pytest.raises(DatasetError, match=r"s\.json is not a splits file: Expecting property name"):
         read_splits(tmp_path / "s.json", "x", [])
     with pytest.raises(DatasetError, match="these splits cannot be read: No such file or directory"):
         read_splits(tmp_path / "none.json", "x", [])

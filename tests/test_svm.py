@@ -437,15 +437,19 @@ def test_scikit_learns_estimator_checks_pass():
     assert not failed and len(results) > 40
 
 
-def test_the_bench_reports_plain_figures_of_a_small_size(monkeypatch):
-    small = bench_svm.Size(classes=9, dim=50, per_class=10)
-    multi = bench_svm.Size(classes=9, dim=60, samples=300, signal=1.0)
-    monkeypatch.setattr(bench_svm, "SIZES", {"small": small, "multi": multi})
-    figures = bench_svm.bench_svm("all", Cs=(0.1, 1.0), timed_classes=8)
-    for entry in figures["sizes"].values():
-        assert entry["rows"] in (90, 300) and entry["liblinear_classes_timed"] == 8 and entry["liblinear_scaled"]
-        assert entry["max_gap"] <= 1e-5 and entry["max_objective_excess"] <= 1e-5
-    assert json.loads(json.dumps(figures)) == figures
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [
+        (bench_svm.Size(classes=9, dim=50, per_class=10), 90),
+        (bench_svm.Size(classes=9, dim=60, samples=300, signal=1.0), 300),
+    ],
+)
+def test_the_bench_reports_plain_figures_of_a_small_size(size, rows):
+    bench = bench_svm.bench_svm(size, Cs=(0.1, 1.0), timed_classes=8)
+    [figures] = bench.sizes.values()
+    assert figures.rows == rows and figures.liblinear_classes_timed == 8 and figures.liblinear_scaled
+    assert figures.max_gap <= 1e-5 and figures.max_objective_excess <= 1e-5
+    assert json.loads(json.dumps(bench.as_json())) == bench.as_json()
 
 
 def test_the_bench_names_its_sizes_when_asked_for_another():

@@ -33,7 +33,8 @@ from vggfeat.system import devices
 from vggfeat.system.devices import resolve_device, resolve_precision
 
 WIDTH = 1 / 16
-CLASSES = 10
+CLASSES = 1000
+"""As the published weights have, whose layouts tell their preprocessing."""
 TOLERANCE = 1e-4
 
 
@@ -302,8 +303,8 @@ def test_another_net_than_the_files_is_refused_naming_both(tmp_path: Path) -> No
     path = spoiled(tmp_path)
     with pytest.raises(UsageError) as caught:
         load_net("D", path)
-    assert str(caught.value) == f"{path}: holds net A, not D"
-    with pytest.raises(UsageError, match="holds net A, not A-LRN"):
+    assert str(caught.value) == f"{path}: holds net A (VGG-11), not D (VGG-16)"
+    with pytest.raises(UsageError, match=r"holds net A \(VGG-11\), not A-LRN"):
         load_net("A-LRN", path)
 
 
@@ -337,7 +338,7 @@ def test_as_shapes_are_a_unless_told_or_named_a_lrn(tmp_path: Path) -> None:
     assert load_net(None, plain).net == "A"
     assert load_net("A-LRN", plain).net == "A-LRN"
     assert load_net(None, lrn).net == "A-LRN"
-    with pytest.raises(UsageError, match=r"holds net A-LRN, not A$"):
+    with pytest.raises(UsageError, match=r"holds net A-LRN, not A \(VGG-11\)$"):
         load_net("A", lrn)
 
 
@@ -795,8 +796,10 @@ def test_random_weights_are_glorots_and_repeat_with_their_seed(weights: str | No
 
 def test_an_unknown_net_is_named_whatever_the_weights() -> None:
     for weights in (None, "published"):
-        with pytest.raises(UsageError, match="no net 'VGG-16'; valid: A, A-LRN, B, C, D, E, shallow-B"):
-            load_net("VGG-16", weights)
+        with pytest.raises(
+            UsageError, match=r"no net 'VGG-15'; did you mean 'vgg1[169]'\? valid: A \(VGG-11\), A-LRN, B"
+        ):
+            load_net("VGG-15", weights)
 
 
 def test_the_net_carries_its_precision_and_stays_float32() -> None:

@@ -40,6 +40,7 @@ if _TYPE_CHECKING:
     from vggfeat.stages.localise import localise
     from vggfeat.stages.merge import merge
     from vggfeat.stages.predict import predict
+    from vggfeat.stages.similar import similar
     from vggfeat.stages.svm import svm
     from vggfeat.stages.train import train
     from vggfeat.store import read_descriptors
@@ -56,6 +57,7 @@ _HOMES = {
     "localise": "vggfeat.stages.localise",
     "merge": "vggfeat.stages.merge",
     "predict": "vggfeat.stages.predict",
+    "similar": "vggfeat.stages.similar",
     "svm": "vggfeat.stages.svm",
     "train": "vggfeat.stages.train",
 }
@@ -79,6 +81,7 @@ __all__ = [
     "metrics",
     "predict",
     "read_descriptors",
+    "similar",
     "svm",
     "train",
 ]

@@ -1,8 +1,8 @@
 """Bounding boxes (Appendix A): regression targets, overlap, OverFeat's greedy merging. Pure functions.
 
-A box is (xmin, ymin, xmax, ymax), half-open: its width is xmax - xmin. Any unit serves, so long as boxes that meet
-share it. A target is what a localisation net predicts: (centre x, centre y, width, height) of a box in the coordinates
-of a net's 224x224 window, whose side is the unit and whose corner at top left is the origin.
+A box is (xmin, ymin, xmax, ymax), half-open: its width is xmax - xmin. All boxes of a call share one unit, any. A
+target is a localisation net's prediction: (centre x, centre y, width, height) of a box in the coordinates of a net's
+224x224 window, whose side is the unit and whose corner at top left is the origin.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Boxes = NDArray[np.float64]
 """(.., 4)."""
 
 CORRECT_IOU = 0.5
-"""A predicted box is right where its overlap with the ground truth is above this (Appendix A)."""
+"""A predicted box is right if its overlap with the ground truth is above this (Appendix A)."""
 
 
 def to_targets(boxes: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxes:
-    """Boxes as seen from windows -> targets. (.., 4) and (.., 4), broadcast -> (.., 4).
+    """Boxes in the coordinates of windows -> targets. (.., 4) and (.., 4), broadcast -> (.., 4).
 
     `mirrored`: the net sees the window's mirror image.
     """
@@ -34,7 +34,7 @@ def to_targets(boxes: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> 
 
 
 def from_targets(targets: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxes:
-    """The inverse of `to_targets`. A negative width or height, which a net may well predict, becomes zero."""
+    """The inverse of `to_targets`. A negative predicted width or height becomes zero."""
     target, window = _floats(targets), _floats(windows)
     origin, side = window[..., :2], window[..., 2:] - window[..., :2]
     centre = target[..., :2].copy()
@@ -56,18 +56,18 @@ def iou(a: ArrayLike, b: ArrayLike) -> Boxes:
 
 
 def visible(boxes: ArrayLike, windows: ArrayLike) -> tuple[Boxes, Boxes]:
-    """How much of boxes lies inside of windows, as (share of the box's area, area). (.., 4) and (.., 4) -> (..)."""
+    """The part of boxes inside windows, as (share of the box's area, area). (.., 4) and (.., 4) -> (..)."""
     box, window = _floats(boxes), _floats(windows)
     inside, area = _intersection(box, window), _area(box)
     return np.divide(inside, area, out=np.zeros_like(inside), where=area > 0), inside
 
 
 def merge(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> tuple[Boxes, NDArray[np.float64]]:
-    """Greedy merging of OverFeat (Sermanet et al. 2014, Sect. 4.4) with the match score that the project fixes.
+    """Greedy merging of OverFeat (Sermanet et al. 2014, Sect. 4.4), whose match score this project defines.
 
     The pair of boxes with the smallest match score is replaced by one box, until that score is above the threshold.
     The match score is the distance of the centres in units of sqrt(mean area), plus 1 - IoU. A merged box has the
-    average of the coordinates of all boxes that went into it, each weighing the same, and the sum of their scores.
+    mean coordinates of all its members, equally weighted, and the sum of their scores.
 
     Args:
         boxes: (N, 4), of one class, over all windows, scales and nets.
@@ -75,7 +75,7 @@ def merge(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> tuple[Boxes,
         threshold: 0 merges equal boxes only, infinity all of them.
 
     Returns:
-        (M, 4) boxes and (M,) scores, best first; boxes of one score in the order of their first member.
+        (M, 4) boxes and (M,) scores, best first; equal scores in the order of their first member.
 
     Raises ValueError for shapes that do not fit and values that are NaN or infinite.
     """
@@ -85,9 +85,9 @@ def merge(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> tuple[Boxes,
 def merge_each(
     boxes: ArrayLike, scores: ArrayLike, thresholds: Sequence[float]
 ) -> Iterator[tuple[Boxes, NDArray[np.float64]]]:
-    """What `merge` gives at each of several rising thresholds, in the time of the last alone.
+    """The result of `merge` at each of several rising thresholds, in the time of the last one.
 
-    The best pair goes first whatever the threshold, so that a higher one goes on where a lower one stops.
+    The best pair is merged first at every threshold, so a higher threshold continues where a lower one stops.
     """
     values, ratings = np.array(boxes, dtype=np.float64), np.array(scores, dtype=np.float64)
     if values.ndim != 2 or values.shape[1:] != (4,) or ratings.shape != values.shape[:1]:
@@ -101,7 +101,7 @@ def merge_each(
 
 
 def best_merged(boxes: ArrayLike, scores: ArrayLike, thresholds: Sequence[float]) -> Boxes:
-    """The first box that `merge` gives, for K classes side by side and T rising thresholds.
+    """The best box after `merge`, for K classes side by side and T rising thresholds.
 
     (K, N, 4) and (K, N), N at least 1 -> (T, K, 4). Raises ValueError for values that are NaN or infinite.
     """
@@ -115,10 +115,10 @@ def best_merged(boxes: ArrayLike, scores: ArrayLike, thresholds: Sequence[float]
 
 
 class _Merging:
-    """The boxes of K classes while they are merged, each class on its own, all in one step.
+    """The boxes of K classes during merging: one step merges the best pair of every class.
 
-    A step costs time in proportion to N: each box knows which of those behind it matches best, and a merge changes
-    what few of them know. The classes take their steps together, as a step is many calls on short arrays.
+    A step takes time in proportion to N: each box stores its best match among the boxes behind it, and a merge changes
+    few of these. The classes take their steps together, because a step is many calls on short arrays.
     """
 
     def __init__(self, boxes: Boxes, ratings: Boxes) -> None:
@@ -129,9 +129,9 @@ class _Merging:
         """(7, K, N)."""
         self.ratings, self.weights, self.alive = ratings, np.ones((k, n)), np.ones((k, n), dtype=bool)
         self._nearest = np.zeros((k, n), dtype=np.intp)
-        """(K, N) the box behind each one that matches it best, the first of equals."""
+        """(K, N) the best match among the boxes behind each one; the first of equals."""
         self._lowest = np.full((k, n), np.inf)
-        """(K, N) how well it does."""
+        """(K, N) its match score."""
         for i in range(n - 1):
             scores = _match(self.columns[..., i + 1 :], self.columns[..., i, None])
             self._nearest[:, i], self._lowest[:, i] = i + 1 + scores.argmin(axis=1), scores.min(axis=1)
@@ -150,7 +150,7 @@ class _Merging:
                 self._forget_merged()
 
     def _step(self, k: NDArray[np.intp], i: NDArray[np.intp]) -> None:
-        """Merges box i of each class k with the one that matches it best, in i's place."""
+        """Merges box i of each class k with its best match, in i's place."""
         j, here = self._nearest[k, i], i[:, None]
         total = self.weights[k, i] + self.weights[k, j]
         one, other = self.columns[:4, k, i], self.columns[:4, k, j]
@@ -159,7 +159,7 @@ class _Merging:
         self.ratings[k, i] += self.ratings[k, j]
         self.alive[k, j], self.columns[_ACROSS, k, j], self._lowest[k, j] = False, np.inf, np.inf
         nearest, lowest = self._nearest[k], self._lowest[k]
-        # Boxes before i may match it best now. Those whose best was i or j look again, unless i is as good.
+        # Boxes before i may match it best now. Those whose best was i or j search again, unless i is as good.
         anew = _match(self.columns[:, k], merged[..., None])  # (k, N)
         places = np.arange(anew.shape[1])
         closer = (places < here) & ((anew < lowest) | ((anew == lowest) & (nearest >= here))) & (anew < np.inf)
@@ -172,13 +172,13 @@ class _Merging:
         self._look(of, row, _match(self.columns[:, of], self.columns[:, of, row][..., None]))
 
     def _look(self, k: NDArray[np.intp], i: NDArray[np.intp], scores: Boxes) -> None:
-        """Finds what is behind boxes i of classes k and matches them best, from their match scores (len(i), N)."""
+        """Finds the best match behind boxes i of classes k, from their match scores (len(i), N)."""
         behind = np.where(np.arange(scores.shape[1]) > i[:, None], scores, np.inf)
         best = behind.argmin(axis=1)
         self._nearest[k, i], self._lowest[k, i] = best, behind[np.arange(len(best)), best]
 
     def _forget_merged(self) -> None:
-        """Shortens the arrays to the boxes that are left; where classes differ, some merged ones stay."""
+        """Shortens the arrays to the boxes that are left; if classes differ in number, some merged boxes stay."""
         left = np.argsort(~self.alive, axis=1, kind="stable")[:, : self.alive.sum(axis=1).max()]
         new_place = np.zeros(self.alive.shape, dtype=np.intp)
         np.put_along_axis(new_place, left, np.arange(left.shape[1])[None], axis=1)
@@ -190,25 +190,25 @@ class _Merging:
 
 
 _ACROSS = 5
-"""The column of a box's place across, which is infinity once the box has gone into another one."""
+"""The column with a box's horizontal position, infinite after the box was merged into another."""
 
 
 def _columns(boxes: Boxes) -> Boxes:
-    """What `_match` needs of boxes (.., 4): (7, ..) corners, area, and twice the centre."""
+    """Boxes (.., 4) as `_match` takes them: (7, ..) corners, area, and twice the centre."""
     x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
     return np.stack([x1, y1, x2, y2, np.maximum(x2 - x1, 0.0) * np.maximum(y2 - y1, 0.0), x1 + x2, y1 + y2])
 
 
 def _match(a: Boxes, b: Boxes) -> Boxes:
-    """Match scores of boxes as `_columns` gives them, broadcast: 0 for equal ones; points never match other points.
+    """Match scores of boxes from `_columns`, broadcast: 0 for equal ones; points never match other points.
 
-    Written out on columns, since it runs once a merge, hundreds of times an image.
+    Written out on columns for speed: it runs at every merge, hundreds of times an image.
     """
     across = np.maximum(np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]), 0.0)
     down = np.maximum(np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]), 0.0)
     inside, both = across * down, a[4] + b[4]
     right, low = a[5] - b[5], a[6] - b[6]
-    with np.errstate(divide="ignore", invalid="ignore"):  # of points, which are set below
+    with np.errstate(divide="ignore", invalid="ignore"):  # for points, which are set below
         score: Boxes = np.sqrt((right * right + low * low) / (2 * both)) + (1.0 - inside / (both - inside))
     if (points := both <= 0).any():
         score[points] = np.where((a == b).all(axis=0), 0.0, np.inf)[points]

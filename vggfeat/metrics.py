@@ -23,13 +23,13 @@ def average_precision(labels: ArrayLike, scores: ArrayLike, definition: Definiti
 
     Args:
         labels: (N,) of 1, 0 (difficult: neither hit nor miss, dropped before ranking) and -1, in image-set order.
-        scores: (N,), higher is surer; equal scores keep the image-set order. Minus infinity stands for an image that
-            has no score.
+        scores: (N,), higher is surer; equal scores keep the image-set order. Minus infinity marks an image without a
+            score.
         definition: "voc2007": mean over recalls 0, 0.1 .. 1 of the largest precision at that recall or above;
             "voc2010" (2010 and later): the area under the precision envelope.
 
     Returns:
-        A value from 0 to 1, or nan where no label is 1.
+        A value from 0 to 1, or nan if no label is 1.
 
     Raises ValueError for scores that are NaN, other labels and different lengths.
 
@@ -45,14 +45,14 @@ def average_precision(labels: ArrayLike, scores: ArrayLike, definition: Definiti
     order = np.argsort(-values[truth != 0], kind="stable")
     hits = np.cumsum(truth[truth != 0][order] == 1)  # true positives among the first 1, 2, .. images
     precision = hits / np.arange(1, len(hits) + 1)
-    # The largest precision from each rank on: recall never falls, so this is the largest at that recall or above.
+    # The largest precision from each rank on. Recall never falls, so it is the largest at that recall or above.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if definition == "voc2007":
-        # In integers, for 0.3, 0.6 and 0.7 are not exact. Every recall up to 1 is reached by the last rank.
+        # In integers, because 0.3, 0.6 and 0.7 are not exact. The last rank reaches every recall up to 1.
         steps = np.arange(RECALL_STEPS + 1)
         first = np.searchsorted(RECALL_STEPS * hits, steps * positives, side="left")
         return float(envelope[first].mean())
-    # Recall rises by 1/positives at each hit and nowhere else.
+    # Recall rises by 1/positives at each hit only.
     rises = np.diff(hits, prepend=0) == 1
     return float(envelope[rises].sum() / positives)
 
@@ -88,14 +88,14 @@ def _classes(values: ArrayLike, name: str) -> NDArray[np.int64]:
 
 
 def class_recalls(labels: ArrayLike, predicted: ArrayLike, num_classes: int | None = None) -> NDArray[np.float64]:
-    """(K,) share of each class's images that were predicted as that class; nan for a class without images."""
+    """(K,) share of each class's images predicted as that class; nan for a class without images."""
     counts = confusion_matrix(labels, predicted, num_classes)
     images = counts.sum(axis=1)
     return np.divide(counts.diagonal(), images, out=np.full(len(counts), np.nan), where=images > 0)
 
 
 def mean_class_recall(labels: ArrayLike, predicted: ArrayLike, num_classes: int | None = None) -> float:
-    """Mean of the recalls of the classes that have images (Appendix B's measure for Caltech); nan without images."""
+    """Mean recall of the classes with images (Appendix B's measure for Caltech); nan without images."""
     recalls = class_recalls(labels, predicted, num_classes)
     present = recalls[~np.isnan(recalls)]
     return float(present.mean()) if present.size else float("nan")
@@ -104,8 +104,8 @@ def mean_class_recall(labels: ArrayLike, predicted: ArrayLike, num_classes: int 
 def topk_error(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
     """Share of the images whose class is not among the k best-scored ones (Sect. 4: k = 1 and 5).
 
-    An equal score counts against the image: its class is among the k best if fewer than k others score as much or
-    more. So a net that gives every class the same score is always wrong, whatever the order of the classes.
+    Ties count against the image: its class is among the k best if fewer than k others score as much or more. So a net
+    that gives all classes the same score is always wrong, whatever the order of the classes.
 
     Args:
         labels: (N,) class indices.
@@ -133,10 +133,10 @@ def topk_error(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
 def localisation_error(
     labels: ArrayLike, truth: Sequence[ArrayLike], classes: ArrayLike, boxes: ArrayLike, k: int = 5
 ) -> float:
-    """Share of the images that none of the first k guesses localises (Appendix A).
+    """Share of the images without a right one among the first k guesses (Appendix A).
 
-    A guess is right where its class is the image's and its box overlaps one of the image's boxes of that class by an
-    IoU above 0.5.
+    A guess is right if its class is the image's and its box overlaps one of the image's boxes of that class with an IoU
+    above 0.5.
 
     Args:
         labels: (N,) class indices.

@@ -1,4 +1,4 @@
-"""The fitted model's file (HDF5): linear classifiers, and how to describe new images for them."""
+"""The file of a fitted model (HDF5): linear classifiers, and how to describe new images for them."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class Model:
     intercept: NDArray[np.float32]
     """(K,)."""
     C: NDArray[np.float64]
-    """(K,) the C that each class was fitted with."""
+    """(K,) the C of each class."""
     class_names: tuple[str, ...]
     multi_label: bool
     inputs: tuple[dict[str, Any], ...]
-    """Per descriptor file, `Extractor.provenance()` of how its images were described; their descriptors are stacked."""
+    """For each descriptor file how its images were described (`Extractor.provenance()`); descriptors are stacked."""
     record: dict[str, Any]
-    """What the model was fitted on and how it scored, as plain data."""
+    """What the model was fitted on, and its score, as plain data."""
 
     def scores(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, D) descriptors -> (n, K) distances from each class's hyperplane, in units of the margin."""
+        """(n, D) descriptors -> (n, K) signed distances from each class's hyperplane, in units of the margin."""
         if descriptors.shape[1] != self.coef.shape[1]:
             raise ModelError(f"descriptors have {descriptors.shape[1]} values, the model takes {self.coef.shape[1]}")
         scores: NDArray[np.float32] = descriptors @ self.coef.T + self.intercept
         return scores
 
     def describe(self) -> dict[str, Any]:
-        """Plain data for a person: classes, size, inputs and record."""
+        """Classes, size, inputs and record as plain data, to be shown."""
         return {
             "classes": len(self.class_names),
             "dim": self.coef.shape[1],
@@ -61,7 +61,7 @@ class Model:
 
 
 def write_model(path: str | Path, model: Model) -> Path:
-    """Writes a model, whole or not at all, and returns its path. What a killed process was writing there goes."""
+    """Writes a model, whole or not at all, and returns its path. Removes what a killed process left there."""
     with OutputLock(Path(path)), replacing(path) as temporary, written(temporary) as file:
         file.attrs["format"] = MODEL_FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
@@ -77,12 +77,12 @@ def write_model(path: str | Path, model: Model) -> Path:
 
 
 def read_model(path: str | Path) -> Model:
-    """Reads a model. Raises ModelError where the file is none, of a newer format, or damaged."""
+    """Reads a model. Raises ModelError for another kind of file, a newer format, or damage."""
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; 'vggfeat svm -o {path}' makes a model")
+        raise ModelError(f"{path}: no such file", advice="model", path=path)
     if not h5py.is_hdf5(path):
-        raise ModelError(f"{path} is no model of vggfeat's (no HDF5)")
+        raise ModelError(f"{path} is not a model of vggfeat's (not HDF5)")
     try:
         with h5py.File(path, "r", locking=False) as file:
             return _read(path, file)
@@ -92,13 +92,13 @@ def read_model(path: str | Path) -> Model:
 
 def _read(path: Path, file: h5py.File) -> Model:
     if file.attrs.get("format") != MODEL_FORMAT:
-        raise ModelError(f"{path} is no model of vggfeat's; 'vggfeat svm -o FILE' makes one")
+        raise ModelError(f"{path} is not a model of vggfeat's", advice="model", path="FILE")
     version = int(file.attrs.get("format_version", 0))
     if version > FORMAT_VERSION:
         raise ModelError(f"{path} has format version {version}, this vggfeat reads up to {FORMAT_VERSION}: update it")
     for name in ("coef", "intercept", "C", "class_names"):
         if own_dataset(file, name) is None:
-            raise ModelError(f"{path}: damaged model file (no {name!r} of its own)")
+            raise ModelError(f"{path}: damaged model file (no {name!r})")
     model = Model(
         coef=file["coef"][:].astype(np.float32, copy=False),
         intercept=file["intercept"][:].astype(np.float32, copy=False),
@@ -116,5 +116,5 @@ def _read(path: Path, file: h5py.File) -> Model:
     for one in model.inputs:
         check_provenance(one)
     if not isinstance(model.record, dict):
-        raise ValueError("its record is no table")
+        raise ValueError("its record is not a table")
     return model

@@ -10,6 +10,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
 from vggfeat.stages.bench.problems import SIZES
+from vggfeat.stages.result import Result
 
 
 @click.command()
@@ -87,12 +88,12 @@ def bench(
                 precisions=precisions or ("auto",),
                 device=device,
                 progress=tick,
-            )
+            ).as_json()
     if what in ("all", "svm"):
         from vggfeat.stages.bench.svm import bench_svm
 
         result["svm"] = bench_svm(size)
     if as_json:
-        console.print_json(result)
+        console.print_json({name: one.as_json() if isinstance(one, Result) else one for name, one in result.items()})
     else:
         tables.print_bench(result)

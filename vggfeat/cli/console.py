@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -36,3 +38,21 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
+
+
+def print_rows(rows: Iterable[Sequence[Any]]) -> None:
+    """Tab-separated lines on stdout, at once; the bytes of names that are no UTF-8 stay as they are.
+
+    A text that would break the form (with a tab or a line break, or beginning with a quote) is a JSON string.
+    """
+    lines = ("\t".join(map(_cell, row)) + "\n" for row in rows)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode("".join(lines)))
+    sys.stdout.buffer.flush()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if text[:1] == '"' or set(text) & {"\t", "\n", "\r"} else text

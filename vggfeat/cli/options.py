@@ -17,7 +17,8 @@ from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError
-from vggfeat.nets.catalog import NETS, WEIGHTS_NAMES
+from vggfeat.nets.catalog import DISPLAY_NAMES, WEIGHTS_NAMES
+from vggfeat.nets.preprocessing import NAMED
 from vggfeat.system.precisions import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,7 +30,7 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} or {last}"
 
 
-NET_NAMES = listed(NETS)
+NET_NAMES = listed(list(DISPLAY_NAMES.values()))
 """The nets, as help texts name them."""
 
 _debug = False
@@ -128,7 +129,7 @@ def manners(command: F) -> F:
 
 
 def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
-    """--net, --weights, --width, --seed and --offline.
+    """--net, --weights, --preprocessing, --width, --seed and --offline.
 
     Args:
         many: --net and --weights may be repeated.
@@ -148,12 +149,21 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
                 help="Channel factor of a net with random weights.",
             ),
             click.option(
+                "--preprocessing",
+                metavar="NAME|FILE.toml",
+                multiple=many,
+                default=None,
+                help=f"What the weights expect of an image: {', '.join(NAMED)}, or a TOML file with channels, scale, "
+                "mean, std and filter.  [default: as the weights say]",
+            ),
+            click.option(
                 "--weights",
                 metavar="NAME|FILE",
                 multiple=many,
                 default=("published",) if many else "published",
                 help=f"{', '.join(WEIGHTS_NAMES)} (none: random, Glorot), or a file: a vggfeat checkpoint, "
-                "torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
+                "torchvision's or timm's .pth or .safetensors, Keras' .h5 or .keras, .caffemodel, .onnx, .mat, .npz or "
+                ".npy.  [default: published]",
             ),
             click.option(
                 "--net",
@@ -222,3 +232,27 @@ data_option = click.option(
     show_default=True,
     help="The data root (also VGGFEAT_DATA).",
 )
+
+
+def recorded_net_options(command: F) -> F:
+    """--weights, --seed, --offline, --device, --precision and --workers, where a file records the nets to use."""
+    for option in (
+        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+        click.option(
+            "--precision",
+            type=Choice(PRECISIONS),
+            default=None,
+            help="[default: as the descriptors were made]",
+        ),
+        click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
+        click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
+        click.option("--seed", type=int, help="Of nets whose weights were random.  [default: the recorded one]"),
+        click.option(
+            "--weights",
+            multiple=True,
+            metavar="NAME|FILE",
+            help="Where the recorded weights lie now, one a net; their hash must be the same.",
+        ),
+    ):
+        command = option(command)
+    return command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -11,8 +10,7 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
-from vggfeat.cli.options import common, data_option, dataset_option
-from vggfeat.cli.types import Choice
+from vggfeat.cli.options import common, data_option, dataset_option, recorded_net_options
 from vggfeat.system.launch import default_workers
 
 
@@ -24,22 +22,7 @@ from vggfeat.system.launch import default_workers
 @click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
 @click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
 @click.option("--all", "all_classes", is_flag=True, help="Every class's score, best first, not the best one's alone.")
-@click.option(
-    "--weights",
-    multiple=True,
-    metavar="NAME|FILE",
-    help="Where the recorded weights lie now, one a net; their hash must be the same.",
-)
-@click.option("--seed", type=int, help="Of nets whose weights were random.  [default: the recorded one]")
-@click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything.")
-@click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]")
-@click.option(
-    "--precision",
-    type=Choice(["auto", "fp32", "tf32", "bf16", "fp16"]),
-    default=None,
-    help="[default: as the descriptors were made]",
-)
-@click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]")
+@recorded_net_options
 @common
 @click.pass_context
 def predict(
@@ -82,17 +65,10 @@ def predict(
             if as_json:
                 results.append({"id": prediction.id, "classes": [{"class": name, "score": s} for name, s in best]})
             else:
-                _write("".join(f"{prediction.id}\t{name}\t{score:.6g}\n" for name, score in best))
+                console.print_rows((prediction.id, name, score) for name, score in best)
     if as_json:
         console.print_json({"model": model, "images": results})
     if failed and not quiet:
         tables.print_failures(failed, len(images.samples))
     if failed:
         ctx.exit(SKIPPED)
-
-
-def _write(text: str) -> None:
-    """Text on stdout with the bytes of names that are no UTF-8 as they are."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode(text))
-    sys.stdout.buffer.flush()

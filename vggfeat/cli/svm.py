@@ -11,7 +11,7 @@ from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import SCALES, Choice, Numbers
-from vggfeat.store.pooling import AGGREGATES
+from vggfeat.store.aggregates import AGGREGATES
 
 
 @click.command()
@@ -22,38 +22,38 @@ from vggfeat.store.pooling import AGGREGATES
     "C",
     type=Numbers(float, "C,C,.."),
     default=None,
-    help="One cost, or the grid to choose from.  [default: 8 values, 0.01 to 31.6]",
+    help="One cost, or a grid to choose from.  [default: 8 values, 0.01 to 31.6]",
 )
 @click.option(
     "--solver",
     type=Choice(SOLVERS),
-    default="auto",
+    default=SOLVERS[0],
     show_default=True,
-    help="auto: newton, but liblinear for the plain hinge and beyond 40,000 images.",
+    help="auto: newton, or liblinear for the plain hinge and for over 40,000 images.",
 )
-@click.option("--loss", type=Choice(LOSSES), default="squared_hinge", show_default=True)
+@click.option("--loss", type=Choice(LOSSES), default=LOSSES[0], show_default=True)
 @click.option(
     "--aggregate",
     type=Choice(AGGREGATES),
-    help="Aggregate anew, from files made with --keep-scales.",
+    help="Aggregate the kept scales again, for files made with --keep-scales.",
 )
-@click.option("--scales", type=SCALES, default=None, help="Aggregate these of the kept scales alone.")
+@click.option("--scales", type=SCALES, default=None, help="Use only these of the kept scales.")
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; the next ones count up.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; later ones count up.")
 @click.option("--folds", type=click.IntRange(2), help="k-fold cross-validation, for your own images.")
-@click.option("--train-per-class", type=click.IntRange(2), help="Training images a class.")
-@click.option("--test-per-class", type=click.IntRange(1), help="Most test images a class.  [default: the rest]")
+@click.option("--train-per-class", type=click.IntRange(2), help="Training images per class.")
+@click.option("--test-per-class", type=click.IntRange(1), help="Most test images per class.  [default: the rest]")
 @click.option(
     "--test-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Share of your own images to test on.  [default: 0.25]",
 )
-@click.option("--splits", metavar="FILE", help="Take the splits from a file (JSON, by id).")
-@click.option("--write-splits", metavar="FILE", help="Keep the splits in a file, so that others can repeat them.")
-@click.option("--output", "-o", metavar="FILE", help="Keep the fitted model, for vggfeat predict.")
+@click.option("--splits", metavar="FILE", help="Read the splits from a file (JSON, by id).")
+@click.option("--write-splits", metavar="FILE", help="Write the splits to a file, for others to repeat.")
+@click.option("--output", "-o", metavar="FILE", help="Write the fitted model, for vggfeat predict.")
 @click.option("--archive", metavar="FILE.tar", help="Write the VOC-2012 server's archive (trainval/test).")
 @click.option(
-    "--report", "folder", metavar="DIR", help="A page that shows the result, its images and how to repeat it."
+    "--report", "folder", metavar="DIR", help="Write a page with the result, its images and how to repeat it."
 )
 @data_option
 @common
@@ -73,8 +73,8 @@ def svm(
 ) -> None:
     """Fit linear SVMs on descriptors and score them by the data set's protocol.
 
-    Several files are stacked (late fusion). The table goes to stderr; stdout has the paths of the files written, or
-    the whole result with --json.
+    Several files are stacked (late fusion). The table goes to stderr; stdout has the paths of the files written, or,
+    with --json, the whole result.
 
     \b
     Examples:
@@ -93,15 +93,14 @@ def svm(
             warnings.simplefilter("default")
             result = run(files, rounds=rounds, report=folder, progress=tick, **options)
     except KeyboardInterrupt:
-        console.note("stopped; no model was written, and the same command begins again")
+        console.note("stopped; no model was written; the same command starts again")
         raise
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
         console.note(text)
     if not quiet:
         tables.print_svm(result)
     if as_json:
-        console.print_json(result)
+        console.print_json(result.as_json())
     else:
-        for name in ("archive", "model", "report"):
-            if name in result:
-                click.echo(result[name])
+        for path in result.files:
+            click.echo(path)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vggfeat.errors import ModelError, UsageError
-from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings, Fetching
 from vggfeat.nets.networks import VGG
+from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
 
 
@@ -24,7 +26,7 @@ def recorded_extractors(
     precision: str | None = None,
     offline: bool | None = None,
     workers: int = 2,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Fetching | None = None,
 ) -> list[Extractor]:
     """One extractor for each of the records in a file; a net that several of them share is loaded once.
 
@@ -70,7 +72,10 @@ def _recorded_net(
         raise ModelError(f"{path} needs the weights {name} of net {recorded['net']}: give the file with `weights`")
     random = name == "none"
     seed = recorded.get("seed", 0) if seed is None else seed
-    net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
+    # A file need not tell its preprocessing; the record does.
+    expects = Preprocessing.from_record(recorded["preprocessing"]) if recorded["preprocessing"] else None
+    width = recorded["width"] if random else 1.0
+    net = load_net(recorded["net"], name, width=width, seed=seed, preprocessing=expects, **options)
     if net.fingerprint() != recorded["weights_sha256"]:
         advice = "give the `seed` of the extraction" if random else "give the file with `weights`"
         raise ModelError(

@@ -14,7 +14,7 @@ import torch
 from vggfeat.errors import UsageError, WeightsError, nearest
 from vggfeat.nets.building import build
 from vggfeat.nets.cache import published_file
-from vggfeat.nets.catalog import DISPLAY_NAMES, NUM_CLASSES, WEIGHTS_NAMES, net_spec
+from vggfeat.nets.catalog import DISPLAY_NAMES, NUM_CLASSES, WEIGHTS_NAMES, net_spec, weights_rows
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
@@ -79,7 +79,7 @@ def load_net(
         model = _random(net or "D", width, num_classes, seed)
         model.preprocessing = chosen or model.preprocessing
     elif weights in NAMES:
-        _check_published(net or "D", str(weights), width, num_classes)
+        _check_published(net or "D", str(weights), width, num_classes, chosen)
         check_layers(net or "D", layers)
         file = published_file(net or "D", str(weights), offline=offline, progress=progress)
         model = build(str(file.path), read_weights(file.path), chosen or file.row.preprocessing, file.row.net)
@@ -99,23 +99,34 @@ def load_net(
 def load_nets(
     net: str | VGG | Sequence[str | VGG] | None,
     weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None] | None,
+    *,
+    preprocessing: Any = None,
     **options: Any,
 ) -> list[VGG]:
     """Several nets at once, each with its weights.
 
-    One name of weights serves all nets; without `net` each file decides its own. Loaded nets stay as they are;
-    `options` are load_net's.
+    One name of weights and one preprocessing serve all nets; without `net` each file decides its own. Loaded nets stay
+    as they are; `options` are load_net's.
     """
     nets: list[Any] = list(net) if isinstance(net, list | tuple) else [net]
     files: list[Any] = list(weights) if isinstance(weights, list | tuple) else [weights]
+    expected: list[Any] = list(preprocessing) if isinstance(preprocessing, list | tuple) else [preprocessing]
     if len(files) == 1:
         files *= len(nets)
     elif net is None:
         nets = [None] * len(files)
     if len(nets) != len(files):
         raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one `weights` for all nets, or one each")
-    pairs = zip(nets, files, strict=True)
-    return [one if isinstance(one, VGG) else load_net(one, its, **options) for one, its in pairs]
+    if len(expected) <= 1:
+        expected = (expected or [None]) * len(nets)
+    if len(expected) != len(nets):
+        raise UsageError(
+            f"{len(nets)} nets and {len(expected)} times `preprocessing`: give one for all nets, or one each"
+        )
+    return [
+        one if isinstance(one, VGG) else load_net(one, its, preprocessing=how, **options)
+        for one, its, how in zip(nets, files, expected, strict=True)
+    ]
 
 
 def check_layers(net: str, layers: Sequence[str]) -> None:
@@ -128,8 +139,13 @@ def check_layers(net: str, layers: Sequence[str]) -> None:
             )
 
 
-def _check_published(net: str, weights: str, width: float, num_classes: int) -> None:
-    """Raises UsageError for a width or a number of classes that no published weights have."""
+def _check_published(net: str, weights: str, width: float, num_classes: int, chosen: Preprocessing | None) -> None:
+    """Raises UsageError for a width, a number of classes or a preprocessing that the published weights do not have."""
+    for row in weights_rows(net, weights):
+        if chosen not in (None, row.preprocessing):
+            raise UsageError(
+                f"`weights={weights}`: {row.source}'s weights of net {row.net} have their own preprocessing"
+            )
     if width != 1.0:
         raise UsageError(f"`weights={weights}`: published weights have width 1, not {width:g}; take `weights=none`")
     if num_classes != NUM_CLASSES:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from vggfeat.nets.catalog import WEIGHTS_NAMES
+from vggfeat.nets.preprocessing import NAMED
 from vggfeat.store import Descriptors
 from vggfeat.training.recipe import Recipe
 
@@ -72,6 +75,11 @@ def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | No
     return shlex.join([*words, "--dataset", dataset, "-o", output or "FILE.h5"])
 
 
+def fuse_command(files: Sequence[str | Path]) -> str:
+    """The `vggfeat evaluate` that would score such files of posteriors, and their fusion, again."""
+    return shlex.join(["vggfeat", "evaluate", *map(str, files)])
+
+
 def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
     """The `vggfeat train` that repeats a training run.
 
@@ -86,6 +94,30 @@ def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
     return shlex.join([*words, "-o", output] if output else words)
 
 
+def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
+    """The `vggfeat svm` that would score such files again.
+
+    Args:
+        files: paths of descriptor files.
+        options: those that are not at their defaults, by their names in Python.
+    """
+    words = ["vggfeat", "svm", *files]
+    for name, value in options.items():
+        flag = "num-splits" if name == "number" else name.replace("_", "-")
+        words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def with_report(command: str, folder: str | Path) -> str:
+    """The command that also writes a report page into the folder."""
+    return f"{command} --report {shlex.quote(str(folder))}"
+
+
+def with_data(command: str, data: str | Path) -> str:
+    """The command with its data root, unless that is the default."""
+    return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"
+
+
 def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys with values other than the defaults."""
     for key, value in recipe.items():
@@ -95,10 +127,22 @@ def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "
             yield f"{above}{key}", value
 
 
+def _preprocessing(nets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What files of weights were taken to expect, where it has a name: the files need not tell it themselves."""
+    names = {json.dumps(asdict(one), sort_keys=True): name for name, one in NAMED.items()}
+    found = [names.get(json.dumps(dict(net["preprocessing"]), sort_keys=True)) for net in nets]
+    if None in found or all(net["weights"] in WEIGHTS_NAMES for net in nets):
+        return []
+    if len(set(found)) == 1:
+        found = found[:1]
+    return [word for name in found for word in ("--preprocessing", str(name))]
+
+
 def _nets(settings: Mapping[str, Any]) -> list[str]:
     words = []
     for net in settings["nets"]:
         words += ["--net", net["net"], "--weights", net["weights"]]
+    words += _preprocessing(settings["nets"])
     random = [net for net in settings["nets"] if net["weights"] == "none"]
     words += ["--width", f"{random[0]['width']:g}"] if random else []
     seed = random[0].get("seed", 0) if random else 0

@@ -1,4 +1,4 @@
-"""What stands behind a score: confusions, rankings and the images that say most. Pure functions on arrays."""
+"""The evidence for a score: confusions, rankings, and telling images. Pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scored:
 
 
 def confusion(splits: Sequence[Scored], num_classes: int) -> NDArray[np.int64]:
-    """(K, K) numbers of test images of each class (row) that were given each class (column), summed over the splits."""
+    """(K, K) test images by true class (row) and predicted class (column), summed over the splits."""
     counts = np.zeros((num_classes, num_classes), dtype=np.int64)
     for split in splits:
         counts += confusion_matrix(split.labels, split.guesses, num_classes)
@@ -42,15 +42,15 @@ class Confusion:
     true: int
     guess: int
     count: int
-    """Over all splits; an image may be tested in several."""
+    """Over all splits, of which several may test the same image."""
     of: int
     """Test images of the true class."""
     ids: tuple[str, ...]
-    """Some of them, the surest mistakes first."""
+    """Some of them, surest mistakes first."""
 
 
 def most_confused(splits: Sequence[Scored], num_classes: int, pairs: int, images: int) -> list[Confusion]:
-    """The pairs of classes with the largest share of the true class's images, the larger count first among equals."""
+    """The pairs of classes with the largest shares of the true class's images; among equals the larger count first."""
     counts = confusion(splits, num_classes)
     totals = counts.sum(axis=1)
     wrong = counts - np.diag(np.diag(counts))
@@ -65,7 +65,7 @@ def most_confused(splits: Sequence[Scored], num_classes: int, pairs: int, images
 
 
 def _surest(splits: Sequence[Scored], true: int, guess: int, count: int) -> tuple[str, ...]:
-    """Ids of images of class `true` taken for `guess`, by how far the wrong score lies above the right one."""
+    """Ids of images of class `true` taken for `guess`, largest excess of the wrong score first."""
     margins: dict[str, float] = {}
     for split in splits:
         for row in np.flatnonzero((split.labels == true) & (split.guesses == guess)).tolist():
@@ -81,19 +81,19 @@ class Shown:
     id: str
     score: float
     right: bool
-    """Whether it is of that class."""
+    """Whether the image is of that class."""
     others: tuple[int, ...]
-    """The classes that it is of."""
+    """The classes of the image."""
 
 
 def best(split: Scored, k: int, count: int) -> list[Shown]:
-    """The images that score highest for class k, of whatever class they are; difficult ones are passed over."""
+    """The images that score highest for class k, of any class; difficult ones are skipped."""
     rows = np.flatnonzero(_signs(split, k) != 0)
     return _shown(split, k, rows[np.argsort(-split.scores[rows, k], kind="stable")][:count])
 
 
 def worst(split: Scored, k: int, count: int) -> list[Shown]:
-    """The images of class k that score lowest for it; those without a descriptor are passed over."""
+    """The images of class k that score lowest for it; those without a descriptor are skipped."""
     rows = np.flatnonzero((_signs(split, k) == 1) & np.isfinite(split.scores[:, k]))
     return _shown(split, k, rows[np.argsort(split.scores[rows, k], kind="stable")][:count])
 
@@ -125,7 +125,7 @@ class Ranking:
 
 
 def rankings(split: Scored, names: Sequence[str], aps: Sequence[float], most: int) -> list[Ranking]:
-    """Precision over recall of the classes that have an AP, in their order; of more than `most` those of lowest AP."""
+    """Precision over recall of the classes with an AP, in their order; of more than `most` those of lowest AP."""
     known = [k for k in range(len(names)) if aps[k] == aps[k]]
     if len(known) > most:
         known = sorted(sorted(known, key=lambda k: aps[k])[:most])

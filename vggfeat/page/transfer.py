@@ -1,11 +1,11 @@
-"""The page of an SVM run: its score beside the paper's (Appendix B), and what stands behind it."""
+"""The page of an SVM run: its score beside the paper's (Appendix B), and the evidence for it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,63 +16,66 @@ from vggfeat.page.paper import TRANSFER, transfer_table
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
 
+if TYPE_CHECKING:
+    from vggfeat.stages.svm import SVMResult
+
 CURVES = 24
-"""Most classes whose precision is drawn over recall."""
+"""Most classes with a curve of precision over recall."""
 
 _SCORES = "Test images of the first split with their scores: the signed distance from the class's hyperplane"
 
 
 @dataclass(frozen=True)
-class Run:
-    """An SVM run as its page takes it."""
+class Report:
+    """What the page of an SVM run shows."""
 
-    result: Mapping[str, Any]
-    """The command's JSON result."""
+    result: SVMResult
+    """Its scores."""
     splits: Sequence[Scored]
     """The test images of each split."""
     made: Mapping[str, str]
-    """How it was made: what -> in words."""
+    """How it was made, in words, by topic."""
     commands: Sequence[str]
     """Command lines that repeat it."""
 
     @property
     def names(self) -> list[str]:
         """The classes."""
-        return list(self.result["per_class"])
+        return list(self.result.per_class)
 
     @property
     def multi(self) -> bool:
         """Whether an image may be of several classes."""
-        return bool(self.result["measure"] == "mAP")
+        return self.result.measure == "mAP"
 
     @property
     def measure(self) -> str:
-        """The score's name in words."""
+        """Name of the score."""
         return "mAP" if self.multi else "mean class recall"
 
     @property
     def class_measure(self) -> str:
-        """The name of a class's own score."""
+        """Name of a class's score."""
         return "AP" if self.multi else "recall"
 
 
-def write_page(folder: str | Path, run: Run, pictures: Pictures) -> Path:
-    """Writes folder/index.html, and the plots beside it as SVG and PNG files, and returns the page's path."""
+def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
+    """Writes folder/index.html, with the plots beside it as SVG and PNG files; returns the page's path."""
     folder = Path(folder)
-    result = run.result
+    result = report.result
     drawn = plots.place(folder)
     sections = [
-        _score(run),
-        _splits(run),
-        _choice(run, drawn),
-        _classes(run, drawn),
-        _rankings(run, drawn) if run.multi else parts.confusions(run.names, run.splits, pictures, drawn),
-        parts.images(run.names, run.splits[0], list(result["per_class"].values()), pictures, _SCORES),
-        parts.made(run.made, run.commands),
+        _score(report),
+        _splits(report),
+        _choice(report, drawn),
+        _classes(report, drawn),
+        _rankings(report, drawn) if report.multi else parts.confusions(report.names, report.splits, pictures, drawn),
+        parts.images(report.names, report.splits[0], list(result.per_class.values()), pictures, _SCORES),
+        parts.made(report.made, report.commands),
     ]
     text = document(
-        f"{result['dataset']}: {run.measure} {_score_words(result)}",
-        _lead(run, drawn, pictures),
+        f"{result.dataset}: {report.measure} {_score_words(result)}",
+        _lead(report, drawn, pictures),
         [part for part in sections if part is not None],
     )
     path = folder / PAGE
@@ -81,29 +84,29 @@ def write_page(folder: str | Path, run: Run, pictures: Pictures) -> Path:
     return path
 
 
-def _score_words(result: Mapping[str, Any]) -> str:
-    deviation = "" if result["std"] is None else f" ± {percent(result['std'])}"
-    return f"{percent(result['mean'])}{deviation} %"
+def _score_words(result: SVMResult) -> str:
+    deviation = "" if result.std is None else f" ± {percent(result.std)}"
+    return f"{percent(result.mean)}{deviation} %"
 
 
-def _lead(run: Run, drawn: Path | None, pictures: Pictures) -> list[Html]:
-    """The score in large, what it is of, and what the page had to leave out."""
-    result = run.result
-    images = sum(len(split.ids) for split in run.splits)
-    splits = f"{len(run.splits)} splits" if len(run.splits) > 1 else "one split"
-    nets = ", ".join(f"net {one['net']} at Q {_numbers(one['scales'])}" for one in result["descriptors"])
+def _lead(report: Report, drawn: Path | None, pictures: Pictures) -> list[Html]:
+    """The score in large type, what was scored, and what the page leaves out."""
+    result = report.result
+    images = sum(len(split.ids) for split in report.splits)
+    splits = f"{len(report.splits)} splits" if len(report.splits) > 1 else "one split"
+    nets = ", ".join(f"net {one['net']} at Q {_numbers(one['scales'])}" for one in result.descriptors)
     lead = [
-        tag("p", _score_words(result), tag("small", run.measure), class_="headline"),
-        tag("p", f"{len(run.names)} classes, {images} test images in {splits}; {nets}.", class_="sub"),
+        tag("p", _score_words(result), tag("small", report.measure), class_="headline"),
+        tag("p", f"{len(report.names)} classes, {images} test images in {splits}; {nets}.", class_="sub"),
     ]
     if drawn is None:
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
     if pictures.missing:
         lead.append(tag("p", f"No pictures: {pictures.missing}.", class_="note"))
-    if result["left_out"]:
-        first = result["left_out"][0]
-        count = len(result["left_out"])
-        lead.append(tag("p", f"Left out for want of a descriptor: {count} images, {first} first.", class_="note"))
+    if result.left_out:
+        first = result.left_out[0]
+        count = len(result.left_out)
+        lead.append(tag("p", f"{count} images without a descriptor are left out, {first} first.", class_="note"))
     return lead
 
 
@@ -111,114 +114,110 @@ def _numbers(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def _score(run: Run) -> Part:
-    """Ours, and the paper's row of the same benchmark."""
-    result = run.result
+def _score(report: Report) -> Part:
+    """This run's score above the paper's for the same benchmark."""
+    result = report.result
     rows: list[Sequence[Any]] = [
-        ("this run", _nets(run), _setting(run), tag("td", _score_words(result), class_="score"))
+        ("this run", _nets(report), _setting(report), tag("td", _score_words(result), class_="score"))
     ]
-    published = TRANSFER.get(result["dataset"], ())
+    published = TRANSFER.get(result.dataset, ())
     for score in published:
         deviation = "" if score.std is None else f" ± {score.std:.1f}"
         rows.append(("the paper", " and ".join(score.nets), score.setting, f"{score.value:.1f}{deviation} %"))
     made = table(
-        f"{run.measure} on {result['dataset']}"
-        + (f"; the paper's from {transfer_table(result['dataset'])}" if published else ""),
-        ("", "nets", "setting", run.measure),
+        f"{report.measure} on {result.dataset}"
+        + (f"; the paper's from {transfer_table(result.dataset)}" if published else ""),
+        ("", "nets", "setting", report.measure),
         rows,
         text=(0, 1, 2),
         ours=0 if published else None,
     )
     notes = []
-    if result["dataset"].startswith("voc2012"):
-        notes.append("This run is scored on val, whose labels are public; VOC-2012's test labels lie with its server.")
-    if result["std"] is not None:
+    if result.dataset.startswith("voc2012"):
+        notes.append("This run is scored on val, whose labels are public; only VOC-2012's server has the test labels.")
+    if result.std is not None:
         notes.append("Mean and deviation (n - 1) over the splits.")
-    if run.multi:
-        eleven = result["definition"] == "voc2007"
+    if report.multi:
+        eleven = result.definition == "voc2007"
         kind = "at 11 recalls, as in VOC-2007" if eleven else "the area under the curve, as from VOC-2010 on"
         notes.append(f"Average precision: {kind}.")
     return section("score", "Score", made, *(tag("p", note, class_="sub") for note in notes))
 
 
-def _nets(run: Run) -> str:
-    return " and ".join(one["net"].replace("+", " and ") for one in run.result["descriptors"])
+def _nets(report: Report) -> str:
+    return " and ".join(one["net"].replace("+", " and ") for one in report.result.descriptors)
 
 
-def _setting(run: Run) -> str:
+def _setting(report: Report) -> str:
     made = dict.fromkeys(
         f"{one['aggregate']} over Q {_numbers(one['scales'])}"
         if len(one["scales"]) > 1
         else f"Q {_numbers(one['scales'])}"
-        for one in run.result["descriptors"]
+        for one in report.result.descriptors
     )
     return "; ".join(made)
 
 
-def _splits(run: Run) -> Part:
+def _splits(report: Report) -> Part:
     rows = []
-    for number, split in enumerate(run.result["splits"], start=1):
-        name = f"fold {split['fold'] + 1}" if "fold" in split else str(number)
-        seed = NONE if split["seed"] is None else split["seed"]
-        C = "per class" if run.multi else f"{split['C']:.3g}"
-        gap = (
-            NONE
-            if split["duality_gap"] is None or split["duality_gap"] != split["duality_gap"]
-            else f"{split['duality_gap']:.0e}"
-        )
-        value = tag("td", percent(split["value"]), class_="value")
-        rows.append((name, seed, split["train"], split["val"], split["test"], C, value, gap))
-    heads = ("split", "seed", "train", "val", "test", "C", f"{run.measure} %", "duality gap")
-    caption = "Images of each part, the C that the validation part chose, and the score on the test part"
+    for number, split in enumerate(report.result.splits, start=1):
+        name = f"fold {split.fold + 1}" if split.fold is not None else str(number)
+        seed = NONE if split.seed is None else split.seed
+        C = "per class" if isinstance(split.C, dict) else f"{split.C:.3g}"
+        gap = NONE if split.duality_gap != split.duality_gap else f"{split['duality_gap']:.0e}"
+        value = tag("td", percent(split.value), class_="value")
+        rows.append((name, seed, split.train, split.val, split.test, C, value, gap))
+    heads = ("split", "seed", "train", "val", "test", "C", f"{report.measure} %", "duality gap")
+    caption = "Images of each part, the C chosen on the validation part, and the score on the test part"
     return section("splits", "Splits", table(caption, heads, rows, text=()))
 
 
-def _choice(run: Run, folder: Path | None) -> Part | None:
-    """The validation curve; none where one C was given."""
-    chosen = [(number, split) for number, split in enumerate(run.result["splits"], start=1) if split["validation"]]
+def _choice(report: Report, folder: Path | None) -> Part | None:
+    """The validation curve; None if only one C was given."""
+    chosen = [
+        (f"split {number}", split, [point["value"] for point in split.validation])
+        for number, split in enumerate(report.result.splits, start=1)
+        if split.validation
+    ]
     if not chosen:
         return None
-    Cs = [point["C"] for point in chosen[0][1]["validation"]]
+    Cs = report.result.C
     shown: list[Html] = []
     if folder is not None:
         curves = [
-            plots.Curve(
-                f"split {number}", [point["value"] for point in split["validation"]], None if run.multi else split["C"]
-            )
-            for number, split in chosen
+            plots.Curve(name, values, None if isinstance(split.C, dict) else split.C) for name, split, values in chosen
         ]
-        shown.append(plots.cost_curve(folder, Cs, curves, run.measure))
-    rows = [
-        (f"{C:.3g}", *(percent(split["validation"][at]["value"]) for _, split in chosen)) for at, C in enumerate(Cs)
-    ]
-    heads = ("C", *(f"split {number} %" for number, _ in chosen))
-    shown.append(table(f"Validation {run.measure} of each C", heads, rows, text=()))
+        shown.append(plots.cost_curve(folder, Cs, curves, report.measure))
+    rows = [(f"{C:.3g}", *(percent(values[at]) for _, _, values in chosen)) for at, C in enumerate(Cs)]
+    heads = ("C", *(f"{name} %" for name, _, _ in chosen))
+    shown.append(table(f"Validation {report.measure} of each C", heads, rows, text=()))
     return section("cost", "Choice of C", *shown)
 
 
-def _classes(run: Run, folder: Path | None) -> Part:
-    values = list(run.result["per_class"].values())
-    counts = np.zeros(len(run.names), dtype=int)
-    for split in run.splits:
+def _classes(report: Report, folder: Path | None) -> Part:
+    values = list(report.result.per_class.values())
+    counts = np.zeros(len(report.names), dtype=int)
+    for split in report.splits:
         if split.labels.ndim == 2:
             counts += (split.labels == 1).sum(axis=0)
         else:
-            counts += np.bincount(split.labels, minlength=len(run.names))
-    costs = [", ".join(f"{split['C'][name]:.3g}" for split in run.result["splits"]) for name in run.names if run.multi]
-    of = "mean over the splits" if len(run.splits) > 1 else "on the test part"
-    return parts.classes(run.names, values, counts, run.class_measure, of, folder, C=costs)
+            counts += np.bincount(split.labels, minlength=len(report.names))
+    by_class = [split.C for split in report.result.splits if isinstance(split.C, dict)]
+    costs = [", ".join(f"{C[name]:.3g}" for C in by_class) for name in report.names] if by_class else []
+    of = "mean over the splits" if len(report.splits) > 1 else "on the test part"
+    return parts.classes(report.names, values, counts, report.class_measure, of, folder, C=costs)
 
 
-def _rankings(run: Run, folder: Path | None) -> Part | None:
+def _rankings(report: Report, folder: Path | None) -> Part | None:
     if folder is None:
         return None
-    aps = list(run.result["splits"][0]["per_class"].values())
-    drawn = rankings(run.splits[0], run.names, aps, CURVES)
-    return section("curves", "Precision and recall", plots.precision_recall(folder, drawn, len(run.names)))
+    aps = list(report.result.splits[0].per_class.values())
+    drawn = rankings(report.splits[0], report.names, aps, CURVES)
+    return section("curves", "Precision and recall", plots.precision_recall(folder, drawn, len(report.names)))
 
 
 def provenance(
-    descriptors: Sequence[Mapping[str, Any]], result: Mapping[str, Any], versions: Mapping[str, str]
+    descriptors: Sequence[Mapping[str, Any]], result: SVMResult, versions: Mapping[str, str]
 ) -> dict[str, str]:
     """How an SVM run was made, in words.
 
@@ -244,8 +243,8 @@ def provenance(
             if key.endswith("_version") and key != "format_version"
         )
     made["classifiers"] = (
-        f"one-vs-rest linear SVMs, {result['loss'].replace('_', ' ')} loss, solver {result['solver']}, "
-        f"C from {', '.join(f'{C:.3g}' for C in result['C'])}"
+        f"one-vs-rest linear SVMs, {result.loss.replace('_', ' ')} loss, solver {result.solver}, "
+        f"C from {', '.join(f'{C:.3g}' for C in result.C)}"
     )
     made["fitted with"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     return made

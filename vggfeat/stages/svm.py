@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import platform
-import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,18 @@ from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.fusion import Features, open_features
-from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
+from vggfeat.classifiers.protocols.rules import Measure, Protocol, Rounds, make_splits, protocol_of, server_split
 from vggfeat.classifiers.protocols.selection import Outcome, Settings, fit_all, mean_of, measure_of, run_split
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
-from vggfeat.page.commands import extract_command
+from vggfeat.page.commands import extract_command, svm_command, with_data, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
-from vggfeat.page.transfer import Run, provenance, write_page
+from vggfeat.page.transfer import Report, provenance, write_page
+from vggfeat.stages.result import Result
 from vggfeat.store.pooling import Aggregate
 from vggfeat.store.shards import is_shard_name
 from vggfeat.system.files import check_writable
@@ -39,9 +39,83 @@ from vggfeat.system.files import check_writable
 log = logging.getLogger(__name__)
 
 FOLDER = Path("descriptors")
-"""Where `extract` puts its files unless told otherwise."""
+"""Where `extract` writes its files by default."""
 
 Progress = Callable[[int, int, int], None]
+
+ByClass = dict[str, float]
+
+
+@dataclass(frozen=True)
+class SplitResult(Result):
+    """One split's choice of C and its score."""
+
+    seed: int | None
+    fold: int | None
+    """Which of k folds was tested, from 0; left out of the JSON of other splits."""
+    C: float | ByClass
+    """Chosen class by class for multi-label sets."""
+    value: float
+    """The measure on the test part, from 0 to 1."""
+    train: int
+    """Number of training images that did not choose C."""
+    val: int
+    test: int
+    validation: list[dict[str, Any]] | None
+    """For each C its mean `value`, and for multi-label sets the values `per_class`; None if one C was given."""
+    per_class: ByClass
+    """Recall or average precision of each class on the test part; nan without test images."""
+    duality_gap: float
+    """The largest relative gap of the classes' fits."""
+    seconds: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """See Result."""
+        return {name: value for name, value in super().as_json().items() if name != "fold" or value is not None}
+
+
+@dataclass(frozen=True)
+class SVMResult(Result):
+    """The scores of linear SVMs by their data set's protocol. Values that are None from `definition` on are left out of
+    the JSON."""
+
+    dataset: str
+    measure: Measure
+    mean: float
+    """Of the splits' values, from 0 to 1."""
+    std: float | None
+    """Of the splits' values, n - 1; None for one split."""
+    splits: tuple[SplitResult, ...]
+    per_class: ByClass
+    """Each class's mean over the splits."""
+    descriptors: list[dict[str, Any]]
+    """For each file its path and how it was made."""
+    C: list[float]
+    """The grid."""
+    solver: str
+    loss: str
+    left_out: list[str]
+    """Ids of images without a descriptor."""
+    definition: str | None = None
+    """Of the average precision, for multi-label sets."""
+    archive: str | None = None
+    """Path of the evaluation server's archive."""
+    model: str | None = None
+    """Path of the model."""
+    seconds: float = 0.0
+    report: str | None = None
+    """Path of the page."""
+
+    def as_json(self) -> dict[str, Any]:
+        """See Result."""
+        optional = ("definition", "archive", "model", "report")
+        values = {name: value for name, value in super().as_json().items() if name not in optional or value is not None}
+        return values | {"splits": [split.as_json() for split in self.splits]}
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the files written, for stdout."""
+        return [path for path in (self.archive, self.model, self.report) if path is not None]
 
 
 def svm(
@@ -61,25 +135,27 @@ def svm(
     report: str | Path | None = None,
     data: str | Path = "data",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> SVMResult:
     """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
 
     Args:
-        files: descriptor files of the same images, stacked (late fusion); none: the only `descriptors/<dataset>-*.h5`.
-        dataset: the data set that the files must be of; by default the first one's own.
-        C: a value, or an ascending grid of which the validation part chooses: per class by average precision for
-            multi-label sets, one value by mean class recall for others; among equals the smallest.
-        solver: "newton", "liblinear", or "auto". loss: "squared_hinge" or "hinge" (liblinear's).
-        aggregate: aggregate the kept scales anew, this way. scales: these of them alone.
-        rounds: numbers of splits, folds and images a class, where the protocol leaves them open.
-        splits: a splits file in place of the protocol's splits. write_splits: where to keep those used.
-        output: where to keep the fitted model. archive: where to write VOC's evaluation server's .tar.
-        report: folder for a page that shows the result, the images behind it and how to repeat it.
-        data: the data root, where the page's pictures are looked for.
+        files: descriptor files of the same images, to be stacked (late fusion); by default the only
+            `descriptors/<dataset>-*.h5`.
+        dataset: the data set that the files must be of; by default the first file's.
+        C: a value, or an ascending grid from which the validation part chooses: for multi-label sets per class by
+            average precision, else one value by mean class recall; the smallest of equals.
+        solver: "newton", "liblinear", or "auto".
+        loss: "squared_hinge", or "hinge" (LIBLINEAR only).
+        aggregate: aggregate the kept scales again, in this way.
+        scales: aggregate only these of the kept scales.
+        rounds: numbers of splits, folds and images per class, where the protocol leaves them open.
+        splits: a splits file to use instead of the protocol's splits.
+        write_splits: file to write the splits to.
+        output: file to write the fitted model to.
+        archive: .tar file to write for VOC's evaluation server.
+        report: folder for a page with the result, its images and how to repeat it.
+        data: data root with the pictures for the page.
         progress: called with (splits done, splits, 0).
-
-    Returns:
-        Plain data: dataset, measure, mean, std (n - 1), splits, per_class, descriptors, seconds and more.
 
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
@@ -104,25 +180,26 @@ def svm(
     tick(len(work), len(work), 0)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
-    again = _command(features, settings, rounds or Rounds(), splits)
+    command = _command(features, settings, rounds or Rounds(), splits)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others
         path = write_archive(
             archive, protocol.archive, features.class_names, outcomes[-1].test_ids, outcomes[-1].scores
         )
-        result["archive"] = str(path)
+        result = replace(result, archive=str(path))
     if output is not None:
-        result["model"] = str(_keep(output, features, protocol, reported, outcomes[-1], settings, result, again))
-    result["seconds"] = round(time.perf_counter() - start, 3)
+        path = _write_model(output, features, protocol, reported, outcomes[-1], settings, result, command)
+        result = replace(result, model=str(path))
+    result = replace(result, seconds=round(time.perf_counter() - start, 3))
     if report is not None:
-        result["report"] = str(_page(report, data, features, reported, result, again))
+        result = replace(result, report=str(_write_report(report, data, features, reported, result, command)))
     return result
 
 
 def find_descriptors(dataset: str | None) -> Path:
-    """The only file `descriptors/<dataset>-*.h5`; UsageError, with what to run, where there is none or several."""
+    """The only file `descriptors/<dataset>-*.h5`. Raises UsageError, with advice, unless there is exactly one."""
     if dataset is None:
-        raise UsageError("no descriptors: name files that vggfeat extract wrote, or the data set with --dataset")
+        raise UsageError("no descriptors: name descriptor files, or the data set by `dataset`")
     if dataset not in NAMES:
         raise unknown_name("data set", dataset, NAMES)
     # voc2012-*.h5 would match voc2012-action's files too.
@@ -134,8 +211,9 @@ def find_descriptors(dataset: str | None) -> Path:
     )
     if not found:
         raise UsageError(
-            f"no {FOLDER}/{dataset}-*.h5 here: make it with 'vggfeat extract --dataset {dataset}'"
-            f" (the data: 'vggfeat download --dataset {dataset}'), or name the files"
+            f"no {FOLDER}/{dataset}-*.h5 here: name the files, or extract the data set",
+            advice="extract",
+            dataset=dataset,
         )
     if len(found) > 1:
         names = " ".join(map(str, found))
@@ -145,21 +223,21 @@ def find_descriptors(dataset: str | None) -> Path:
 
 def _splits(features: Features, protocol: Protocol, rounds: Rounds, file: str | Path | None) -> list[Split]:
     if len(features.class_names) < 2 and not features.multi_label:
-        raise DatasetError(f"{features.files[0].path} has images of one class alone; a classifier needs two")
+        raise DatasetError(f"{features.files[0].path} has images of only one class; a classifier needs two")
     if file is None:
         return make_splits(features, protocol, rounds)
     if rounds.asks:
-        raise UsageError("--splits brings its own splits: no --folds, --train-per-class or --test-fraction beside it")
+        raise UsageError("`splits` names the splits: leave out `folds`, `train_per_class` and `test_fraction`")
     return splits_file.read_splits(file, features.dataset, features.ids)
 
 
 def _server_split(
     features: Features, protocol: Protocol, archive: str | Path | None, output: str | Path | None
 ) -> Split | None:
-    """VOC-2012's second run, on trainval: for the server's archive, and for the model that is kept."""
+    """VOC-2012's second split, trained on trainval: for the server's archive and the model."""
     if archive is not None and protocol.archive is None:
         raise UsageError(
-            f"--archive is for voc2012 and voc2012-action, whose test labels a server has, not {features.dataset}"
+            f"`archive` is for voc2012 and voc2012-action, whose test labels only a server has, not {features.dataset}"
         )
     if protocol.archive is None or (archive is None and output is None):
         return None
@@ -171,41 +249,42 @@ def _server_split(
     return split
 
 
-def _result(features: Features, outcomes: Sequence[Outcome], settings: Settings) -> dict[str, Any]:
+def _result(features: Features, outcomes: Sequence[Outcome], settings: Settings) -> SVMResult:
     values = [outcome.value for outcome in outcomes]
     per_class = [mean_of(column) for column in np.stack([outcome.per_class for outcome in outcomes]).T]
-    return {
-        "dataset": features.dataset,
-        "measure": measure_of(features),
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "splits": [_split_result(features, outcome, settings) for outcome in outcomes],
-        "per_class": dict(zip(features.class_names, per_class, strict=True)),
-        "descriptors": features.provenance(),
-        "C": list(settings.Cs),
-        "solver": settings.solver,
-        "loss": settings.loss,
-        "left_out": [features.ids[row] for row in np.flatnonzero(~features.described)],
-    } | ({"definition": settings.definition} if features.multi_label else {})
+    return SVMResult(
+        dataset=features.dataset,
+        measure=measure_of(features),
+        mean=float(np.mean(values)),
+        std=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        splits=tuple(_split_result(features, outcome, settings) for outcome in outcomes),
+        per_class=dict(zip(features.class_names, per_class, strict=True)),
+        descriptors=features.provenance(),
+        C=list(settings.Cs),
+        solver=settings.solver,
+        loss=settings.loss,
+        left_out=[features.ids[row] for row in np.flatnonzero(~features.described)],
+        definition=settings.definition if features.multi_label else None,
+    )
 
 
-def _split_result(features: Features, outcome: Outcome, settings: Settings) -> dict[str, Any]:
+def _split_result(features: Features, outcome: Outcome, settings: Settings) -> SplitResult:
     names = features.class_names
-    return {
-        "seed": outcome.split.seed,
-        **({} if outcome.split.fold is None else {"fold": outcome.split.fold}),
-        "C": _by_class(names, outcome.C) if features.multi_label else float(outcome.C[0]),
-        "value": outcome.value,
+    return SplitResult(
+        seed=outcome.split.seed,
+        fold=outcome.split.fold,
+        C=_by_class(names, outcome.C) if features.multi_label else float(outcome.C[0]),
+        value=outcome.value,
         **outcome.counts,
-        "validation": _validation(features, outcome, settings),
-        "per_class": _by_class(names, outcome.per_class),
-        "duality_gap": outcome.gap,
-        "seconds": outcome.seconds,
-    }
+        validation=_validation(features, outcome, settings),
+        per_class=_by_class(names, outcome.per_class),
+        duality_gap=outcome.gap,
+        seconds=outcome.seconds,
+    )
 
 
 def _validation(features: Features, outcome: Outcome, settings: Settings) -> list[dict[str, Any]] | None:
-    """The validation curve: per C its mean value, and for multi-label sets each class's."""
+    """The validation curve: for each C its mean value, and for multi-label sets each class's."""
     if outcome.curve is None:
         return None
     return [
@@ -215,22 +294,22 @@ def _validation(features: Features, outcome: Outcome, settings: Settings) -> lis
     ]
 
 
-def _by_class(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
+def _by_class(names: Sequence[str], values: NDArray[np.float64]) -> ByClass:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def _keep(
+def _write_model(
     path: str | Path,
     features: Features,
     protocol: Protocol,
     reported: list[Outcome],
     last: Outcome,
     settings: Settings,
-    result: dict[str, Any],
+    result: SVMResult,
     command: str,
 ) -> Path:
-    """Writes the model. A benchmark's is fitted on what its protocol trains on, so that its test images stay unseen:
-    VOC-2012's on trainval, the others' on the first split's. A user's own is fitted on all labelled images.
+    """Writes the model. A benchmark's is fitted on its protocol's training images, so that its test images stay unseen:
+    VOC-2012's on trainval, the others' on those of the first split. A user's is fitted on all labelled images.
     """
     fitted: LinearSVM
     if protocol.fixed:
@@ -242,7 +321,7 @@ def _keep(
     record = {name: result[name] for name in ("dataset", "measure", "mean", "std")} | {
         "fitted_on": used,
         "loss": settings.loss,
-        "descriptors": [file["path"] for file in result["descriptors"]],
+        "descriptors": [file["path"] for file in result.descriptors],
         "command": command,
     }
     return write_model(
@@ -260,44 +339,41 @@ def _keep(
 
 
 def _command(features: Features, settings: Settings, rounds: Rounds, splits: str | Path | None) -> str:
-    """The command line that repeats the run; what is at its default is left out."""
-    words = ["vggfeat", "svm", *(str(file.path) for file in features.files)]
-    flags = {
+    """The command line that repeats the run, without options at their defaults."""
+    options = {
         "C": settings.Cs,
         "solver": settings.solver,
         "loss": settings.loss,
         "aggregate": features.aggregate,
         "scales": features.scales,
+        **asdict(rounds),
+        "splits": splits,
     }
     usual = {"C": C_GRID, "solver": Settings().solver, "loss": Settings().loss, **asdict(Rounds())}
-    for name, value in {**flags, **asdict(rounds), "splits": splits}.items():
-        if value is not None and value != usual.get(name):
-            flag = "num-splits" if name == "number" else name.replace("_", "-")
-            words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
-    return shlex.join(words)
+    changed = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
+    return svm_command([str(file.path) for file in features.files], changed)
 
 
-def _page(
+def _write_report(
     folder: str | Path,
     data: str | Path,
     features: Features,
     outcomes: Sequence[Outcome],
-    result: dict[str, Any],
+    result: SVMResult,
     command: str,
 ) -> Path:
     """Writes the report page."""
-    described = [{**file.attributes, **one} for file, one in zip(features.files, result["descriptors"], strict=True)]
+    described = [{**file.attributes, **one} for file, one in zip(features.files, result.descriptors, strict=True)]
     versions = {"vggfeat": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("numpy", "scikit-learn")}
-    where = "" if str(data) == "data" else f" --data {shlex.quote(str(data))}"
     lines = [
-        extract_command(file.attributes["settings"], features.dataset, output=str(file.path)) + where
+        with_data(extract_command(file.attributes["settings"], features.dataset, output=str(file.path)), data)
         for file in features.files
     ]
-    run = Run(
+    run = Report(
         result,
         [Scored(one.test_ids, one.test_labels, one.scores) for one in outcomes],
         provenance(described, result, versions),
-        [*lines, f"{command} --report {shlex.quote(str(folder))}{where}"],
+        [*lines, with_data(with_report(command, folder), data)],
     )
     return write_page(folder, run, Pictures.of(features.dataset, data))

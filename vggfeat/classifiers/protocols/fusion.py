@@ -1,4 +1,4 @@
-"""One or several descriptor files as one matrix: joined by id, stacked, checked (late fusion, Appendix B)."""
+"""Descriptor files as one matrix: joined by id, stacked side by side, checked (late fusion, Appendix B)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
 from vggfeat.store.shards import whole_path
 
 ROWS_AT_ONCE = 512
-"""Rows read at once, so that the whole of a file is never in memory beside the matrix that is wanted."""
+"""Rows read at once, so that a file is never whole in memory beside the result."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Features:
     file_rows: tuple[NDArray[np.intp], ...]
     """For each file, the row of each of our N rows."""
     aggregate: Aggregate | None
-    """Aggregation over the kept scales in place of the files' own."""
+    """How to aggregate the kept scales; None: as the files were."""
     scales: tuple[int, ...] | None
-    """Those of the kept scales to aggregate; None: all."""
+    """Which of the kept scales to aggregate; None: all."""
     labels: NDArray[Any]
-    """(N,) class indices, or (N, K) of 1, 0 (difficult, or not known), -1."""
+    """(N,) class indices, or (N, K) of 1, 0 (difficult or unknown), -1."""
     described: NDArray[np.bool_]
     """(N,) whether every file has a descriptor."""
 
@@ -42,7 +42,7 @@ class Features:
 
     @property
     def subset(self) -> list[str]:
-        """ "train", "val", "test" or "" a row."""
+        """For each row "train", "val", "test" or ""."""
         return self.files[0].subset
 
     @property
@@ -52,7 +52,7 @@ class Features:
 
     @property
     def dataset(self) -> str:
-        """The data set's name."""
+        """Name of the data set."""
         return str(self.files[0].attributes["dataset"])
 
     @property
@@ -76,7 +76,7 @@ class Features:
         ]
 
     def _pooling(self) -> list[dict[str, Any]]:
-        """Per file, the scales in use and how they are aggregated."""
+        """For each file the scales in use and their aggregation."""
         return [_pooling(file, self.aggregate, self.scales) for file in self.files]
 
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -90,7 +90,7 @@ class Features:
         return out
 
     def blocks(self, rows: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """The descriptors of these rows, a block at a time: (which of the rows, (n, D))."""
+        """The descriptors of these rows in blocks: (slice of the rows, (n, D))."""
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = slice(start, min(start + ROWS_AT_ONCE, len(rows)))
             yield part, self.read(rows[part])
@@ -105,12 +105,12 @@ class Features:
             bad = ~np.isfinite(values).all(axis=1)
             if bad.any():
                 id = file.ids[wanted[bad.argmax()]]
-                raise StoreError(f"{file.path}: the descriptor of {id!r} is not finite (NaN); extract it anew")
+                raise StoreError(f"{file.path}: the descriptor of {id!r} is not finite (NaN); extract it again")
             np.multiply(values, scale, out=out[:, column : column + dim])
             column += dim
 
     def provenance(self) -> list[dict[str, Any]]:
-        """Per file, what a result says of it: its path and how it was made."""
+        """For each file its path and how it was made, as results report it."""
         names = ("net", "weights", "weights_sha256", "layer", "flip", "region", "precision", "fingerprint")
         return [
             {"path": str(file.path), **used, **{name: file.attributes[name] for name in names}}
@@ -118,7 +118,7 @@ class Features:
         ]
 
     def settings(self) -> list[dict[str, Any]]:
-        """Per file, everything needed to describe new images alike."""
+        """For each file the settings to describe new images in the same way."""
         return [{**file.attributes["settings"], **used} for file, used in zip(self.files, self._pooling(), strict=True)]
 
 
@@ -132,29 +132,28 @@ def open_features(
 
     Args:
         paths: one file or several, each of the same images.
-        dataset: the data set that they must be of; None takes the first file's word.
-        aggregate: aggregate the kept scales anew, this way.
-        scales: aggregate these of the kept scales alone.
+        dataset: the data set that they must be of; None: the first file's.
+        aggregate: aggregate the kept scales again, in this way.
+        scales: aggregate only these of the kept scales.
 
-    Raises StoreError or DatasetError, naming the file and the first offending id: for a file that is not finished,
-    has no labels, is of another data set, is given twice, keeps no scales where they are needed, lacks one of them, or
-    has other ids or labels than the first one.
+    Raises StoreError or DatasetError, naming the file and the first offending id, for a file that is unfinished, has no
+    labels, is of another data set, is given twice, does not have the scales, or has other ids or labels than the first.
     """
     files = [read_descriptors(path) for path in paths]
     for file in files:
-        _check(file, dataset or str(files[0].attributes["dataset"]), named=dataset is not None)
+        _check_usable(file, dataset or str(files[0].attributes["dataset"]), named=dataset is not None)
         _check_scales(file, aggregate, scales)
     check_distinct(files)
     first = files[0]
     file_rows = tuple(match_rows(first, file) for file in files)
     labels = first.labels
-    assert labels is not None  # _check has refused files without
+    assert labels is not None  # _check_usable refuses files without labels
     described = np.all([file.status[rows] == DONE for file, rows in zip(files, file_rows, strict=True)], axis=0)
     return Features(tuple(files), file_rows, aggregate, None if scales is None else tuple(scales), labels, described)
 
 
 def _pooling(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> dict[str, Any]:
-    """The scales of a file that are in use, and how they are aggregated."""
+    """The scales of a file that are in use, and their aggregation."""
     return {
         "scales": [Q for Q in file.attributes["scales"] if scales is None or Q in scales],
         "aggregate": aggregate or file.attributes["aggregate"],
@@ -162,7 +161,7 @@ def _pooling(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[in
 
 
 def _as_stored(file: Descriptors, used: dict[str, Any]) -> bool:
-    """Whether the file's own descriptors are what is wanted: one scale alone is the same however it is aggregated."""
+    """Whether the file's own descriptors serve; a single scale is the same under every aggregation."""
     alike = used["aggregate"] == file.attributes["aggregate"] or len(used["scales"]) == 1
     return alike and used["scales"] == list(file.attributes["scales"])
 
@@ -175,37 +174,38 @@ def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequen
             there = ", ".join(map(str, file.attributes["scales"]))
             raise StoreError(f"{file.path} has no scale {Q}; it has {there}")
     if not file.attributes["keep_scales"] and not _as_stored(file, _pooling(file, aggregate, scales)):
-        flag = "--aggregate" if scales is None else "--scales"
-        raise StoreError(f"{file.path} keeps no single scales, so {flag} cannot change it: extract with --keep-scales")
+        asked = "`aggregate`" if scales is None else "`scales`"
+        raise StoreError(f"{file.path} keeps no single scales, so {asked} cannot change it: extract with `keep_scales`")
 
 
-def _check(file: Descriptors, dataset: str, named: bool) -> None:
+def _check_usable(file: Descriptors, dataset: str, named: bool) -> None:
     if file.portion is not None:
         raise StoreError(
-            f"{file.path} is {file.portion}: join all of them with "
-            f"'vggfeat merge {file.portion.shard.pattern(whole_path(file.path))} -o {whole_path(file.path)}'"
+            f"{file.path} is {file.portion}: merge all of them",
+            advice="merge",
+            shards=file.portion.shard.pattern(whole_path(file.path)),
+            output=whole_path(file.path),
         )
     if file.attributes["layer"] == "posteriors":
-        raise StoreError(f"{file.path} holds posteriors, no descriptors: 'vggfeat evaluate {file.path}' scores them")
+        raise StoreError(f"{file.path} holds posteriors, not descriptors", advice="evaluate", file=file.path)
     own = file.attributes["dataset"]
     if own != dataset:
-        wanted = f"--dataset is {dataset!r}" if named else f"the first file is of {dataset!r}"
+        wanted = f"`dataset` is {dataset!r}" if named else f"the first file is of {dataset!r}"
         raise DatasetError(f"{file.path} has descriptors of {own!r}, {wanted}")
     if file.labels is None:
         raise DatasetError(
-            f"{file.path} has no labels: extract with --dataset (--dataset folder --data DIR for your own "
-            "<class>/*.jpg tree or CSV of path,label)"
+            f"{file.path} has no labels: extract with `dataset` (for your own <class>/*.jpg tree or CSV of path,label: "
+            "`dataset=folder` `data=DIR`)"
         )
     pending = int((file.status == PENDING).sum())
     if pending:
         raise StoreError(
-            f"{file.path} is not finished: {pending} of {len(file)} images are still to do; "
-            "run the same vggfeat extract with --resume"
+            f"{file.path} is not finished: {pending} of {len(file)} images are still to do; extract again with `resume`"
         )
 
 
 def check_distinct(files: Sequence[Descriptors], what: str = "descriptors") -> None:
-    """Raises StoreError for a file given twice, or a copy of it: it would count double."""
+    """Raises StoreError for a file given twice, or a copy of it, which would count double."""
     for position, file in enumerate(files):
         for other in files[:position]:
             if file.path.samefile(other.path):

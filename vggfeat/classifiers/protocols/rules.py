@@ -1,4 +1,4 @@
-"""How each data set is split and scored (Appendix B), as data, and the splits that follow."""
+"""How each data set is split and scored (Appendix B), as data, and the splits made by these rules."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ ROUNDS = 3
 """Seeded splits (Appendix B: 3 random splits)."""
 
 TEST_FRACTION = 0.25
-"""Share of a user's own images that are tested on, where nothing else is asked for."""
+"""Default share of a user's own images to test on."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a data set prescribes; the defaults are those for users' own images."""
+    """What a data set prescribes; the defaults are for users' own images."""
 
     fixed: bool = False
-    """Whether the benchmark prescribes its splits, so that folds and fractions make no sense."""
+    """Whether the benchmark prescribes its splits, which excludes folds and fractions."""
     train_per_class: int | None = None
     test_per_class: int | None = None
-    """None: all that is left."""
+    """None: all others."""
     given: tuple[str, str] | None = None
     """The subset to choose C on and the one to report. The first may be "": then 20% of "train" choose C."""
     definition: Definition = "voc2010"
     """Of the average precision, for multi-label sets."""
     archive: Literal["Main", "Action"] | None = None
-    """The evaluation server's folder, where only the server knows the test labels."""
+    """The evaluation server's folder, if only the server knows the test labels."""
 
 
 PROTOCOLS = {
@@ -62,11 +62,11 @@ def protocol_of(dataset: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How the user wants the images split, where the protocol leaves it open."""
+    """How to split the images where the protocol leaves it open."""
 
     number: int = ROUNDS
     seed: int = 0
-    """Of the first split; the next ones count up."""
+    """Seed of the first split; the next ones count up."""
     folds: int | None = None
     train_per_class: int | None = None
     test_per_class: int | None = None
@@ -74,19 +74,19 @@ class Rounds:
 
     @property
     def asks(self) -> bool:
-        """Whether anything but seeds was asked for."""
+        """Whether more than seeds is given."""
         return (self.folds, self.train_per_class, self.test_per_class, self.test_fraction) != (None,) * 4
 
 
 def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[Split]:
     """The splits of a data set.
 
-    Benchmarks have their own. Users' sets: k folds, so many images a class or a share of them as asked; else the
-    subsets that the data set itself names; else a stratified share, over several seeds.
+    Benchmarks prescribe them. Users' sets: k folds, a number of images per class, or a share, as asked; else the
+    subsets that the data set names; else a stratified share with several seeds.
 
     Raises DatasetError for a class or subset with too few images, UsageError for rounds that contradict the protocol.
     """
-    _check(protocol, rounds, features.dataset)
+    _check_rounds(protocol, rounds, features.dataset)
     if protocol.given is not None:
         return [given_split(features, *protocol.given, seed=rounds.seed)]
     seeds = range(rounds.seed, rounds.seed + rounds.number)
@@ -104,20 +104,20 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
     return stratified_splits(groups, rounds.test_fraction or TEST_FRACTION, seeds)
 
 
-def _check(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
+def _check_rounds(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
     if protocol.fixed and (rounds.folds is not None or rounds.test_fraction is not None):
-        raise UsageError(f"{dataset} has splits of its own: --folds and --test-fraction are for your own images")
+        raise UsageError(f"{dataset} prescribes its splits: `folds` and `test_fraction` are for your own images")
     if protocol.given is not None and rounds.asks:
-        raise UsageError(f"{dataset} has one split of its own: --train-per-class and --test-per-class do not fit it")
+        raise UsageError(f"{dataset} prescribes one split: `train_per_class` and `test_per_class` do not fit it")
     per_class = rounds.train_per_class is not None
     if sum((rounds.folds is not None, per_class, rounds.test_fraction is not None)) > 1:
-        raise UsageError("--folds, --train-per-class and --test-fraction: choose one")
+        raise UsageError("`folds`, `train_per_class` and `test_fraction`: choose one")
     if rounds.test_per_class is not None and not (per_class or protocol.train_per_class):
-        raise UsageError("--test-per-class needs --train-per-class")
+        raise UsageError("`test_per_class` needs `train_per_class`")
 
 
 def _own_subsets(features: Features) -> tuple[str, str] | None:
-    """The subsets to choose C on and to report, where the data set names a train part and another one."""
+    """The subsets to choose C on and to report; None unless the data set names "train" and another subset."""
     names = set(features.subset)
     if "train" not in names or not names & {"val", "test"}:
         return None
@@ -129,7 +129,7 @@ def _own_subsets(features: Features) -> tuple[str, str] | None:
 def given_split(features: Features, val: str, test: str, seed: int = 0) -> Split:
     """Train on "train", choose C on the subset `val` (or on 20% of "train"), report on the subset `test`.
 
-    Test images without a descriptor stay in, for a missing one counts against the result.
+    Test images without a descriptor stay in: a missing one counts against the result.
     """
     train_ids = _ids(features, "train", described=True)
     test_ids = _ids(features, test, described=not features.multi_label)
@@ -141,7 +141,7 @@ def given_split(features: Features, val: str, test: str, seed: int = 0) -> Split
 
 
 def server_split(features: Features) -> Split:
-    """VOC-2012's for its evaluation server: C chosen on val, a fit on train and val, the test images where they are."""
+    """VOC-2012's split for its server: choose C on val, fit on train and val, score the test images, if any."""
     train, val = (tuple(_ids(features, subset, described=True)) for subset in ("train", "val"))
     test = tuple(id for id, subset in zip(features.ids, features.subset, strict=True) if subset == "test")
     return Split(train, val, test)
@@ -158,6 +158,6 @@ def _ids(features: Features, subset: str, described: bool) -> list[str]:
 
 
 def rows_of(features: Features, ids: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    """Rows of these ids, in file order: a VOC file's is its image set's, which is the order of tied scores."""
+    """Rows of these ids, in file order: for VOC that of the image set, which decides between tied scores."""
     wanted = set(ids)
     return np.array([row for row, id in enumerate(features.ids) if id in wanted], dtype=np.intp)

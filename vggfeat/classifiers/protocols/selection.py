@@ -1,4 +1,4 @@
-"""One split: C chosen on the validation part, a fit on all training images, scores of the test part (Appendix B)."""
+"""One split: choose C on the validation part, fit all training images, score the test part (Appendix B)."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.Cs or not all(0 < C < float("inf") for C in self.Cs):
-            raise UsageError(f"C {','.join(f'{C:g}' for C in self.Cs)}: every value must be above 0 and finite")
+            raise UsageError(f"`C={','.join(f'{C:g}' for C in self.Cs)}`: every value must be above 0 and finite")
         if list(self.Cs) != sorted(set(self.Cs)):
-            raise UsageError(f"C {','.join(f'{C:g}' for C in self.Cs)}: the grid must ascend without repetition")
+            raise UsageError(f"`C={','.join(f'{C:g}' for C in self.Cs)}`: the grid must ascend without repetition")
         if self.loss == "hinge" and self.solver == "newton":
-            raise UsageError("the plain hinge has no Newton solver: --solver liblinear, or --loss squared_hinge")
+            raise UsageError("the plain hinge has no Newton solver: take `solver=liblinear` or `loss=squared_hinge`")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one split."""
+    """The result of one split."""
 
     split: Split
     C: NDArray[np.float64]
-    """(K,): for a single-label set all equal, for a multi-label set chosen class by class."""
+    """(K,) chosen class by class for a multi-label set, else all equal."""
     curve: NDArray[np.float64] | None
-    """(len(Cs), K) validation value of each C and class; None where one C was given."""
+    """(len(Cs), K) validation value of each C and class; None if only one C was given."""
     svm: LinearSVM
     """Fitted on the train and val parts."""
     scores: NDArray[np.float32]
@@ -57,17 +57,17 @@ class Outcome:
     per_class: NDArray[np.float64]
     """(K,) recall or average precision on the test part; nan for a class without test images."""
     counts: dict[str, int]
-    """Images of each part that were used."""
+    """Numbers of images used, by part."""
     seconds: dict[str, float]
 
     @property
     def value(self) -> float:
-        """Mean over the classes that have test images."""
+        """Mean over the classes with test images."""
         return mean_of(self.per_class)
 
     @property
     def gap(self) -> float:
-        """Largest relative duality gap of the classes: the certificate that the optimum was found."""
+        """Largest relative duality gap of the classes: it proves that the optimum was found."""
         return float(np.max(self.svm.duality_gap_))
 
 
@@ -94,7 +94,7 @@ def run_split(features: Features, split: Split, settings: Settings) -> Outcome:
     curve = None
     if len(settings.Cs) > 1:
         if not len(val):
-            raise UsageError("the split has no validation images to choose C with: give one value, such as --C 1")
+            raise UsageError("the split has no validation images to choose C with: give one value, such as `C=1`")
         at = np.arange(len(fitted))
         scores = problem.scores(settings.Cs, at[: len(train)], at[len(train) :])
         curve = np.stack([_per_class(features, val, one, settings) for one in scores])
@@ -111,7 +111,7 @@ def run_split(features: Features, split: Split, settings: Settings) -> Outcome:
 
 
 def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> tuple[LinearSVM, NDArray[np.float64]]:
-    """A fit on every image with the C that is best on average over the splits, and that C (K,)."""
+    """A fit on every image with the C that is best on average over the splits; and that C (K,)."""
     curves = [outcome.curve for outcome in outcomes if outcome.curve is not None]
     curve = np.mean(curves, axis=0) if curves else None
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
@@ -123,15 +123,15 @@ def choose(
 ) -> NDArray[np.float64]:
     """(K,) values of C from the validation curve (len(Cs), K): the best, and among equals the smallest.
 
-    Multi-label: class by class; a class without positive validation images takes what is best for the others' mean.
-    Single-label: one value for all, by the mean over the classes.
+    Multi-label: class by class; a class without positive validation images takes the C that is best for the mean.
+    Single-label: one C for all, by the mean over the classes.
     """
     if curve is None:
         return np.full(num_classes, Cs[0])
-    # Means of equal recalls may differ in their last bits: that is a tie too.
+    # Means of equal recalls may differ in their last bits, which is still a tie.
     known = ~np.isnan(curve).all(axis=0)
     if not known.any():
-        raise DatasetError("the validation part has no positive image of any class: give one value, such as --C 1")
+        raise DatasetError("the validation part has no positive image of any class: give one value, such as `C=1`")
     common = np.round(np.nanmean(curve[:, known], axis=1), 12).argmax()
     best = np.full(num_classes, common)
     if multi_label:
@@ -145,13 +145,13 @@ def fit(problem: SVMPath, C: NDArray[np.float64]) -> LinearSVM:
 
 
 def mean_of(per_class: NDArray[np.float64]) -> float:
-    """Mean over the classes that have a value; nan without any."""
+    """Mean over the classes that are not nan; nan if all are."""
     known = per_class[~np.isnan(per_class)]
     return float(known.mean()) if known.size else float("nan")
 
 
 def _problem(features: Features, rows: NDArray[np.intp], settings: Settings, clock: _Clock) -> SVMPath:
-    """The rows' descriptors and targets, costs 0 where an image is difficult for a class."""
+    """The rows' descriptors and targets; an image that is difficult for a class costs 0 there."""
     targets, weight = _targets(features, rows)
     lacking = ~targets.any(axis=0)
     if lacking.any():
@@ -163,7 +163,7 @@ def _problem(features: Features, rows: NDArray[np.intp], settings: Settings, clo
 
 
 def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int8], NDArray[np.float32] | None]:
-    """(n, K) indicator, and (n, K) costs where some image is difficult for some class."""
+    """(n, K) indicator, and (n, K) costs, or None if no image is difficult for a class."""
     labels = features.labels[rows]
     if not features.multi_label:
         return (labels[:, None] == np.arange(len(features.class_names))).astype(np.int8), None
@@ -192,7 +192,7 @@ def _per_class(
 
 
 class _Clock:
-    """Seconds by the name of what they were spent on."""
+    """Seconds by the name of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

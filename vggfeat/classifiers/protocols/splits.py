@@ -1,8 +1,8 @@
-"""Which images train, choose C and test: seeded splits that follow from the ids alone, and the file that keeps them.
+"""Which images train, choose C and test: seeded splits that depend only on ids, and their file.
 
-A split does not depend on the order of a file's rows, on other classes or on any library's random numbers: within
-a class, images are taken in the order of a hash of the seed and their id. So an image that is missing moves only those
-behind it.
+Within a class, images are taken in the order of a hash of the seed and their id. So a split does not depend on the
+order of a file's rows, on other classes or on a library's random numbers, and a missing image moves only those after
+it.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Images that are spread evenly over the parts of a split."""
+    """Images to spread evenly over the parts of a split."""
 
     ids: Sequence[str]
     name: str | None = None
-    """The class that they are all of; None for a stratum of a multi-label set."""
+    """Their class; None for a stratum of a multi-label set."""
 
 
 SMALL = 5
-"""Strata of a multi-label set with fewer images are taken together: 20% of them would be none."""
+"""Strata of a multi-label set with fewer images are merged, because 20% of them rounds to 0."""
 
 
 def strata(ids: Sequence[str], labels: NDArray[Any], class_names: Sequence[str]) -> list[Stratum]:
@@ -61,8 +61,7 @@ def strata(ids: Sequence[str], labels: NDArray[Any], class_names: Sequence[str])
     Args:
         ids: N ids.
         labels: (N,) class indices: the strata are the classes. Or (N, K) of 1, 0, -1: an image is in the stratum of
-            the rarest of its classes, so that rare classes are in every part; images of no class, and those of small
-            strata, share one.
+            its rarest class, so that every part has rare classes; images without a class and of small strata share one.
         class_names: K names.
     """
     if labels.ndim == 1:
@@ -132,7 +131,7 @@ def k_folds(groups: Sequence[Stratum], k: int, seed: int) -> list[Split]:
 
 
 def with_validation(groups: Sequence[Stratum], test: Sequence[str], seed: int) -> Split:
-    """Training images in strata, of which 20% choose C, and a test part that the data set gives."""
+    """A split with the data set's own test part; 20% of the training images, in strata, choose C."""
     _need(groups, 2, "one each to train on and to choose C")
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     for stratum in groups:
@@ -154,13 +153,13 @@ def _share(parts: dict[str, list[str]], training: Sequence[str]) -> None:
 
 
 def _split(parts: Mapping[str, Sequence[str]], seed: int | None = None, fold: int | None = None) -> Split:
-    """The parts, each sorted: ties in a ranking then fall the same way whatever the file's order."""
+    """The parts, sorted, so that ties in a ranking do not depend on the file's order."""
     train, val, test = (tuple(sorted(parts[part], key=os.fsencode)) for part in PARTS)
     return Split(train, val, test, seed, fold)
 
 
 def _need(groups: Sequence[Stratum], least: int, why: str) -> None:
-    """Refuses a class with too few images. Whether a multi-label class has enough is known once parts are made."""
+    """Raises DatasetError for a class with too few images; multi-label classes are checked when fitted."""
     for stratum in groups:
         if stratum.name is not None and len(stratum.ids) < least:
             images = f"{len(stratum.ids)} image{'' if len(stratum.ids) == 1 else 's'}"
@@ -168,7 +167,7 @@ def _need(groups: Sequence[Stratum], least: int, why: str) -> None:
 
 
 def write_splits(path: str | Path, dataset: str, splits: Sequence[Split]) -> Path:
-    """Writes splits as JSON, by id, so that others can repeat them, and returns the path."""
+    """Writes splits as JSON, by id, for others to repeat; returns the path."""
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -176,7 +175,7 @@ def write_splits(path: str | Path, dataset: str, splits: Sequence[Split]) -> Pat
         "splits": [{"seed": s.seed, "fold": s.fold, "train": s.train, "val": s.val, "test": s.test} for s in splits],
     }
     with replacing(path) as temporary:
-        # ASCII with escapes: an id's bytes that are no UTF-8 are lone surrogates, which only so survive.
+        # ASCII with escapes: bytes of ids that are not UTF-8 are lone surrogates, which only escapes preserve.
         temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
     return Path(path)
 
@@ -184,8 +183,8 @@ def write_splits(path: str | Path, dataset: str, splits: Sequence[Split]) -> Pat
 def read_splits(path: str | Path, dataset: str, ids: Sequence[str]) -> list[Split]:
     """Reads a splits file for descriptors of these ids.
 
-    Raises DatasetError for a file that is none, of another data set, with an id that is unknown, given twice or in
-    two parts, or with an empty part (an empty `val` is for a single value of C).
+    Raises DatasetError for a file of another format or data set, an id that is unknown or given twice, or an empty
+    part (`val` may be empty, for a single value of C).
     """
     path = Path(path)
     try:
@@ -193,9 +192,9 @@ def read_splits(path: str | Path, dataset: str, ids: Sequence[str]) -> list[Spli
     except OSError as error:
         raise DatasetError(f"{path}: these splits cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is no splits file: {error}") from error
+        raise DatasetError(f"{path} is not a splits file: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DatasetError(f"{path} is no splits file of vggfeat's (no format {FORMAT!r}); --write-splits makes one")
+        raise DatasetError(f"{path} is not a splits file of vggfeat's (no format {FORMAT!r}); `write_splits` makes one")
     if content.get("format_version") != FORMAT_VERSION:
         version = content.get("format_version")
         raise DatasetError(f"{path} has format version {version}, this vggfeat reads {FORMAT_VERSION}: update it")
@@ -213,7 +212,7 @@ def _read_split(where: str, content: Any, known: set[str]) -> Split:
     for part in PARTS:
         ids = content.get(part) if isinstance(content, dict) else None
         if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
-            raise DatasetError(f"{where}: {part!r} is no list of ids")
+            raise DatasetError(f"{where}: {part!r} is not a list of ids")
         if not ids and part != "val":
             raise DatasetError(f"{where}: {part!r} is empty")
         for id in ids:
@@ -225,5 +224,5 @@ def _read_split(where: str, content: Any, known: set[str]) -> Split:
     seed, fold = content.get("seed"), content.get("fold")
     for name, value in (("seed", seed), ("fold", fold)):
         if value is not None and not isinstance(value, int):
-            raise DatasetError(f"{where}: {name!r} is no whole number")
+            raise DatasetError(f"{where}: {name!r} is not a whole number")
     return Split(tuple(content["train"]), tuple(content["val"]), tuple(content["test"]), seed, fold)

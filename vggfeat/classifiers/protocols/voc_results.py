@@ -1,4 +1,4 @@
-"""The archives that PASCAL VOC's evaluation server takes: one file of scores a class."""
+"""Archives for PASCAL VOC's evaluation server: one file of scores per class."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _NAMES = {"Main": "comp2_cls_test_{}.txt", "Action": "comp10_action_test_{}.txt"
 def write_archive(
     path: str | Path, task: Task, class_names: Sequence[str], ids: Sequence[str], scores: NDArray[np.float32]
 ) -> Path:
-    """Writes `results/VOC2012/<task>/..` with a line `id score` (Main) or `id index score` (Action) an image or person.
+    """Writes `results/VOC2012/<task>/..` with a line `id score` (Main) or `id index score` (Action) for each image.
 
     Args:
         path: the .tar file.
         task: "Main" or "Action"; a person's id is `<image>_<index>`.
         class_names: K names, in the order of the columns.
         ids: N ids.
-        scores: (N, K); a row of minus infinity, an image without a descriptor, is left out: the server ranks it last.
+        scores: (N, K); a row of minus infinity, an image without a descriptor, is left out; the server ranks it last.
     """
     present = np.flatnonzero(np.isfinite(scores).all(axis=1)).tolist()
     prefixes = [" ".join(ids[row].rsplit("_", 1)) if task == "Action" else ids[row] for row in present]
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
         for k, name in enumerate(class_names):
-            # Nine digits tell any two float32 apart: no tie is made by rounding.
+            # Nine digits distinguish all float32 values, so rounding creates no ties.
             lines = [f"{prefix} {scores[row, k]:.9g}\n" for prefix, row in zip(prefixes, present, strict=True)]
             data = "".join(lines).encode("ascii")
             member = tarfile.TarInfo(f"results/VOC2012/{task}/{_NAMES[task].format(name)}")

@@ -1,7 +1,7 @@
-"""What `vggfeat bench svm` measures: this machine's SVM fits against LIBLINEAR's, on made-up descriptors.
+"""The bench of SVM fits: ours against LIBLINEAR's on synthetic descriptors.
 
-The descriptors are like the paper's: rectified, L2-normalised, a quarter of them non-zero, one large mean direction and
-then a slow decay of the spectrum, and classes of which a linear SVM gets about 85% right.
+The descriptors resemble the paper's: rectified, L2-normalised, a quarter of the values non-zero, one large mean
+direction and a slowly decaying spectrum, with classes that a linear SVM separates to about 85%.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sklearn.svm import LinearSVC
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.stages.bench.problems import MIN_TIMED_CLASSES, SIZES, Size
+from vggfeat.stages.result import Result
 
 VALIDATION_SHARE = 0.2
 
@@ -72,36 +73,79 @@ def problem(
     return descriptors(latent, size.dim, rng), labels, None
 
 
+@dataclass(frozen=True)
+class SizeFigures(Result):
+    """Our fits and LIBLINEAR's on one problem; seconds are for the whole grid of C on all rows."""
+
+    rows: int
+    features: int
+    classes: int
+    newton_seconds: float
+    """Ours, with Gram matrix, weights and float64 certificates."""
+    liblinear_seconds: float
+    """One process, LinearSVC's default tolerance."""
+    ratio: float
+    """liblinear_seconds / newton_seconds."""
+    liblinear_two_processes_seconds: float
+    """Two processes at once, each with half of the classes; NaN without fork."""
+    ratio_two_processes: float
+    liblinear_classes_timed: int
+    liblinear_scaled: bool
+    """Whether LIBLINEAR was timed on some classes and scaled to all."""
+    cold_C: float
+    """The C of the grid nearest to 1, fitted alone for the next three figures."""
+    cold_newton_seconds: float
+    cold_liblinear_seconds: float
+    cold_ratio: float
+    max_gap: float
+    """Our largest relative duality gap."""
+    max_objective_excess: float
+    """The most that our objective is above LIBLINEAR's, relative."""
+    max_objective_difference: float
+    """The most that the two objectives differ, relative."""
+    score_difference: float
+    """The most that the two scores of a row differ."""
+    liblinear_unconverged_fits: int
+    chosen_C: float | list[float]
+    """By mean class recall, or per class by AP for indicators, on 20% of the rows."""
+    chosen_C_liblinear: float | list[float]
+    chosen_C_classes: int
+    """Number of classes that chose."""
+    chosen_C_equal: bool
+    fits_per_second: float
+    peak_bytes: int
+    """Largest resident size of this process after our fits."""
+
+
+@dataclass(frozen=True)
+class SVMBench(Result):
+    """The figures of some sizes on this machine."""
+
+    cpus: int | None
+    grid: list[float]
+    sizes: dict[str, SizeFigures]
+
+    def as_json(self) -> dict[str, Any]:
+        """See Result."""
+        return super().as_json() | {"sizes": {name: figures.as_json() for name, figures in self.sizes.items()}}
+
+
 def bench_svm(
-    size: str = "all", *, Cs: Sequence[float] = C_GRID, timed_classes: int | None = None, seed: int = 0
-) -> dict[str, Any]:
-    """Figures of one size ("caltech101", "caltech256", "voc") or of all: {"sizes": {name: {...}}, "cpus": ...}.
+    size: str | Size = "all", *, Cs: Sequence[float] = C_GRID, timed_classes: int | None = None, seed: int = 0
+) -> SVMBench:
+    """Times our fits and LIBLINEAR's on one size of `SIZES`, on all of them, or on a `Size`.
 
-    Each size's entry has, in seconds for the whole grid of C on all rows, `newton_seconds` (Gram matrix, weights and
-    float64 certificates included), `liblinear_seconds` (one process, LinearSVC's default tolerance) and
-    `liblinear_two_processes_seconds` (the classes in two halves, at once), and the `ratio` and `ratio_two_processes` of
-    these. Where LIBLINEAR was timed on some classes and scaled, `liblinear_classes_timed` is below `classes` and
-    `liblinear_scaled` is true. `cold_*` are the grid's one C next to 1, from nothing. `max_gap` is our largest relative
-    duality gap; `max_objective_excess` how far our objective is above LIBLINEAR's at worst, relative, and
-    `max_objective_difference` how far on either side; `score_difference` is the largest one between the two's scores.
-    `chosen_C` and `chosen_C_liblinear` are by mean class recall (labels) or AP (indicators) on 20% of the rows, over
-    `chosen_C_classes` classes. `peak_bytes` is this process's largest resident size after our fits.
-
-    timed_classes sets the number of classes LIBLINEAR is timed on, at least 8; the default is all of them, but 8 at
-    Caltech-256's size. Raises ValueError for an unknown size.
+    timed_classes is the number of classes to time LIBLINEAR on, at least 8; the default is each size's own. Raises
+    ValueError for an unknown size.
     """
-    names = list(SIZES) if size == "all" else [size]
-    unknown = [name for name in names if name not in SIZES]
-    if unknown:
-        raise ValueError(f"unknown size {unknown[0]!r}; choose one of {', '.join(SIZES)}, all")
-    return {
-        "cpus": os.cpu_count(),
-        "grid": list(Cs),
-        "sizes": {name: _measure(SIZES[name], Cs, timed_classes, seed) for name in names},
-    }
+    if isinstance(size, str) and size not in (*SIZES, "all"):
+        raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}, all")
+    sizes = {"given": size} if isinstance(size, Size) else SIZES if size == "all" else {size: SIZES[size]}
+    measured = {name: _measure(one, Cs, timed_classes, seed) for name, one in sizes.items()}
+    return SVMBench(os.cpu_count(), list(Cs), measured)
 
 
-def _measure(size: Size, Cs: Sequence[float], timed_classes: int | None, seed: int) -> dict[str, Any]:
+def _measure(size: Size, Cs: Sequence[float], timed_classes: int | None, seed: int) -> SizeFigures:
     X, y, weight = problem(size, seed)
     count = min(size.classes, max(MIN_TIMED_CLASSES, timed_classes or size.timed_classes or size.classes))
     timed = np.linspace(0, size.classes - 1, count).round().astype(int)
@@ -122,35 +166,34 @@ def _measure(size: Size, Cs: Sequence[float], timed_classes: int | None, seed: i
     halves = rivals.two_processes(timed, Cs)
     two = max((half.scaled(scale, len(Cs)) for half in halves), default=float("nan"))
     cold_seconds = theirs.seconds_by_cost[at_one] * scale + theirs.copying
-    agreement = _agreement(X, y, weight, timed, Cs, fits, theirs)
-    return {
-        "rows": len(X),
-        "features": size.dim,
-        "classes": size.classes,
-        "newton_seconds": ours,
-        "liblinear_seconds": seconds,
-        "ratio": seconds / ours,
-        "liblinear_two_processes_seconds": two,
-        "ratio_two_processes": two / ours,
-        "liblinear_classes_timed": count,
-        "liblinear_scaled": count < size.classes,
-        "cold_C": float(Cs[at_one]),
-        "cold_newton_seconds": cold,
-        "cold_liblinear_seconds": cold_seconds,
-        "cold_ratio": cold_seconds / cold,
-        "max_gap": float(max(fit.duality_gap_.max() for fit in fits)),
-        **agreement,
+    return SizeFigures(
+        rows=len(X),
+        features=size.dim,
+        classes=size.classes,
+        newton_seconds=ours,
+        liblinear_seconds=seconds,
+        ratio=seconds / ours,
+        liblinear_two_processes_seconds=two,
+        ratio_two_processes=two / ours,
+        liblinear_classes_timed=count,
+        liblinear_scaled=count < size.classes,
+        cold_C=float(Cs[at_one]),
+        cold_newton_seconds=cold,
+        cold_liblinear_seconds=cold_seconds,
+        cold_ratio=cold_seconds / cold,
+        max_gap=float(max(fit.duality_gap_.max() for fit in fits)),
+        **_agreement(X, y, weight, timed, Cs, fits, theirs),
         **_choices(X, y, weight, timed, Cs, seed),
-        "fits_per_second": size.classes * len(Cs) / ours,
-        "peak_bytes": peak,
-    }
+        fits_per_second=size.classes * len(Cs) / ours,
+        peak_bytes=peak,
+    )
 
 
 @dataclass
 class _Timed:
-    """LIBLINEAR on some classes: weights (len(Cs), classes, D + 1), seconds, in all and by C, without `copying`.
+    """LIBLINEAR on some classes: weights (len(Cs), classes, D + 1), and seconds, in all and by C, without `copying`.
 
-    copying is what one call needs for any number of classes; unconverged counts the fits that fell short.
+    copying is the time of one call that does not depend on the classes; unconverged counts fits that fell short.
     """
 
     weights: NDArray[np.float64]
@@ -165,13 +208,13 @@ class _Timed:
 
 
 class _Rivals:
-    """LinearSVC on the same rows, one class after another, as one-vs-rest on one core does it."""
+    """LinearSVC on the same rows, one class after another on one core."""
 
     def __init__(self, X: NDArray[np.float32], y: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
         self.X, self.y, self.weight = X, y, weight
 
     def target(self, k: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | slice]:
-        """Class k's positives, on the rows that count for it."""
+        """Class k's positives, on the rows with a cost for it."""
         positive = self.y == k if self.y.ndim == 1 else self.y[:, k] > 0
         if self.weight is None:
             return positive, slice(None)
@@ -179,10 +222,10 @@ class _Rivals:
         return positive[rows], rows
 
     def one_process(self, classes: NDArray[np.intp], Cs: Sequence[float]) -> _Timed:
-        """Times the fits of these classes; turning X to float64, which LinearSVC needs once, is not counted.
+        """Times the fits of these classes, without the one conversion of X to float64.
 
-        One call of LinearSVC checks and copies X once for all classes. Fitting them one by one does so each time, and
-        that is taken off again; not where each class has rows of its own, since there are no calls for all then.
+        One call of LinearSVC checks and copies X once for all classes. Fitting them one by one does so each time, which
+        is subtracted, unless classes have different rows: then one call cannot fit all.
         """
         X = self.X.astype(np.float64)
         weights = np.empty((len(Cs), len(classes), X.shape[1] + 1))
@@ -203,7 +246,7 @@ class _Rivals:
         return _Timed(weights, sum(seconds), seconds, copying, unconverged)
 
     def _copying(self, X: NDArray[np.float64], classes: NDArray[np.intp]) -> float:
-        """Seconds of a fit of a single sweep: all but checking and copying X is next to nothing in it."""
+        """Seconds of a fit of one sweep, nearly all of which is checking and copying X."""
         best = float("inf")
         for k in classes[:3]:
             start = time.perf_counter()
@@ -214,10 +257,10 @@ class _Rivals:
         return best
 
     def two_processes(self, classes: NDArray[np.intp], Cs: Sequence[float]) -> list[_Timed]:
-        """Two processes at once, each with half of the classes; none where fork, which shares X, is missing."""
+        """Two processes at once, each with half of the classes; empty without fork, which shares X."""
         if not hasattr(os, "fork"):
             return []
-        # Pool ends its processes with SIGTERM: they are not to answer as the command itself does.
+        # Pool ends its processes with SIGTERM, which must not be handled as in the command.
         fork, usual = multiprocessing.get_context("fork"), (signal.SIGTERM, signal.SIG_DFL)
         with fork.Pool(2, signal.signal, usual) as pool:
             return pool.starmap(self.one_process, [(classes[0::2], Cs), (classes[1::2], Cs)], chunksize=1)

@@ -1,0 +1,124 @@
+"""`vggfeat similar`: pictures find themselves and their copies; near-duplicates are told from other images."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from making import clusters, settings, write_descriptors
+from PIL import Image
+
+from vggfeat import read_descriptors
+from vggfeat.cli import run
+from vggfeat.datasets.listing import from_paths
+from vggfeat.errors import StoreError, UsageError
+from vggfeat.stages.extract import extract
+from vggfeat.stages.similar import similar
+
+SETTINGS = {"weights": None, "width": 1 / 32, "scales": (224,), "precision": "fp32", "device": "cpu", "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """Eight pictures of different textures, one of them again as a stronger compressed JPEG, one unreadable."""
+    root = tmp_path_factory.mktemp("similar")
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        small = rng.integers(0, 256, (2 + 3 * i, 2 + 2 * i, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((64, 48)).save(root / f"{i}.png")
+    Image.open(root / "5.png").save(root / "copy.jpg", quality=97)
+    (root / "broken.png").write_bytes(b"no picture")
+    features = extract(from_paths([str(root)]), net="A", output=root / "library.h5", **SETTINGS)
+    return root, features
+
+
+def test_a_picture_finds_itself_then_its_copy(library):
+    root, features = library
+    found = similar(features, from_paths([str(root / "5.png")]), count=3, device="cpu")
+    [query] = found.queries
+    assert [id for id, _ in query.matches][:2] == [str(root / "5.png"), str(root / "copy.jpg")]
+    assert query.matches[0][1] == pytest.approx(1, abs=1e-5)
+    held = read_descriptors(features)
+    values = dict(zip(held.ids, held.read(), strict=True))
+    for id, cosine in query.matches:
+        assert cosine == pytest.approx(float(values[id] @ values[str(root / "5.png")]), abs=1e-5)
+
+
+def test_without_pictures_the_copies_within_the_file_are_found(library):
+    root, features = library
+    best = similar(features, at_least=0.5, most=1)
+    assert best.pairs is not None
+    assert set(best.pairs[0][:2]) == {str(root / "5.png"), str(root / "copy.jpg")}
+    assert best.found > 1
+    assert len(best["pairs"]) == 1
+
+
+def test_the_command_prints_a_line_a_neighbour_and_says_what_it_skipped(library, capfdbinary):
+    root, features = library
+    pictures = [str(root / "2.png"), str(root / "broken.png")]
+    assert run(["similar", str(features), *pictures, "-k", "2", "--device", "cpu"]) == 3
+    out, err = capfdbinary.readouterr()
+    lines = [line.split("\t") for line in out.decode().splitlines()]
+    assert lines[0][:2] == [str(root / "2.png")] * 2
+    assert len(lines) == 2
+    assert b"1 of 2 images skipped" in err
+
+
+def test_the_command_compares_the_file_with_itself_and_shows_it_on_a_page(library, capfd):
+    root, features = library
+    page = root / "page"
+    command = ["similar", str(features), "--at-least", "0.5", "--most", "2", "--report", str(page)]
+    assert run([*command, "--json"]) == 0
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert len(result["pairs"]) == 2
+    assert f"the 2 most similar of {result['found']} pairs: --most keeps more" in err
+    text = (page / "index.html").read_text()
+    assert text.count("data:image/jpeg") >= 3
+    assert result["report"] == str(page / "index.html")
+    assert "<script" not in text
+
+
+def test_a_page_of_neighbours_shows_each_picture_beside_them(library, tmp_path):
+    root, features = library
+    pictures = from_paths([str(root / name) for name in ("1.png", "broken.png")])
+    found = similar(features, pictures, count=2, report=tmp_path / "page", device="cpu")
+    text = found.report.read_text()
+    assert text.count("data:image/jpeg") == 3
+    assert "not described: " in text
+    assert list(found.failed) == [str(root / "broken.png")]
+
+
+def test_names_that_would_break_the_lines_are_json_strings(library, tmp_path, capfd):
+    root, features = library
+    odd = tmp_path / "a\tb\n.png"
+    shutil.copy(root / "1.png", odd)
+    assert run(["similar", str(features), str(odd), "-k", "1", "--device", "cpu"]) == 0
+    [line] = capfd.readouterr().out.splitlines()
+    assert json.loads(line.split("\t")[0]) == str(odd)
+
+
+@pytest.mark.parametrize(
+    ("args", "message", "code"),
+    [
+        (["--at-least", "0"], "--at-least 0: expected a cosine above 0, at most 1", 2),
+        (["-k", "0"], "Invalid value for '--count' / '-k'", 2),
+    ],
+)
+def test_wrong_numbers_are_refused(library, args, message, code, capfd):
+    assert run(["similar", str(library[1]), *args]) == code
+    assert message in capfd.readouterr().err
+
+
+def test_files_without_descriptors_are_refused(tmp_path):
+    dataset, values = clusters([2])
+    empty = write_descriptors(tmp_path / "empty.h5", dataset, values, pending=[0, 1])
+    with pytest.raises(StoreError, match=r"empty\.h5 holds no descriptor yet"):
+        similar(empty)
+    nets = [{**net, "scales": [256]} for net in settings()["nets"]]
+    posteriors = write_descriptors(tmp_path / "p.h5", dataset, values, layer="posteriors", view="dense", nets=nets)
+    with pytest.raises(StoreError, match=r"p\.h5 holds class posteriors, not descriptors"):
+        similar(posteriors)
+    full = write_descriptors(tmp_path / "full.h5", dataset, values)
+    with pytest.raises(UsageError, match="`count` and `most` start at 1"):
+        similar(full, count=0)

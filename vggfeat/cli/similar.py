@@ -1,0 +1,69 @@
+"""`vggfeat similar`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vggfeat.cli import console, progress, tables
+from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.inputs import images_from
+from vggfeat.cli.options import common, data_option, recorded_net_options
+
+
+@click.command()
+@click.argument("features", metavar="FEATURES.h5")
+@click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
+@click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
+@click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
+@click.option("--count", "-k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of a picture.")
+@click.option("--at-least", type=float, default=0.98, show_default=True, help="Smallest cosine of near-duplicates.")
+@click.option(
+    "--most", type=click.IntRange(1), default=10_000, show_default=True, help="Pairs of near-duplicates to keep."
+)
+@click.option("--report", metavar="DIR", help="A page that shows the pictures.")
+@data_option
+@recorded_net_options
+@common
+@click.pass_context
+def similar(
+    ctx: click.Context,
+    features: str,
+    paths: tuple[str, ...],
+    list_file: str | None,
+    nul: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """The most similar images: neighbours of pictures, or near-duplicates.
+
+    With pictures, each is described with the net and settings that FEATURES.h5 records, and its nearest neighbours
+    in that file are printed as id<TAB>neighbour<TAB>cosine. Without pictures, all images of the file are compared
+    with one another, and pairs are printed as id<TAB>id<TAB>cosine, most similar first. Ids with tabs, line breaks or
+    quotes are written as JSON strings.
+
+    \b
+    Examples:
+      vggfeat similar photos.h5 new.jpg -k 5
+      vggfeat similar photos.h5 --at-least 0.99 --report duplicates
+    """
+    from vggfeat.stages.similar import similar as run
+
+    images = images_from(paths, list_file, nul, None, str(options["data"])) if paths or list_file else None
+    with progress.Ticker("similar", quiet, unit="compared") as tick:
+        result = run(features, images, progress=tick, **options)
+    if as_json:
+        console.print_json(result.as_json())
+    else:
+        console.print_rows((query.id, id, cosine) for query in result.queries for id, cosine in query.matches)
+        console.print_rows(result.pairs or ())
+        if result.report:
+            console.note(f"page: {result.report}")
+    if not quiet and result.pairs is not None and result.found > len(result.pairs):
+        console.note(f"the {len(result.pairs)} most similar of {result.found} pairs: --most keeps more")
+    if result.failed:
+        if not quiet:
+            tables.print_failures(result.failed, len(result.queries), where="with --json")
+        ctx.exit(SKIPPED)

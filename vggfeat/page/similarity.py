@@ -1,0 +1,80 @@
+"""The page of similar images: pictures beside their nearest neighbours, or pairs of near-duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vggfeat.page.html import PAGE, Html, Part, document, section, table, tag
+from vggfeat.page.pictures import Pictures
+from vggfeat.system.files import replacing
+
+SHOWN = 200
+"""Most pictures or pairs on a page: thumbnails are embedded, about 5 kB each."""
+
+
+def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | None, held: Pictures) -> Path:
+    """Writes folder/index.html and returns its path.
+
+    Args:
+        folder: where to.
+        result: the JSON of `stages.similar.Similar`.
+        asked: thumbnails of the pictures that neighbours were sought for.
+        held: thumbnails of the images in the descriptor file.
+    """
+    name = Path(result["features"]).name
+    if asked is None:
+        title = f"{name}: {result['found']} pairs of near-duplicates"
+        parts = [_pairs(result["pairs"], held)]
+    else:
+        title = f"{name}: neighbours of {len(result['queries'])} pictures"
+        parts = [_queries(result["queries"], asked, held)]
+    lead = [tag("p", "Similarity is the cosine between descriptors: 1 is the same direction.", class_="sub")]
+    if held.missing:
+        lead.append(tag("p", f"No pictures: {held.missing}.", class_="note"))
+    path = Path(folder) / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text(document(title, lead, parts), encoding="utf-8")
+    return path
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]], held: Pictures) -> Part:
+    if not pairs:
+        return section("pairs", "Near-duplicates", tag("p", "No two images are as similar as that."))
+    shown = pairs[:SHOWN]
+    held.prepare(id for pair in shown for id in pair["ids"])
+    rows = [
+        (tag("td", f"{pair['cosine']:.4f}"), _pictured([held.show(id, id) for id in pair["ids"]], "images"))
+        for pair in shown
+    ]
+    caption = "Pairs of images, most similar first" + _first(len(shown), len(pairs))
+    return section("pairs", "Near-duplicates", table(caption, ("cosine", "images"), rows, text=(1,), class_="images"))
+
+
+def _queries(queries: Sequence[Mapping[str, Any]], asked: Pictures, held: Pictures) -> Part:
+    shown = queries[:SHOWN]
+    asked.prepare(query["id"] for query in shown if "matches" in query)
+    held.prepare(match["id"] for query in shown for match in query.get("matches", ()))
+    rows = [(_pictured([asked.show(query["id"], query["id"])], "picture"), _matches(query, held)) for query in shown]
+    caption = "Pictures and the images that are most similar to them, with their cosines" + _first(
+        len(shown), len(queries)
+    )
+    heads = ("picture", "most similar images")
+    return section("queries", "Neighbours", table(caption, heads, rows, text=(0, 1), class_="wide images"))
+
+
+def _matches(query: Mapping[str, Any], held: Pictures) -> Html:
+    if "error" in query:
+        return tag("td", f"not described: {query['error']}", class_="text", data_label="most similar images")
+    items = [held.show(match["id"], f"{match['cosine']:.3f}") for match in query["matches"]]
+    return _pictured(items, "most similar images")
+
+
+def _pictured(items: Sequence[Html], label: str) -> Html:
+    return tag("td", tag("ul", *items, class_="thumbs"), class_="text", data_label=label)
+
+
+def _first(shown: int, total: int) -> str:
+    return f"; the first {shown} of {total}" if shown < total else ""

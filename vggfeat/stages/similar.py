@@ -1,0 +1,163 @@
+"""The most similar images in a descriptor file, to given pictures or to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.errors import StoreError, UsageError
+from vggfeat.page import similarity
+from vggfeat.page.pictures import Pictures
+from vggfeat.stages.result import Result
+from vggfeat.store import Descriptors, read_descriptors
+from vggfeat.store.neighbours import near_duplicates, nearest
+from vggfeat.system.files import check_writable
+from vggfeat.system.launch import default_workers
+
+Match = tuple[str, float]
+"""(id, cosine)."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A picture and the images of the file that are most similar to it."""
+
+    id: str
+    matches: tuple[Match, ...] = ()
+    """Most similar first."""
+    error: str = ""
+    """Why the picture could not be described."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data: the id, with its matches or its error."""
+        if self.error:
+            return {"id": self.id, "error": self.error}
+        return {"id": self.id, "matches": [{"id": id, "cosine": cosine} for id, cosine in self.matches]}
+
+
+@dataclass(frozen=True)
+class Similar(Result):
+    """Neighbours of pictures, or the near-duplicates within a file."""
+
+    features: Path
+    queries: tuple[Query, ...] = ()
+    pairs: tuple[tuple[str, str, float], ...] | None = None
+    """(id, id, cosine), most similar first; None where pictures were given."""
+    found: int = 0
+    """Pairs above the threshold, of which `pairs` has the most similar."""
+    report: Path | None = None
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why pictures could not be described, by id."""
+        return {query.id: query.error for query in self.queries if query.error}
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data: `queries`, or `pairs` and `found`."""
+        made: dict[str, Any] = {"features": str(self.features)}
+        if self.pairs is None:
+            made["queries"] = [query.as_json() for query in self.queries]
+        else:
+            made["pairs"] = [{"ids": [first, second], "cosine": cosine} for first, second, cosine in self.pairs]
+            made["found"] = self.found
+        return made | ({"report": str(self.report)} if self.report else {})
+
+
+def similar(
+    features: str | Path,
+    images: Dataset | None = None,
+    *,
+    count: int = 10,
+    at_least: float = 0.98,
+    most: int = 10_000,
+    report: str | Path | None = None,
+    data: str | Path = "data",
+    progress: Callable[[int, int, int], None] | None = None,
+    **options: Any,
+) -> Similar:
+    """Finds the nearest neighbours of pictures in a descriptor file or, without pictures, its near-duplicates.
+
+    Similarity is the cosine between descriptors. Pictures are described with the nets and settings that the file
+    records. Memory does not grow with the file: a million descriptors need no more than a thousand do.
+
+    Args:
+        features: a file of descriptors.
+        images: the pictures; None compares all images of the file with one another.
+        count: neighbours of each picture.
+        at_least: the smallest cosine of near-duplicates.
+        most: pairs of near-duplicates that are kept, the most similar ones.
+        report: folder for a page that shows the pictures.
+        data: the data root, where the page looks for the file's images.
+        progress: called with (done, total, failed): of pictures described, then of rows or pairs compared.
+        options: for the nets of new pictures: weights, seed, device, precision, offline, workers.
+
+    Raises UsageError or StoreError where the file holds no descriptors or the arguments contradict each other, and
+    ModelError where its nets cannot be had.
+    """
+    held = read_descriptors(features)
+    if held.attributes["layer"] == "posteriors":
+        raise StoreError(f"{held.path} holds class posteriors, not descriptors")
+    if not len(held.done):
+        raise StoreError(f"{held.path} holds no descriptor yet")
+    if count < 1 or most < 1:
+        raise UsageError("`count` and `most` start at 1")
+    check_writable(report and Path(report, similarity.PAGE))
+    tick = progress or (lambda done, total, failed: None)
+    found = _within(held, at_least, most, tick) if images is None else _neighbours(held, images, count, tick, options)
+    if report is None:
+        return found
+    asked = None if images is None else Pictures(images.samples, exif=images.exif)
+    return replace(found, report=similarity.write_page(report, found.as_json(), asked, _pictures(held, data)))
+
+
+def _within(held: Descriptors, at_least: float, most: int, tick: Callable[[int, int, int], None]) -> Similar:
+    pairs = near_duplicates(held, at_least, most=most, progress=lambda done, total: tick(done, total, 0))
+    rows = zip(pairs.rows.tolist(), pairs.cosines.tolist(), strict=True)
+    return Similar(
+        held.path, pairs=tuple((held.ids[i], held.ids[j], cosine) for (i, j), cosine in rows), found=pairs.found
+    )
+
+
+def _neighbours(
+    held: Descriptors, images: Dataset, count: int, tick: Callable[[int, int, int], None], options: dict[str, Any]
+) -> Similar:
+    from vggfeat.inference.blocks import blocks_of, describe_blocks
+    from vggfeat.inference.recorded import recorded_extractors
+
+    if not images.samples:
+        raise UsageError("no images to compare")
+    options["workers"] = options.get("workers") or default_workers()
+    (extractor,) = recorded_extractors(held.path, [held.attributes["settings"]], exif=images.exif, **options)
+    failures: dict[int, str] = {}
+    described = []
+    try:
+        for rows, block in describe_blocks(extractor, images.samples, blocks_of(len(images.samples))):
+            failures |= {rows.start + row: reason for row, reason in block.failures.items()}
+            described.append(block.descriptors)
+            tick(rows.stop, len(images.samples), len(failures))
+    finally:
+        extractor.close()
+    good = [row for row in range(len(images.samples)) if row not in failures]
+    near = nearest(held, np.concatenate(described)[good], count, progress=lambda done, total: tick(done, total, 0))
+    matches = {
+        row: tuple((held.ids[at], cosine) for at, cosine in zip(rows, cosines, strict=True))
+        for row, rows, cosines in zip(good, near.rows.tolist(), near.cosines.tolist(), strict=True)
+    }
+    queries = (
+        Query(sample.id, matches.get(row, ()), failures.get(row, "")) for row, sample in enumerate(images.samples)
+    )
+    return Similar(held.path, tuple(queries))
+
+
+def _pictures(held: Descriptors, data: str | Path) -> Pictures:
+    """Thumbnails of the file's images: of its data set as it lies on disk now, or of the paths that its ids are."""
+    dataset = str(held.attributes["dataset"])
+    if dataset != "images":
+        return Pictures.of(dataset, data)
+    exif = bool(held.attributes["settings"]["exif"])
+    return Pictures((Sample(id, id) for id in held.ids), exif=exif)

@@ -1,0 +1,11 @@
+"""The names of the ways to aggregate scales (Appendix B), apart from NumPy so that the command line's help is quick."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Aggregate = Literal["stack", "average", "max"]
+AGGREGATES: tuple[Aggregate, ...] = ("stack", "average", "max")
+
+STORES = ("float32", "float16")
+"""Number formats that descriptors may have in their file."""
