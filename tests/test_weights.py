@@ -63,7 +63,7 @@ def assert_same(ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, n
         assert error < TOLERANCE
     fc7, probabilities = theirs
     assert (fc7 > 0).mean() > 0.1
-    assert np.ptp(probabilities, axis=1).min() > 0.01
+    assert np.ptp(probabilities, axis=1).min() > 1 / CLASSES
     assert np.abs(fc7[0] - fc7[1]).max() > 0.05 * fc7.max()
 
 
@@ -177,7 +177,7 @@ def test_a_features_only_file_gives_a_net_without_its_top(values: str, crops: np
     }
     path = tmp_path / "vgg16_features.pth"
     torch.save(state, path)
-    loaded = load_net("D", path, device="cpu")
+    loaded = load_net("D", path, device="cpu", preprocessing="torchvision")
     assert (loaded.has_top, loaded.num_classes, loaded.width, loaded.classifier) == (False, 0, WIDTH, None)
     images = torch.from_numpy(crops)
     with torch.inference_mode():
@@ -286,7 +286,7 @@ def test_a_newer_checkpoint_is_refused_with_advice(tmp_path: Path) -> None:
         ({"width": 1e300}, "its layers' shapes are not those of net A at width 1e+300"),
         ({"width": float("nan")}, "its layers' shapes are not those of net A at width nan"),
         ({"net": "B"}, "its layers' shapes are not those of net B at width 0.015625"),
-        ({"state_dict": 3}, "a damaged vggfeat checkpoint (AttributeError"),
+        ({"state_dict": 3}, "a damaged vggfeat checkpoint (TypeError"),
         ({"state_dict": {}}, "its layers' shapes are not those of net A at width 0.015625"),
         ({"preprocessing": {"mean": [1, 2]}}, "a damaged vggfeat checkpoint (KeyError: 'std')"),
         ({"preprocessing": {}}, "a damaged vggfeat checkpoint (KeyError: 'mean')"),
@@ -472,12 +472,6 @@ def test_a_keras_file_without_its_top_gives_a_net_without_it(keras_d: Any, keras
     assert all(torch.equal(whole.state_dict()[name], value) for name, value in loaded.state_dict().items())
 
 
-def test_keras_3s_own_layout_is_refused_with_advice(keras_d: Any, tmp_path: Path) -> None:
-    keras_d.save_weights(tmp_path / "vgg.weights.h5")
-    with pytest.raises(WeightsError, match=r"not Keras' weights in the legacy layout .*model\.save\('x\.h5'\)$"):
-        load_net("D", tmp_path / "vgg.weights.h5")
-
-
 def replace_kernel(path: Path, make: Callable[[h5py.Group, str, Path], None]) -> Path:
     """Puts something else in the place of the first kernel."""
     with h5py.File(path, "r+") as file:
@@ -551,7 +545,10 @@ def test_hdf5_that_leads_elsewhere_or_lies_is_refused(
 def test_a_descriptor_file_as_weights_is_named_for_what_it_is_not(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "descriptors.h5", "w") as file:
         file["descriptors"] = np.zeros((3, 4))
-    with pytest.raises(WeightsError, match="an HDF5 file, but not Keras' weights"):
+    with pytest.raises(
+        WeightsError,
+        match=r"an HDF5 file, but not Keras' weights \(it has neither the attribute layer_names nor a group layers\)$",
+    ):
         load_net("D", tmp_path / "descriptors.h5")
 
 
@@ -663,7 +660,7 @@ def test_a_caffemodel_without_its_top_gives_a_net_without_it(net: str, tmp_path:
         for name, (weight, bias) in zip(caffe_writer.layer_names(net), layers, strict=True)
     ]
     (tmp_path / "conv.caffemodel").write_bytes(b"".join(parts[:-3]))
-    loaded = load_net(net, tmp_path / "conv.caffemodel", device="cpu")
+    loaded = load_net(net, tmp_path / "conv.caffemodel", device="cpu", preprocessing="oxford")
     assert not loaded.has_top
     values = [torch.from_numpy(values) for pair in layers[:-3] for values in pair]
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(loaded.state_dict().values(), values, strict=True))

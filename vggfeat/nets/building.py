@@ -9,18 +9,18 @@ from vggfeat.errors import WeightsError
 from vggfeat.nets.contents import Contents, Layer
 from vggfeat.nets.identify import identified, layer_shapes, width_of
 from vggfeat.nets.networks import VGG, weighted_layers
-from vggfeat.nets.preprocessing import Preprocessing
 
 MAX_WIDTH = 1000.0
 """No machine holds a net of this width factor."""
 
 
-def build(what: str, content: Contents, preprocessing: Preprocessing, net: str | None = None) -> VGG:
+def build(what: str, content: Contents, net: str | None = None) -> VGG:
     """The net that has these layers: with its three fully-connected ones, or without all of them.
+
+    Its preprocessing is still to be set (`recognise.decided`).
 
     Args:
         what: the file, for messages.
-        preprocessing: what the weights expect of an image.
         net: name in Table 1; needed only where the shapes fit several nets (A and A-LRN).
 
     Raises WeightsError where the layers make no net of Table 1, UsageError where they make another one than `net`.
@@ -43,7 +43,6 @@ def build(what: str, content: Contents, preprocessing: Preprocessing, net: str |
             spec.name,
             width=width,
             num_classes=classes or 0,
-            preprocessing=preprocessing,
             class_names=content.class_names,
             top=classes is not None,
         )

@@ -110,8 +110,12 @@ def _plain(layers: list[Layer]) -> list[Layer]:
     in torchvision's features-only files, they are left out.
     """
     head = layers[-3:]
-    if [tuple(layer.weight.shape[2:]) for layer in head] == [(POOLED_SIDE, POOLED_SIDE), (1, 1), (1, 1)]:
-        head = [layer._replace(weight=layer.weight.flatten(1)) for layer in head]
+    if head and head[0].weight.shape[2:] in ((POOLED_SIDE, POOLED_SIDE), ()):
+        whole = [(POOLED_SIDE, POOLED_SIDE), (1, 1), (1, 1)]  # kernels that see all of their input
+        head = [
+            layer._replace(weight=layer.weight.flatten(1)) if layer.weight.shape[2:] == kernel else layer
+            for layer, kernel in zip(head, whole, strict=False)
+        ]
     if all(layer.weight.ndim == 2 and layer.weight.isnan().all() for layer in head):
         head = []
     return [*layers[:-3], *head]

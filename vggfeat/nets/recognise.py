@@ -60,5 +60,6 @@ def _told(one: Preprocessing) -> str:
     """`BGR less 103.939 116.779 123.68`, in few words."""
     scale = "" if one.scale == 1 else "/255" if one.scale == 1 / 255 else f" times {one.scale:g}"
     mean = " ".join(f"{value:g}" for value in one.mean)
-    std = "" if one.std == (1.0, 1.0, 1.0) else f", over {' '.join(f'{value:g}' for value in one.std)}"
+    std = " ".join(f"{value:g}" for value in one.std)
+    std = "" if one.std == (1.0,) * 3 else ", over 1/255" if one.std == (1 / 255,) * 3 else f", over {std}"
     return f"{one.channels}{scale} less {mean}{std}"

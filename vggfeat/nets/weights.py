@@ -82,7 +82,8 @@ def load_net(
         _check_published(net or "D", str(weights), width, num_classes, chosen)
         check_layers(net or "D", layers)
         file = published_file(net or "D", str(weights), offline=offline, progress=progress)
-        model = build(str(file.path), read_weights(file.path), chosen or file.row.preprocessing, file.row.net)
+        model = build(str(file.path), read_weights(file.path), file.row.net)
+        model.preprocessing = file.row.preprocessing
         model.weights_name, model.weights_sha256 = file.row.source, file.sha256
     else:
         if net is not None:
@@ -154,10 +155,10 @@ def _check_published(net: str, weights: str, width: float, num_classes: int, cho
 
 def _from_file(path: Path, net: str | None, chosen: Preprocessing | None) -> VGG:
     content = read_weights(path)
-    sha256 = digests(path, "sha256")["sha256"]
-    known = recognised(path, content, sha256)
-    model = build(str(path), content, decided(str(path), content, known, chosen), net)
-    model.weights_name, model.weights_sha256, model.origin = path.name, sha256, known
+    model = build(str(path), content, net)
+    model.weights_name, model.weights_sha256 = path.name, digests(path, "sha256")["sha256"]
+    model.origin = recognised(path, content, model.weights_sha256)
+    model.preprocessing = decided(str(path), content, model.origin, chosen)
     return model
 
 

@@ -48,10 +48,10 @@ def _preprocessing(mean: Array | None) -> Preprocessing | None:
     """Subtraction of a mean colour; None for a mean image that varies from pixel to pixel."""
     if mean is None or mean.dtype.kind not in "fiu" or mean.size == 0 or mean.size % 3:
         return None
-    pixels = np.asarray(mean, np.float64).reshape(-1, 3) if mean.shape[-1] == 3 else mean.reshape(1, -1)
+    pixels = mean.reshape(-1, 3) if mean.shape[-1] == 3 else mean.reshape(1, -1)
     if pixels.shape[1] != 3 or not np.isfinite(pixels).all() or np.ptp(pixels, axis=0).max() > 1e-3:
         return None
-    red, green, blue = (round(float(value), 6) for value in pixels[0])
+    red, green, blue = (float(str(value)) for value in pixels[0])  # 116.779, not its nearest float32
     return Preprocessing("RGB", 1.0, (red, green, blue), (1.0, 1.0, 1.0), "bicubic")
 
 

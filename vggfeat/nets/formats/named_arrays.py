@@ -192,16 +192,25 @@ def _latin1(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _from_buffer(data: object, dtype: object, shape: object, order: object) -> _Array:
+    """An array, as protocol 5 pickles it."""
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", bytes(data) if isinstance(data, bytearray) else data))
+    return array
+
+
 _ALLOWED: dict[tuple[str, str], Callable[..., object]] = {
     ("numpy", "ndarray"): lambda *_: _Array(),
     ("numpy", "dtype"): lambda name, *_: _DType(name.decode("latin1") if isinstance(name, bytes) else name),
     ("_codecs", "encode"): _latin1,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     **{(module, "_reconstruct"): lambda *_: _Array() for module in ("numpy.core.multiarray", "numpy._core.multiarray")},
 }
 
 
 class _Plain(pickle.Unpickler):
-    """Knows three names, which stand for functions of this module."""
+    """Knows a few names, which stand for functions of this module."""
 
     def find_class(self, module: str, name: str) -> Any:
         """One of the known functions. Raises _ForbiddenError for any other name."""
