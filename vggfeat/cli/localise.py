@@ -10,7 +10,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common, data_option, device_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
-from vggfeat.inference.settings import PROTOCOLS
+from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
 
 
 @click.command()
@@ -39,7 +39,7 @@ from vggfeat.inference.settings import PROTOCOLS
 @click.option("--flip/--no-flip", default=True, show_default=True, help="The mirrored images too (protocol 2).")
 @click.option("--threshold", type=float, help="Of merging.  [default: the best on every tenth image]")
 @data_option
-@click.option("--subset", type=Choice(["val", "test"]), default="val", show_default=True)
+@click.option("--subset", type=Choice(LOCALISED_SUBSETS), default="val", show_default=True)
 @click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes an image.")
 @click.option("--draw", metavar="DIR", help="Pictures with true and predicted boxes, at most 100.")
 @reading_options

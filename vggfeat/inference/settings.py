@@ -47,6 +47,10 @@ SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 Protocol = Literal["1", "2"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
+LocalisedSubset = Literal["val", "test"]
+LOCALISED_SUBSETS: tuple[LocalisedSubset, ...] = get_args(LocalisedSubset)
+"""Parts of ILSVRC that `localise` takes."""
+
 
 @dataclass(frozen=True)
 class DescriptorSettings:

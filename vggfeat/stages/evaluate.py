@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from vggfeat.datasets.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.classes import aligned as aligned
-from vggfeat.inference.posteriors import Confusion, Made, Posteriors, fuse, joined, scales_for, training_scale
+from vggfeat.inference.evaluation import Evaluation, Row
+from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, scales_for, training_scale
 from vggfeat.inference.settings import (
     SCALE_RULES,
     VIEWS,
@@ -35,7 +36,6 @@ from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
-from vggfeat.stages.result import Result
 from vggfeat.store import DescriptorWriter
 from vggfeat.system.files import check_writable
 
@@ -43,65 +43,6 @@ if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fuse
     from vggfeat.inference.scorer import Scorer
     from vggfeat.inference.settings import NetLike
     from vggfeat.nets.networks import VGG
-
-
-@dataclass(frozen=True)
-class Row(Result):
-    """The errors of one net, one file, or several fused."""
-
-    net: str
-    weights: str
-    view: str
-    scales: tuple[int, ...]
-    images: int
-    top1_error: float | None
-    """In %; None without labels."""
-    top5_error: float | None
-    """In %; None as well where there are fewer than 5 classes."""
-    flip: bool | None = None
-    precision: str | None = None
-    path: str | None = None
-    fingerprint: str | None = None
-
-    @classmethod
-    def of(cls, posteriors: Posteriors) -> Row:
-        """What posteriors were made by, and their errors."""
-        return cls(**asdict(posteriors.made), **asdict(posteriors.errors()))
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data; what is not known of a fusion is left out."""
-        known = {name: value for name, value in super().as_json().items() if value is not None}
-        return {**known, "scales": list(self.scales), "top1_error": self.top1_error, "top5_error": self.top5_error}
-
-
-@dataclass(frozen=True)
-class Evaluation(Result):
-    """What `evaluate` found."""
-
-    dataset: str
-    classes: int
-    """Their number."""
-    rows: tuple[Row, ...]
-    """A net or a file each; for several files the last is their fusion."""
-    failed: dict[str, str]
-    """Reasons by id; these images are left out of the errors."""
-    posteriors: str | None
-    """The file that keeps them."""
-    per_class: dict[str, float | None] | None = None
-    """Top-1 error in % by class, where asked for."""
-    confusions: tuple[Confusion, ...] | None = None
-    submission: str | None = None
-    """The path of ILSVRC's result file."""
-    report: str | None = None
-    """The path of the page."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data; what was not asked for is left out."""
-        plain = super().as_json() | {"rows": [row.as_json() for row in self.rows]}
-        if self.confusions is not None:
-            plain["confusions"] = [asdict(pair) for pair in self.confusions]
-        optional = ("per_class", "confusions", "submission", "report")
-        return {name: value for name, value in plain.items() if value is not None or name not in optional}
 
 
 def evaluate(

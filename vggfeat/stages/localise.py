@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +19,10 @@ from vggfeat.inference.drawing import draw_boxes
 from vggfeat.inference.localisation import merged_boxes, score, single_boxes
 from vggfeat.inference.localiser import Guesses, Localiser, Scales, box_head, scales_of_nets
 from vggfeat.inference.posteriors import TOP, fuse, joined, training_scale
-from vggfeat.inference.settings import NetChoice, Progress, Protocol, RunOptions
+from vggfeat.inference.settings import LocalisedSubset, NetChoice, Progress, Protocol, RunOptions
 from vggfeat.inference.submission import write_boxes
 from vggfeat.nets.networks import VGG
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.system.files import check_writable
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -96,7 +96,7 @@ def localise(
     dataset: Dataset | str = "ilsvrc2012",
     *,
     data: str | Path = "data",
-    subset: Literal["val", "test"] = "val",
+    subset: LocalisedSubset = "val",
     weights: Files | VGG | Sequence[VGG],
     protocol: Protocol = "2",
     scales: Scales | None = None,

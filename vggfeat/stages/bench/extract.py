@@ -23,6 +23,7 @@ from vggfeat.inference.settings import DescriptorSettings, Progress
 from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
+from vggfeat.results import Result
 from vggfeat.stages.bench.yardsticks import (
     SIZES,
     TORCHVISION_NAMES,
@@ -32,7 +33,6 @@ from vggfeat.stages.bench.yardsticks import (
     matrix_rate,
     torchvision_net,
 )
-from vggfeat.stages.result import Result
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.system.devices import resolve_precision
 

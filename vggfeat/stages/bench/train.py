@@ -22,6 +22,7 @@ from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import INPUT_SIDE, NUM_CLASSES, net_spec
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.scaling import InputScaling
+from vggfeat.results import Result
 from vggfeat.stages.bench.yardsticks import (
     TORCHVISION_NAMES,
     machine,
@@ -31,7 +32,6 @@ from vggfeat.stages.bench.yardsticks import (
     torchvision_net,
     training_flops,
 )
-from vggfeat.stages.result import Result
 from vggfeat.system.devices import Precision, resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.augment import Augmentation, Colours
