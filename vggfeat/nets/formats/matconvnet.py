@@ -1,4 +1,4 @@
-"""Reads MatConvNet's files, such as imagenet-vgg-verydeep-16.mat: MATLAB's format 5 by SciPy, 7.3 by h5py.
+"""Reads MatConvNet's files, such as imagenet-vgg-verydeep-16.mat: MATLAB's format 5, and 7.3 by h5py.
 
 `layers` is a cell array of structures with a `name` and `weights` {kernel, bias} (before beta 16 `filters` and
 `biases`); kernels are HWIO, fully-connected layers are 7x7 and 1x1 convolutions. `meta.normalization.averageImage`, or
@@ -18,6 +18,7 @@ import torch
 from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
+from vggfeat.nets.formats.mat5 import read_mat5
 from vggfeat.nets.formats.own_hdf5 import RefusedError, checked, child, opened, values
 from vggfeat.nets.preprocessing import Preprocessing
 
@@ -59,39 +60,36 @@ def _preprocessing(mean: Array | None) -> Preprocessing | None:
 
 
 def _version_5(path: Path) -> tuple[list[tuple[str, Array, Array]], Array | None]:
-    from scipy.io import loadmat
-
     try:
-        content = loadmat(path, variable_names=["layers", "meta", "normalization"])
+        content = read_mat5(path, ("layers", "meta", "normalization"))
         if "layers" not in content:
             raise WeightsError(f"{path}: {_NO_NET}")
-        layers = [layer for entry in content["layers"].ravel()[:MAX_LAYERS] if (layer := _struct_layer(entry))]
-        holder = _field(content["meta"], "normalization") if "meta" in content else content.get("normalization")
-        return layers, None if holder is None else _field(holder, "averageImage")
+        entries = [_structure(entry) for entry in content["layers"][:MAX_LAYERS]]
+        layers = [layer for entry in entries if (layer := _struct_layer(entry))]
+        holder = _structure(content["meta"]).get("normalization") if "meta" in content else content.get("normalization")
+        mean = _structure(holder).get("averageImage")
+        return layers, mean if isinstance(mean, np.ndarray) else None
     except WeightsError:
         raise
-    except Exception as error:  # a damaged file makes SciPy raise almost anything
+    except Exception as error:  # whatever a damaged file leads to
         raise WeightsError(f"{path}: no readable .mat file, damaged or cut short ({first_line(error)})") from error
 
 
-def _struct_layer(entry: Array) -> tuple[str, Array, Array] | None:
-    if _field(entry, "weights") is not None:
-        cells = _field(entry, "weights")
-        pair = list(cells.ravel()) if cells is not None and cells.dtype == object else []
-    else:
-        pair = [array for name in ("filters", "biases") if (array := _field(entry, name)) is not None]
-    if not pair:
+def _structure(value: Any) -> dict[str, Any]:
+    """A 1x1 structure; empty for anything else."""
+    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) else {}
+
+
+def _struct_layer(layer: dict[str, Any]) -> tuple[str, Array, Array] | None:
+    pair = (
+        layer.get("weights") if "weights" in layer else [layer[name] for name in ("filters", "biases") if name in layer]
+    )
+    if not isinstance(pair, list) or not pair:  # MatConvNet gives layers without weights an empty cell or matrix
         return None
-    name = str(np.asarray(_field(entry, "name")).ravel()[0])[:100]
-    if len(pair) != 2:
-        raise ValueError(f"layer {name!r} has {len(pair)} arrays of weights")
-    return name, np.asarray(pair[0]), np.asarray(pair[1])
-
-
-def _field(structure: Array, name: str) -> Array | None:
-    """A field of a 1x1 structure; None where it has none of that name."""
-    names = structure.dtype.names
-    return np.asarray(structure.ravel()[0][name]) if names and name in names and structure.size else None
+    name = str(layer.get("name", ""))[:100]
+    if len(pair) != 2 or not all(isinstance(array, np.ndarray) for array in pair):
+        raise ValueError(f"layer {name!r} has no pair of kernel and bias")
+    return name, pair[0], pair[1]
 
 
 # MATLAB's format 7.3: HDF5, cells as references to objects below #refs#, the axes in reverse order.
