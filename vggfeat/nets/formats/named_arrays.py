@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,9 @@ Array = np.ndarray[Any, Any]
 
 MAX_DEFLATE = 1032
 """Deflate shrinks nothing further: an archive that claims more is made to fill the memory."""
+
+MAX_MEMO = 100_000
+"""Entries of a pickle's memo; vgg19.npy has about 200."""
 
 _NAME = re.compile(r"(?:.*/)?(conv\d_\d|fc[678])(?:_|/)(W|b|weights|biases|kernel|bias)(?::0)?")
 _IGNORED = re.compile(r"(?:.*/)?(?:global_step|mean_rgb)(?::0)?")
@@ -53,6 +57,7 @@ def read_npy(path: Path) -> Contents:
             shape, dtype, _ = _header(stream)
             if dtype != np.dtype(object) or shape not in ((), (1,)):
                 raise WeightsError(f"{path}: one array of {dtype} and shape {shape}, no weights of a net")
+            _check_memo(stream)
             held = _Plain(stream, encoding="latin1").load()
     except WeightsError:
         raise
@@ -127,6 +132,15 @@ def _header(stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
 
 
 # A pickle of arrays, without pickle's power: no global of any module is ever reached.
+
+
+def _check_memo(stream: BinaryIO) -> None:
+    """Raises ValueError for a place in the pickle's memo that would make the reader allocate all memory."""
+    start = stream.tell()
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name.endswith(("PUT", "GET")) and int(argument or 0) > MAX_MEMO:
+            raise ValueError(f"a memo of {argument} entries")
+    stream.seek(start)
 
 
 class _ForbiddenError(Exception):
