@@ -113,7 +113,7 @@ def evaluate(
     check_writable(submission, report and Path(report, PAGE))
     from vggfeat.inference.scorer import Scorer
 
-    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load()
+    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(("scores",))
     if isinstance(dataset, str):
         images = evaluation_part(images, subset, nets[0].training_record)
     images, columns = aligned(images, nets)
