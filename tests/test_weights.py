@@ -183,16 +183,14 @@ def test_a_features_only_file_gives_a_net_without_its_top(values: str, crops: np
     with torch.inference_mode():
         assert torch.equal(loaded.features(images), module.features(images))  # type: ignore[operator]
     wanted = {
-        "fc6": lambda: loaded.dense(images, "fc6"),
-        "fc7": lambda: loaded.dim("fc7"),
-        "class scores": lambda: loaded(images),
+        "no fc6; take `layer=pool5`": lambda: loaded.dense(images, "fc6"),
+        "no fc7; take `layer=pool5`": lambda: loaded.dim("fc7"),
+        "it scores no classes": lambda: loaded(images),
     }
     for what, ask in wanted.items():
         with pytest.raises(UsageError) as caught:
             ask()
-        assert str(caught.value) == (
-            f"vgg16_features.pth has no fully-connected layers, so no {what}; take `layer=pool5`"
-        )
+        assert str(caught.value) == f"vgg16_features.pth has no fully-connected layers, so {what}"
     again = load_net(None, loaded.save(tmp_path / "again.pt"), device="cpu")
     assert (again.has_top, again.net, again.num_classes) == (False, "D", 0)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in loaded.state_dict().items())

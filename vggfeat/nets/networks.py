@@ -118,9 +118,8 @@ class VGG(nn.Module):
             have = ", ".join(self.spec.layer_names)
             raise UsageError(f"net {DISPLAY_NAMES[self.net]} has no layer {layer!r}; it has {have}")
         if layer in ("fc6", "fc7", "scores") and not self.has_top:
-            what = "class scores" if layer == "scores" else layer
-            last = self.spec.layer_names[-3]
-            raise UsageError(f"{self.weights_name} has no fully-connected layers, so no {what}; take `layer={last}`")
+            without = "it scores no classes" if layer == "scores" else f"no {layer}; take `layer=pool5`"
+            raise UsageError(f"{self.weights_name} has no fully-connected layers, so {without}")
 
     def dim(self, layer: Layer = "fc7") -> int:
         """Length of a layer's activation vector."""
