@@ -55,13 +55,13 @@ class _Side(click.ParamType):
     "--crops",
     type=click.IntRange(0),
     metavar="K",
-    help="K fixed crops an image: frozen layers run once for each. 0: new crops.  [default: 4 with frozen layers]",
+    help="K fixed crops an image: frozen layers run once for each. 0: new crops.  [default: 2 with frozen layers]",
 )
 @click.option("--cache/--no-cache", default=True, help="Keep the outputs of frozen layers on disk.  [default: cache]")
 @click.option("--S", "S", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
-@click.option("--epochs", type=int, help="[default: 74; with frozen layers 30]")
-@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256; frozen 32]")
+@click.option("--epochs", type=int, help="[default: 74; with frozen layers 20]")
+@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256; frozen 64]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise, frozen 0.001]")
 @click.option("--seed", type=int, help="Of weights, crops, order, dropout.  [default: 0]")
 @click.option(
