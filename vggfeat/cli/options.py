@@ -18,6 +18,7 @@ from vggfeat.datasets import NAMES
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import NETS, WEIGHTS_NAMES
+from vggfeat.nets.layers import LAYERS
 from vggfeat.system.precisions import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -212,6 +213,11 @@ def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F
         show_default=default is not None,
         help=f"{listed(NAMES)}. {help}".strip(),
     )
+
+
+def layer_option(help: str) -> Callable[[F], F]:
+    """--layer, which chooses among the layers of a descriptor file."""
+    return click.option("--layer", multiple=True, type=Choice(LAYERS), metavar="LAYER", help=help)
 
 
 data_option = click.option(

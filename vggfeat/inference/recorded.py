@@ -58,7 +58,7 @@ def recorded_extractors(
                     path, net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
                 )
             its_nets.append(loaded[key])
-        extractors.append(Extractor(its_nets, _settings(one, exif), workers=workers))
+        extractors.append(Extractor(its_nets, DescriptorSettings.of(one, exif), workers=workers))
     return extractors
 
 
@@ -79,14 +79,3 @@ def _recorded_net(
             f"these are {net.fingerprint()}: {advice}"
         )
     return net
-
-
-def _settings(recorded: Mapping[str, Any], exif: bool) -> DescriptorSettings:
-    return DescriptorSettings(
-        scales=tuple(recorded["scales"]),
-        aggregate=recorded["aggregate"],
-        flip=recorded["flip"],
-        layer=recorded["layer"],
-        region=recorded["region"],
-        exif=exif,
-    )
