@@ -12,7 +12,6 @@ from rich.text import Text
 from vggfeat.cli.console import note, stderr
 from vggfeat.metrics import chance_topk_error
 from vggfeat.nets.wording import net_words
-from vggfeat.nets.catalog import DISPLAY_NAMES
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:  # the stages import torch and scikit-learn

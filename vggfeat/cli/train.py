@@ -153,8 +153,6 @@ def train(
     if not result.finished:
         note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
-    if not quiet:
-        note(f"next: {_next(recipe, str(result.best), data)}")
     page = page_of_run(folder, RunFiles.of(output), output, data) if folder else None
     if as_json:
         print_json(result.as_json() | ({"report": str(page)} if page else {}))
@@ -162,8 +160,7 @@ def train(
         click.echo(result.best)
         if page:
             click.echo(page)
-        if recipe.task == "classify":
-            hint("train", quiet, path=str(result.best))
+        hint(_done(recipe), quiet, path=str(result.best))
     if result.failed:
         if not quiet:
             note(f"{len(result.failed)} images could not be read and were skipped")
@@ -171,15 +168,11 @@ def train(
         ctx.exit(SKIPPED if launched() is None else 0)
 
 
-def _next(recipe: Recipe, best: str, data: str) -> str:
-    """The command that uses the trained net."""
-    from vggfeat.page.commands import with_data
-
+def _done(recipe: Recipe) -> str:
+    """What was trained, by its name in hints.NEXT."""
     if recipe.task == "localise":
-        return with_data(f"vggfeat localise --protocol 1 --weights {shlex.quote(best)}", data)
-    if recipe.data.dataset == "ilsvrc2012":
-        return with_data(f"vggfeat evaluate --weights {shlex.quote(best)}", data)
-    return f"vggfeat predict {shlex.quote(best)} PICTURES"
+        return "train localise"
+    return "train ilsvrc2012" if recipe.data.dataset == "ilsvrc2012" else "train"
 
 
 def _setting(text: str) -> tuple[str, Any]:
