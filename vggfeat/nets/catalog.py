@@ -126,8 +126,8 @@ DISPLAY_NAMES = {
 
 def net_spec(name: str) -> NetSpec:
     """The net of that name in any case: D, shallow B, vgg16, VGG-16. Raises UsageError with the valid names."""
-    folded = {key.casefold().replace("-", ""): key for key in NETS} | ALIASES
-    key = folded.get(name.strip().casefold().replace(" ", "").replace("_", "").replace("-", ""))
+    folded = name.strip().casefold().replace(" ", "-").replace("_", "-")
+    key = {key.casefold(): key for key in NETS}.get(folded) or ALIASES.get(folded.replace("-", ""))
     if key is None:
         near = nearest(name, [*NETS, *ALIASES])
         hint = f"did you mean {near!r}? " if near else ""
