@@ -295,6 +295,17 @@ def test_a_net_without_fully_connected_layers_gives_all_others(picture):
     )
 
 
+def test_a_layer_that_a_named_net_does_not_have_is_refused_before_weights_are_looked_for(photos, tmp_path):
+    with pytest.raises(UsageError, match=r"^no layer in net D 'conv3_4'; did you mean 'conv3_3'\? valid: conv1_1, "):
+        vggfeat.extract(photos, net="D", weights="published", layer="conv3_4", output=tmp_path / "a.h5")
+
+
+def test_a_net_without_fully_connected_layers_scores_no_classes(photos):
+    net = glorot_(VGG("A", width=WIDTH, top=False))
+    with pytest.raises(UsageError, match=r"^net A \(none\) has no fully-connected layers, so it scores no classes$"):
+        vggfeat.evaluate(load_folder(photos.parent), net=net, scales=[224])
+
+
 # Files
 
 SEVERAL = ("conv3_1", "fc7", "pool5")
@@ -472,6 +483,7 @@ def test_the_command_takes_layers_and_says_how_to_make_the_file_again(photos, tm
     assert run(["info", str(tmp_path / "a.h5"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert "--layer conv4_1 --layer pool5 --pool max --view center --normalise none" in told["command"]
+    assert (told["layer"], told["pool"], told["view"], told["normalise"]) == ("conv4_1+pool5", "max", "center", "none")
     assert run(["extract", str(photos), *FLAGS, "--pre-relu", "--layer", "pool5", "-o", str(tmp_path / "b.h5")]) == 2
     assert "pool5 has no ReLU, so no values before it: leave --pre-relu out" in capsys.readouterr().err
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
+from vggfeat.nets.catalog import NetSpec, net_spec
 from vggfeat.nets.layers import LAYERS, has_relu
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
+from vggfeat.store.provenance import LATER
 from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ class DescriptorSettings:
             "exif": self.exif,
         }
         usual = DescriptorSettings()
-        changed = {name: getattr(self, name) for name in _LATER if getattr(self, name) != getattr(usual, name)}
+        changed = {name: getattr(self, name) for name in LATER if getattr(self, name) != getattr(usual, name)}
         return record | changed
 
     @classmethod
@@ -132,11 +134,8 @@ class DescriptorSettings:
             layers=tuple(record["layer"].split(LAYER_SEPARATOR)),
             region=record["region"],
             exif=exif,
-            **{name: record[name] for name in _LATER if name in record},
+            **{name: record[name] for name in LATER if name in record},
         )
-
-
-_LATER = ("pool", "view", "pre_relu", "normalise")
 
 
 @dataclass(frozen=True)
@@ -152,6 +151,12 @@ class NetChoice:
     precision: str = "auto"
     offline: bool | None = None
     fetching: Fetching | None = None
+
+    @property
+    def named(self) -> list[NetSpec]:
+        """The nets of Table 1 that are named, before anything is read or fetched."""
+        nets = self.net if isinstance(self.net, list | tuple) else [self.net]
+        return [net_spec(name) for name in nets if isinstance(name, str)]
 
     def load(self) -> list[VGG]:
         """The nets with their weights."""

@@ -25,6 +25,7 @@ from vggfeat.inference.settings import (
     RunOptions,
     WeightsLike,
 )
+from vggfeat.nets.layers import LAYERS, check_layers
 from vggfeat.nets.networks import VGG
 from vggfeat.store import FAILED, DescriptorWriter
 from vggfeat.store.aggregates import STORES, Aggregate
@@ -105,6 +106,10 @@ def extract(
     the weights, DatasetError for the list, OutageError where its images can no longer be reached.
     """
     options = RunOptions(workers, max_read_failures, progress, resume, overwrite)
+    choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching)
+    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    for spec in choice.named:
+        check_layers((its for its in layers if its in LAYERS), spec)  # before weights are fetched
     if store not in STORES:
         raise unknown_name("number format of the file", store, STORES)
     dataset = images if isinstance(images, Dataset) else from_paths(_as_paths(images))
@@ -115,11 +120,10 @@ def extract(
     if part is not None:
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
     exif = dataset.exif if exif is None else exif
-    layers = (layer,) if isinstance(layer, str) else tuple(layer)
     settings = DescriptorSettings(tuple(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise)
     if store == "float16" and normalise == "none":
         raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
-    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching).load()
+    nets = choice.load()
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
     extractor = Extractor(nets, settings, workers=options.threads)
