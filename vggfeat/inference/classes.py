@@ -38,8 +38,7 @@ def aligned(images: Dataset, nets: Sequence[VGG]) -> tuple[Dataset, list[NDArray
     columns = []
     for net in nets:
         what = f"net {net.net} ({net.weights_name})"
-        if not net.has_top:
-            raise UsageError(f"{what} has no fully-connected layers, so it scores no classes")
+        net.need("scores")
         if net.class_names:
             its_columns, lacking = places(class_names, net.class_names)
             if lacking is not None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.nets.catalog import NetSpec, net_spec
+from vggfeat.nets.catalog import net_spec
 from vggfeat.nets.layers import LAYERS, has_relu
+from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
 from vggfeat.store.provenance import LATER
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     NetLike = str | VGG
 
 WeightsLike = str | os.PathLike[str] | None
+PreprocessingLike = str | os.PathLike[str] | Preprocessing | None
 Progress = Callable[[int, int, int], None]
 """Called with (images done, images, images failed)."""
 Fetching = Callable[[int, int | None], None]
@@ -151,15 +153,17 @@ class NetChoice:
     precision: str = "auto"
     offline: bool | None = None
     fetching: Fetching | None = None
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None
+    """What the weights expect of an image, one for all nets or one each; None: what the weights say."""
 
-    @property
-    def named(self) -> list[NetSpec]:
-        """The nets of Table 1 that are named, before anything is read or fetched."""
-        nets = self.net if isinstance(self.net, list | tuple) else [self.net]
-        return [net_spec(name) for name in nets if isinstance(name, str)]
+    def check_names(self) -> None:
+        """Raises UsageError for a name that is not in Table 1, before anything is read or fetched."""
+        for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
+            if isinstance(name, str):
+                net_spec(name)
 
-    def load(self) -> list[VGG]:
-        """The nets with their weights."""
+    def load(self, layers: Sequence[str] = ()) -> list[VGG]:
+        """The nets with their weights; layers that a net does not have are refused before anything is fetched."""
         from vggfeat.nets.weights import load_nets
 
         return load_nets(
@@ -171,6 +175,8 @@ class NetChoice:
             precision=self.precision,
             offline=self.offline,
             progress=self.fetching,
+            preprocessing=self.preprocessing,
+            layers=layers,
         )
 
 

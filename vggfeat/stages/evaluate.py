@@ -23,6 +23,7 @@ from vggfeat.inference.settings import (
     VIEWS,
     Fetching,
     NetChoice,
+    PreprocessingLike,
     Progress,
     RunOptions,
     ScaleRule,
@@ -63,6 +64,7 @@ def evaluate(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -87,6 +89,7 @@ def evaluate(
         max_read_failures: as `extract` has it.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
+        preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
         progress: called with (images done, images, images failed).
         fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
@@ -100,15 +103,15 @@ def evaluate(
         raise UsageError(f"{flag} is about the file that `output` names: give `output=FILE`")
     if view not in VIEWS:
         raise unknown_name("view", view, VIEWS)
-    choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching)
-    _ = choice.named  # refuses an unknown net before any image is looked for
+    choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing)
+    choice.check_names()
     numbers = None if submission is None else ilsvrc_numbers(data)
     images = dataset if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
     _check_labels(images, output, per_class, submission, report)
     check_writable(submission, report and Path(report, PAGE))
     from vggfeat.inference.scorer import Scorer
 
-    nets = choice.load()
+    nets = choice.load(("scores",))
     if isinstance(dataset, str):
         images = evaluation_part(images, subset, nets[0].training_record)
     images, columns = aligned(images, nets)

@@ -20,12 +20,12 @@ from vggfeat.inference.settings import (
     NetChoice,
     Normalisation,
     Pooling,
+    PreprocessingLike,
     Progress,
     Region,
     RunOptions,
     WeightsLike,
 )
-from vggfeat.nets.layers import LAYERS, check_layers
 from vggfeat.nets.networks import VGG
 from vggfeat.store import FAILED, DescriptorWriter
 from vggfeat.store.aggregates import STORES, Aggregate
@@ -63,6 +63,7 @@ def extract(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -96,6 +97,7 @@ def extract(
             their rows still to do; 0 never stops.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
+        preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the net; as many as there are cores by default.
         progress: called with (rows done, rows, rows failed).
         fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
@@ -106,10 +108,7 @@ def extract(
     the weights, DatasetError for the list, OutageError where its images can no longer be reached.
     """
     options = RunOptions(workers, max_read_failures, progress, resume, overwrite)
-    choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching)
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
-    for spec in choice.named:
-        check_layers((its for its in layers if its in LAYERS), spec)  # before weights are fetched
     if store not in STORES:
         raise unknown_name("number format of the file", store, STORES)
     dataset = images if isinstance(images, Dataset) else from_paths(_as_paths(images))
@@ -123,7 +122,7 @@ def extract(
     settings = DescriptorSettings(tuple(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise)
     if store == "float16" and normalise == "none":
         raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
-    nets = choice.load()
+    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(layers)
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
     extractor = Extractor(nets, settings, workers=options.threads)
