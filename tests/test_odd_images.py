@@ -178,7 +178,7 @@ def test_paths_that_are_no_files_say_what_they_are(tmp_path: Path) -> None:
     reasons = {
         "good.jpg": None,
         "folder.jpg": "is a folder",
-        "fifo.jpg": "no regular file",
+        "fifo.jpg": "not a regular file",
         "link.jpg": None,
         "loop.jpg": "too many levels of symbolic links",
         "nowhere.jpg": "no such file or directory",
@@ -186,7 +186,7 @@ def test_paths_that_are_no_files_say_what_they_are(tmp_path: Path) -> None:
         "x" * 300 + ".jpg": "file name too long",
     }
     if Path("/dev/zero").exists():
-        reasons["/dev/zero"] = "no regular file"
+        reasons["/dev/zero"] = "not a regular file"
     (tmp_path / "list").write_text("".join(f"{name}\n" for name in reasons))
     done = command("extract", "--list", "list", *NARROW, "-o", "a.h5", folder=tmp_path)
     assert done.returncode == 3, done.stderr
