@@ -19,8 +19,11 @@ from PIL import Image
 import vggfeat
 from vggfeat.datasets import decoding, images
 from vggfeat.datasets.folder import load_folder
+from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import OutageError, StoreError
-from vggfeat.inference import blocks as pipeline
+from vggfeat.inference.blocks import describe_blocks
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.page import pictures
 from vggfeat.training import crops
@@ -122,10 +125,11 @@ def test_a_picture_that_is_not_read_for_minutes_is_named(
         return decode(source, **options)
 
     monkeypatch.setattr(images, "decode", slow)
-    monkeypatch.setattr(pipeline, "PATIENCE", 0.1)
-    net = glorot_(VGG("A", width=1 / 16)).eval()
-    out = vggfeat.extract(photos, net=net, scales=[224], flip=False, output=tmp_path / "a.h5", workers=6)
-    assert (vggfeat.read_descriptors(out).status == 1).all()
+    samples = from_paths([str(photos)]).samples
+    extractor = Extractor([glorot_(VGG("A", width=1 / 16)).eval()], DescriptorSettings((224,)), workers=6)
+    ((rows, described),) = describe_blocks(extractor, samples, [range(6)], patience=0.1)
+    extractor.close()
+    assert rows == range(6) and not described.failures
     said = [record.getMessage() for record in caplog.records if "still reading" in record.getMessage()]
     assert said[-1].startswith(f"still reading {photos / '4.jpg'} after ")
     assert said[-1].endswith(" s; the run ends after 1800")

@@ -14,7 +14,28 @@ FLAGS = {
 }
 """Flags of parameters with other names; any other parameter `a_b` is `--a-b`."""
 
+RECIPE_FLAGS = {
+    "net": "net",
+    "width": "width",
+    "seed": "seed",
+    "precision": "precision",
+    "data.dataset": "dataset",
+    "augment.S": "S",
+    "sgd.batch_size": "batch_size",
+    "sgd.learning_rate": "learning_rate",
+    "sgd.trainable": "trainable",
+    "schedule.epochs": "epochs",
+    "init.scheme": "init",
+    "init.std": "init_std",
+    "init.checkpoint": "init_from",
+    "task": "task",
+    "localise.head": "head",
+}
+"""Recipe keys with a parameter of `vggfeat train`; every other key goes by `--set`."""
+
 ADVICE = {
+    "posteriors": "'vggfeat evaluate -o FILE' keeps those",
+    "train boxes": "'vggfeat train --task localise' makes a net that does",
     "evaluate": "'vggfeat evaluate {file}' scores them",
     "extract": "'vggfeat extract --dataset {dataset}' (its images: 'vggfeat download --dataset {dataset}')",
     "merge": "'vggfeat merge {shards} -o {output}'",
@@ -32,7 +53,7 @@ _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNOR
 def in_flags(message: str) -> str:
     """A message with each `` `parameter` `` or `` `parameter=value` `` as typed in a shell.
 
-    A dotted name is a recipe's key, set by `--set`.
+    A dotted name is a recipe's key, set by a flag of `train` or by `--set`.
     """
     return _PARAMETER.sub(lambda match: _typed(match[1], match[2]), message)
 
@@ -56,6 +77,7 @@ def _word(name: str, text: str) -> str:
 
 
 def _typed(name: str, value: str | None) -> str:
+    name = RECIPE_FLAGS.get(name, name)
     if "." in name:
         return f"--set {name}" if value is None else f"--set {name}={value}"
     flag = FLAGS.get(name, f"--{name.replace('_', '-')}")

@@ -5,38 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vggfeat.cli.advice import RECIPE_FLAGS
 from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
 from vggfeat.cli.options import data_option, dataset_option, device_options, manners
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import launched
-from vggfeat.training.recipe import INIT_SCHEMES, load_recipe
-
-FLAGS = {
-    "net": "net",
-    "width": "width",
-    "seed": "seed",
-    "precision": "precision",
-    "dataset": "data.dataset",
-    "train_scale": "augment.S",
-    "batch_size": "sgd.batch_size",
-    "learning_rate": "sgd.learning_rate",
-    "trainable": "sgd.trainable",
-    "epochs": "schedule.epochs",
-    "init": "init.scheme",
-    "init_std": "init.std",
-    "init_from": "init.checkpoint",
-    "task": "task",
-    "head": "localise.head",
-}
-"""Flag -> the recipe's key that it overrides."""
+from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, TRAINABLE, load_recipe
 
 
 class _Side(click.ParamType):
@@ -45,7 +26,7 @@ class _Side(click.ParamType):
     name = "S"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """An int, or a pair of them."""
+        """An int, or [min, max]."""
         try:
             sides = [int(word) for word in str(value).split("-")]
         except ValueError:
@@ -58,28 +39,26 @@ class _Side(click.ParamType):
 @click.command()
 @click.option("--net", metavar="NET", type=Net(), help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
-@click.option("--task", type=Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
-@click.option("--head", type=Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
+@click.option("--task", type=Choice(TASKS), help="localise: boxes.  [default: classify]")
+@click.option("--head", type=Choice(HEADS), help="Boxes: one a class, or one for all.  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
-@click.option("--init-from", metavar="CKPT", help="A trained net: gives all layers, or a deeper net's first.")
-@click.option(
-    "--init", type=Choice(INIT_SCHEMES), help="Of the other layers; identity: of a deepened net.  [default: glorot]"
-)
+@click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers.")
+@click.option("--init", type=Choice(INIT_SCHEMES), help="How layers that are not in CKPT start.  [default: glorot]")
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
-@click.option("--trainable", type=Choice(["all", "fc"]), help="fc: fully-connected layers only.  [default: all]")
-@click.option("--S", "train_scale", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
+@click.option("--trainable", type=Choice(TRAINABLE), help="fc: fully-connected layers only.  [default: all]")
+@click.option("--S", "S", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
 @click.option("--epochs", type=int, help="[default: 74]")
 @click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise 0.001]")
-@click.option("--seed", type=int, help="Of weights, crops, order and dropout.  [default: 0]")
+@click.option("--seed", type=int, help="Of weights, crops, order, dropout.  [default: 0]")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, as schedule.patience=3."
 )
 @click.option("--output", "-o", metavar="DIR|FILE.pt", help="[default: checkpoints/<dataset>-<net>-<S>]")
-@click.option("--report", "folder", metavar="DIR", help="A page that shows the curves and how to repeat the run.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --output, or begin it.")
+@click.option("--report", "folder", metavar="DIR", help="A page with the curves and the command that repeats the run.")
+@click.option("--resume", is_flag=True, help="Continue the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
 @click.option("--workers", type=click.IntRange(0), help="Decoding threads a process.  [default: one a core]")
 @click.option("--micro-batch", type=click.IntRange(1), help="Images at a time.  [default: as many as fit]")
@@ -119,10 +98,10 @@ def train(
       torchrun --nproc-per-node 4 -m vggfeat train --net D
     """
     if ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT:
-        flags["precision"] = None  # shared option: its default must not override the recipe
-    overrides = {key: flags[flag] for flag, key in FLAGS.items() if flags[flag] is not None}
+        flags["precision"] = None  # the shared option's default must not override the recipe
+    overrides = {key: flags[flag] for key, flag in RECIPE_FLAGS.items() if flags[flag] is not None}
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
-    # Before torch: data that are missing are told at once.
+    # Before torch is imported, so that missing data are reported at once.
     dataset = load_training_set(
         recipe.data.dataset,
         data,
@@ -157,19 +136,7 @@ def train(
         ctx.exit(INTERRUPTED)
     page = page_of_run(folder, RunFiles.of(output), output, data) if folder else None
     if as_json:
-        errors = asdict(result.errors) if result.errors else None
-        print_json(
-            {
-                "path": str(result.best),
-                "last": str(result.last),
-                "net": recipe.net,
-                "epoch": result.epoch,
-                "step": result.step,
-                "validation": errors,
-                "failed": list(result.failed),
-                **({"report": str(page)} if page else {}),
-            }
-        )
+        print_json(result.as_json() | ({"report": str(page)} if page else {}))
     else:
         click.echo(result.best)
         if page:
@@ -182,7 +149,7 @@ def train(
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """`schedule.patience=3` -> its key and value; a value that is no TOML is a text."""
+    """`schedule.patience=3` -> its key and value; a value that is not TOML is taken as text."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text}: expected KEY=VALUE, such as schedule.patience=3")
@@ -193,6 +160,6 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _resuming(arguments: list[str]) -> str:
-    """The command line that goes on with the run that this one began."""
+    """The command line that resumes this run."""
     rest = [word for word in arguments[1:] if word not in ("--overwrite", "--resume")]
     return shlex.join(["vggfeat", *rest, "--resume"])

@@ -73,6 +73,11 @@ def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | No
     return shlex.join([*words, "--dataset", dataset, "-o", output or "FILE.h5"])
 
 
+def fuse_command(files: Sequence[str | Path]) -> str:
+    """The `vggfeat evaluate` that would score such files of posteriors, and their fusion, again."""
+    return shlex.join(["vggfeat", "evaluate", *map(str, files)])
+
+
 def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
     """The `vggfeat train` that repeats a training run.
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vggfeat.classifiers.protocols.results import SVMResult
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, rankings
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
 from vggfeat.page.paper import TRANSFER, transfer_table
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
-
-if TYPE_CHECKING:
-    from vggfeat.stages.svm import SVMResult
 
 CURVES = 24
 """Most classes with a curve of precision over recall."""

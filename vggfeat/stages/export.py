@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
 from vggfeat.store.locking import OutputLock
 from vggfeat.system.files import replacing

@@ -12,7 +12,7 @@ import h5py
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, VggfeatError
 from vggfeat.page.commands import extract_command, fit_command, making_command, train_command
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
 from vggfeat.system.hdf5 import DAMAGE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.recorded import recorded_extractors
+from vggfeat.inference.settings import Fetching, Progress
 from vggfeat.store.pooling import Described, stack_unit
 
 
@@ -60,7 +61,7 @@ class Predictor:
         precision: str | None = None,
         offline: bool | None = None,
         workers: int = 2,
-        progress: Callable[[int, int | None], None] | None = None,
+        progress: Fetching | None = None,
     ) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
@@ -85,8 +86,8 @@ class Predictor:
         region = next((one["region"] for one in self.model.inputs if one["region"] != "image"), None)
         if region is not None and any(sample.box is None for sample in samples):
             raise ModelError(
-                f"{self.path} was fitted on persons' boxes (--region {region}), which these images do not have: "
-                "give --dataset voc2012-action, or fit on descriptors of --region image"
+                f"{self.path} was fitted on persons' boxes (`region={region}`), which these images do not have: "
+                "give `dataset=voc2012-action`, or fit on descriptors of `region=image`"
             )
         blocks = blocks_of(len(samples))
         for parts in zip(*(describe_blocks(one, samples, blocks) for one in self._extractors), strict=True):
@@ -114,7 +115,7 @@ def predict(
     model: str | Path,
     images: Dataset,
     *,
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
     """Scores images with a fitted model: (prediction, class names) of each, in order, as soon as it is known.

@@ -7,7 +7,6 @@ version, a process killed at any instant leaves a file that opens.
 `shards` says which rows are whose, `merging` joins shards, `locking` keeps a second writer away from an output,
 `pooling` has the arithmetic of a descriptor, `neighbours` searches, `provenance` checks the recorded settings.
 
-
 Names are imported on first use (PEP 562), so that the command line's help imports no h5py.
 """
 
@@ -27,6 +26,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "PENDING",
+    "STORES",
     "DescriptorWriter",
     "Descriptors",
     "fingerprint",
