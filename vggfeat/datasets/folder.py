@@ -6,11 +6,11 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vggfeat.datasets.listing import NAME, LeftOut, images_under, is_image, labelled_tree
+from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError
 
@@ -107,23 +107,35 @@ def _has_classes(folder: Path) -> bool:
     return any(entry.is_dir() and any(images_under(os.fspath(entry))) for entry in entries)
 
 
+def own_images(paths: Sequence[str]) -> Dataset:
+    """The images that a user names, as `from_paths`; one folder that is clearly a tree of classes brings its labels."""
+    if len(paths) == 1 and os.path.isdir(paths[0]) and (dataset := class_tree(paths[0])) is not None:  # noqa: PTH112
+        return dataset
+    return from_paths(paths)
+
+
 def class_tree(root: str) -> Dataset | None:
     """The labelled images of a folder that is clearly a tree of classes, with their paths as ids; None otherwise.
 
-    Clearly: two or more classes, and every image in one. They are in the order of `listing.images_under`.
+    Clearly: two or more classes, and every image in one. The images are in the order of `listing.images_under`.
     """
-    dataset = _parts(Path(root), LeftOut())
-    paths = list(images_under(root))
-    if dataset is None:
-        if not paths or any(os.path.dirname(path) == root.rstrip("/") for path in paths):  # noqa: PTH120
+    left_out = LeftOut()
+    split = _parts(Path(root), LeftOut())
+    known = {} if split is None else {sample.id: sample for sample in split.samples}
+    samples, names = [], dict[str, int]() if split is None else dict[str, int].fromkeys(split.class_names, 0)
+    for path in images_under(root, left_out):
+        below = os.path.relpath(path, root).replace(os.sep, "/")
+        class_name, slash, _ = below.partition("/")
+        if split is None and slash:
+            samples.append(Sample(path, path, names.setdefault(class_name, len(names))))
+        elif below in known:
+            samples.append(replace(known[below], id=path, path=path))
+        else:
             return None
-        dataset = _tree(Path(root), LeftOut())
-    by_path = {os.path.realpath(sample.path): sample for sample in dataset.samples}
-    found = [by_path.get(os.path.realpath(path)) for path in paths]
-    samples = [replace(sample, id=path, path=path) for sample, path in zip(found, paths, strict=True) if sample]
-    if len(samples) < len(paths) or len(dataset.class_names) < 2:
+    if len(names) < 2:
         return None
-    return replace(dataset, name=NAME, samples=tuple(samples))
+    left_out.warn()
+    return Dataset(NAME, tuple(samples), tuple(names), exif=True)
 
 
 def _table(file: Path) -> Dataset:

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from vggfeat.datasets import jpeg, png, tiff
 from vggfeat.datasets.pixels import from_deep, on_white, to_rgb, without_one_colour
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, ReadError
 from vggfeat.nets.catalog import Filter
 
@@ -35,9 +36,6 @@ Picture = NDArray[np.uint8]
 
 # An explicit list: Pillow also has readers that start other programs (EPS) or that nobody has tested here.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
-
-MAX_MEGAPIXELS = 100.0
-"""Default limit on a file's pixels: 300 MB decoded. Larger headers are mostly mistakes or decompression bombs."""
 
 MAX_RESCALED_PIXELS = 8_000_000
 """Limit on pixels after rescaling: VGG-D's first layers then take about 4 GB in fp32. A 1x5000 picture at Q = 256

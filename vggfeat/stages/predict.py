@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.recorded import recorded_extractors
@@ -40,7 +41,9 @@ class Predictor:
 
     Args:
         model: a file that `vggfeat svm -o` wrote.
-        exif: honour the EXIF orientation, as for users' own pictures.
+        images: the new images, which say whether EXIF orientation counts if a benchmark's model does not.
+        exif: apply the EXIF orientation; None: as recorded (see `recorded_extractors`).
+        max_megapixels: images of more million pixels fail.
         weights: names or files in place of those that the model records, one a net in its order; their hash must be
             the recorded one.
         seed: of nets whose weights were random; None is the recorded one.
@@ -54,7 +57,9 @@ class Predictor:
         self,
         model: str | Path,
         *,
-        exif: bool = True,
+        images: Dataset | None = None,
+        exif: bool | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
         weights: Sequence[str] = (),
         seed: int | None = None,
         device: str | None = None,
@@ -68,7 +73,10 @@ class Predictor:
         self._extractors = recorded_extractors(
             self.path,
             self.model.inputs,
+            dataset=str(self.model.record.get("dataset", "")),
+            images=images,
             exif=exif,
+            max_megapixels=max_megapixels,
             weights=weights,
             seed=seed,
             device=device,
@@ -122,7 +130,7 @@ def predict(
 
     Args:
         model: a file that `svm` wrote (`output`).
-        images: a data set; EXIF orientation is honoured as it says.
+        images: a data set; its EXIF orientation counts as for the model's own images, or as `exif` says.
         progress: called with (images done, images, images failed).
         options: those of `Predictor`.
 
@@ -130,7 +138,7 @@ def predict(
     """
     if not images.samples:
         raise UsageError("no images to predict")
-    predictor = Predictor(model, exif=images.exif, **options)
+    predictor = Predictor(model, images=images, **options)
     failed = 0
     try:
         for done, prediction in enumerate(predictor.predict(images.samples), start=1):
