@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import logging
 import os
 import subprocess
@@ -12,14 +13,19 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import odd_images
 import pytest
+from PIL import Image
 
+import vggfeat
+from vggfeat.cli import run
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.datasets.folder import class_tree
 from vggfeat.datasets.images import decode
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import DatasetError, ImageError
+from vggfeat.store import Descriptors
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -458,3 +464,84 @@ def test_a_split_class_tree_keeps_labels_and_subsets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [["1.jpg", "2.jpg"], ["a/1.jpg"], ["a/1.jpg", "b/1.jpg", "3.jpg"], ["a/x/1.jpg"]])
 def test_a_folder_that_may_be_anything_has_no_labels(tmp_path: Path, names: list[str]) -> None:
     assert class_tree(str(touch(tmp_path, *names))) is None
+
+
+# What a command reads is what was meant: classes of a folder, --data alone, settings that a file records.
+
+NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32", "--scales", "224", "--no-flip"]
+
+
+def pictures(root: Path, *names: str) -> Path:
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        content = odd_images.encoded(odd_images.photo(seed=seed), "PNG" if name.endswith("png") else "JPEG")
+        (root / name).write_bytes(content)
+    return root
+
+
+def extracted(*words: str) -> Descriptors:
+    assert run(["extract", *words, *NARROW, "-o", "x.h5", "--overwrite", "--quiet"]) == 0
+    return vggfeat.read_descriptors("x.h5")
+
+
+def test_extract_keeps_the_labels_of_a_class_tree_and_the_library_does_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pictures(tmp_path, "photos/b/1.jpg", "photos/a/2.jfif", "photos/a/3.png", "other/x.jpg"))
+    made = extracted("photos")
+    assert (made.ids, made.class_names) == (["photos/a/2.jfif", "photos/a/3.png", "photos/b/1.jpg"], ("a", "b"))
+    assert made.labels is not None and made.labels.tolist() == [0, 0, 1]
+    net = vggfeat.load_net("A", None, width=1 / 16, device="cpu", precision="fp32")
+    out = vggfeat.extract("photos", net=net, scales=[224], flip=False, output="y.h5")
+    again = vggfeat.read_descriptors(out)
+    assert again.labels is not None and again.labels.tolist() == [0, 0, 1]
+    assert extracted("photos", "other").labels is None
+    (tmp_path / "list").write_text("photos/b/1.jpg\n")
+    assert extracted("--list", "list").labels is None
+
+
+def test_data_without_dataset_is_the_folder_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pictures(tmp_path, "photos/b/1.jpg", "photos/a/2.jpg", "root/caltech101/x/1.jpg"))
+    assert run(["extract", "--data", "photos", *NARROW, "-o", "x.h5"]) == 0
+    assert "--data photos without --dataset is read as --dataset folder\n" in capsys.readouterr().err
+    made = vggfeat.read_descriptors("x.h5")
+    assert (made.ids, made.class_names, made.attributes["dataset"]) == (["a/2.jpg", "b/1.jpg"], ("a", "b"), "folder")
+    assert run(["extract", "--data", "root", *NARROW, "-o", "y.h5"]) == 2
+    assert capsys.readouterr().err == "vggfeat: root holds caltech101: say which data set with --dataset\n"
+    assert run(["extract", "photos", "--data", "root", *NARROW, "-o", "y.h5"]) == 2
+    assert capsys.readouterr().err == "vggfeat: --data goes with --dataset: leave it out, or name no other images\n"
+
+
+def test_the_limit_on_pixels_is_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pictures(tmp_path, "1.jpg"))
+    assert run(["extract", "1.jpg", *NARROW, "-o", "x.h5", "--max-megapixels", "0.001"]) == 3
+    assert vggfeat.read_descriptors("x.h5").errors() == {"1.jpg": "60x44 pixels: more than 0.001 million pixels"}
+    assert run(["extract", "1.jpg", *NARROW, "-o", "x.h5", "--resume"]) == 0, "the limit is not a setting of values"
+
+
+@pytest.mark.parametrize("recorded", ["--exif", "--no-exif"])
+@pytest.mark.parametrize("asked", [(), ("--exif",), ("--no-exif",)])
+def test_recorded_exif_settings_hold_for_new_pictures_and_a_flag_wins(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recorded: str,
+    asked: tuple[str, ...],
+) -> None:
+    """A turned copy of a picture is its nearest neighbour exactly where EXIF is applied as in the file."""
+    monkeypatch.chdir(pictures(tmp_path, "a.png", "b.png"))
+    with Image.open("a.png") as picture:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.save("turned.png", exif=exif)
+        picture.transpose(Image.Transpose.ROTATE_270).save("upright.png")
+    extracted("a.png", "upright.png", recorded)
+    capsys.readouterr()
+    assert run(["similar", "x.h5", "turned.png", "-k", "1", "--json", *asked]) == 0
+    best = json.loads(capsys.readouterr().out)["queries"][0]["matches"][0]
+    assert best["id"] == ("upright.png" if (asked or (recorded,)) == ("--exif",) else "a.png")
+    assert best["cosine"] > 0.99999

@@ -422,11 +422,11 @@ def test_a_micro_batch_is_halved_until_it_fits(monkeypatch):
     ours = trainer(Sgd(batch_size=20))
     form, seen = ours.form.forward, []
 
-    def picky(crops, masks):
+    def picky(crops, masks, computed):
         seen.append(len(crops))
         if len(crops) > 3:
             raise torch.OutOfMemoryError("out of memory")
-        return form(crops, masks)
+        return form(crops, masks, computed)
 
     monkeypatch.setattr(ours.form, "forward", picky)
     assert ours.largest_micro_batch(20) == 3
@@ -437,7 +437,7 @@ def test_a_micro_batch_is_halved_until_it_fits(monkeypatch):
 def test_a_net_that_fits_no_single_image_stops_with_advice(monkeypatch):
     ours = trainer(Sgd(batch_size=4))
 
-    def never(crops, masks):
+    def never(crops, masks, computed):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(ours.form, "forward", never)

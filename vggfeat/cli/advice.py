@@ -21,6 +21,7 @@ RECIPE_FLAGS = {
     "precision": "precision",
     "data.dataset": "dataset",
     "augment.S": "S",
+    "augment.crops": "crops",
     "sgd.batch_size": "batch_size",
     "sgd.learning_rate": "learning_rate",
     "sgd.trainable": "trainable",

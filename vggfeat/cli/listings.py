@@ -124,7 +124,7 @@ def _nested(value: Any) -> bool:
 def _words(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if name in ("mean", "std") and isinstance(value, float):
+    if name in ("mean", "std", "chance") and isinstance(value, float):
         return f"{100 * value:.1f} %"
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vggfeat.cli.console import note, stderr
+from vggfeat.metrics import chance_topk_error
+from vggfeat.nets.wording import net_words
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:  # the stages import torch and scikit-learn
@@ -58,9 +60,11 @@ def print_svm(result: SVMResult) -> None:
     if result.left_out:
         note(f"left out, without a descriptor: {len(result.left_out)}, {printable(result.left_out[0])} first")
     files = ", ".join(printable(file["path"]) for file in result.descriptors)
+    nets = "; ".join(dict.fromkeys(printable(file["nets"]) for file in result.descriptors))
     deviation = "" if result.std is None else f" +- {_percent(result.std)}"
     splits = f" over {len(result.splits)} splits" if deviation else ""
-    note(f"{result.dataset}: {label} {_percent(result.mean)}{deviation}{splits} ({files})")
+    score = f"{label} {_percent(result.mean)}{deviation} % (chance {_percent(result.chance)}){splits}"
+    note(f"{result.dataset}: {score}; net {nets}; {files}")
 
 
 def print_evaluation(result: Evaluation) -> None:
@@ -72,9 +76,11 @@ def print_evaluation(result: Evaluation) -> None:
     for row in result.rows:
         errors = [_optional(error, ".1f") for error in (row.top1_error, row.top5_error)]
         several = len(result.rows) > 1
-        name = "average of these" if several and row is result.rows[-1] else f"{row.net} ({row.weights})"
+        name = "average of these" if several and row is result.rows[-1] else net_words(row.net, row.weights)
         name += f", {row.path}" if several and row is not result.rows[-1] else ""
         table.add_row(Text(printable(name)), row.view, ",".join(map(str, row.scales)), str(row.images), *errors)
+    if any(row.top1_error is not None for row in result.rows):
+        table.add_row("chance", "", "", "", *(f"{chance_topk_error(result.classes, k):.1f}" for k in (1, 5)))
     console.print(table)
 
 
@@ -195,13 +201,13 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
 
 
 def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
-    """Quickstart's score table on stdout, best first."""
+    """Prints quickstart's scores on stdout, best first."""
     table = _table("features", "mean class recall", "deviation")
     for row in sorted(rows, key=lambda row: -row["mean"]):
-        table.add_row(row["features"], f"{row['mean']:.1%}", f"{row['std']:.1%}")
+        table.add_row(row["features"], f"{row['mean']:.1%}", "" if row["std"] is None else f"{row['std']:.1%}")
     out = Console(highlight=False)
     out.print(table)
-    out.print(f"10 classes of digits, 3 random splits, linear SVMs; {seconds:.0f} s in all")
+    out.print(f"5 new digits, 3 labelled images of each, 5 random splits; {seconds:.0f} s in all")
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -17,7 +17,7 @@ from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import launched
-from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, TRAINABLE, load_recipe
+from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, Recipe, load_recipe
 
 
 class _Side(click.ParamType):
@@ -43,15 +43,26 @@ class _Side(click.ParamType):
 @click.option("--head", type=Choice(HEADS), help="Boxes: one a class, or one for all.  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
-@click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers.")
+@click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers: a file, or published.")
 @click.option("--init", type=Choice(INIT_SCHEMES), help="How layers that are not in CKPT start.  [default: glorot]")
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
-@click.option("--trainable", type=Choice(TRAINABLE), help="fc: fully-connected layers only.  [default: all]")
+@click.option(
+    "--trainable",
+    metavar="all|fc|LAYER",
+    help="Layers to train: all, the fully-connected ones, or those from LAYER on (conv5_1, fc8).  [default: all]",
+)
+@click.option(
+    "--crops",
+    type=click.IntRange(0),
+    metavar="K",
+    help="K fixed crops an image: frozen layers run once for each. 0: new crops.  [default: 4 with frozen layers]",
+)
+@click.option("--cache/--no-cache", default=True, help="Keep the outputs of frozen layers on disk.  [default: cache]")
 @click.option("--S", "S", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
-@click.option("--epochs", type=int, help="[default: 74]")
-@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256]")
-@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise 0.001]")
+@click.option("--epochs", type=int, help="[default: 74; with frozen layers 30]")
+@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256; frozen 32]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise, frozen 0.001]")
 @click.option("--seed", type=int, help="Of weights, crops, order, dropout.  [default: 0]")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, as schedule.patience=3."
@@ -76,12 +87,16 @@ def train(
     overwrite: bool,
     workers: int | None,
     micro_batch: int | None,
+    cache: bool,
     device: str | None,
     as_json: bool,
     quiet: bool,
     **flags: Any,
 ) -> None:
     """Train a net by the paper's recipe (Sect. 3.1): on ILSVRC, or on a tree of your own pictures.
+
+    To fine-tune a trained net on your own pictures, in folders of one class each, train its last layers: with
+    --trainable fc the others run once for each picture, and their outputs are kept on disk.
 
     With --task localise its last layer learns boxes instead (Appendix A), on the images of ILSVRC that have them.
 
@@ -91,10 +106,12 @@ def train(
 
     \b
     Examples:
+      vggfeat train --net D --init-from published --trainable fc \\
+          --dataset folder --data photos
       vggfeat train --net E
       vggfeat train --recipe recipes/D-384.toml
       vggfeat train --net D --S 384 --task localise --init-from D-384.pt
-      vggfeat train --net A --width 0.125 --dataset folder --data photos -o net.pt
+      vggfeat train --net A --width 0.125 --dataset folder --data photos
       torchrun --nproc-per-node 4 -m vggfeat train --net D
     """
     if ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT:
@@ -126,6 +143,7 @@ def train(
             workers=workers,
             device=device,
             micro_batch=micro_batch,
+            cache=cache,
             observer=display,
         )
         display.finish()
@@ -134,6 +152,8 @@ def train(
     if not result.finished:
         note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
+    if not quiet:
+        note(f"next: {_next(recipe, str(result.best), data)}")
     page = page_of_run(folder, RunFiles.of(output), output, data) if folder else None
     if as_json:
         print_json(result.as_json() | ({"report": str(page)} if page else {}))
@@ -146,6 +166,17 @@ def train(
             note(f"{len(result.failed)} images could not be read and were skipped")
         # torchrun takes any code but 0 for the failure of the whole job.
         ctx.exit(SKIPPED if launched() is None else 0)
+
+
+def _next(recipe: Recipe, best: str, data: str) -> str:
+    """The command that uses the trained net."""
+    from vggfeat.page.commands import with_data
+
+    if recipe.task == "localise":
+        return with_data(f"vggfeat localise --protocol 1 --weights {shlex.quote(best)}", data)
+    if recipe.data.dataset == "ilsvrc2012":
+        return with_data(f"vggfeat evaluate --weights {shlex.quote(best)}", data)
+    return f"vggfeat predict {shlex.quote(best)} PICTURES"
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vggfeat.cli.console import note, stderr
-from vggfeat.cli.progress import PLAIN_INTERVAL, clock
+from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker, clock
 from vggfeat.page import plots
 from vggfeat.page.curves import save_curves
 from vggfeat.training.observer import EpochReport, Observer, StepReport
@@ -33,18 +33,29 @@ class TrainingDisplay(Observer):
         """Time and number of the first update reported in this epoch; a resumed run begins within one."""
         self._last = self._drawn = time.monotonic()
         self._live: Live | None = None
+        self._frozen: Ticker | None = None
         self._curves = plots.available()
 
     def __enter__(self) -> TrainingDisplay:
-        console = stderr()
-        if console.is_terminal and not self.quiet:
-            self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
-            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_frozen()
         if self._live is not None:
             self._live.stop()
+
+    def _show_table(self) -> None:
+        """Starts the live table, at the first update: a terminal shows one live display at a time."""
+        self._end_frozen()
+        console = stderr()
+        if self._live is None and console.is_terminal and not self.quiet:
+            self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
+            self._live.start()
+
+    def _end_frozen(self) -> None:
+        if self._frozen is not None:
+            self._frozen.__exit__()
+            self._frozen = None
 
     def note(self, text: str) -> None:
         """Prints a line, above the table."""
@@ -53,8 +64,14 @@ class TrainingDisplay(Observer):
         elif not self.quiet:
             note(text)
 
+    def frozen(self, done: int, total: int) -> None:
+        """A bar, or a line at intervals."""
+        self._frozen = self._frozen or Ticker("frozen layers", self.quiet, unit="crops")
+        self._frozen.tick(done, total, 0)
+
     def step(self, report: StepReport) -> None:
         """Updates the table's last row, or prints a line at intervals."""
+        self._show_table()
         self._current = report
         now = time.monotonic()
         self._begun = self._begun or (now, report.step)

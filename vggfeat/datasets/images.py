@@ -198,7 +198,7 @@ def _formats(head: bytes) -> tuple[str, ...]:
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     if brand in _HEIC_BRANDS:
         try:
-            import pillow_heif  # type: ignore[import-not-found,unused-ignore]
+            import pillow_heif
         except ImportError:
             raise ImageError("HEIC needs the package pillow-heif: pip install 'vggfeat[heif]'") from None
         pillow_heif.register_heif_opener()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vggfeat.inference.evaluation import Evaluation, Row
-from vggfeat.metrics import class_recalls
+from vggfeat.metrics import chance_topk_error, class_recalls
+from vggfeat.nets.wording import net_words
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
@@ -74,8 +75,10 @@ def _numbers(values: Sequence[int]) -> str:
 
 def _lead(result: Evaluation, drawn: Path | None, pictures: Pictures) -> list[Html]:
     row = result.rows[-1]
+    random = ", random weights" if "none" in row.weights.split("+") else ""
+    words = f"top-1 error; chance {chance_topk_error(result.classes, 1):.1f} %{random}"
     lead = [
-        tag("p", f"{_percent(row.top1_error)} %", tag("small", "top-1 error"), class_="headline"),
+        tag("p", f"{_percent(row.top1_error)} %", tag("small", words), class_="headline"),
         tag("p", f"{result.classes} classes, {row.images} images; {len(result.failed)} failed.", class_="sub"),
     ]
     if drawn is None:
@@ -90,7 +93,7 @@ def _score(result: Evaluation) -> Part:
     rows: list[Sequence[Any]] = [
         (
             "this run",
-            f"{row.net} ({row.weights})",
+            net_words(row.net, row.weights),
             row.view,
             _numbers(row.scales),
             tag("td", _percent(row.top1_error), class_="top1"),

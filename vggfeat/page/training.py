@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +35,7 @@ def page_of_run(folder: str | Path, files: RunFiles, output: str, data: str) -> 
         "checkpoint": str(files.best),
     }
     title = f"Net {recipe.net} trained on {recipe.data.dataset}"
-    command = f"{train_command(asdict(recipe), output)} {shlex.join(['--data', data])}"
+    command = train_command(asdict(recipe), output, data)
     return write_page(folder, title, read_metrics(files.metrics), made, [command])
 
 

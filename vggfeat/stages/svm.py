@@ -27,6 +27,7 @@ from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
+from vggfeat.metrics import positive_share
 from vggfeat.page.commands import extract_command, svm_command, with_data, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
@@ -190,8 +191,17 @@ def _result(features: Features, outcomes: Sequence[Outcome], settings: Settings)
         solver=settings.solver,
         loss=settings.loss,
         left_out=[features.ids[row] for row in np.flatnonzero(~features.described)],
+        chance=_chance(features, outcomes),
         definition=settings.definition if features.multi_label else None,
     )
+
+
+def _chance(features: Features, outcomes: Sequence[Outcome]) -> float | None:
+    """What guessing scores: a random ranking has an average precision of about the share of positive images."""
+    if not features.multi_label:
+        return 1 / len(features.class_names)
+    shares = [positive_share(outcome.test_labels) for outcome in outcomes]
+    return mean_of(np.concatenate(shares))
 
 
 def _split_result(features: Features, outcome: Outcome, settings: Settings) -> SplitResult:
@@ -244,7 +254,7 @@ def _write_model(
     else:
         fitted, C = fit_all(features, reported, settings)
         used = int(features.described.sum())
-    record = {name: result[name] for name in ("dataset", "measure", "mean", "std")} | {
+    record = {name: result[name] for name in ("dataset", "measure", "mean", "std", "chance")} | {
         "fitted_on": used,
         "loss": settings.loss,
         "descriptors": [file["path"] for file in result.descriptors],

@@ -66,6 +66,7 @@ def train(
     device: str | None = None,
     micro_batch: int | None = None,
     save_seconds: float = SAVE_SECONDS,
+    cache: bool = True,
     observer: Observer | None = None,
 ) -> TrainResult:
     """Trains a net by the recipe and returns where its checkpoints lie.
@@ -82,6 +83,8 @@ def train(
         device: a name of torch's; by default the best one here.
         micro_batch: images at a time; by default as many as fit.
         save_seconds: longest time between checkpoints.
+        cache: if the recipe freezes the first layers and fixes the crops (`augment.crops`), compute these layers once
+            for each crop and keep their outputs beside the checkpoints, as float16. False: at every update.
         observer: receives the progress.
 
     Raises UsageError and RecipeError for settings that make no sense, WeightsError for `init.checkpoint`,
@@ -94,7 +97,7 @@ def train(
     with process_group(place) as ranks:
         threads = default_workers(ranks.local_world) if workers is None else workers
         heard = observer if observer is not None and ranks.first else Observer()
-        setup = RunSetup(recipe, dataset, files, ranks, threads, heard, micro_batch, save_seconds)
+        setup = RunSetup(recipe, dataset, files, ranks, threads, heard, micro_batch, save_seconds, cache)
         run = Run(setup, begin(setup, resume))  # a signal meanwhile acts at once: there is no update to keep yet
         with stop_signals() as stop:
             finished = run.epochs(stop)

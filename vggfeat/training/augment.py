@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vggfeat.datasets.images import Picture, rescaled_size
 from vggfeat.nets.catalog import INPUT_SIDE
 
-_ORDER, _IMAGE = 0, 1  # streams of random numbers
+_ORDER, _IMAGE, _FIXED = 0, 1, 2  # streams of random numbers
 
 
 def random_stream(seed: int, stream: int, a: int = 0, b: int = 0) -> np.random.Generator:
@@ -100,10 +100,15 @@ class Augmentation:
     colour_std: float
     colours: Colours
     seed: int
+    fixed: bool = False
+    """Whether crops follow from the image and a number, not from the update and the position in the batch."""
 
     def view(self, size: tuple[int, int], step: int, position: int) -> CropView:
-        """The view of a picture of that (width, height) at an update, at a position in the whole batch."""
-        random = random_stream(self.seed, _IMAGE, position, step)
+        """The view of a picture of that (width, height) at an update, at a position in the whole batch.
+
+        Of fixed crops: the view number `step` of the image number `position`.
+        """
+        random = random_stream(self.seed, _FIXED if self.fixed else _IMAGE, position, step)
         scale, x, y, flip = random.random(4)
         low, high = self.S
         Q = low + int(scale * (high - low + 1))

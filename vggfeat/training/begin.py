@@ -14,7 +14,7 @@ from vggfeat.errors import DatasetError, RecipeError
 from vggfeat.nets.catalog import Preprocessing
 from vggfeat.nets.networks import VGG, gaussian_, glorot_
 from vggfeat.nets.scaling import InputScaling
-from vggfeat.nets.weights import load_net
+from vggfeat.nets.weights import NAMES, load_net
 from vggfeat.system.files import replacing
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Job, colours_of
@@ -101,7 +101,8 @@ def _colours(setup: RunSetup) -> Colours:
 def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
     """Copies layers of the trained net that `init.checkpoint` names: (that net with its hash, the layers' names)."""
     init = setup.recipe.init
-    source = load_net(None, init.checkpoint, device="cpu", precision="fp32")
+    named = setup.recipe.net if init.checkpoint in NAMES else None  # "published" has several nets
+    source = load_net(named, init.checkpoint, device="cpu", precision="fp32")
     give = deepen if init.scheme == "identity" else copy_layers
     # A class's score says nothing about its box: localisation learns the last layer anew (Appendix A).
     copied = give(net, source, but=("fc8",) if setup.task.needs_boxes else ())
@@ -155,6 +156,7 @@ def _trainer(setup: RunSetup, net: VGG) -> Trainer:
         ranks=setup.ranks,
         micro_batch=setup.micro_batch,
         task=setup.task,
+        computed=setup.computed,
     )
 
 

@@ -37,6 +37,15 @@ class Job:
     """None: an empty place, so that every process has a batch of the same length."""
     step: int = 0
     position: int = 0
+    image: int = 0
+    """Number of the image in its list."""
+    variant: int | None = None
+    """Which of the image's fixed crops; None: the one of this update."""
+
+    @property
+    def draw(self) -> tuple[int, int]:
+        """The numbers that decide the crop."""
+        return (self.step, self.position) if self.variant is None else (self.variant, self.image)
 
 
 _Part = tuple[Sequence[Job], Future[None]]
@@ -52,10 +61,10 @@ class CropRule(Protocol):
 
 @dataclass
 class Batch:
-    """Crops from the decoder. Places without an image, or with an unreadable one, have weight 0."""
+    """Crops with their labels. Places without an image, or with an unreadable one, have weight 0."""
 
     crops: Tensor
-    """(N, 224, 224, 3) uint8 RGB."""
+    """(N, 224, 224, 3) uint8 RGB; empty where `features` stand for them."""
     shifts: Tensor
     """(N, 3) grey levels to add to R, G, B."""
     labels: Tensor
@@ -69,6 +78,8 @@ class Batch:
     """(id, reason) of the images that could not be read."""
     boxes: Tensor | None = None
     """(N, M, 4) targets of the images' objects, the one to learn first, padded with NaN; None without boxes."""
+    features: Tensor | None = None
+    """(N, ...) float32: the frozen layers' outputs, in place of crops."""
 
 
 class CropLoader:
@@ -137,12 +148,15 @@ class CropLoader:
     def _fill(self, batch: Batch, jobs: Sequence[Job], start: int) -> None:
         """Reads the jobs' images into the batch's places from `start` on."""
         crops, shifts = batch.crops.numpy(), batch.shifts.numpy()
+        last: Sample | None = None  # several crops of one picture in a row decode it once
         for place, job in enumerate(jobs, start):
             if job.sample is None:
                 continue
             try:
-                picture = decode(job.sample.source(), exif=self.exif)
-                view = self.rule.view(picture.size, job.step, job.position)
+                if job.sample is not last:
+                    last, picture = None, decode(job.sample.source(), exif=self.exif)
+                    last = job.sample
+                view = self.rule.view(picture.size, *job.draw)
                 crop = rescaled_crop(picture, view.Q, view.left, view.top, INPUT_SIDE, self.filter)
             except ImageError as error:
                 batch.failures.append((job.sample.id, str(error)))

@@ -58,6 +58,9 @@ class Observer:
     def note(self, text: str) -> None:
         """One sentence worth reading."""
 
+    def frozen(self, done: int, total: int) -> None:
+        """The frozen layers' outputs of some more crops are computed."""
+
     def step(self, report: StepReport) -> None:
         """Some updates are done."""
 

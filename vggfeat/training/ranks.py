@@ -40,6 +40,10 @@ class Ranks:
             return list(asked)
         return [bool(n) for n in self.sum(torch.tensor(asked, dtype=torch.float32, device=self.device))]
 
+    def wait(self) -> None:
+        """Returns when all processes have called it."""
+        self.any(False)
+
     def least(self, number: int) -> int:
         """The smallest of all processes' numbers."""
         if self.world == 1:

@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.errors import RecipeError, UsageError, unknown_name
-from vggfeat.nets.catalog import INPUT_SIDE, net_spec
+from vggfeat.nets.catalog import INPUT_SIDE, NetSpec, net_spec
 
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
 """Where a task's defaults differ from those of classification (Appendix A)."""
 
+FINE_TUNING_DEFAULTS: dict[str, dict[str, Any]] = {
+    "augment": {"crops": 4},
+    "sgd": {"learning_rate": 0.001, "batch_size": 32},
+    "schedule": {"epochs": 30, "measure": "top1"},
+}
+"""Defaults that differ if the first layers are frozen: minutes for some hundred images; not the paper's."""
+
 TASKS = ("classify", "localise")
 HEADS = ("pcr", "scr")
 TRAINABLE = ("all", "fc")
+"""Values of `sgd.trainable` besides the names of layers."""
+
 INIT_SCHEMES = ("glorot", "gaussian", "data-dependent", "identity")
 
 _MOST = 2**63
@@ -59,11 +68,16 @@ class Augment:
     colour_images: int = 10_000
     """Training images, evenly spaced over the list, to take the mean RGB and the colour eigenvectors from; 0: all."""
 
+    crops: int = 0
+    """Fixed crops of each image, visited in turn, one an epoch: the outputs of frozen layers can then be kept. 0: a new
+    crop at every update, as in the paper."""
+
     def __post_init__(self) -> None:
         low, high = self.S
         _require(INPUT_SIDE <= low <= high, "augment.S", self.S, f"a side, or [min, max], of at least {INPUT_SIDE}")
         _require(self.colour_std >= 0, "augment.colour_std", self.colour_std, "not negative")
         _require(self.colour_images >= 0, "augment.colour_images", self.colour_images, "not negative")
+        _require(self.crops >= 0, "augment.crops", self.crops, "not negative")
 
     @property
     def Q(self) -> int:  # noqa: N802 - the paper's letter
@@ -87,7 +101,7 @@ class Sgd:
     weight_decay: float = 5e-4
     dropout: float = 0.5
     trainable: str = "all"
-    """"all", or "fc": the fully-connected layers alone."""
+    """The layers to train: "all", "fc" (fully-connected), or the name of the first one, such as "conv5_1" or "fc8"."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, "sgd.batch_size", self.batch_size, "at least 1")
@@ -95,7 +109,6 @@ class Sgd:
         _require(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "at least 0 and below 1")
         _require(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "not negative")
         _require(0 <= self.dropout < 1, "sgd.dropout", self.dropout, "at least 0 and below 1")
-        _one_of("sgd.trainable", self.trainable, TRAINABLE)
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,13 @@ class Recipe:
         _require(self.width > 0, "width", self.width, "positive")
         _require(self.seed >= 0, "seed", self.seed, "not negative")
         _one_of("task", self.task, TASKS)
+        _one_of("sgd.trainable", self.sgd.trainable, (*TRAINABLE, *net_spec(self.net).weighted_names))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the layers that are not trained, the first ones."""
+        names = net_spec(self.net).weighted_names
+        return names[: names.index(first_trained(self.sgd.trainable, net_spec(self.net)))]
 
     @property
     def name(self) -> str:
@@ -197,13 +217,19 @@ class Recipe:
         return "-".join((self.data.dataset, self.net, self.augment.label, *part, *task))
 
 
+def first_trained(trainable: str, spec: NetSpec) -> str:
+    """The name of the first layer that `sgd.trainable` leaves to train."""
+    return {"all": spec.weighted_names[0], "fc": "fc6"}.get(trainable, trainable)
+
+
 def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe file (None: the paper's defaults), with `overrides` by dotted key, such as {"sgd.batch_size": 64}.
 
     `extends = "other.toml"` in a file, relative to it, names the recipe that it changes. In a file with a table for
     each of several commands the recipe is the table [train].
 
-    Keys that neither names have the paper's values for the task.
+    Keys that neither names have the paper's values for the task, or if `sgd.trainable` freezes layers those of
+    FINE_TUNING_DEFAULTS.
 
     Raises RecipeError for a file that cannot be read, an unknown key (with the nearest one) or a bad value.
     """
@@ -214,7 +240,8 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
         for section in reversed(sections):
             nested = {section: nested}
         table = _merged(table, _checked(Recipe, nested, ""))
-    return _build(Recipe, _merged(TASK_DEFAULTS.get(table.get("task", ""), {}), table))
+    usual = FINE_TUNING_DEFAULTS if table.get("sgd", {}).get("trainable", "all") != "all" else {}
+    return _build(Recipe, _merged(_merged(usual, TASK_DEFAULTS.get(table.get("task", ""), {})), table))
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -236,6 +263,14 @@ def dump_recipe(recipe: Recipe) -> str:
         else:
             top.append(f"{name} = {_toml(value)}")
     return "\n".join([*top, *sections]) + "\n"
+
+
+def completed(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded recipe, with the defaults of keys that are newer than the record."""
+    return {
+        key: {**value, **recorded.get(key, {})} if isinstance(value, dict) else recorded.get(key, value)
+        for key, value in dataclasses.asdict(Recipe()).items()
+    }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

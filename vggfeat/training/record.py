@@ -9,7 +9,7 @@ from typing import Any
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.training.augment import Colours
 from vggfeat.training.observer import Errors
-from vggfeat.training.recipe import Recipe
+from vggfeat.training.recipe import Recipe, completed
 from vggfeat.training.state import RunState
 
 
@@ -48,14 +48,8 @@ def data_digest(dataset: TrainingSet) -> str:
 
 
 def comparable(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The part of a recorded recipe that a resumed run must share: without its length and the limits that stop it.
-
-    A key that is newer than the record has its default.
-    """
-    out = {
-        key: {**value, **recipe.get(key, {})} if isinstance(value, dict) else recipe.get(key, value)
-        for key, value in plain(Recipe()).items()
-    }
+    """The part of a recorded recipe that a resumed run must share: without its length and the limits that stop it."""
+    out: dict[str, Any] = _lists(completed(recipe))
     for section, key in (("schedule", "epochs"), ("data", "unreadable_limit"), ("init", "stall_steps")):
         out[section].pop(key, None)
     return out

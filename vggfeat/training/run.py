@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
-from vggfeat.training.augment import Augmentation, CentreView, epoch_order
+from vggfeat.training.augment import CentreView, epoch_order
 from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, Job
+from vggfeat.training.frozen import FrozenOutputs
 from vggfeat.training.observer import EpochReport, Errors, StepReport
 from vggfeat.training.record import data_digest, plain, training_record
 from vggfeat.training.setup import RunSetup
@@ -28,6 +29,10 @@ METRICS_EVERY = 100
 
 VALIDATION_BATCH = 64
 
+SAVING_SHARE = 10
+"""An epoch ends without writing the last checkpoint if that took more than this fraction of the time since: short
+epochs of a large net would do little else."""
+
 
 class Run:
     """One process's part in a run, from where it starts to its last epoch."""
@@ -40,14 +45,18 @@ class Run:
         self.unreadable = UnreadableImages(self.state.failed, setup.recipe.data.unreadable_limit, setup.observer)
         self.latest: Errors | None = None
         """On the validation images, after the last epoch done here."""
-        self._saved = time.monotonic()
+        self.frozen = FrozenOutputs(setup, start) if setup.computed else None
+        self._saved, self._saving = time.monotonic(), 0.0
 
     def epochs(self, stop: StopRequest) -> bool:
         """Trains to the end; False where a signal ended it early, with a checkpoint to resume from."""
-        augment = self.recipe.augment
-        rule = Augmentation(augment.S, augment.flip, augment.colour_std, self.start.colours, self.recipe.seed)
-        loader = self.setup.loader(rule, self.net.preprocessing.filter, self.recipe.localise.least_seen)
-        with contextlib.closing(loader.batches(self._plan())) as batches:
+        with contextlib.ExitStack() as stack:
+            if self.frozen is not None:
+                stack.enter_context(contextlib.closing(self.frozen))
+                if not self.frozen.prepare(stop, self.unreadable):
+                    self._save_last()
+                    return False
+            batches = stack.enter_context(contextlib.closing(self._batches()))
             while self.state.epoch < self.recipe.schedule.epochs:
                 val = self._validated(stop) if self._updated(batches, stop) else None
                 if val is None:
@@ -56,18 +65,30 @@ class Run:
                 self._end_epoch(val)
         return True
 
+    def _batches(self) -> Generator[Batch, None, None]:
+        if self.frozen is not None:
+            return self.frozen.batches(self._plan())
+        rule = self.setup.augmentation(self.start.colours)
+        loader = self.setup.loader(rule, self.net.preprocessing.filter, self.recipe.localise.least_seen)
+        return loader.batches(self._plan())
+
     def _plan(self) -> Iterator[list[Job]]:
         """This process's share of every remaining batch of the run."""
-        samples, size, steps = self.dataset.train, self.recipe.sgd.batch_size, self.setup.steps
+        size, steps = self.recipe.sgd.batch_size, self.setup.steps
         for epoch in range(self.state.step // steps, self.recipe.schedule.epochs):
-            order = epoch_order(self.recipe.seed, epoch, len(samples))
+            order = epoch_order(self.recipe.seed, epoch, len(self.dataset.train))
             begin = max(0, self.state.step - epoch * steps)
             for number in range(begin, steps):
                 rows = order[number * size : (number + 1) * size]
                 share = math.ceil(len(rows) / self.ranks.world)
                 places = range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
                 step = epoch * steps + number
-                yield [Job(samples[rows[p]] if p < len(rows) else None, step, p) for p in places]
+                yield [self._job(epoch, step, p, int(rows[p])) if p < len(rows) else Job(None, step, p) for p in places]
+
+    def _job(self, epoch: int, step: int, position: int, image: int) -> Job:
+        crops = self.recipe.augment.crops
+        variant = (epoch + image) % crops if crops else None
+        return Job(self.dataset.train[image], step, position, image, variant)
 
     def _updated(self, batches: Iterator[Batch], stop: StopRequest) -> bool:
         """The remaining updates of an epoch; False where they were cut short."""
@@ -122,14 +143,15 @@ class Run:
 
     def _validated(self, stop: StopRequest) -> Errors | None:
         """Errors on the centre view of the validation images, each process reading its share; None if cut short."""
-        samples = self.dataset.val[self.ranks.rank :: self.ranks.world]
-        jobs = [Job(sample) for sample in samples]
+        samples = list(enumerate(self.dataset.val))[self.ranks.rank :: self.ranks.world]
+        jobs = [Job(sample, image=number) for number, sample in samples]
         plan: list[Sequence[Job]] = [jobs[i : i + VALIDATION_BATCH] for i in range(0, len(jobs), VALIDATION_BATCH)]
-        loader = self.setup.loader(CentreView(self.recipe.augment.Q), self.net.preprocessing.filter, 0.0)
+        centre = CentreView(self.recipe.augment.Q)
+        source = self.frozen or self.setup.loader(centre, self.net.preprocessing.filter, 0.0)
         failures: list[tuple[str, str]] = []
 
         def until_stopped() -> Iterator[Batch]:
-            for batch in loader.batches(plan):
+            for batch in source.batches(plan):
                 if stop.asked:
                     return
                 failures.extend(batch.failures)
@@ -178,14 +200,16 @@ class Run:
         state.totals, state.seconds = [0.0] * 4, 0.0
         if self.ranks.first and best:
             self.net.save(self.setup.files.best)
-        self._save_last()
+        rested = time.monotonic() - self._saved > SAVING_SHARE * self._saving
+        if any(self.ranks.any(rested, state.epoch >= schedule.epochs)):
+            self._save_last()
         self.setup.observer.epoch(report)
 
     def _save_last(self) -> None:
         """Writes the newest state, with what every process knows; all of them call it together."""
         self.watch.weights(self.net, self.state, self.plateau.rate)
         self.unreadable.share(self.ranks)
-        self._saved = time.monotonic()
+        begin = time.monotonic()
         if self.ranks.first:
             save_last(
                 self.setup.files.last,
@@ -199,3 +223,5 @@ class Run:
                 optimizer=self.trainer.optimizer.state_dict(),
                 scaler=self.trainer.scaler.state_dict(),
             )
+        self._saved = time.monotonic()
+        self._saving = self._saved - begin

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.nets.catalog import Filter
+from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.crops import CropLoader, CropRule
 from vggfeat.training.observer import Observer
 from vggfeat.training.ranks import Ranks
@@ -33,11 +34,25 @@ class RunSetup:
     micro_batch: int | None = None
     """Images at a time; None: as many as fit."""
     save_seconds: float = SAVE_SECONDS
+    cache: bool = True
+    """Keep the outputs of frozen layers on disk."""
+
+    @property
+    def computed(self) -> bool:
+        """Whether the frozen layers run once for each fixed crop, not at every update."""
+        return bool(self.cache and self.recipe.frozen and self.recipe.augment.crops)
 
     @property
     def task(self) -> Task:
         """What the last layer learns."""
         return task_of(self.recipe, len(self.dataset.class_names))
+
+    def augmentation(self, colours: Colours) -> Augmentation:
+        """Chooses the crops to train on."""
+        augment = self.recipe.augment
+        return Augmentation(
+            augment.S, augment.flip, augment.colour_std, colours, self.recipe.seed, fixed=augment.crops > 0
+        )
 
     @property
     def steps(self) -> int:

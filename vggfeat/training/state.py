@@ -62,6 +62,11 @@ class RunFiles:
         """Loss and errors over the epochs, as a picture."""
         return self._named("curves.png")
 
+    @property
+    def features(self) -> Path:
+        """The frozen layers' outputs."""
+        return self._named("features.f16")
+
     def _named(self, name: str) -> Path:
         return self.folder / (f"{self.stem}.{name}" if self.stem else name)
 
@@ -75,12 +80,12 @@ class RunFiles:
 
     def sweep(self) -> None:
         """Removes temporary files that a killed run left."""
-        for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
+        for path in (self.best, self.last, self.recipe, self.metrics, self.curves, self.features):
             for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
                 left.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Removes an earlier run's files."""
+        """Removes an earlier run's files; outputs of frozen layers stay, as another run may use them."""
         for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
             path.unlink(missing_ok=True)
 

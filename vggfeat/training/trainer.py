@@ -21,6 +21,7 @@ from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.system.devices import Precision
 from vggfeat.training.crops import Batch
+from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Errors
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Sgd
@@ -28,30 +29,6 @@ from vggfeat.training.tasks import Classification, Task
 
 CPU_MICRO_BATCH = 16
 """Images at a time on a CPU: as fast as any larger number, as caches are the limit, with little memory."""
-
-
-class TrainingForm(nn.Module):
-    """A net's classifier form with dropout masks from outside: (crops, masks) -> class scores.
-
-    `masks` holds one (N, hidden) tensor for each of the first two fully-connected layers, True where a unit is kept;
-    kept activations are divided by the probability of keeping, so that evaluation needs no factor.
-    """
-
-    def __init__(self, net: VGG, dropout: float, trainable: str) -> None:
-        super().__init__()
-        self.net, self.kept, self.frozen_trunk = net, 1.0 - dropout, trainable == "fc"
-        net.features.requires_grad_(not self.frozen_trunk)
-
-    def forward(self, crops: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        """(N, 3, 224, 224) preprocessed -> (N, classes)."""
-        with torch.no_grad() if self.frozen_trunk else contextlib.nullcontext():
-            x = self.net.features(crops).flatten(1)
-        fc6, relu6, _, fc7, relu7, _, fc8 = self.net.classifier
-        for layer, relu, mask in ((fc6, relu6, masks[0]), (fc7, relu7, masks[1])):
-            x = relu(layer(x))
-            x = x * (mask.to(x.dtype) / self.kept)
-        scores: Tensor = fc8(x)
-        return scores
 
 
 class Trainer:
@@ -64,6 +41,7 @@ class Trainer:
         precision: fp32, tf32, or autocast to bf16 or fp16 (with loss scaling) over fp32 weights.
         task: what the last layer predicts; by default a class.
         micro_batch: images at a time in one process; None finds the largest that fits.
+        computed: batches bring the frozen layers' outputs (`Batch.features`) in place of crops.
 
     Raises UsageError for a batch that does not split evenly over the processes.
     """
@@ -78,6 +56,7 @@ class Trainer:
         ranks: Ranks,
         micro_batch: int | None = None,
         task: Task | None = None,
+        computed: bool = False,
     ) -> None:
         if sgd.batch_size % ranks.world:
             raise UsageError(f"a batch of {sgd.batch_size} does not split evenly over {ranks.world} processes")
@@ -102,8 +81,10 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         images = sgd.batch_size // ranks.world
+        self.computed = computed
         if micro_batch is None:
-            micro_batch = min(images, CPU_MICRO_BATCH) if device.type == "cpu" else self.largest_micro_batch(images)
+            few = images if computed and self.form.vectors else min(images, CPU_MICRO_BATCH)
+            micro_batch = few if device.type == "cpu" else self.largest_micro_batch(images)
         self.micro_batch = micro_batch
         self.parallel: nn.Module = self.form
         if ranks.world > 1:
@@ -135,13 +116,34 @@ class Trainer:
 
     def _gradients(self, form: nn.Module, batch: Batch, part: slice, masks: Sequence[Tensor]) -> Tensor:
         """Adds a micro-batch's gradients; returns its totals."""
-        crops = self.prepared(batch.crops[part], batch.shifts[part])
-        with self._autocast():
-            outputs = form(crops, masks)
+        outputs = self._outputs(form, batch, part, masks)
         losses, found = self._judged(outputs, batch, part)
         # DDP takes the mean over processes; the sum is wanted.
         self.scaler.scale(losses.sum() * (self.ranks.world / self.sgd.batch_size)).backward()
         return found
+
+    def _outputs(self, form: nn.Module, batch: Batch, part: slice, masks: Sequence[Tensor] | None) -> Tensor:
+        """(n, outputs) of a micro-batch, from its crops or from the frozen layers' outputs."""
+        if self.computed:
+            assert batch.features is not None
+            inputs = self._there(batch.features[part])
+            inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+        else:
+            inputs = self.prepared(batch.crops[part], batch.shifts[part])
+        with self._autocast():
+            outputs: Tensor = form(inputs, masks, self.computed)
+        return outputs
+
+    @torch.no_grad()
+    def frozen(self, batch: Batch) -> Tensor:
+        """The frozen layers' outputs for a batch of crops: (N, ...) float32 on the CPU."""
+        self.net.eval()
+        found = []
+        for start in range(0, len(batch.labels), CPU_MICRO_BATCH):
+            part = slice(start, start + CPU_MICRO_BATCH)
+            with self._autocast():
+                found.append(self.form.frozen(self.prepared(batch.crops[part], batch.shifts[part])).float().cpu())
+        return torch.cat(found)
 
     def _judged(self, outputs: Tensor, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
         """The weighted losses (n,) of a micro-batch, and its totals."""
@@ -196,6 +198,7 @@ class Trainer:
             0,
             [],
             torch.zeros(images, 1, 4) if self.task.needs_boxes else None,
+            torch.zeros(images, *self.form.frozen_shape()) if self.computed else None,
         )
         held: list[Tensor] = []
         try:
@@ -219,8 +222,7 @@ class Trainer:
         for batch in batches:
             for start in range(0, len(batch.labels), self.micro_batch):
                 part = slice(start, start + self.micro_batch)
-                with self._autocast():
-                    outputs = self.net(self.prepared(batch.crops[part], batch.shifts[part]))
+                outputs = self._outputs(self.form, batch, part, None)
                 found += self._judged(outputs, batch, part)[1].cpu()
         return found
 

@@ -41,7 +41,7 @@ class SplitResult(Result):
 
 @dataclass(frozen=True)
 class SVMResult(Result):
-    """The scores of linear SVMs by their data set's protocol. Values that are None from `definition` on are left out of
+    """The scores of linear SVMs by their data set's protocol. Values that are None from `chance` on are left out of
     the JSON."""
 
     dataset: str
@@ -61,6 +61,8 @@ class SVMResult(Result):
     loss: str
     left_out: list[str]
     """Ids of images without a descriptor."""
+    chance: float | None = None
+    """The expected score of guessing, from 0 to 1: 1 / classes, or the mean share of positive test images for mAP."""
     definition: str | None = None
     """Of the average precision, for multi-label sets."""
     archive: str | None = None
@@ -73,7 +75,7 @@ class SVMResult(Result):
 
     def as_json(self) -> dict[str, Any]:
         """See Result."""
-        optional = ("definition", "archive", "model", "report")
+        optional = ("chance", "definition", "archive", "model", "report")
         values = {name: value for name, value in super().as_json().items() if name not in optional or value is not None}
         return values | {"splits": [split.as_json() for split in self.splits]}
 
