@@ -8,6 +8,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.datasets.split import SUBSETS
@@ -114,6 +115,8 @@ def evaluate(
         for path in (None if files else result.posteriors, result.submission, result.report):
             if path is not None:
                 click.echo(path)
+        if result.posteriors is not None and not files:
+            hint("evaluate", quiet, path=result.posteriors)
     if result.failed:
         if not quiet:
             tables.print_failures(result.failed, len(result.failed) + result.rows[-1].images, where="with --json")

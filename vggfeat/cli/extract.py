@@ -9,6 +9,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import DONE, SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import (
     common,
@@ -130,6 +131,8 @@ def extract(
         )
     else:
         click.echo(path)
+        if part is None:
+            hint("extract" if made.labels is None else "extract labelled", quiet, path=str(path))
     if errors:
         # torchrun takes any code but 0 for a failure, and ends the other ranks' shards.
         ctx.exit(SKIPPED if launch is None else DONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vggfeat.cli import console, listings
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
 from vggfeat.stages.nets import nets as list_nets
 
@@ -23,3 +24,4 @@ def nets(as_json: bool, quiet: bool) -> None:
         console.print_json({"nets": [row.as_json() for row in rows]})
     else:
         listings.print_nets(rows)
+        hint("nets", quiet)

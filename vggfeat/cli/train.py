@@ -127,6 +127,7 @@ def train(
         boxes=recipe.task == "localise",
     )
     from vggfeat.cli.console import note, print_json
+    from vggfeat.cli.hints import hint
     from vggfeat.cli.training_display import TrainingDisplay
     from vggfeat.page.training import page_of_run
     from vggfeat.stages.train import train as run
@@ -161,6 +162,8 @@ def train(
         click.echo(result.best)
         if page:
             click.echo(page)
+        if recipe.task == "classify":
+            hint("train", quiet, path=str(result.best))
     if result.failed:
         if not quiet:
             note(f"{len(result.failed)} images could not be read and were skipped")
