@@ -87,7 +87,7 @@ def test_training_reads_the_same_parts(tmp_path: Path, part: str) -> None:
     [
         ("train/1.jpg", "val/1.jpg"),  # classes that happen to be called so
         ("train/steam/1.jpg", "bus/1.jpg"),  # a class of trains, deeper
-        ("train/steam/1.jpg", "train/2.jpg", "val/x/1.jpg"),
+        ("train/steam/1.jpg", "val/2.jpg"),
         ("test/a/1.jpg", "val/a/1.jpg"),
     ],
 )
@@ -103,6 +103,10 @@ def test_a_split_that_contradicts_itself_is_refused_or_said(tmp_path: Path, capl
     assert refused(load_dataset, "folder", tmp_path / "a") == (
         f"{tmp_path}/a/val: class 'dog' is not among the classes of {tmp_path}/a/train"
     )
+    touch(split(tmp_path / "d", "train", "val"), "train/stray.jpg")
+    assert len(load_training_set("folder", tmp_path / "d").train) == 6
+    assert caplog.messages == [f"{tmp_path}/d/train: left out 1 image outside of the class folders, such as stray.jpg"]
+    caplog.clear()
     assert refused(load_dataset, "folder", split(tmp_path / "b", "train", "val", "valid")) == (
         f"{tmp_path}/b: val and valid are both its validation part; keep one"
     )
@@ -461,7 +465,17 @@ def test_a_split_class_tree_keeps_labels_and_subsets(tmp_path: Path) -> None:
     assert labelled.class_names == CLASSES
 
 
-@pytest.mark.parametrize("names", [["1.jpg", "2.jpg"], ["a/1.jpg"], ["a/1.jpg", "b/1.jpg", "3.jpg"], ["a/x/1.jpg"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1.jpg", "2.jpg"],
+        ["a/1.jpg"],
+        ["a/1.jpg", "b/1.jpg", "3.jpg"],
+        ["a/x/1.jpg"],
+        ["train/a/1.jpg", "val/b/1.jpg"],  # val's class is not among train's
+        ["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/stray.jpg"],
+    ],
+)
 def test_a_folder_that_may_be_anything_has_no_labels(tmp_path: Path, names: list[str]) -> None:
     assert class_tree(str(touch(tmp_path, *names))) is None
 

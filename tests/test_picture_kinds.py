@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import sys
 import zlib
 from typing import Any
 
@@ -480,3 +481,60 @@ def test_a_picture_beyond_pillows_own_limit_is_read_when_asked() -> None:
         assert decode(data, max_megapixels=200).size == (code_side, code_side)
     finally:
         Image.MAX_IMAGE_PIXELS = before
+
+
+# AVIF and HEIC are read; HEIC by an extra, which the error names.
+
+
+def smooth() -> Image.Image:
+    noise = np.random.default_rng(1).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((96, 64), Image.Resampling.BICUBIC)
+
+
+def with_orientation(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_avif_pictures_are_read(orientation: int) -> None:
+    stream = io.BytesIO()
+    smooth().save(stream, "AVIF", quality=90, exif=with_orientation(orientation))
+    stored = np.asarray(smooth()).astype(float)
+    assert np.abs(pixels(stream.getvalue(), exif=True) - upright(stored, orientation)).mean() < 4
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heic_pictures_are_read(orientation: int) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    heif.from_pillow(smooth()).save(stream, quality=90, exif=with_orientation(orientation))
+    stored = np.asarray(smooth()).astype(float)
+    assert np.abs(pixels(stream.getvalue(), exif=True) - upright(stored, orientation)).mean() < 4
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1"])
+def test_without_its_package_heic_names_the_extra(monkeypatch: pytest.MonkeyPatch, brand: bytes) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert reason(b"\0\0\0\x18ftyp" + brand + bytes(100)) == (
+        "HEIC needs the package pillow-heif: pip install 'vggfeat[heif]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x4f\xff\x51\0\x2f", "JPEG 2000"),
+        (b"\xff\x0a\xff\x07", "JPEG XL"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"%PDF-1.7", "PDF"),
+        (b"PK\3\4", "zip: unpack it, or give its images as a tar file"),
+        (b"\x1f\x8b\x08", "gzip: unpack it"),
+    ],
+)
+def test_other_formats_are_named(head: bytes, name: str) -> None:
+    assert reason(head + bytes(100)) == (
+        f"no image of a known format (JPEG, PNG, WEBP, BMP, DIB, GIF, TIFF, AVIF, HEIC), but {name}"
+    )

@@ -53,14 +53,14 @@ def load_folder(data_root: str | Path) -> Dataset:
     return _table(root)
 
 
-def _tree(root: Path, left_out: LeftOut) -> Dataset:
+def _tree(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset:
     """Ids are the paths below the root; a class is a folder of the root, its images may lie deeper."""
     found = list(labelled_tree(os.fspath(root), left_out))
     class_names = tuple(dict.fromkeys(name for name, _, _ in found if name))
     if not class_names:
         raise DatasetError(f"{root}: no images in class folders; a labelled data set is a <class>/*.jpg tree")
     stray = [id for name, id, _ in found if not name]
-    if stray:
+    if stray and not quiet:
         number = f"{len(stray)} image{'' if len(stray) == 1 else 's'}"
         log.warning("%s: left out %s outside of the class folders, such as %s", root, number, stray[0])
     index = {name: label for label, name in enumerate(class_names)}
@@ -68,7 +68,7 @@ def _tree(root: Path, left_out: LeftOut) -> Dataset:
     return Dataset("folder", samples, class_names, exif=True)
 
 
-def _parts(root: Path, left_out: LeftOut) -> Dataset | None:
+def _parts(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset | None:
     """The trees of a root that is split into parts; None if its folders are the classes themselves."""
     folders = {name: root / name for name in _PARTS if (root / name).is_dir()}
     if "train" not in folders or len(folders) < 2 or not all(map(_has_classes, folders.values())):
@@ -76,7 +76,7 @@ def _parts(root: Path, left_out: LeftOut) -> Dataset | None:
     twice = [name for name in folders if _PARTS[name] == "val"]
     if len(twice) > 1:
         raise DatasetError(f"{root}: {' and '.join(twice)} are both its validation part; keep one")
-    trees = {name: _tree(folder, left_out) for name, folder in folders.items()}
+    trees = {name: _tree(folder, left_out, quiet) for name, folder in folders.items()}
     class_names = trees["train"].class_names
     for name, tree in trees.items():
         strange = next((one for one in tree.class_names if one not in class_names), None)
@@ -84,7 +84,7 @@ def _parts(root: Path, left_out: LeftOut) -> Dataset | None:
             raise DatasetError(f"{folders[name]}: class {strange!r} is not among the classes of {folders['train']}")
     beside = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name not in folders)
     beside = [name for name in beside if not name.startswith(".") and any(images_under(os.fspath(root / name)))]
-    if beside:
+    if beside and not quiet:
         log.warning("%s: left out %s, which is no part of the split", root, ", ".join(beside))
     samples = [
         replace(
@@ -100,11 +100,9 @@ def _parts(root: Path, left_out: LeftOut) -> Dataset | None:
 
 
 def _has_classes(folder: Path) -> bool:
-    """Whether a folder has folders with images, and no image beside them: it is a part of a split, not a class."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    if any(is_image(entry.name) and not entry.is_dir() for entry in entries):
-        return False
-    return any(entry.is_dir() and any(images_under(os.fspath(entry))) for entry in entries)
+    """Whether a folder has folders with images: it is a part of a split, not a class."""
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return any(any(images_under(os.fspath(entry))) for entry in folders)
 
 
 def own_images(paths: Sequence[str]) -> Dataset:
@@ -120,7 +118,10 @@ def class_tree(root: str) -> Dataset | None:
     Clearly: two or more classes, and every image in one. The images are in the order of `listing.images_under`.
     """
     left_out = LeftOut()
-    split = _parts(Path(root), LeftOut())
+    try:
+        split = _parts(Path(root), LeftOut(), quiet=True)
+    except DatasetError:  # no split that can be used: pictures without labels
+        return None
     known = {} if split is None else {sample.id: sample for sample in split.samples}
     samples, names = [], dict[str, int]() if split is None else dict[str, int].fromkeys(split.class_names, 0)
     for path in images_under(root, left_out):
