@@ -19,6 +19,7 @@ from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import NETS, WEIGHTS_NAMES
+from vggfeat.nets.layers import LAYERS
 from vggfeat.system.precisions import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -232,6 +233,11 @@ def list_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def layer_option(help: str) -> Callable[[F], F]:
+    """--layer, which chooses among the layers of a descriptor file."""
+    return click.option("--layer", multiple=True, type=Choice(LAYERS), metavar="LAYER", help=help)
 
 
 data_option = click.option(

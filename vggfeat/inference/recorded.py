@@ -68,7 +68,7 @@ def recorded_extractors(
                 )
             its_nets.append(loaded[key])
         recorded = one["exif"] if dataset in OWN or images is None else images.exif
-        settings = _settings(one, recorded if exif is None else exif)
+        settings = DescriptorSettings.of(one, recorded if exif is None else exif)
         extractors.append(Extractor(its_nets, settings, workers=workers, max_megapixels=max_megapixels))
     return extractors
 
@@ -90,14 +90,3 @@ def _recorded_net(
             f"these are {net.fingerprint()}: {advice}"
         )
     return net
-
-
-def _settings(recorded: Mapping[str, Any], exif: bool) -> DescriptorSettings:
-    return DescriptorSettings(
-        scales=tuple(recorded["scales"]),
-        aggregate=recorded["aggregate"],
-        flip=recorded["flip"],
-        layer=recorded["layer"],
-        region=recorded["region"],
-        exif=exif,
-    )

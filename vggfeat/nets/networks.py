@@ -123,9 +123,7 @@ class VGG(nn.Module):
     def forward(self, crops: Tensor) -> Tensor:
         """Classifier form: preprocessed crops (N, 3, 224, 224) -> class scores before the soft-max (N, classes)."""
         self._need_top("scores")
-        if crops.shape[-2:] != (INPUT_SIDE, INPUT_SIDE):
-            raise ValueError(f"the classifier form takes 224x224 crops, not {tuple(crops.shape[-2:])}")
-        pooled: Tensor = self.classifier(self.features(crops).flatten(1))
+        pooled: Tensor = self.classifier(self.features(checked_crops(crops)).flatten(1))
         return pooled
 
     def dense(self, images: Tensor, layer: Layer = "fc7") -> Tensor:
@@ -180,6 +178,14 @@ class VGG(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Writes a vggfeat checkpoint, whole or not at all, and returns its path."""
         return write_checkpoint(path, self.checkpoint())
+
+
+@torch.fx.wrap  # one step of a trace, which cannot follow the comparison
+def checked_crops(crops: Tensor) -> Tensor:
+    """The crops. Raises ValueError unless they are 224x224."""
+    if crops.shape[-2:] != (INPUT_SIDE, INPUT_SIDE):
+        raise ValueError(f"the classifier form takes 224x224 crops, not {tuple(crops.shape[-2:])}")
+    return crops
 
 
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:

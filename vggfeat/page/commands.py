@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.store import Descriptors
+from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 
@@ -37,9 +38,13 @@ def extract_command(
     words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
     words += [] if settings["flip"] else ["--no-flip"]
     words += ["--exif"] if settings["exif"] else ["--no-exif"]
-    for name, default in (("layer", "fc7"), ("region", "image"), ("store", "float32")):
+    if settings["layer"] != "fc7":
+        words += [word for layer in settings["layer"].split(LAYER_SEPARATOR) for word in ("--layer", layer)]
+    usual = (("pool", "avg"), ("view", "dense"), ("normalise", "l2"), ("region", "image"), ("store", "float32"))
+    for name, default in usual:
         if settings.get(name, default) != default:
             words += [f"--{name}", settings[name]]
+    words += ["--pre-relu"] if settings.get("pre_relu") else []
     words += ["--keep-scales"] if settings.get("keep_scales") else []
     words += ["--precision", settings["precision"]]
     words += ["-o", output] if output else []
@@ -108,6 +113,9 @@ def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
     """
     words = ["vggfeat", "svm", *files]
     for name, value in options.items():
+        if name == "layer":
+            words += [word for layer in value for word in ("--layer", layer)]
+            continue
         flag = "num-splits" if name == "number" else name.replace("_", "-")
         words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)

@@ -16,9 +16,11 @@ from vggfeat.inference.blocks import blocks_of, fill
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import (
     DescriptorSettings,
+    DescriptorView,
     Fetching,
-    Layer,
     NetChoice,
+    Normalisation,
+    Pooling,
     Progress,
     Region,
     RunOptions,
@@ -43,7 +45,11 @@ def extract(
     scales: Sequence[int] = (256, 384, 512),
     aggregate: Aggregate = "stack",
     flip: bool = True,
-    layer: Layer = "fc7",
+    layer: str | Sequence[str] = "fc7",
+    pool: Pooling = "avg",
+    view: DescriptorView = "dense",
+    pre_relu: bool = False,
+    normalise: Normalisation = "l2",
     region: Region = "image",
     exif: bool | None = None,
     store: str = "float32",
@@ -63,7 +69,7 @@ def extract(
     progress: Progress | None = None,
     fetching: Fetching | None = None,
 ) -> Path:
-    """Writes one L2-normalised descriptor an image into an HDF5 file and returns its path (Appendix B).
+    """Writes one descriptor an image into an HDF5 file and returns its path (Appendix B).
 
     Args:
         images: paths of images, folders (searched recursively) and tar files, or a Dataset. One folder that is a tree
@@ -73,7 +79,13 @@ def extract(
         scales: smallest sides Q in pixels, at least 224.
         aggregate: "stack", "average" or "max" over the scales.
         flip: average each scale with the mirror image's descriptor.
-        layer: "fc7", the penultimate layer, or "fc6".
+        layer: "conv1_1" to "pool5", "fc6" or "fc7" (the penultimate layer), or several, which one pass computes. The
+            file keeps each under its name; read together they are stacked, each at unit length.
+        pool: how a layer's map becomes a vector: "avg" (Appendix B), "max" or "gem" (generalised mean, p = 3) over its
+            positions, or "none", the whole map in the order channel, row, column (view "center").
+        view: "dense", the whole image, or "center", the central 224x224 crop of each scale.
+        pre_relu: values before the layer's ReLU.
+        normalise: "l2", unit length, or "none", the raw values.
         region: "image", the sample's "box", or "both" stacked.
         exif: honour the EXIF orientation; by default for users' own pictures, not for the benchmark sets.
         store: "float32" or "float16" in the file.
@@ -107,7 +119,10 @@ def extract(
     if part is not None:
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
     exif = dataset.exif if exif is None else exif
-    settings = DescriptorSettings(tuple(scales), aggregate, flip, layer, region, exif)
+    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    settings = DescriptorSettings(tuple(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise)
+    if store == "float16" and normalise == "none":
+        raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
     nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching).load()
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
