@@ -13,6 +13,7 @@ from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import DescriptorSettings, Fetching
 from vggfeat.nets.networks import VGG
+from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
 
 
@@ -82,7 +83,10 @@ def _recorded_net(
         raise ModelError(f"{path} needs the weights {name} of net {recorded['net']}: give the file with `weights`")
     random = name == "none"
     seed = recorded.get("seed", 0) if seed is None else seed
-    net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
+    # A file need not tell its preprocessing; the record does.
+    expects = Preprocessing.from_record(recorded["preprocessing"]) if recorded["preprocessing"] else None
+    width = recorded["width"] if random else 1.0
+    net = load_net(recorded["net"], name, width=width, seed=seed, preprocessing=expects, **options)
     if net.fingerprint() != recorded["weights_sha256"]:
         advice = "give the `seed` of the extraction" if random else "give the file with `weights`"
         raise ModelError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.layers import LAYERS, has_relu
+from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
 from vggfeat.system.launch import default_workers
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     NetLike = str | VGG
 
 WeightsLike = str | os.PathLike[str] | None
+PreprocessingLike = str | os.PathLike[str] | Preprocessing | None
 Progress = Callable[[int, int, int], None]
 """Called with (images done, images, images failed)."""
 Fetching = Callable[[int, int | None], None]
@@ -152,9 +154,11 @@ class NetChoice:
     precision: str = "auto"
     offline: bool | None = None
     fetching: Fetching | None = None
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None
+    """What the weights expect of an image, one for all nets or one each; None: what the weights say."""
 
-    def load(self) -> list[VGG]:
-        """The nets with their weights."""
+    def load(self, layers: Sequence[str] = ()) -> list[VGG]:
+        """The nets with their weights; layers that a net does not have are refused before anything is fetched."""
         from vggfeat.nets.weights import load_nets
 
         return load_nets(
@@ -166,6 +170,8 @@ class NetChoice:
             precision=self.precision,
             offline=self.offline,
             progress=self.fetching,
+            preprocessing=self.preprocessing,
+            layers=layers,
         )
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vggfeat.nets.catalog import WEIGHTS_NAMES
+from vggfeat.nets.preprocessing import NAMED
 from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.training.recipe import Recipe, completed, load_recipe
@@ -140,10 +142,22 @@ def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "
             yield f"{above}{key}", value
 
 
+def _preprocessing(nets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What files of weights were taken to expect, where it has a name: the files need not tell it themselves."""
+    names = {json.dumps(asdict(one), sort_keys=True): name for name, one in NAMED.items()}
+    found = [names.get(json.dumps(dict(net["preprocessing"]), sort_keys=True)) for net in nets]
+    if None in found or all(net["weights"] in WEIGHTS_NAMES for net in nets):
+        return []
+    if len(set(found)) == 1:
+        found = found[:1]
+    return [word for name in found for word in ("--preprocessing", str(name))]
+
+
 def _nets(settings: Mapping[str, Any]) -> list[str]:
     words = []
     for net in settings["nets"]:
         words += ["--net", net["net"], "--weights", net["weights"]]
+    words += _preprocessing(settings["nets"])
     random = [net for net in settings["nets"] if net["weights"] == "none"]
     words += ["--width", f"{random[0]['width']:g}"] if random else []
     seed = random[0].get("seed", 0) if random else 0

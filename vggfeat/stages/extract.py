@@ -21,6 +21,7 @@ from vggfeat.inference.settings import (
     NetChoice,
     Normalisation,
     Pooling,
+    PreprocessingLike,
     Progress,
     Region,
     RunOptions,
@@ -64,6 +65,7 @@ def extract(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -99,6 +101,7 @@ def extract(
         max_megapixels: images of more million pixels fail.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
+        preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the net; as many as there are cores by default.
         progress: called with (rows done, rows, rows failed).
         fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
@@ -123,7 +126,7 @@ def extract(
     settings = DescriptorSettings(tuple(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise)
     if store == "float16" and normalise == "none":
         raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
-    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching).load()
+    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(layers)
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
     extractor = Extractor(nets, settings, workers=options.threads, max_megapixels=max_megapixels)
