@@ -6,13 +6,15 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
 from vggfeat.datasets.sample import Dataset, Sample
-from vggfeat.errors import DatasetError
+from vggfeat.errors import DatasetError, UsageError
+
+Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,28 @@ def _has_classes(folder: Path) -> bool:
     """Whether a folder has folders with images: it is a part of a split, not a class."""
     folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     return any(any(images_under(os.fspath(entry))) for entry in folders)
+
+
+def as_dataset(images: Images) -> Dataset:
+    """What a function takes as its images, as a data set: one already, a path, or several paths (see `own_images`).
+
+    Raises UsageError for pictures in memory, which have no path to be their id.
+    """
+    if isinstance(images, Dataset):
+        return images
+    if hasattr(images, "columns"):
+        raise UsageError("a table is no list of images: pass its column of paths, such as table['path']")
+    one = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)
+    return own_images([_path(image) for image in ([images] if one else images)])  # type: ignore[union-attr]
+
+
+def _path(image: object) -> str:
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    raise UsageError(
+        f"{type(image).__name__} is no path: images are paths of files, folders or tar files; "
+        "vggfeat.VGGFeatures describes pictures in memory"
+    )
 
 
 def own_images(paths: Sequence[str]) -> Dataset:
