@@ -48,7 +48,7 @@ def transferred(dataset: str, scales: tuple[int, ...], aggregate: str) -> list[t
         "weights": ("oxford",),
         "region": "image",
         "flip": True,
-        "layer": "fc7",
+        "layer": ("fc7",),
     }
     scored = {"dataset": dataset, "number": 3, "loss": "squared_hinge", "C": None, "train_per_class": None}
     return [
