@@ -19,6 +19,7 @@ class LiblinearEngine(WeightsEngine):
     def __init__(self, problem: Problem, loss: str) -> None:
         super().__init__(problem)
         self.loss = loss
+        self.open_above = np.finfo(np.float64).max  # LIBLINEAR warns itself when it stops short
 
     def solve(self, rows: Rows, Cs: Sequence[Double], start: list[Solution] | None = None) -> list[Solution]:
         """See Engine; every fit is cold, because LIBLINEAR takes no start."""
