@@ -182,7 +182,7 @@ class SVMPath:
         self.classes, self.positive, self.multilabel = encode_labels(labels)
         of_class = self.estimator.class_weight
         unit = unit_costs(self.positive, self.classes, self.multilabel, of_class, sample_weight)
-        scaling, tol = float(self.estimator.intercept_scaling), float(self.estimator.tol)
+        scaling, tol = np.float64(self.estimator.intercept_scaling), float(self.estimator.tol)  # overflows to infinity
         problem = Problem(self.X, self.positive.T, unit.T, scaling, tol, limits or Limits())
         self.engine: Engine = choose_engine(problem, self.estimator.loss, self.estimator.solver)
         self.all_rows = np.arange(len(self.X))

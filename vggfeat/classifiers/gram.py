@@ -83,7 +83,7 @@ def gram_of(X: Array, intercept_scaling: float, limits: Limits) -> Gram:
     """K of the rows of X (n, D), the bias feature included; float64 up to `limits.double_rows` rows, else float32."""
     X = X.astype(np.float64 if len(X) <= limits.double_rows else np.float32, copy=False)
     K = X @ X.T
-    K += K.dtype.type(intercept_scaling**2)
+    K += K.dtype.type(intercept_scaling) * K.dtype.type(intercept_scaling)
     return Gram(K, limits, factor=with_bias(X, intercept_scaling))
 
 

@@ -12,6 +12,9 @@ from vggfeat.classifiers.certificate import Certificate
 from vggfeat.classifiers.engine import Fitted, Problem, Rows, Solution, WeightsEngine
 from vggfeat.classifiers.objective import Double, objective_and_gap, relative, row_dot
 
+MAX_SIZE = 1e150
+"""Largest C |x|^2 that is handed to LIBLINEAR, which otherwise loops on values that are not finite."""
+
 
 class LiblinearEngine(WeightsEngine):
     """scikit-learn's LinearSVC, one class after another."""
@@ -43,6 +46,9 @@ class LiblinearEngine(WeightsEngine):
             # LinearSVC refuses a single class, although the problem has a solution: add a sample of zeros with no cost.
             X, positive = np.vstack([X, np.zeros(X.shape[1])]), np.append(positive, not positive[0])
             unit = np.append(unit, 1e-30)
+        with np.errstate(over="ignore"):
+            if not C * unit.max() * np.square(X).sum(axis=1).max() * max(self.scaling, 1.0) ** 2 < MAX_SIZE:
+                return np.full(X.shape[1] + 1, np.nan), 0
         svc = LinearSVC(
             C=C,
             loss=self.loss,

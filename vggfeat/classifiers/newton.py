@@ -35,6 +35,8 @@ PATIENCE, MAX_DIRECT = 4, 4000
 """After this many steps, larger active sets are factorised too: at large C float32 conjugate gradients stall."""
 MAX_NEWTON_SINGLE, FLOOR_SINGLE = 20, 3e-7
 """float32 stops at this gap or after this many steps; `refine` does the rest."""
+MAX_STALLS = 3
+"""Steps without a lower objective after which a class stops: rounding decides, not the optimum."""
 LADDER_START, LADDER_TOL = 0.1, 1e-2
 """A cold start climbs from this C |x|^2, where nearly all samples are active but the ridge 1/(2C) rules."""
 
@@ -59,13 +61,16 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
     max_steps = gram.limits.newton_steps
     if beta.dtype == np.float32:
         tol, max_steps = max(tol, FLOOR_SINGLE), MAX_NEWTON_SINGLE
+    lowest, stalls = np.full(len(y), np.inf), np.zeros(len(y), dtype=np.int64)
     live = np.arange(len(y))
     for turn in range(max_steps + 1):
         y_, c_, b_, f_ = y[live], cost[live], beta[live], f[live]
         slack = 1 - y_ * f_
         np.maximum(slack, 0, out=slack)
         gap[live], primal = support_gap(gram.diagonal, y_, c_, b_, f_, slack)
-        go = (gap[live] > tol) & np.isfinite(primal)
+        stalls[live] += primal >= lowest[live] * (1 - 1e-13)
+        lowest[live] = np.minimum(primal, lowest[live])
+        go = (gap[live] > tol) & np.isfinite(primal) & (stalls[live] < MAX_STALLS)
         if turn == max_steps or not go.any():
             break
         live, y_, c_, b_, f_, slack, primal = live[go], y_[go], c_[go], b_[go], f_[go], slack[go], primal[go]
@@ -115,7 +120,7 @@ def refine(
     if not 0 < len(rows) <= MAX_DIRECT:
         return None
     near = X[rows].astype(np.float64)
-    gram = Gram(near @ near.T + scaling**2, limits, direct=True)
+    gram = Gram(near @ near.T + np.float64(scaling) ** 2, limits, direct=True)
     start = np.where(y * beta > 0, beta, 0)[None, rows]
     state = State(start, gram.product(start), np.zeros(1), np.zeros(1, dtype=np.int64))
     better = np.zeros_like(beta)

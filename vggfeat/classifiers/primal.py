@@ -19,6 +19,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.newton import MAX_STALLS
 from vggfeat.classifiers.objective import (
     Double,
     line_search,
@@ -31,8 +32,6 @@ from vggfeat.classifiers.table import Table
 
 EXACT_AFTER = 6
 """Steps at one C after which a class computes its Hessian anew in float64, because float32 does not suffice."""
-MAX_STALLS = 3
-"""Steps without a lower objective after which a class stops: rounding decides, not the optimum."""
 
 
 @dataclass
