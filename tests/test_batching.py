@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vggfeat.errors import DeviceError
-from vggfeat.inference.batching import Extents, form_batches, run_padded
+from vggfeat.inference.batching import Extents, form_batches, run_trunk
 from vggfeat.inference.dense import DenseNet
 from vggfeat.nets.catalog import NETS
 from vggfeat.nets.networks import VGG, glorot_, weighted_layers
@@ -39,13 +39,14 @@ def one_by_one(net: VGG, pictures, *, flip: bool = False) -> np.ndarray:
     """Whole maps averaged, one picture at a time, with none of the code under test."""
     dense = DenseNet(net)
     rows = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in pictures]
-    return torch.cat([dense.mean_map(row, flip) for row in rows]).numpy()
+    with torch.inference_mode():
+        maps = [net.dense(dense.preprocess(row.flip(3) if flip else row)) for row in rows]
+    return torch.cat([one.mean((1, 2)) for one in maps]).numpy()
 
 
-def padding(dense: DenseNet, share: float = 0.9) -> DenseNet:
+def padding(net: VGG) -> DenseNet:
     """Batches padded as on a GPU, and more."""
-    dense._most_padding = share
-    return dense
+    return DenseNet(net, most_padding=0.9)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -58,7 +59,7 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @given(sizes=SIZES, flip=st.booleans())
 def test_a_padded_batch_gives_each_picture_what_it_gets_alone(name, sizes, flip):
     net, pictures = NARROW[name], pictures_of(sizes)
-    together = padding(DenseNet(net))(pictures, flip=flip)
+    together = padding(net)(pictures, flip=flip)
     alone = one_by_one(net, pictures, flip=flip)
     assert (cosines(together, alone) > 0.999999).all()
     assert np.allclose(together, alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
@@ -68,7 +69,7 @@ def test_padding_that_is_not_cleared_would_show(monkeypatch):
     """The test above can fail: without clearing after each ReLU, the biases leak in."""
     pictures = pictures_of([(224, 300), (300, 224)])
     monkeypatch.setattr(Extents, "clear_outside", lambda self, values: values)
-    together = padding(DenseNet(NARROW["D"]))(pictures)
+    together = padding(NARROW["D"])(pictures)
     assert (cosines(together, one_by_one(NARROW["D"], pictures)) < 0.9999).any()
 
 
@@ -78,7 +79,8 @@ def test_a_picture_whose_values_overflow_leaves_the_others_alone():
     values[0, 0, 223, 259] = float("inf")
     with torch.inference_mode():
         alone = net.features(values[1:, :, :240, :230])
-        maps = run_padded(net.features, values.clone(), Extents(sizes, torch.tensor(sizes)))
+        *_, (_, pooled, extents) = run_trunk(net.features, values.clone(), Extents(sizes, torch.tensor(sizes)))
+        maps = extents.cut(pooled)
     assert [tuple(one.shape[2:]) for one in maps] == [(7, 9), (8, 8)]
     assert not torch.isfinite(maps[0]).all()
     assert torch.allclose(maps[1], alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
@@ -119,21 +121,20 @@ def test_photographs_of_common_shapes_waste_little():
 class ShortOfMemory(DenseNet):
     """A device that holds so many pictures at a time."""
 
-    def __init__(self, net: VGG, most: int) -> None:
-        super().__init__(net)
+    def __init__(self, net: VGG, most: int, **options) -> None:
+        super().__init__(net, **options)
         self.most, self.passes = most, []
 
-    def _one_pass(self, pictures, flip):
+    def _one_pass(self, pictures, *args):
         self.passes.append(len(pictures))
         if len(pictures) > self.most:
             raise torch.OutOfMemoryError
-        return super()._one_pass(pictures, flip)
+        return super()._one_pass(pictures, *args)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_next_ones_are_smaller():
     pictures = pictures_of([(224, 224)] * 8)
-    dense = ShortOfMemory(NARROW["A"], most=2)
-    dense._most_pixels = 8 * 224 * 224
+    dense = ShortOfMemory(NARROW["A"], most=2, most_pixels=8 * 224 * 224)
     assert (cosines(dense(pictures), one_by_one(NARROW["A"], pictures)) > 0.999999).all()
     assert dense.passes == [8, 4, 2, 2, 4, 2, 2]
     dense.passes.clear()
@@ -145,7 +146,7 @@ def test_a_picture_that_does_not_fit_alone_is_named():
     with pytest.raises(DeviceError) as error:
         ShortOfMemory(NARROW["A"], most=0)(pictures_of([(224, 300)]))
     assert str(error.value) == (
-        "a 300x224 picture alone fills the memory of cpu: take smaller --scales, --precision bf16 or --device cpu"
+        "a 300x224 picture alone fills the memory of cpu: take smaller `scales`, `precision=bf16` or `device=cpu`"
     )
 
 

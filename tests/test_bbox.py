@@ -55,7 +55,7 @@ def test_a_damaged_file_is_named(tmp_path, text, reason):
     file = written(tmp_path, text)
     with pytest.raises(DatasetError) as caught:
         read_boxes(file, WNID)
-    assert str(caught.value) == f"{file}: no bounding-box annotation of ILSVRC's: {reason}"
+    assert str(caught.value) == f"{file}: not a bounding-box annotation of ILSVRC: {reason}"
 
 
 def test_each_part_finds_its_boxes_and_nothing_else_changes(tmp_path):

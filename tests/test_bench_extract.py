@@ -6,7 +6,6 @@ from vggfeat.stages.bench.yardsticks import SIZES, flops, make_photos
 
 
 def test_the_figures_stand_beside_their_yardsticks(monkeypatch):
-    monkeypatch.setattr(stage, "ROUNDS", 1)
     monkeypatch.setattr(stage, "matrix_rate", lambda precision, device: 2e11)
     ticks = []
     result = stage.bench_extract(
@@ -16,6 +15,7 @@ def test_the_figures_stand_beside_their_yardsticks(monkeypatch):
         precisions=("fp32", "fp32"),
         number=7,
         plain=3,
+        rounds=1,
         progress=lambda *counts: ticks.append(counts),
     )
     assert (result["net"], result["images"], result["scales"], result["rounds"]) == ("B", 7, [224, 256], 1)
@@ -32,10 +32,9 @@ def test_the_figures_stand_beside_their_yardsticks(monkeypatch):
 
 
 def test_a_net_that_torchvision_does_not_have_stands_without_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(stage, "ROUNDS", 1)
     monkeypatch.setattr(stage, "matrix_rate", lambda precision, device: 2e11)
     photos = make_photos(tmp_path, 2)
-    result = stage.bench_extract("shallow-B", width=1 / 16, scales=(224,), precisions=("fp32",), paths=photos)
+    result = stage.bench_extract("shallow-B", width=1 / 16, scales=(224,), precisions=("fp32",), paths=photos, rounds=1)
     assert result["images"] == 2
     assert result["plain_torchvision_images_per_second"] is None
     assert "times_plain_torchvision" not in result["runs"][0]

@@ -1,15 +1,19 @@
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vggfeat.cli import run
+from vggfeat.cli.tables import print_bench
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import NETS
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.bench import train as stage
+from vggfeat.stages.bench.train import PHOTOS, Effort, Synchronisation, TrainBenchmark, bench_train
 from vggfeat.stages.bench.yardsticks import TORCHVISION_NAMES, flops, torchvision_net, training_flops
 
 
@@ -46,17 +50,12 @@ def test_the_yardstick_is_torchvisions_module_with_the_same_values(net):
     assert model.features[0].weight.any(), "training one leaves the other as it is"
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """Few updates, small matrices, one loader's batch; the two processes run in full."""
-    monkeypatch.setattr(stage, "WARM", 1)
-    monkeypatch.setattr(stage, "TIMED", 2)
-    monkeypatch.setattr(stage, "LOADED", stage.PHOTOS)
-    rate = stage.matrix_rate
-    monkeypatch.setattr(stage, "matrix_rate", lambda precision, device: rate(precision, device, side=256))
+SHORT = Effort(warm=1, timed=2, loaded=PHOTOS, matrix_side=256)
+"""Few updates, small matrices, one batch of the loader; the two processes run in full."""
 
 
-def test_the_command_measures_updates_loader_and_two_processes(short, capsys):
+def test_the_command_measures_updates_loader_and_two_processes(monkeypatch, capsys):
+    monkeypatch.setattr(stage, "bench_train", partial(bench_train, effort=SHORT))
     arguments = ["bench", "train", "--net", "B", "--width", "0.03125", "--batch-size", "4", "--device", "cpu"]
     assert run([*arguments, "--precision", "fp32", "--json", "--quiet"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -83,10 +82,14 @@ def test_the_command_measures_updates_loader_and_two_processes(short, capsys):
     )
 
 
-def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(short, monkeypatch, capsys):
+def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(capsys):
     """Net C has no module in torchvision; two processes take two devices."""
-    monkeypatch.setattr(stage, "_synchronisation", lambda *_: None)
-    assert run(["bench", "train", "--net", "C", "--width", "0.03125", "--batch-size", "2", "--device", "cpu"]) == 0
+    alone = replace(SHORT, processes=False)
+    found = bench_train("C", width=1 / 32, batch_size=2, device="cpu", effort=alone)
+    assert isinstance(found, TrainBenchmark)
+    assert found["synchronisation"] is None
+    assert "times_plain_torchvision" not in found["runs"][0]
+    print_bench({"train": found.as_json()})
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("train: net C, width 0.03125, batch 2; ")
     assert lines[1].split()[:2] == ["precision", "images/s"]
@@ -100,14 +103,14 @@ def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(
     ("changes", "message"),
     [
         ({"net": "F"}, "no net 'F'; valid: A, A-LRN, B, C, D, E, shallow-B"),
-        ({"batch_size": 1}, "a batch of 1 does not split over 2 processes: --batch-size 2 at least"),
+        ({"batch_size": 1}, "a batch of 1 does not split over 2 processes: `batch_size=2` at least"),
         ({"precisions": ("fp8",)}, "no precision 'fp8'"),
         ({"device": "tpu"}, "no device 'tpu'; valid: cpu, cuda, cuda:N, mps"),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(changes, message):
     with pytest.raises(UsageError) as caught:
-        stage.bench_train(**{"net": "A", "width": 1 / 64, "device": "cpu", **changes})
+        bench_train(**{"net": "A", "width": 1 / 64, "device": "cpu", **changes})
     assert str(caught.value).startswith(message)
 
 
@@ -124,6 +127,6 @@ def test_a_gpu_trains_the_full_net(capsys):
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices here")
 def test_two_gpus_average_their_gradients_over_nccl():
-    both = stage._synchronisation("A", 1.0, 32, "bf16", torch.device("cuda"))
-    assert both is not None
+    both = bench_train("A", batch_size=32, precisions=("bf16",), device="cuda", effort=SHORT).synchronisation
+    assert isinstance(both, Synchronisation)
     assert both["backend"] == "nccl"

@@ -1,3 +1,4 @@
+import ast
 import io
 import json
 import logging
@@ -9,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 
+from vggfeat import cli
 from vggfeat.cli import VERBS, progress, run, vggfeat
 from vggfeat.cli.options import debugging
 from vggfeat.nets.catalog import NETS
@@ -376,3 +379,41 @@ def test_torchs_idle_threads_soon_leave_the_cores_to_others_unless_told_otherwis
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this torch has no libgomp")
     assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr
+
+
+# Choices.
+
+
+def literals(path: Path) -> list[tuple[str, ...]]:
+    """The lists and tuples of two or more texts in a file's code."""
+    return [
+        tuple(element.value for element in node.elts)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.List | ast.Tuple)
+        and len(node.elts) > 1
+        and all(isinstance(element, ast.Constant) and isinstance(element.value, str) for element in node.elts)
+    ]
+
+
+def choices() -> dict[str, set[str]]:
+    """The names of every option of every verb that takes one of several."""
+    return {
+        f"{verb} {param.opts[0]}": set(map(str, param.type.choices))
+        for verb in VERBS
+        for param in vggfeat.get_command(None, verb).params
+        if isinstance(param.type, click.Choice)
+    }
+
+
+def test_options_take_their_choices_from_the_library():
+    """A name that the library adds shows up on the command line: no file of it types a list again."""
+    offered = {name: names for name, names in choices().items() if name != "bench what"}
+    assert {"extract --aggregate", "svm --loss", "train --task", "download --source", "evaluate --view"} <= set(offered)
+    retyped = [
+        f"{path.name}: {words} of {name}"
+        for path in sorted(Path(cli.__file__).parent.glob("*.py"))
+        for words in literals(path)
+        for name, names in offered.items()
+        if set(words) == names
+    ]
+    assert retyped == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vggfeat.cli.advice import told
 from vggfeat.datasets import load_dataset
 from vggfeat.errors import DatasetError
 
@@ -58,14 +59,19 @@ def test_missing_data_say_where_was_looked_and_what_to_run(tmp_path: Path) -> No
     with pytest.raises(DatasetError) as caught:
         load_dataset("caltech101", tmp_path)
     assert str(caught.value) == (
-        f"no caltech101 at {tmp_path}/caltech101/101_ObjectCategories: fetch it with 'vggfeat download --dataset "
-        "caltech101', or name the folder that holds it with --data"
+        f"no caltech101 at {tmp_path}/caltech101/101_ObjectCategories (`data` names the folder that holds caltech101/)"
+    )
+    assert told(caught.value) == (
+        f"no caltech101 at {tmp_path}/caltech101/101_ObjectCategories (--data names the folder that holds caltech101/): "
+        "fetch it with 'vggfeat download --dataset caltech101'"
     )
 
 
 def test_an_incomplete_copy_is_refused(tmp_path: Path) -> None:
     root = tree(tmp_path, "caltech101/101_ObjectCategories", [f"c{i}" for i in range(101)])
-    with pytest.raises(DatasetError, match="holds 101 class folders, caltech101 has 102; fetch it anew"):
+    with pytest.raises(
+        DatasetError, match="holds 101 class folders, caltech101 has 102 \\(`dataset=folder` reads a part\\)$"
+    ):
         load_dataset("caltech101", tmp_path)
     (root / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty holds no images"):

@@ -177,7 +177,7 @@ def test_what_is_missing_or_strange_is_named(root, tmp_path):
     stray = root / "train" / "stray.JPEG"
     stray.write_bytes(jpeg(0))
     with pytest.raises(
-        DatasetError, match=r"train: stray\.JPEG lies in no class's folder or tar file, so it has no label$"
+        DatasetError, match=r"train: stray\.JPEG lies outside of any class's folder or tar file, so it has no label$"
     ):
         load_ilsvrc2012(root.parent)
     stray.unlink()

@@ -50,9 +50,9 @@ def test_a_list_of_users_images_honours_exif_and_has_no_labels() -> None:
     [
         (b"a\n\nb\na\n", {}, "stdin, lines 1 and 4: 'a' is given twice; ids must be unique"),
         (b"i\ta\0i\tb", {"nul": True}, "stdin, lines 1 and 2: 'i' is given twice; ids must be unique"),
-        (b"a\n\tb.jpg\n", {}, "stdin, line 2: expected `path` or `id<TAB>path`, found '\\tb.jpg'"),
-        (b"a\t\n", {}, "stdin, line 1: expected `path` or `id<TAB>path`, found 'a\\t'"),
-        (b"a.jpg\0b.jpg\0", {}, "stdin, line 1: a NUL byte; for a list that NULs separate give -0"),
+        (b"a\n\tb.jpg\n", {}, "stdin, line 2: expected a path or id<TAB>path, found '\\tb.jpg'"),
+        (b"a\t\n", {}, "stdin, line 1: expected a path or id<TAB>path, found 'a\\t'"),
+        (b"a.jpg\0b.jpg\0", {}, "stdin, line 1: a NUL byte; for a list separated by NUL bytes give `nul`"),
     ],
 )
 def test_a_bad_list_names_its_lines(data: bytes, options: dict[str, bool], message: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from devkit import action_files, annotation, main_files
 
+from vggfeat.cli.advice import told
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.voc import ACTIONS, CLASSES
 from vggfeat.errors import DatasetError
@@ -82,11 +83,16 @@ def test_missing_data_say_where_was_looked_and_what_to_run(tmp_path: Path) -> No
     with pytest.raises(DatasetError) as caught:
         load_dataset("voc2007", tmp_path)
     root = tmp_path / "VOCdevkit" / "VOC2007"
-    assert str(caught.value) == (
-        f"no voc2007 here: {root}/ImageSets/Main is missing; fetch it with 'vggfeat download --dataset voc2007' or "
-        f"unpack the archives of https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/ so that {root} is there, or name "
-        "the data root with --data"
+    assert told(caught.value) == (
+        f"no voc2007 here: {root}/ImageSets/Main is missing (--data names the folder that holds VOCdevkit/; its archives "
+        "are at https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/): fetch it with 'vggfeat download --dataset voc2007'"
     )
+
+
+def test_the_action_set_comes_with_voc2012s_archives(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("voc2012-action", tmp_path)
+    assert told(caught.value).endswith(": fetch it with 'vggfeat download --dataset voc2012'")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_missing_data_say_where_was_looked_and_what_to_run(tmp_path: Path) -> No
     [
         ("a 1\n", "cow_train.txt has 1 images, train.txt has 2"),
         ("a 1\nc 1\n", "cow_train.txt, line 2: image 'c' where train.txt has 'b'"),
-        ("a 1\nb 2\n", "cow_train.txt, line 2: label '2' is none of 1, 0, -1"),
+        ("a 1\nb 2\n", "cow_train.txt, line 2: label '2'; expected one of 1, 0, -1"),
         ("a 1\nb\n", "cow_train.txt, line 2: expected 2 columns, found 'b'"),
     ],
 )
@@ -141,8 +147,8 @@ def test_action_files_that_contradict_each_other_or_their_annotations_are_errors
     good = file.read_text()
     for text, message in (
         ("2010_01 2 1\n", "name different persons: 2010_01 3 is in one alone"),
-        (good.replace("-1", "0", 1), "line 1: label '0' is none of 1, -1"),
-        (good.replace("  2  ", "  x  "), "line 1: object index 'x' is no number from 1"),
+        (good.replace("-1", "0", 1), "line 1: label '0'; expected one of 1, -1"),
+        (good.replace("  2  ", "  x  "), "line 1: object index 'x' is not a number from 1"),
     ):
         file.write_text(text)
         with pytest.raises(DatasetError) as caught:

@@ -22,7 +22,7 @@ from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.split import evaluation_part, load_evaluation_set, load_training_set
 from vggfeat.errors import DatasetError, StoreError, UsageError
 from vggfeat.inference.dense import DenseNet
-from vggfeat.inference.posteriors import Posteriors, joined, scales_for
+from vggfeat.inference.posteriors import Errors, Made, Posteriors, joined, scales_for
 from vggfeat.inference.scorer import Scorer, grid_crops
 from vggfeat.nets.catalog import NETS, RANDOM, TORCHVISION
 from vggfeat.nets.networks import VGG, glorot_
@@ -229,7 +229,7 @@ def test_each_net_is_tested_at_the_scales_of_its_own_training(data, tmp_path):
 def test_a_net_that_does_not_say_its_training_scale_needs_scales(data):
     with pytest.raises(UsageError) as error:
         evaluate(data=data, net=narrow())
-    assert str(error.value) == ("net A (none) does not say at which scale it was trained: give --scales, such as 256")
+    assert str(error.value) == ("net A (none) does not say at which scale it was trained: give `scales`, such as 256")
 
 
 # Errors
@@ -237,7 +237,16 @@ def test_a_net_that_does_not_say_its_training_scale_needs_scales(data):
 
 def posteriors(labels, values, names, failures=None) -> Posteriors:
     ids = [f"{row}" for row in range(len(values))]
-    return Posteriors("made", ids, labels, names, np.asarray(values, dtype=np.float32), failures or {}, 1, {})
+    return Posteriors(
+        "made",
+        ids,
+        labels,
+        names,
+        np.asarray(values, dtype=np.float32),
+        failures or {},
+        1,
+        Made("A", "none", "dense", (256,)),
+    )
 
 
 def test_errors_are_one_minus_scikit_learns_top_k_accuracy():
@@ -247,10 +256,10 @@ def test_errors_are_one_minus_scikit_learns_top_k_accuracy():
     labels[:12] = np.arange(12)
     names = tuple(f"c{k}" for k in range(12))
     errors = posteriors(labels, values, names).errors()
-    assert errors["images"] == 300
-    for k in (1, 5):
+    assert errors.images == 300
+    for k, error in ((1, errors.top1_error), (5, errors.top5_error)):
         expected = 100 * (1 - top_k_accuracy_score(labels, values, k=k, labels=range(12)))
-        assert errors[f"top{k}_error"] == pytest.approx(expected)
+        assert error == pytest.approx(expected)
 
 
 def test_errors_by_class_and_the_worst_confusions_are_the_confusion_matrixs():
@@ -263,14 +272,14 @@ def test_errors_by_class_and_the_worst_confusions_are_the_confusion_matrixs():
         assert by_class[names[k]] == pytest.approx(100 * (1 - matrix[k, k] / matrix[k].sum()))
     assert by_class["e"] is None
     np.fill_diagonal(matrix, 0)
-    assert [pair["count"] for pair in confusions] == sorted(matrix[matrix > 0].tolist(), reverse=True)[:10]
+    assert [pair.count for pair in confusions] == sorted(matrix[matrix > 0].tolist(), reverse=True)[:10]
     for pair in confusions:
-        assert matrix[names.index(pair["true"]), names.index(pair["predicted"])] == pair["count"]
+        assert matrix[names.index(pair.true), names.index(pair.predicted)] == pair.count
 
 
 def test_fewer_than_five_classes_have_no_top_5_error():
     errors = posteriors(np.array([0, 1]), [[0.9, 0.1], [0.8, 0.2]], ("a", "b")).errors()
-    assert errors == {"images": 2, "top1_error": 50.0, "top5_error": None}
+    assert errors == Errors(2, 50.0, None)
 
 
 def test_failed_images_are_listed_and_never_counted(data, checkpoint, capsys):
@@ -358,14 +367,14 @@ def test_val_of_a_set_without_one_is_what_training_held_out(tmp_path):
     assert len(evaluation_part(images, "all", {}).samples) == 16
     with pytest.raises(UsageError) as error:
         evaluation_part(images, "val", {})
-    assert str(error.value) == "folder has no val images here: --subset all takes all of its images"
+    assert str(error.value) == "folder has no val images here: `subset=all` takes all of its images"
     (tmp_path / "photos/cats/0.jpg").unlink()
     (tmp_path / "photos/cats/1.jpg").unlink()
     with pytest.raises(DatasetError) as changed:
         evaluation_part(load_evaluation_set("folder", tmp_path / "photos"), "val", record)
     assert str(changed.value) == (
-        "the net was trained on 12 images of folder, with 4 held out; here are 14 images, so which of them it has not "
-        "seen is unknown: --subset all takes them all"
+        "the net was trained on 12 images of folder, with 4 held out; here are 14 images, so the ones it has not "
+        "seen are unknown: `subset=all` takes them all"
     )
 
 
@@ -467,7 +476,7 @@ def kept(
         ({"seed": 0}, "{a} and {b} hold the same posteriors: give one of them"),
         (
             {"pending": [1, 3]},
-            "{b} is not finished: 2 of 4 images are still to do; run the same vggfeat evaluate with --resume",
+            "{b} is not finished: 2 of 4 images are still to do; run the same evaluation with --resume",
         ),
     ],
 )
@@ -745,7 +754,7 @@ def test_cuda_agrees_with_the_cpu(data, view, precision, within):
         net = narrow("D").to(device)
         net.precision = its_precision
         scorer = Scorer([net], [(224, 256)], [np.arange(6)], view=view)
-        values = scorer.collect(scorer.start(scorer.prepare(samples))).descriptors
+        values = scorer.describe(samples).descriptors
         scorer.close()
         return values
 

@@ -8,6 +8,7 @@ import pytest
 from making import write_descriptors
 
 from vggfeat.cli import run
+from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.stages.export import export
@@ -80,7 +81,7 @@ def test_nothing_is_replaced_unasked(made, tmp_path):
     (tmp_path / "feats.csv").write_text("mine")
     with pytest.raises(StoreError) as error:
         export(made, tmp_path / "feats.npy")
-    assert str(error.value) == f"{tmp_path / 'feats.csv'} exists: --overwrite replaces it, -o names another file"
+    assert told(error.value) == f"{tmp_path / 'feats.csv'} exists: --overwrite replaces it, -o names another file"
     assert not (tmp_path / "feats.npy").exists()
     export(made, tmp_path / "feats.npy", overwrite=True)
     assert len(table(tmp_path / "feats.csv")) == N + 1

@@ -107,7 +107,7 @@ def test_regions_take_the_samples_box(photos):
         both.descriptors[0], np.concatenate([image.descriptors[0], inside.descriptors[0]]) / np.sqrt(2), atol=1e-6
     )
     missing = Extractor([narrow()], DescriptorSettings(region="box", **settings)).describe([cut])
-    assert missing.failures == {0: "has no box: --region box needs a data set of boxes, such as voc2012-action"}
+    assert missing.failures == {0: 'has no box: the region "box" needs a data set of boxes, such as voc2012-action'}
 
 
 def test_activations_that_are_not_finite_fail_their_row_by_name(photos):
@@ -127,11 +127,11 @@ def test_activations_that_are_not_finite_fail_their_row_by_name(photos):
         ({"scales": (256, 256)}, "scales 256,256: one is named twice"),
         ({"aggregate": "mean"}, "no aggregation 'mean'; valid: stack, average, max"),
         ({"layer": "scores"}, "no layer 'scores'; valid: fc6, fc7"),
-        ({"store": "int8"}, "store 'int8': float32 or float16"),
-        ({"resume": True, "overwrite": True}, "--resume and --overwrite: choose one"),
+        ({"store": "int8"}, "no number format of the file 'int8'; valid: float32, float16"),
+        ({"resume": True, "overwrite": True}, "`resume` and `overwrite`: choose one"),
         (
             {"net": ["A", "D", "E"], "weights": ["none", "none"]},
-            "3 nets and 2 weights: give one --weights for all nets, or one each",
+            "3 nets and 2 weights: give one `weights` for all nets, or one each",
         ),
     ],
 )

@@ -103,7 +103,7 @@ cp --sparse=always a.h5 ..; cd .. && umount disk && rmdir disk
 def test_a_disk_that_fills_up_leaves_no_wrong_row_marked_done(tmp_path: Path) -> None:
     python = [sys.executable, "-c", CHILD, "descriptors", "-1", str(Path(__file__).parent)]
     said = mounted(SMALL_DISK, tmp_path, *python)
-    assert said == "StoreError: a.h5: cannot write (No space left on device): mend that, then --resume\n"
+    assert said == "StoreError: a.h5: cannot write (No space left on device): mend that, then `resume`\n"
     made = read_descriptors(tmp_path / "a.h5")
     _, values = clusters([60, 60], dim=1024)
     right = combine([values.astype(np.float32)], "stack")
@@ -114,7 +114,7 @@ def test_a_disk_that_fills_up_leaves_no_wrong_row_marked_done(tmp_path: Path) ->
 
 def test_a_limit_on_file_sizes_stops_the_run_with_its_rows_still_to_do(tmp_path: Path) -> None:
     said = child("descriptors", 60_000, tmp_path)
-    assert said == "StoreError: a.h5: cannot write (File too large): mend that, then --resume\n"
+    assert said == "StoreError: a.h5: cannot write (File too large): mend that, then `resume`\n"
     assert (read_descriptors(tmp_path / "a.h5").status == PENDING).all()
 
 

@@ -18,7 +18,7 @@ from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.localise import localise
 from vggfeat.stages.train import train
-from vggfeat.training.augment import Augmentation, CentreView, Colours, View
+from vggfeat.training.augment import Augmentation, CentreView, Colours, CropView
 from vggfeat.training.crops import CropLoader, Job
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.tasks import Localisation, box_targets, task_of
@@ -51,17 +51,17 @@ def weights(path):
 
 def test_targets_are_in_the_crops_coordinates():
     # 96x64 at Q = 256 is 384x256; the crop starts at (100, 16). The box is the picture's middle quarter.
-    view = View(256, 100, 16, False, NO_SHIFT)
+    view = CropView(256, 100, 16, False, NO_SHIFT)
     targets, seen = box_targets([(0.25, 0.25, 0.75, 0.75)], view, (96, 64), 0.5)
     assert targets == pytest.approx(np.array([[(192 - 100) / 224, (128 - 16) / 224, 192 / 224, 128 / 224]]))
     assert seen
-    mirrored, _ = box_targets([(0.25, 0.25, 0.75, 0.75)], View(256, 100, 16, True, NO_SHIFT), (96, 64), 0.5)
+    mirrored, _ = box_targets([(0.25, 0.25, 0.75, 0.75)], CropView(256, 100, 16, True, NO_SHIFT), (96, 64), 0.5)
     assert mirrored[0, 0] == pytest.approx(1 - targets[0, 0])
     assert mirrored[0, 1:] == pytest.approx(targets[0, 1:])
 
 
 def test_the_box_to_learn_is_the_one_that_fills_most_of_the_crop_among_those_half_seen():
-    view = View(224, 0, 0, False, NO_SHIFT)  # the left half of a 448x224 picture
+    view = CropView(224, 0, 0, False, NO_SHIFT)  # the left half of a 448x224 picture
     large_half_hidden = (0.3, 0.0, 0.9, 1.0)  # a third of it is in view, yet the largest part of the crop
     small, middle = (0.0, 0.0, 0.1, 0.1), (0.1, 0.1, 0.4, 0.6)
     targets, seen = box_targets([large_half_hidden, small, middle], view, (448, 224), 0.5)

@@ -52,7 +52,7 @@ def wide(tmp_path) -> Sample:
 
 
 def candidates(localiser: Localiser, *samples: Sample) -> list[Candidates]:
-    located = localiser.collect(localiser.start(localiser.prepare(samples)))
+    located = localiser.describe(samples)
     localiser.close()
     assert not located.failures
     return located.candidates
@@ -212,9 +212,7 @@ def test_nets_that_predict_no_boxes_or_other_classes_are_refused():
     classifier.weights_name = "net.pt"
     with pytest.raises(UsageError) as caught:
         Localiser([classifier], scales=[224], guesses=given(0))
-    assert str(caught.value) == (
-        "net.pt predicts classes, no boxes: 'vggfeat train --task localise' makes a net that does"
-    )
+    assert str(caught.value) == ("net.pt predicts classes, no boxes")
     other = answering([0.5] * 12, "pcr", names=(*WNIDS[:2], "n09999999"))
     other.weights_name = "other.pt"
     with pytest.raises(UsageError) as caught:
@@ -406,8 +404,8 @@ def test_a_lost_disk_stops_the_run(root, tmp_path, protocol):
     with pytest.raises(OutageError) as caught:
         localise(gone, max_read_failures=20, draw=tmp_path / "drawn", **settings)
     assert str(caught.value) == (
-        "20 images in a row cannot be read, the last 27: no such file or directory; nothing is kept of them: when the "
-        "disk is back, run the same command again (where they are truly gone, --max-read-failures 0 records them as "
+        "20 images in a row cannot be read, the last 27: no such file or directory; their rows stay pending: when the "
+        "disk is back, run it again (if they are truly gone, `max_read_failures=0` records them as "
         "failed)"
     )
     assert not (tmp_path / "drawn").exists() or not list((tmp_path / "drawn").iterdir()), "none of a run that failed"

@@ -19,8 +19,11 @@ from PIL import Image
 import vggfeat
 from vggfeat.datasets import decoding, images
 from vggfeat.datasets.folder import load_folder
+from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import OutageError, StoreError
-from vggfeat.inference import blocks as pipeline
+from vggfeat.inference.blocks import describe_blocks
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.page import pictures
 from vggfeat.training import crops
@@ -122,10 +125,11 @@ def test_a_picture_that_is_not_read_for_minutes_is_named(
         return decode(source, **options)
 
     monkeypatch.setattr(images, "decode", slow)
-    monkeypatch.setattr(pipeline, "PATIENCE", 0.1)
-    net = glorot_(VGG("A", width=1 / 16)).eval()
-    out = vggfeat.extract(photos, net=net, scales=[224], flip=False, output=tmp_path / "a.h5", workers=6)
-    assert (vggfeat.read_descriptors(out).status == 1).all()
+    samples = from_paths([str(photos)]).samples
+    extractor = Extractor([glorot_(VGG("A", width=1 / 16)).eval()], DescriptorSettings((224,)), workers=6)
+    ((rows, described),) = describe_blocks(extractor, samples, [range(6)], patience=0.1)
+    extractor.close()
+    assert rows == range(6) and not described.failures
     said = [record.getMessage() for record in caplog.records if "still reading" in record.getMessage()]
     assert said[-1].startswith(f"still reading {photos / '4.jpg'} after ")
     assert said[-1].endswith(" s; the run ends after 1800")
@@ -160,7 +164,7 @@ def test_an_evaluation_that_keeps_no_file_begins_again_after_a_picture_that_is_n
     glorot_(VGG("A", width=1 / 16, num_classes=2, class_names=("a", "b"))).save(tmp_path / "net.pt")
     command = ["evaluate", "--dataset", "folder", "--data", str(tree), "--subset", "all", "--scales", "224"]
     assert hung([*command, "--weights", str(tmp_path / "net.pt")]) == (
-        "a/hangs.png: not read in 0 minutes, its disk does not answer: when the disk is back, run the same command again"
+        "a/hangs.png: not read in 0 minutes, its disk does not answer: when the disk is back, run it again"
     )
 
 
@@ -185,7 +189,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_training_names_the_picture_that_is_never_read(never: None, tmp_path: Path) -> None:
     samples = load_folder(two_classes(tmp_path / "tree", 20)).samples
-    words = r"not read in 0 minutes, its disk does not answer: when the disk is back, the same command with --resume goes on"
+    words = r"not read in 0 minutes, its disk does not answer: when the disk is back, run it again with `resume`"
     with pytest.raises(OutageError, match=rf"^a/02\.png: {words}$"):
         crops.colours_of(samples, 0, exif=False, workers=2)
     loader = crops.CropLoader(CentreView(224), "bilinear", exif=False, workers=2)
@@ -213,6 +217,6 @@ def test_a_picture_that_is_never_read_ends_the_run_with_what_is_done_kept(photos
     command = ["extract", "--list", str(tmp_path / "list.txt"), *flags, "-o", str(tmp_path / "a.h5")]
     assert (
         hung(command)
-        == "17: not read in 0 minutes, its disk does not answer: when the disk is back, the same command with --resume goes on"
+        == "17: not read in 0 minutes, its disk does not answer: when the disk is back, run it again with --resume"
     )
     assert (vggfeat.read_descriptors(tmp_path / "a.h5").status == 1).sum() == 16

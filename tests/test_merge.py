@@ -13,6 +13,7 @@ from making import settings as recorded
 
 from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.cli import run
+from vggfeat.cli.advice import told
 from vggfeat.cli.inputs import shard_of
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
@@ -58,7 +59,7 @@ def shards(path, count, **options):
 def refused(call, kind=StoreError) -> str:
     with pytest.raises(kind) as error:
         call()
-    return str(error.value)
+    return told(error.value)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16])
@@ -166,11 +167,9 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     )
     assert refused(lambda: merge([one[0], one[0]], out)) == f"{one[0]} and {one[0]} are both shard 0/2: name one"
     whole = write(tmp_path / "whole.h5")
-    assert refused(lambda: merge([whole], out)) == f"{whole} is no shard: it was made from the whole of its list"
+    assert refused(lambda: merge([whole], out)) == f"{whole} is not a shard: it has the whole of its list"
     assert refused(lambda: merge(one, one[0]), UsageError) == f"{one[0]} is one of the shards: name another -o"
-    assert refused(lambda: merge([], out), UsageError) == (
-        "no shards: name the files that vggfeat extract --shard wrote"
-    )
+    assert refused(lambda: merge([], out), UsageError) == ("no shards: name the files that extract wrote with --shard")
     out.touch()
     assert refused(lambda: merge(one, out)) == f"{out} exists: --overwrite replaces it"
     assert merge(one, out, overwrite=True).read_bytes() == whole.read_bytes()

@@ -18,9 +18,12 @@ from PIL import Image
 import vggfeat
 from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.cli import run
+from vggfeat.datasets.listing import from_paths
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import TrainingError
-from vggfeat.inference import blocks as pipeline
+from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.metrics import average_precision, topk_error
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.stages.merge import merge
@@ -51,10 +54,13 @@ def plain(pictures: list[str], tmp_path_factory: pytest.TempPathFactory) -> np.n
     return described(pictures, tmp_path_factory.mktemp("plain") / "a.h5")
 
 
+def narrow() -> VGG:
+    return glorot_(VGG("A", width=1 / 16), seed=1).eval()
+
+
 def described(pictures: list[str], out: Path, **options: Any) -> np.ndarray:
     """Descriptors (N, D) of a narrow net, in the order of `pictures`."""
-    net = glorot_(VGG("A", width=1 / 16), seed=1).eval()
-    made = vggfeat.read_descriptors(vggfeat.extract(pictures, net=net, scales=SCALES, output=out, **options))
+    made = vggfeat.read_descriptors(vggfeat.extract(pictures, net=narrow(), scales=SCALES, output=out, **options))
     return made.read()
 
 
@@ -77,9 +83,11 @@ def resumed(pictures: list[str], folder: Path) -> np.ndarray:
 
 
 def in_blocks_of_7(pictures: list[str], folder: Path) -> np.ndarray:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "BLOCK", 7)
-        return described(pictures, folder / "a.h5")
+    extractor = Extractor([narrow()], DescriptorSettings(SCALES))
+    blocks = describe_blocks(extractor, from_paths(pictures).samples, blocks_of(COUNT, 7))
+    values = np.concatenate([block.descriptors for _, block in blocks])
+    extractor.close()
+    return values
 
 
 def backwards(pictures: list[str], folder: Path) -> np.ndarray:

@@ -146,8 +146,8 @@ def test_a_model_of_persons_boxes_needs_images_with_boxes(made: SimpleNamespace,
     with pytest.raises(ModelError) as caught:
         list(scorer.predict(made.dataset.samples))
     assert str(caught.value) == (
-        f"{tmp_path}/p-model.h5 was fitted on persons' boxes (--region both), which these images do not have: "
-        "give --dataset voc2012-action, or fit on descriptors of --region image"
+        f"{tmp_path}/p-model.h5 was fitted on persons' boxes (`region=both`), which these images do not have: "
+        "give `dataset=voc2012-action`, or fit on descriptors of `region=image`"
     )
 
 

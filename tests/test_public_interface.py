@@ -19,6 +19,7 @@ FUNCTIONS = {
     "merge",
     "predict",
     "read_descriptors",
+    "similar",
     "svm",
     "train",
 }

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: every block of it is run, or read by what it is for."""
+"""What README and its pages show is what happens: every block is run, or parsed where it needs more than a test has."""
 
 import ast
 import os
@@ -19,15 +19,18 @@ from vggfeat.datasets import NAMES
 from vggfeat.nets.catalog import NETS, WEIGHTS
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+NAMED = ("extracting", "benchmarks", "cluster", "training", "command-line", "contributing")
+PAGES = {"README": ROOT / "README.md", **{name: ROOT / "recipes" / f"{name}.md" for name in NAMED}}
+TEXTS = {name: path.read_text() for name, path in PAGES.items()}
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.03125"]
 """In place of Oxford's weights, which the tests do not fetch."""
 
 ONLY_PARSED = {
     "pip install . && vggfeat quickstart": ".ci/run runs it in a fresh environment",
+    "pip install torch torchvision --index-url": "an installation of a gigabyte",
     "pip install '.[dev]' && pytest": ".ci/run runs it in a fresh environment",
-    "pip install -e '.[dev]'": "the linters' and tests' own set-up; .ci/run has the same steps",
+    "pip install -e '.[dev]'": "the linters' and tests' set-up; .ci/run has the same steps",
     "vggfeat download --dataset caltech101": "needs Caltech-101; tests/test_download.py, test_svm_stage.py have small ones",
     "torchrun --nproc-per-node 8": "eight processes; tests/test_scale_out.py runs ranks, shards and merge",
     "#SBATCH --array=0-15": "needs SLURM; tests/test_scale_out.py runs shards and merge",
@@ -35,48 +38,58 @@ ONLY_PARSED = {
     "vggfeat evaluate --net D": "needs ILSVRC; tests/test_evaluate.py evaluates narrow nets",
     "vggfeat train --recipe recipes/D-384-localise.toml": "needs ILSVRC; tests/test_localise.py has narrow nets",
 }
-"""First words of the shell blocks that no test here can run whole, and where their commands are run instead."""
+"""First words of the shell blocks that no test here runs whole, and where their commands are run instead."""
 
 RUN = {
     "find photos": "test_the_pipe_runs_in_a_shell",
-    "vggfeat extract --dataset folder": "test_the_walk_through_and_its_report_run",
-    "vggfeat svm photos.h5 --report": "test_the_walk_through_and_its_report_run",
+    "vggfeat extract --dataset folder": "test_the_walk_through_runs",
+    "vggfeat svm photos.h5 --report": "test_the_report_of_the_benchmarks_page_runs",
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.S | re.M)
+def blocks(language: str, page: str | None = None) -> list[str]:
+    texts = TEXTS.values() if page is None else [TEXTS[page]]
+    return [text for page in texts for text in re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.S | re.M)]
 
 
-def block(language: str, start: str) -> str:
-    (found,) = [text for text in blocks(language) if text.startswith(start)]
-    return found
+def block(language: str, start: str, page: str | None = None) -> str:
+    found = {text for text in blocks(language, page) if text.startswith(start)}
+    assert len(found) == 1, start
+    return found.pop()
 
 
 def test_every_block_is_known_here():
-    assert set(re.findall(r"^```(\w+)", README, flags=re.M)) == {
-        "sh",
-        "text",
-        "python",
-        "toml",
-        "bibtex",
-    }
+    languages = {name for text in TEXTS.values() for name in re.findall(r"^```(\w+)", text, flags=re.M)}
+    assert languages == {"sh", "text", "python", "toml", "bibtex"}
     for text in blocks("sh"):
         known = [start for start in (*ONLY_PARSED, *RUN) if text.startswith(start)]
         assert len(known) == 1, text
     assert all(test in globals() for test in RUN.values())
-    assert [len(blocks(language)) for language in ("python", "toml", "text")] == [1, 1, 2]
+    assert [len(blocks(language)) for language in ("python", "toml", "text")] == [2, 1, 2]
+
+
+def test_readme_is_short_and_leads_to_every_page():
+    assert len(TEXTS["README"].splitlines()) <= 150
+    for name in NAMED:
+        assert f"](recipes/{name}.md)" in TEXTS["README"]
 
 
 def test_the_set_up_commands_stand_there():
-    assert "pip install . && vggfeat quickstart\n" in blocks("sh")
-    assert "pip install '.[dev]' && pytest\n" in blocks("sh")
+    assert "pip install . && vggfeat quickstart\n" in blocks("sh", "README")
+    assert "pip install '.[dev]' && pytest\n" in blocks("sh", "contributing")
     ci = (ROOT / ".ci" / "run").read_text()
     assert "pip install -q . && vggfeat quickstart" in ci
     assert "pip install -q '.[dev]'" in ci
 
 
-def test_the_help_is_the_commands_own(capsys):
+def test_the_costs_are_the_catalogues():
+    """One figure everywhere: megabytes of the published files."""
+    sizes = {row.net: round(row.size / 1e6) for row in WEIGHTS if row.source == "oxford" and row.size}
+    assert f"{sizes['D']} MB for net D (E: {sizes['E']} MB)" in TEXTS["README"]
+
+
+def test_the_help_is_the_commands_own(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert run(["--help"]) == 0
     assert capsys.readouterr().out.strip() == block("text", "Usage:").strip()
 
@@ -94,7 +107,7 @@ def test_the_quickstart_table_is_as_it_is_printed(capsys):
 
 def commands() -> list[str]:
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    return [line[line.index("vggfeat ") :] for line in lines if "vggfeat " in line]
+    return sorted({line[line.index("vggfeat ") :] for line in lines if "vggfeat " in line})
 
 
 @pytest.mark.parametrize("command", commands())
@@ -108,32 +121,46 @@ def test_every_command_parses(command, monkeypatch):
         verb.make_context(words[0], words[1:], parent=parent)
 
 
-def test_files_that_it_names_exist():
-    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
+def inline_commands() -> list[str]:
+    """Command lines inside of sentences: `` `vggfeat info FILE` ``."""
+    return sorted({text for page in TEXTS.values() for text in re.findall(r"`vggfeat ([a-z]+)[^`]*`", page)})
+
+
+def test_commands_inside_of_sentences_name_verbs():
+    assert inline_commands()
+    assert [verb for verb in inline_commands() if vggfeat.get_command(None, verb) is None] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_it_names_exist(page):
+    text = TEXTS[page]
+    for target in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
+        assert (PAGES[page].parent / target).exists(), target
+    for target in re.findall(r"`((?:recipes|vggfeat|tests)/[\w/-]+\.(?:toml|py))`", text):
         assert (ROOT / target).exists(), target
-    for target in re.findall(r"`((?:recipes|vggfeat|tests)/[\w/-]+\.(?:toml|py))`", README):
-        assert (ROOT / target).exists(), target
-    for recipe in re.findall(r"recipes/[\w-]+\.toml", README):
+    for recipe in re.findall(r"recipes/[\w-]+\.toml", text):
         assert (ROOT / recipe).exists(), recipe
 
 
-def test_links_within_it_lead_to_headings():
-    anchors = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in headings()}
-    assert set(re.findall(r"\]\(#([\w-]+)\)", README)) <= anchors
-
-
-def headings() -> list[str]:
-    prose = re.sub(r"^```.*?^```", "", README, flags=re.S | re.M)
+def headings(text: str) -> list[str]:
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
     return re.findall(r"^#+ (.+)$", prose, flags=re.M)
 
 
-def test_its_tables_name_every_data_set_and_every_source_of_weights():
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_it_lead_to_headings(page):
+    anchors = {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in headings(TEXTS[page])}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", TEXTS[page])) <= anchors
+
+
+def test_the_pages_name_every_net_data_set_and_source_of_weights():
+    everything = "\n".join(TEXTS.values())
     for name in NAMES:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in everything
     for source in {row.source for row in WEIGHTS}:
-        assert f"`{source}`" in README
+        assert f"`{source}`" in TEXTS["README"]
     for name in NETS:
-        assert re.search(rf"\b{re.escape(name.replace('shallow-', 'shallow '))}\b", README)
+        assert re.search(rf"\b{re.escape(name.replace('shallow-', 'shallow '))}\b", TEXTS["README"])
 
 
 def test_the_citation_names_this_version():
@@ -143,11 +170,18 @@ def test_the_citation_names_this_version():
     assert len(re.findall(r"^@\w+\{[\w-]+,$", text, flags=re.M)) == 2
 
 
-def labelled_photos(photos: Path, folder: Path) -> None:
+@pytest.fixture
+def labelled(photos, tmp_path, monkeypatch):
+    """A working folder with `photos/<class>/*.jpg` and a picture in `new/`."""
+    folder = tmp_path / "work"
     for i in range(24):
         target = folder / "photos" / ("cats" if i % 2 else "dogs") / f"{i}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(sorted(photos.glob("*.jpg"))[i % 2 * 3], target)
+    (folder / "new").mkdir()
+    shutil.copy(photos / "3.jpg", folder / "new" / "a.jpg")
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def execute(line: str) -> int:
@@ -162,33 +196,48 @@ def execute(line: str) -> int:
     return run(words)
 
 
-def test_the_python_block_runs_as_written(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path / "photos")
-    labelled_photos(photos, Path.cwd())
-    (code,) = blocks("python")
+def narrow(code: str, text: str) -> str:
+    """A Python block with a narrow random net in place of net D with Oxford's weights."""
+    assert text in code
+    code = code.replace(text, text.replace('"D"', '"A", weights=None, width=0.03125'))
     ast.parse(code)
-    exec(code, {})
-    score, gap = map(float, capsys.readouterr().out.split())
-    assert score == 1.0
-    assert gap <= 1e-5
+    return code
 
 
-def test_the_walk_through_and_its_report_run(photos, tmp_path, monkeypatch, capsys):
-    """The README's lines as they stand, but for a narrow random net in place of Oxford's weights."""
-    monkeypatch.chdir(tmp_path / "photos")
-    labelled_photos(photos, Path.cwd())
-    new = Path("new")
-    new.mkdir()
-    shutil.copy(photos / "3.jpg", new / "a.jpg")
+def test_the_python_block_runs_as_written(labelled, capsys):
+    (code,) = blocks("python", "README")
+    exec(narrow(code, 'net="D"'), {})
+    scores, shape = capsys.readouterr().out.splitlines()
+    mean, _ = map(float, scores.split())
+    assert mean == 1.0
+    assert shape == "(24, 128) cats/1.jpg"
+
+
+def test_the_pipeline_of_the_extraction_page_runs_as_written(labelled, capsys):
+    (code,) = blocks("python", "extracting")
+    exec(narrow(code, 'load_net("D")'), {})
+    assert capsys.readouterr().out == "1.0\n"
+
+
+def test_the_walk_through_runs(labelled, capsys):
+    """README's lines as they stand, but for a narrow random net in place of Oxford's weights."""
+    printed = {}
     for line in block("sh", "vggfeat extract --dataset folder").splitlines():
         capsys.readouterr()
         assert execute(line) == 0, line
-    id, name, _ = capsys.readouterr().out.strip().split("\t")
+        printed[shlex.split(line)[1]] = capsys.readouterr().out
+    assert printed["svm"] == "model.h5\nreport/index.html\n"
+    assert "<img" in Path("report/index.html").read_text(encoding="utf-8")
+    id, name, *_ = printed["predict"].splitlines()[-1].split("\t")
     assert (id, name) == ("new/a.jpg", "cats")
+
+
+def test_the_report_of_the_benchmarks_page_runs(labelled, capsys):
+    assert execute("vggfeat extract --dataset folder --data photos --scales 256 -o photos.h5") == 0
     (line,) = block("sh", "vggfeat svm photos.h5 --report").splitlines()
+    capsys.readouterr()
     assert execute(line) == 0
     assert capsys.readouterr().out == "report/index.html\n"
-    assert "<img" in Path("report/index.html").read_text(encoding="utf-8")
 
 
 def test_the_pipe_runs_in_a_shell(photos, tmp_path):
@@ -206,10 +255,8 @@ def test_the_pipe_runs_in_a_shell(photos, tmp_path):
     assert (tmp_path / done.stdout.strip()).stat().st_size > 6 * 4 * 3 * 128
 
 
-def test_the_recipe_file_runs(photos, tmp_path, monkeypatch, capsys):
+def test_the_recipe_file_runs(labelled, capsys):
     """The TOML block as it stands; flags, which win, give a narrow net and a folder in place of Caltech-101."""
-    monkeypatch.chdir(tmp_path / "photos")
-    labelled_photos(photos, Path.cwd())
     (text,) = blocks("toml")
     Path("experiment.toml").write_text(text)
     made = tomllib.loads(text)

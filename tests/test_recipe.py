@@ -72,7 +72,9 @@ def test_an_unknown_override_is_an_error_too():
 
 @pytest.mark.parametrize("std", [0.1, 1.0])
 def test_the_papers_literal_variance_stops_with_advice(std):
-    with pytest.raises(RecipeError, match=r"logits of 1e8 and ends in NaN; take --init-std 0.01, or --init glorot$"):
+    with pytest.raises(
+        RecipeError, match=r"logits of 1e8 and ends in NaN; take `init.std=0.01`, or `init.scheme=glorot`$"
+    ):
         load_recipe(None, {"init.scheme": "gaussian", "init.std": std})
     assert load_recipe(None, {"init.scheme": "glorot", "init.std": std}).init.std == std
 

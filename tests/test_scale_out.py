@@ -153,8 +153,8 @@ def test_a_lost_disk_stops_the_run_and_costs_no_image_its_row(photos, tmp_path, 
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert err.startswith(
-        f"vggfeat: 100 images in a row cannot be read, the last {share}/099.jpg: no such file or directory; nothing "
-        "is kept of them: when the disk is back, the same command with --resume goes on"
+        f"vggfeat: 100 images in a row cannot be read, the last {share}/099.jpg: no such file or directory; their "
+        "rows stay pending: when the disk is back, run it again with --resume"
     )
     status = vggfeat.read_descriptors(out).status
     assert status.tolist() == [1] * 48 + [0] * 152, "the block in which it began is left whole too"

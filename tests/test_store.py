@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import VggfeatError
 from vggfeat.store import DescriptorWriter, read_descriptors
@@ -57,7 +58,7 @@ def fill(path, blocks=None, **options):
 def refused(call) -> str:
     with pytest.raises(VggfeatError) as error:
         call()
-    return str(error.value)
+    return told(error.value)
 
 
 def test_what_is_written_is_read(tmp_path):

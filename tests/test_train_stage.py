@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -180,9 +181,9 @@ KILLS = """
 import os, random, signal, sys, time
 from vggfeat.datasets.split import load_training_set
 from vggfeat.training.recipe import load_recipe
-from vggfeat.stages import train as stage
+from vggfeat.stages.train import train
 
-tree, output, kills, seed, stage.SAVE_SECONDS = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+tree, output, kills, seed, save_seconds = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 recipe = load_recipe(None, {
     "net": "A", "width": 1 / 64, "precision": "fp32", "data.dataset": "folder", "sgd.batch_size": 2,
     "augment.S": [224, 256], "schedule.epochs": 2, "seed": seed,
@@ -192,7 +193,7 @@ data = load_training_set("folder", tree, fraction=0.2, seed=seed)
 def started(folder):
     child = os.fork()
     if child == 0:
-        stage.train(recipe, data, output=folder, device="cpu", workers=1, resume=True)
+        train(recipe, data, output=folder, device="cpu", workers=1, resume=True, save_seconds=save_seconds)
         os._exit(0)
     return child
 
@@ -234,12 +235,12 @@ def test_a_killed_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, tmp_pa
 def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     recipe, data = tiny(tree, schedule__epochs=1)
     train(recipe, data, output=tmp_path / "run", device="cpu")
-    with pytest.raises(UsageError, match=r"best\.pt exists: go on with it by --resume, or replace it by --overwrite$"):
+    with pytest.raises(UsageError, match=r"best\.pt exists: go on with it by `resume`, or replace it by `overwrite`$"):
         train(recipe, data, output=tmp_path / "run", device="cpu")
-    with pytest.raises(UsageError, match=r"^--resume and --overwrite: choose one$"):
+    with pytest.raises(UsageError, match=r"^`resume` and `overwrite`: choose one$"):
         train(recipe, data, output=tmp_path / "run", device="cpu", resume=True, overwrite=True)
     other, _ = tiny(tree, schedule__epochs=1, sgd__learning_rate=0.5)
-    with pytest.raises(RecipeError, match=r"settings \(sgd.learning_rate: 0.01, now 0.5\): --overwrite starts anew$"):
+    with pytest.raises(RecipeError, match=r"settings \(sgd.learning_rate: 0.01, now 0.5\): `overwrite` starts anew$"):
         train(other, data, output=tmp_path / "run", device="cpu", resume=True)
     (tree / "red" / "4.png").rename(tree / "red" / "5.png")
     with pytest.raises(RecipeError, match=r"last\.pt: made with other images than folder has now$"):
@@ -254,8 +255,26 @@ def test_a_damaged_last_checkpoint_is_named(tree, tmp_path):
     recipe, data = tiny(tree)
     VGG("A", width=1 / 64, num_classes=3).save(tmp_path / "last.pt")
     with pytest.raises(
-        TrainingError, match=r"last\.pt: cannot resume from it \(KeyError: 'training_state'\); --overwrite"
+        TrainingError, match=r"last\.pt: cannot resume from it \(KeyError: 'training_state'\); `overwrite`"
     ):
+        train(recipe, data, output=tmp_path, device="cpu", resume=True)
+
+
+def test_a_last_checkpoint_that_claims_more_than_it_has_is_refused_before_its_tensors_are_built(tree, tmp_path):
+    """A few hundred bytes that would unpack to gigabytes: one number repeated by a stride of zero, or a deflated zip."""
+    recipe, data = tiny(tree)
+    repeated = {"training_state": {"optimizer": {"state": {0: torch.zeros(1).expand(1 << 34)}}}}
+    torch.save(repeated, tmp_path / "last.pt")
+    with pytest.raises(
+        TrainingError, match=r"last\.pt: claims 68719476736 bytes of tensors, more than the file has; c"
+    ):
+        train(recipe, data, output=tmp_path, device="cpu", resume=True)
+    torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "last.pt", "w") as deflated:
+        for entry in plain.infolist():
+            deflated.writestr(entry.filename, plain.read(entry), zipfile.ZIP_DEFLATED)
+    message = r"last\.pt: claims \d+ bytes of content, more than the file has; cannot resume from it: `overwrite` starts anew$"
+    with pytest.raises(TrainingError, match=message):
         train(recipe, data, output=tmp_path, device="cpu", resume=True)
 
 
@@ -338,7 +357,7 @@ def test_a_deepened_net_begins_with_the_errors_of_the_shallower_one(tree, tmp_pa
 
 def test_identity_without_a_net_to_begin_as_is_refused(tree):
     with pytest.raises(
-        RecipeError, match=r"^--init identity begins as a trained shallower net: name it with --init-from$"
+        RecipeError, match=r"^`init.scheme=identity` begins as a trained shallower net: name it by `init.checkpoint`$"
     ):
         tiny(tree, init__scheme="identity")
 
@@ -346,7 +365,7 @@ def test_identity_without_a_net_to_begin_as_is_refused(tree):
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tree, tmp_path):
     recipe, data = tiny(tree, sgd__learning_rate=1e9)
     with pytest.raises(
-        TrainingError, match=r"^the loss became (nan|inf) at update \d+ \(rate 1e\+09\): lower --learning-rate"
+        TrainingError, match=r"^the loss became (nan|inf) at update \d+ \(rate 1e\+09\): lower `sgd.learning_rate`"
     ):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "last.pt").exists()
@@ -369,7 +388,9 @@ def test_first_weights_that_are_far_too_large_stop_at_once(tree, tmp_path):
 def test_a_stalled_start_stops_with_advice(tree, tmp_path):
     # Gaussian weights of deviation 0.01 vanish in a net this narrow.
     recipe, data = tiny(tree, init__scheme="gaussian", init__stall_steps=9, schedule__epochs=9)
-    with pytest.raises(TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with --init glorot or "):
+    with pytest.raises(
+        TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with `init.scheme=glorot` or "
+    ):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
     assert train(patient, data, output=tmp_path / "patient", device="cpu").finished
@@ -458,7 +479,7 @@ def test_no_data_is_one_line_with_the_way_out(tmp_path, capsys, monkeypatch):
     assert captured.err == (
         "vggfeat: no ilsvrc2012 at data/ilsvrc2012 (train/ and val/ missing): put its images there as "
         "train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name another "
-        "data root with --data DIR, or take pictures of your own with --dataset folder --data DIR\n"
+        "data root with --data DIR, or take pictures of your own with --dataset folder and --data DIR\n"
     )
 
 

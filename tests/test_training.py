@@ -11,6 +11,7 @@ from vggfeat.datasets.images import rescale, rescaled_crop
 from vggfeat.errors import DatasetError, TrainingError, UsageError, WeightsError
 from vggfeat.nets.catalog import OXFORD, Preprocessing
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.scaling import InputScaling
 from vggfeat.training.augment import Augmentation, CentreView, Colours, colours, epoch_order, moments
 from vggfeat.training.crops import Batch, CropLoader, Job, colours_of
 from vggfeat.training.initial import copy_layers, deepen, standardise_, table_layers
@@ -18,7 +19,7 @@ from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Sgd
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.tasks import Classification
-from vggfeat.training.trainer import Trainer, errors, preprocessed, totals
+from vggfeat.training.trainer import Trainer, mean_errors, totals
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 GREY = Colours((100.0, 110.0, 120.0), (0.2, 0.02, 0.01), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
@@ -246,6 +247,12 @@ def test_another_number_of_classes_leaves_the_last_layer_random():
     assert copy_layers(VGG("B", width=1 / 32, num_classes=7), VGG("A", width=1 / 32))[-1] == "fc7"
 
 
+@pytest.mark.parametrize(("net", "copied"), [("D", 13), ("E", 4)])
+def test_a_net_without_fully_connected_layers_gives_its_convolutions(net, copied):
+    source, target = VGG("D", width=1 / 32, top=False), VGG(net, width=1 / 32, num_classes=5)
+    assert copy_layers(target, source) == list(table_layers(source))[:copied]
+
+
 def test_a_source_of_another_width_is_refused():
     with pytest.raises(WeightsError, match=r"^no layer of none \(A, width 0.25\) fits net B of width 0.125; both need"):
         copy_layers(VGG("B", width=0.125), VGG("A", width=0.25, num_classes=9))
@@ -277,9 +284,7 @@ def test_a_deepened_net_of_other_classes_has_a_last_layer_of_its_own():
     [("A", 1 / 32, "B", "conv1_2"), ("D", 1 / 16, "A", "conv1_1"), ("D", 1 / 32, "E", "conv3_4")],
 )
 def test_a_net_that_is_no_deeper_one_of_the_same_width_is_not_deepened(net, width, source, layer):
-    message = (
-        rf"^{layer} of none \({source}, width 0.03125\) fits no layer of net {net} of width {width:g}: --init iden"
-    )
+    message = rf"^{layer} of none \({source}, width 0.03125\) fits no layer of net {net} of width {width:g}: `init.scheme=iden"
     with pytest.raises(WeightsError, match=message):
         deepen(VGG(net, width=width), VGG(source, width=1 / 32))
 
@@ -417,11 +422,11 @@ def test_a_micro_batch_is_halved_until_it_fits(monkeypatch):
     ours = trainer(Sgd(batch_size=20))
     form, seen = ours.form.forward, []
 
-    def picky(crops, masks):
+    def picky(crops, masks, computed):
         seen.append(len(crops))
         if len(crops) > 3:
             raise torch.OutOfMemoryError("out of memory")
-        return form(crops, masks)
+        return form(crops, masks, computed)
 
     monkeypatch.setattr(ours.form, "forward", picky)
     assert ours.largest_micro_batch(20) == 3
@@ -432,7 +437,7 @@ def test_a_micro_batch_is_halved_until_it_fits(monkeypatch):
 def test_a_net_that_fits_no_single_image_stops_with_advice(monkeypatch):
     ours = trainer(Sgd(batch_size=4))
 
-    def never(crops, masks):
+    def never(crops, masks, computed):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(ours.form, "forward", never)
@@ -460,14 +465,14 @@ def test_totals_count_what_a_full_sort_counts():
     given = (torch.tensor(weights), wrong, torch.tensor(weights))
     expected = [weights.sum(), (weights * (place > 0)).sum(), (weights * (place > 4)).sum(), weights.sum()]
     assert totals(*given).tolist() == pytest.approx(expected)
-    found = errors(totals(*given))
+    found = mean_errors(totals(*given))
     assert found.top1 == pytest.approx(100 * expected[1] / expected[3])
-    assert math.isnan(errors(torch.zeros(4)).top5)
+    assert math.isnan(mean_errors(torch.zeros(4)).top5)
 
 
 def test_validation_uses_no_dropout_and_the_net_as_it_is():
     ours, given = trainer(Sgd(batch_size=6), micro_batch=4), batch(6)
-    found = errors(ours.validate([given, given]))
+    found = mean_errors(ours.validate([given, given]))
     with torch.no_grad():
         scores = ours.net.eval()(ours.prepared(given.crops, given.shifts))
     assert found.loss == pytest.approx(F.cross_entropy(scores, given.labels).item(), rel=1e-5)
@@ -476,6 +481,6 @@ def test_validation_uses_no_dropout_and_the_net_as_it_is():
 
 def test_preprocessing_is_that_of_the_weights():
     values = torch.tensor([[10.0, 20.0, 30.0]])
-    assert preprocessed(values, OXFORD).tolist() == [pytest.approx([30 - 103.939, 20 - 116.779, 10 - 123.68])]
+    assert InputScaling(OXFORD)(values).tolist() == [pytest.approx([30 - 103.939, 20 - 116.779, 10 - 123.68])]
     halved = Preprocessing("RGB", 0.5, (1.0, 2.0, 3.0), (2.0, 2.0, 4.0), "bilinear")
-    assert preprocessed(values, halved).tolist() == [[2.0, 4.0, 3.0]]
+    assert InputScaling(halved)(values).tolist() == [[2.0, 4.0, 3.0]]

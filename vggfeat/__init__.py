@@ -14,6 +14,7 @@ The rooms, each importing only from those below it:
     system       the machine: files, downloads, HDF5, devices, memory
     metrics      average precision, recall, errors
     boxes        intersection over union, OverFeat's merging
+    results      the base of the results that stages return
     errors       the exceptions, each with a message for its reader
 
 `dir(vggfeat)` is the public interface. Names are imported on first use (PEP 562), so `import vggfeat` and the command

@@ -163,3 +163,19 @@ def localisation_error(
     for image, there in enumerate(truth):
         hits[image] &= (iou(placed[image, :k], there) > CORRECT_IOU).any(axis=1)
     return float(np.mean(~hits.any(axis=1)))
+
+
+def positive_share(labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(n, K) labels 1, 0 (difficult), -1 -> (K,) share of 1 among those that are not 0; nan without any.
+
+    It is about the average precision of a random ranking.
+    """
+    positive, negative = (labels == 1).sum(axis=0), (labels == -1).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        share: NDArray[np.float64] = positive / (positive + negative)
+    return share
+
+
+def chance_topk_error(num_classes: int, k: int) -> float:
+    """Expected top-k error in % of guessing k different classes."""
+    return 100 * max(0.0, 1 - k / num_classes)

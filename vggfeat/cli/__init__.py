@@ -31,7 +31,7 @@ VERBS = {
     "export": "Write descriptors as a NumPy or CSV file, for other tools.",
     "svm": "Fit linear SVMs on descriptors and score them.",
     "similar": "The most similar images: neighbours of pictures, or near-duplicates.",
-    "predict": "Score new images with a fitted model.",
+    "predict": "Classify new images with a trained net or a fitted model.",
     "info": "Describe a descriptor file, checkpoint or model and its origin.",
     "bench": "Measure this machine: extraction, training and SVM fits.",
     "quickstart": "Try it: train, extract and classify small pictures, offline.",

@@ -14,14 +14,39 @@ FLAGS = {
 }
 """Flags of parameters with other names; any other parameter `a_b` is `--a-b`."""
 
+RECIPE_FLAGS = {
+    "net": "net",
+    "width": "width",
+    "seed": "seed",
+    "precision": "precision",
+    "data.dataset": "dataset",
+    "augment.S": "S",
+    "augment.crops": "crops",
+    "sgd.batch_size": "batch_size",
+    "sgd.learning_rate": "learning_rate",
+    "sgd.trainable": "trainable",
+    "schedule.epochs": "epochs",
+    "init.scheme": "init",
+    "init.std": "init_std",
+    "init.checkpoint": "init_from",
+    "task": "task",
+    "localise.head": "head",
+}
+"""Recipe keys with a parameter of `vggfeat train`; every other key goes by `--set`."""
+
 ADVICE = {
+    "posteriors": "'vggfeat evaluate -o FILE' keeps those",
+    "train boxes": "'vggfeat train --task localise' makes a net that does",
     "evaluate": "'vggfeat evaluate {file}' scores them",
     "extract": "'vggfeat extract --dataset {dataset}' (its images: 'vggfeat download --dataset {dataset}')",
     "merge": "'vggfeat merge {shards} -o {output}'",
     "model": "'vggfeat svm -o {path}' makes a model",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
+    "make": "make it with {command}",
+    "make_again": "make it again with {command}",
+    "finish": "finish it with {command} --resume",
 }
-"""`advice` of an error -> what to type next; the placeholders are the error's facts."""
+"""`advice` of an error -> what to type next. Placeholders are the error's facts; `command` is a whole command."""
 
 _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNORECASE)
 
@@ -29,7 +54,7 @@ _PARAMETER = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)?)(?:=([^`]*))?`", re.IGNOR
 def in_flags(message: str) -> str:
     """A message with each `` `parameter` `` or `` `parameter=value` `` as typed in a shell.
 
-    A dotted name is a recipe's key, set by `--set`.
+    A dotted name is a recipe's key, set by a flag of `train` or by `--set`.
     """
     return _PARAMETER.sub(lambda match: _typed(match[1], match[2]), message)
 
@@ -39,18 +64,21 @@ def told(error: VggfeatError) -> str:
     message = in_flags(str(error))
     if not error.advice:
         return message
-    facts = {name: _word(str(value), pattern=name == "shards") for name, value in error.facts.items()}
+    facts = {name: _word(name, str(value)) for name, value in error.facts.items()}
     return f"{message}: {ADVICE[error.advice].format(**facts)}"
 
 
-def _word(text: str, pattern: bool) -> str:
-    """A fact as a word of a shell; the stars of a pattern stay outside of the quotes."""
-    if not pattern:
+def _word(name: str, text: str) -> str:
+    """A fact as words of a shell; a command is one already, and the stars of a pattern stay outside of the quotes."""
+    if name == "command":
+        return text
+    if name != "shards":
         return shlex.quote(text)
     return "*".join(shlex.quote(part) if part else "" for part in text.split("*"))
 
 
 def _typed(name: str, value: str | None) -> str:
+    name = RECIPE_FLAGS.get(name, name)
     if "." in name:
         return f"--set {name}" if value is None else f"--set {name}={value}"
     flag = FLAGS.get(name, f"--{name.replace('_', '-')}")

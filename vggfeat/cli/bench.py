@@ -9,8 +9,8 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
+from vggfeat.results import Result
 from vggfeat.stages.bench.problems import SIZES
-from vggfeat.stages.result import Result
 
 
 @click.command()
@@ -88,7 +88,7 @@ def bench(
                 precisions=precisions or ("auto",),
                 device=device,
                 progress=tick,
-            )
+            ).as_json()
     if what in ("all", "svm"):
         from vggfeat.stages.bench.svm import bench_svm
 

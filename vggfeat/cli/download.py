@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vggfeat.cli import console, progress
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.archives import PUBLISHED
@@ -56,3 +57,5 @@ def download(
         console.print_json(result)
     else:
         print(result["path"])
+        facts = {"net": result["net"]} if dataset is None else {"dataset": dataset}
+        hint("download weights" if dataset is None else "download dataset", quiet, **facts)

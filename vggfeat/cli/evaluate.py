@@ -8,16 +8,18 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import UsageError, nearest
+from vggfeat.inference.settings import SCALE_RULES, VIEWS
 
 
 class ScalesOrRule(Numbers):
     """The paper's rule for one scale or for several, or the scales themselves."""
 
-    rules = ("single", "multi")
+    rules = SCALE_RULES
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The rule's name, or the tuple of numbers."""
@@ -33,14 +35,14 @@ class ScalesOrRule(Numbers):
 @net_options(many=True, to="fuse")
 @click.option(
     "--view",
-    type=Choice(["dense", "crops", "both", "center"]),
+    type=Choice(VIEWS),
     default="dense",
     show_default=True,
     help="Whole images, 5x5 crops, the average of both (each with the mirror image), or the central crop alone.",
 )
 @click.option(
     "--scales",
-    type=ScalesOrRule(int, f"single|multi|{SCALES.metavar}"),
+    type=ScalesOrRule(int, f"{'|'.join(SCALE_RULES)}|{SCALES.metavar}"),
     default="single",
     show_default=True,
     help="Smallest sides Q, or the paper's rule from the training scale S. single: S, or the middle of a range; "
@@ -108,15 +110,16 @@ def evaluate(
     if not quiet:
         tables.print_evaluation(result)
     if as_json:
-        console.print_json(result)
+        console.print_json(result.as_json())
     else:
-        for name in ("posteriors", "submission", "report"):
-            if result.get(name) and not (files and name == "posteriors"):
-                click.echo(result[name])
-    if result["failed"]:
+        for path in (None if files else result.posteriors, result.submission, result.report):
+            if path is not None:
+                click.echo(path)
+        if result.posteriors is not None and not files:
+            hint("evaluate", quiet, path=result.posteriors)
+    if result.failed:
         if not quiet:
-            total = len(result["failed"]) + result["rows"][-1]["images"]
-            tables.print_failures(result["failed"], total, where="with --json")
+            tables.print_failures(result.failed, len(result.failed) + result.rows[-1].images, where="with --json")
         ctx.exit(SKIPPED)
 
 

@@ -40,8 +40,7 @@ def export(ctx: click.Context, file: str, output: str, overwrite: bool, as_json:
         missing = f"{done.missing} of {done.rows} rows have no descriptor"
         console.note(f"{missing} (failed or pending: see the column status)")
     if as_json:
-        names = None if done.names is None else str(done.names)
-        console.print_json({"path": str(done.path), "names": names, "rows": done.rows, "missing": done.missing})
+        console.print_json(done.as_json())
     else:
         click.echo(done.path)
     if done.missing:

@@ -9,9 +9,12 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import DONE, SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
+from vggfeat.inference.settings import LAYERS, REGIONS
+from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import whole_path
 from vggfeat.system.launch import launched
 
@@ -22,23 +25,23 @@ from vggfeat.system.launch import launched
 @click.option("--scales", type=SCALES, default="256,384,512", show_default=True, help="Smallest sides Q in pixels.")
 @click.option(
     "--aggregate",
-    type=Choice(["stack", "average", "max"]),
+    type=Choice(AGGREGATES),
     default="stack",
     show_default=True,
     help="How scales become one descriptor.",
 )
 @click.option("--flip/--no-flip", default=True, help="Average with the mirror image.  [default: flip]")
-@click.option("--layer", type=Choice(["fc6", "fc7"]), default="fc7", show_default=True)
+@click.option("--layer", type=Choice(LAYERS), default="fc7", show_default=True)
 @click.option(
     "--region",
-    type=Choice(["image", "box", "both"]),
+    type=Choice(REGIONS),
     default="image",
     show_default=True,
     help="The whole image, the sample's box, or both stacked.",
 )
 @click.option("--exif/--no-exif", default=None, help="Honour EXIF orientation.  [default: only for your own pictures]")
 @click.option("--keep-scales", is_flag=True, help="Store each scale's activations too.")
-@click.option("--store", type=Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option("--store", type=Choice(STORES), default="float32", show_default=True)
 @dataset_option("It lies under the data root and has labels.")
 @data_option
 @click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
@@ -119,6 +122,8 @@ def extract(
         )
     else:
         click.echo(path)
+        if part is None:
+            hint("extract" if made.labels is None else "extract labelled", quiet, path=str(path))
     if errors:
         # torchrun takes any code but 0 for a failure, and ends the other ranks' shards.
         ctx.exit(SKIPPED if launch is None else DONE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vggfeat.cli import console, tables
+from vggfeat.cli import console, listings
 from vggfeat.cli.options import common
 
 
@@ -24,4 +24,4 @@ def info(file: str, as_json: bool, quiet: bool) -> None:
     if as_json:
         console.print_json(result.as_json())
     else:
-        tables.print_info(result.as_json())
+        listings.print_info(result.as_json())

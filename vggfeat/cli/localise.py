@@ -10,6 +10,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.options import common, data_option, device_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
+from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
 
 
 @click.command()
@@ -22,7 +23,7 @@ from vggfeat.cli.types import SCALES, Choice
 )
 @click.option(
     "--protocol",
-    type=Choice(["1", "2"]),
+    type=Choice(PROTOCOLS),
     default="2",
     show_default=True,
     help="1: the central crop's box, the class given. 2: the whole image, five guessed classes, boxes merged.",
@@ -38,7 +39,7 @@ from vggfeat.cli.types import SCALES, Choice
 @click.option("--flip/--no-flip", default=True, show_default=True, help="The mirrored images too (protocol 2).")
 @click.option("--threshold", type=float, help="Of merging.  [default: the best on every tenth image]")
 @data_option
-@click.option("--subset", type=Choice(["val", "test"]), default="val", show_default=True)
+@click.option("--subset", type=Choice(LOCALISED_SUBSETS), default="val", show_default=True)
 @click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes an image.")
 @click.option("--draw", metavar="DIR", help="Pictures with true and predicted boxes, at most 100.")
 @reading_options
@@ -74,16 +75,16 @@ def localise(
         )
     if not quiet:
         tables.print_localisation(result)
-    if not quiet and (left_out := result.get("not_drawn")):
-        name, reason = next(iter(left_out.items()))
-        console.note(f"{len(left_out)} pictures could not be drawn, the first {name}: {reason}")
+    if not quiet and result.not_drawn:
+        name, reason = next(iter(result.not_drawn.items()))
+        console.note(f"{len(result.not_drawn)} pictures could not be drawn, the first {name}: {reason}")
     if as_json:
-        console.print_json(result)
+        console.print_json(result.as_json())
     else:
-        for name in ("submission", "drawn"):
-            if name in result:
-                click.echo(result[name])
-    if result["failed"]:
+        for path in (result.submission, result.drawn):
+            if path is not None:
+                click.echo(path)
+    if result.failed:
         if not quiet:
-            tables.print_failures(result["failed"], result["tried"], where="with --json")
+            tables.print_failures(result.failed, result.tried, where="with --json")
         ctx.exit(SKIPPED)

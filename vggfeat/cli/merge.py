@@ -6,6 +6,7 @@ import click
 
 from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
 
 
@@ -44,5 +45,6 @@ def merge(
         console.print_json({"path": str(path), "rows": made.rows, "dim": made.attributes["dim"], "failed": made.failed})
     else:
         click.echo(path)
+        hint("merge", quiet, path=str(path))
     if made.failed:
         ctx.exit(SKIPPED)

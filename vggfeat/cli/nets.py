@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from vggfeat.cli import console, tables
+from vggfeat.cli import console, listings
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
 from vggfeat.stages.nets import nets as list_nets
 
@@ -22,4 +23,5 @@ def nets(as_json: bool, quiet: bool) -> None:
     if as_json:
         console.print_json({"nets": [row.as_json() for row in rows]})
     else:
-        tables.print_nets(rows)
+        listings.print_nets(rows)
+        hint("nets", quiet)

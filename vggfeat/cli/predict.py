@@ -39,13 +39,15 @@ def predict(
     workers: int | None,
     **options: Any,
 ) -> None:
-    """Score new images with a fitted model.
+    """Classify new images with a trained net or a fitted model.
 
-    MODEL is a file that svm -o wrote. Images are described with the net, weights and settings that it records. Prints
-    id<TAB>class<TAB>score, the score being the signed distance from the class's hyperplane, no probability.
+    MODEL is a checkpoint that train wrote, or a file that svm -o wrote. Prints id<TAB>class<TAB>score. A net's score is
+    the probability of the class, from the whole image and its mirror image. A fitted model describes images as it
+    records; its score is the signed distance from the class's hyperplane, not a probability.
 
     \b
-    Example:
+    Examples:
+      vggfeat predict net.pt photos
       find photos -name '*.jpg' | vggfeat predict model.h5 -
     """
     images = images_from(paths, list_file, nul, dataset, data)

@@ -80,9 +80,12 @@ class Ticker:
             note(f"{self.what}: {counts}{left}")
 
 
+MEGABYTE = 10**6
+
+
 def in_megabytes(tick: Callable[[int, int, int], None]) -> Callable[[int, int | None], None]:
     """A fetch's progress in bytes, shown in MB."""
-    return lambda done, total: tick(done >> 20, (total or 0) >> 20, 0)
+    return lambda done, total: tick(done // MEGABYTE, (total or 0) // MEGABYTE, 0)
 
 
 def clock(seconds: float) -> str:

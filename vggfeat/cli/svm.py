@@ -9,6 +9,7 @@ import click
 
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option, dataset_option
 from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.store.aggregates import AGGREGATES
@@ -104,3 +105,7 @@ def svm(
     else:
         for path in result.files:
             click.echo(path)
+        if result.model is not None:
+            hint("svm model", quiet, path=result.model)
+        elif result.archive is None:
+            hint("svm", quiet, files=[one["path"] for one in result.descriptors])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,58 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from vggfeat.cli.console import note, stderr
+from vggfeat.metrics import chance_topk_error
+from vggfeat.nets.wording import net_words
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:  # the stages import torch and scikit-learn
+    from vggfeat.classifiers.protocols.results import SVMResult
+    from vggfeat.inference.evaluation import Evaluation
+    from vggfeat.inference.posteriors import Confusion
+    from vggfeat.stages.bench.extract import ExtractBench
     from vggfeat.stages.bench.svm import SVMBench
-    from vggfeat.stages.nets import NetRow
-    from vggfeat.stages.svm import SVMResult
-
-
-def print_nets(rows: Sequence[NetRow]) -> None:
-    """Table 1 and 2 on stdout: this listing is the command's result."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("net", "left"),
-        ("layers", "right"),
-        ("params", "right"),
-        ("published weights", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("convolutions")
-    for row in rows:
-        sources = ", ".join(dict.fromkeys(weights.source for weights in row.weights)) or "-"
-        table.add_row(
-            row.spec.name,
-            str(row.spec.weight_layers),
-            f"{row.spec.parameters() / 1e6:.0f}M",
-            sources,
-            _stack(row["layers"]),
-        )
-    Console(highlight=False).print(table)
-
-
-def _stack(layers: list[str]) -> str:
-    """`conv3-64` and `M` as the short notation of Table 1's columns."""
-    return " ".join(
-        layer.removeprefix("conv3-").replace("conv1-", "1x1:").replace("conv5-", "5x5:") for layer in layers
-    )
-
-
-def print_info(result: dict[str, Any]) -> None:
-    """A file's description on stdout, `name: value` a line; long lists are counted."""
-    for name, value in result.items():
-        if isinstance(value, dict) and len(value) > 8:
-            text = f"{len(value)} entries (--json shows them)"
-        elif isinstance(value, dict):
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) or "-"
-        elif isinstance(value, list | tuple) and any(isinstance(entry, dict) for entry in value):
-            text = json.dumps(value)
-        elif isinstance(value, list | tuple):
-            text = ",".join(map(str, value)) if len(value) <= 8 else f"{len(value)} values (--json shows them)"
-        else:
-            text = str(value)
-        print(f"{name}: {printable(text)}")
+    from vggfeat.stages.localise import Localisation
 
 
 def print_failures(
@@ -102,47 +60,50 @@ def print_svm(result: SVMResult) -> None:
     if result.left_out:
         note(f"left out, without a descriptor: {len(result.left_out)}, {printable(result.left_out[0])} first")
     files = ", ".join(printable(file["path"]) for file in result.descriptors)
+    nets = "; ".join(dict.fromkeys(printable(file["nets"]) for file in result.descriptors))
     deviation = "" if result.std is None else f" +- {_percent(result.std)}"
     splits = f" over {len(result.splits)} splits" if deviation else ""
-    note(f"{result.dataset}: {label} {_percent(result.mean)}{deviation}{splits} ({files})")
+    score = f"{label} {_percent(result.mean)}{deviation} % (chance {_percent(result.chance)}){splits}"
+    note(f"{result.dataset}: {score}; net {nets}; {files}")
 
 
-def print_evaluation(result: dict[str, Any]) -> None:
+def print_evaluation(result: Evaluation) -> None:
     """Prints errors on stderr: a row per net or file, their fusion last; classes and confusions if asked for."""
     console = stderr()
-    if "per_class" in result:
-        _print_classes(console, result["per_class"], result["confusions"])
+    if result.per_class is not None and result.confusions is not None:
+        _print_classes(console, result.per_class, result.confusions)
     table = _table("net", "view", "Q", "images", "top-1 error %", "top-5 error %")
-    for row in result["rows"]:
-        errors = [_optional(row[f"top{k}_error"], ".1f") for k in (1, 5)]
-        fused = len(result["rows"]) > 1 and row is result["rows"][-1]
-        name = "average of these" if fused else f"{row['net']} ({row['weights']})"
-        name += f", {row['path']}" if len(result["rows"]) > 1 and not fused else ""
-        scales = ",".join(map(str, row["scales"]))
-        table.add_row(Text(printable(name)), row["view"], scales, str(row["images"]), *errors)
+    for row in result.rows:
+        errors = [_optional(error, ".1f") for error in (row.top1_error, row.top5_error)]
+        several = len(result.rows) > 1
+        name = "average of these" if several and row is result.rows[-1] else net_words(row.net, row.weights)
+        name += f", {row.path}" if several and row is not result.rows[-1] else ""
+        table.add_row(Text(printable(name)), row.view, ",".join(map(str, row.scales)), str(row.images), *errors)
+    if any(row.top1_error is not None for row in result.rows):
+        table.add_row("chance", "", "", "", *(f"{chance_topk_error(result.classes, k):.1f}" for k in (1, 5)))
     console.print(table)
 
 
-def print_localisation(result: dict[str, Any]) -> None:
+def print_localisation(result: Localisation) -> None:
     """Prints localisation errors on stderr: a row for the nets and one for each trivial answer."""
-    central = result["protocol"] == "1"
+    central = result.protocol == "1"
     table = _table("boxes", "Q", "merged up to", "images", "top-1 error %", "top-5 error %")
     names = " + ".join(
-        f"{net['net']} ({net['weights']}, {head})" for net, head in zip(result["nets"], result["heads"], strict=True)
+        f"{net.net} ({net.weights}, {head})" for net, head in zip(result.nets, result.heads, strict=True)
     )
-    of_nets = dict.fromkeys(",".join(map(str, net["scales"])) for net in result["nets"])
-    scales, count = "; ".join(of_nets), str(result["images"])
-    errors = [_optional(result[f"top{k}_error"], ".1f") for k in (1, 5)]
-    table.add_row(Text(printable(names)), scales, _optional(result["threshold"], "g"), count, *errors)
-    for name, key in (("the whole image", "whole_image"), ("the mean box of training", "mean_box")):
-        error = _optional(result[key], ".1f")
+    of_nets = dict.fromkeys(",".join(map(str, net.scales)) for net in result.nets)
+    scales, count = "; ".join(of_nets), str(result.images)
+    errors = [_optional(error, ".1f") for error in (result.top1_error, result.top5_error)]
+    table.add_row(Text(printable(names)), scales, _optional(result.threshold, "g"), count, *errors)
+    for name, value in (("the whole image", result.whole_image), ("the mean box of training", result.mean_box)):
+        error = _optional(value, ".1f")
         table.add_row(name, "", "", count, *((error, "-") if central else ("-", error)))
     stderr().print(table)
-    if result["unlocated"]:
-        note(f"{result['unlocated']} images have no box to compare with and are left out")
+    if result.unlocated:
+        note(f"{result.unlocated} images have no box to compare with and are left out")
 
 
-def _print_classes(console: Console, errors: dict[str, float | None], confusions: list[dict[str, Any]]) -> None:
+def _print_classes(console: Console, errors: dict[str, float | None], confusions: Sequence[Confusion]) -> None:
     worst = sorted(errors.items(), key=lambda entry: -1.0 if entry[1] is None else entry[1], reverse=True)
     classes = _table("class", "top-1 error %")
     for name, error in worst[:PER_CLASS_SHOWN]:
@@ -153,8 +114,7 @@ def _print_classes(console: Console, errors: dict[str, float | None], confusions
     pairs = _table("true class", "images")
     pairs.add_column("taken for")
     for pair in confusions:
-        true, predicted = (Text(printable(pair[which])) for which in ("true", "predicted"))
-        pairs.add_row(true, str(pair["count"]), predicted)
+        pairs.add_row(Text(printable(pair.true)), str(pair.count), Text(printable(pair.predicted)))
     console.print(pairs)
 
 
@@ -167,23 +127,7 @@ def print_bench(result: dict[str, Any]) -> None:
     """Prints the measured figures on stdout, each beside its yardstick."""
     out = Console(highlight=False)
     if "extract" in result:
-        extract = result["extract"]
-        plain, machine = extract["plain_torchvision_images_per_second"], extract["machine"]
-        scales = ",".join(map(str, extract["scales"]))
-        table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop", "cosine to it")
-        for row in extract["runs"]:
-            table.add_row(
-                row["precision"],
-                f"{row['images_per_second']:.2f}",
-                f"{row['tflops']:.3f}",
-                f"{row['share_of_matrix_rate']:.0%}",
-                _optional(row.get("times_plain_torchvision"), ".2f"),
-                _optional(row.get("least_cosine_to_plain"), ".6f"),
-            )
-        out.print(f"extract: net {extract['net']}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
-        out.print(table)
-        out.print(f"plain torchvision loop: {_optional(plain, '.2f')} images/s")
-        out.print(f"decoding and rescaling alone: {extract['loader_images_per_second']:.0f} images/s on one core")
+        _print_bench_extract(out, result["extract"])
     if "train" in result:
         _print_bench_train(out, result["train"])
     if "svm" in result:
@@ -207,6 +151,24 @@ def _print_bench_svm(out: Console, figures: SVMBench) -> None:
     for name, row in figures.sizes.items():
         if row.liblinear_scaled:
             out.print(f"* {name}: LinearSVC timed on {row.liblinear_classes_timed} of {row.classes} classes and scaled")
+
+
+def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
+    table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop", "cosine to it")
+    for row in extract.runs:
+        table.add_row(
+            row.precision,
+            f"{row.images_per_second:.2f}",
+            f"{row.tflops:.3f}",
+            f"{row.share_of_matrix_rate:.0%}",
+            _optional(row.times_plain_torchvision, ".2f"),
+            _optional(row.least_cosine_to_plain, ".6f"),
+        )
+    scales, machine = ",".join(map(str, extract.scales)), extract.machine
+    out.print(f"extract: net {extract.net}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
+    out.print(table)
+    out.print(f"plain torchvision loop: {_optional(extract.plain_torchvision_images_per_second, '.2f')} images/s")
+    out.print(f"decoding and rescaling alone: {extract.loader_images_per_second:.0f} images/s on one core")
 
 
 def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
@@ -239,13 +201,13 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
 
 
 def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
-    """Quickstart's score table on stdout, best first."""
+    """Prints quickstart's scores on stdout, best first."""
     table = _table("features", "mean class recall", "deviation")
     for row in sorted(rows, key=lambda row: -row["mean"]):
-        table.add_row(row["features"], f"{row['mean']:.1%}", f"{row['std']:.1%}")
+        table.add_row(row["features"], f"{row['mean']:.1%}", "" if row["std"] is None else f"{row['std']:.1%}")
     out = Console(highlight=False)
     out.print(table)
-    out.print(f"10 classes of digits, 3 random splits, linear SVMs; {seconds:.0f} s in all")
+    out.print(f"5 new digits, 3 labelled images of each, 5 random splits; {seconds:.0f} s in all")
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -5,38 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vggfeat.cli.advice import RECIPE_FLAGS
 from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
 from vggfeat.cli.options import data_option, dataset_option, device_options, manners
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import launched
-from vggfeat.training.recipe import INIT_SCHEMES, load_recipe
-
-FLAGS = {
-    "net": "net",
-    "width": "width",
-    "seed": "seed",
-    "precision": "precision",
-    "dataset": "data.dataset",
-    "train_scale": "augment.S",
-    "batch_size": "sgd.batch_size",
-    "learning_rate": "sgd.learning_rate",
-    "trainable": "sgd.trainable",
-    "epochs": "schedule.epochs",
-    "init": "init.scheme",
-    "init_std": "init.std",
-    "init_from": "init.checkpoint",
-    "task": "task",
-    "head": "localise.head",
-}
-"""Flag -> the recipe's key that it overrides."""
+from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, Recipe, load_recipe
 
 
 class _Side(click.ParamType):
@@ -45,7 +26,7 @@ class _Side(click.ParamType):
     name = "S"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """An int, or a pair of them."""
+        """An int, or [min, max]."""
         try:
             sides = [int(word) for word in str(value).split("-")]
         except ValueError:
@@ -58,28 +39,37 @@ class _Side(click.ParamType):
 @click.command()
 @click.option("--net", metavar="NET", type=Net(), help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
-@click.option("--task", type=Choice(["classify", "localise"]), help="localise: boxes.  [default: classify]")
-@click.option("--head", type=Choice(["pcr", "scr"]), help="Boxes: one a class, or one for all.  [default: pcr]")
+@click.option("--task", type=Choice(TASKS), help="localise: boxes.  [default: classify]")
+@click.option("--head", type=Choice(HEADS), help="Boxes: one a class, or one for all.  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
-@click.option("--init-from", metavar="CKPT", help="A trained net: gives all layers, or a deeper net's first.")
-@click.option(
-    "--init", type=Choice(INIT_SCHEMES), help="Of the other layers; identity: of a deepened net.  [default: glorot]"
-)
+@click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers: a file, or published.")
+@click.option("--init", type=Choice(INIT_SCHEMES), help="How layers that are not in CKPT start.  [default: glorot]")
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
-@click.option("--trainable", type=Choice(["all", "fc"]), help="fc: fully-connected layers only.  [default: all]")
-@click.option("--S", "train_scale", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
+@click.option(
+    "--trainable",
+    metavar="all|fc|LAYER",
+    help="Layers to train: all, the fully-connected ones, or those from LAYER on (conv5_1, fc8).  [default: all]",
+)
+@click.option(
+    "--crops",
+    type=click.IntRange(0),
+    metavar="K",
+    help="K fixed crops an image: frozen layers run once for each. 0: new crops.  [default: 4 with frozen layers]",
+)
+@click.option("--cache/--no-cache", default=True, help="Keep the outputs of frozen layers on disk.  [default: cache]")
+@click.option("--S", "S", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
-@click.option("--epochs", type=int, help="[default: 74]")
-@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256]")
-@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise 0.001]")
-@click.option("--seed", type=int, help="Of weights, crops, order and dropout.  [default: 0]")
+@click.option("--epochs", type=int, help="[default: 74; with frozen layers 30]")
+@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256; frozen 32]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise, frozen 0.001]")
+@click.option("--seed", type=int, help="Of weights, crops, order, dropout.  [default: 0]")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, as schedule.patience=3."
 )
 @click.option("--output", "-o", metavar="DIR|FILE.pt", help="[default: checkpoints/<dataset>-<net>-<S>]")
-@click.option("--report", "folder", metavar="DIR", help="A page that shows the curves and how to repeat the run.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --output, or begin it.")
+@click.option("--report", "folder", metavar="DIR", help="A page with the curves and the command that repeats the run.")
+@click.option("--resume", is_flag=True, help="Continue the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
 @click.option("--workers", type=click.IntRange(0), help="Decoding threads a process.  [default: one a core]")
 @click.option("--micro-batch", type=click.IntRange(1), help="Images at a time.  [default: as many as fit]")
@@ -97,12 +87,16 @@ def train(
     overwrite: bool,
     workers: int | None,
     micro_batch: int | None,
+    cache: bool,
     device: str | None,
     as_json: bool,
     quiet: bool,
     **flags: Any,
 ) -> None:
     """Train a net by the paper's recipe (Sect. 3.1): on ILSVRC, or on a tree of your own pictures.
+
+    To fine-tune a trained net on your own pictures, in folders of one class each, train its last layers: with
+    --trainable fc the others run once for each picture, and their outputs are kept on disk.
 
     With --task localise its last layer learns boxes instead (Appendix A), on the images of ILSVRC that have them.
 
@@ -112,17 +106,19 @@ def train(
 
     \b
     Examples:
+      vggfeat train --net D --init-from published --trainable fc \\
+          --dataset folder --data photos
       vggfeat train --net E
       vggfeat train --recipe recipes/D-384.toml
       vggfeat train --net D --S 384 --task localise --init-from D-384.pt
-      vggfeat train --net A --width 0.125 --dataset folder --data photos -o net.pt
+      vggfeat train --net A --width 0.125 --dataset folder --data photos
       torchrun --nproc-per-node 4 -m vggfeat train --net D
     """
     if ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT:
-        flags["precision"] = None  # shared option: its default must not override the recipe
-    overrides = {key: flags[flag] for flag, key in FLAGS.items() if flags[flag] is not None}
+        flags["precision"] = None  # the shared option's default must not override the recipe
+    overrides = {key: flags[flag] for key, flag in RECIPE_FLAGS.items() if flags[flag] is not None}
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
-    # Before torch: data that are missing are told at once.
+    # Before torch is imported, so that missing data are reported at once.
     dataset = load_training_set(
         recipe.data.dataset,
         data,
@@ -131,6 +127,7 @@ def train(
         boxes=recipe.task == "localise",
     )
     from vggfeat.cli.console import note, print_json
+    from vggfeat.cli.hints import hint
     from vggfeat.cli.training_display import TrainingDisplay
     from vggfeat.page.training import page_of_run
     from vggfeat.stages.train import train as run
@@ -147,6 +144,7 @@ def train(
             workers=workers,
             device=device,
             micro_batch=micro_batch,
+            cache=cache,
             observer=display,
         )
         display.finish()
@@ -155,25 +153,17 @@ def train(
     if not result.finished:
         note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
+    if not quiet:
+        note(f"next: {_next(recipe, str(result.best), data)}")
     page = page_of_run(folder, RunFiles.of(output), output, data) if folder else None
     if as_json:
-        errors = asdict(result.errors) if result.errors else None
-        print_json(
-            {
-                "path": str(result.best),
-                "last": str(result.last),
-                "net": recipe.net,
-                "epoch": result.epoch,
-                "step": result.step,
-                "validation": errors,
-                "failed": list(result.failed),
-                **({"report": str(page)} if page else {}),
-            }
-        )
+        print_json(result.as_json() | ({"report": str(page)} if page else {}))
     else:
         click.echo(result.best)
         if page:
             click.echo(page)
+        if recipe.task == "classify":
+            hint("train", quiet, path=str(result.best))
     if result.failed:
         if not quiet:
             note(f"{len(result.failed)} images could not be read and were skipped")
@@ -181,8 +171,19 @@ def train(
         ctx.exit(SKIPPED if launched() is None else 0)
 
 
+def _next(recipe: Recipe, best: str, data: str) -> str:
+    """The command that uses the trained net."""
+    from vggfeat.page.commands import with_data
+
+    if recipe.task == "localise":
+        return with_data(f"vggfeat localise --protocol 1 --weights {shlex.quote(best)}", data)
+    if recipe.data.dataset == "ilsvrc2012":
+        return with_data(f"vggfeat evaluate --weights {shlex.quote(best)}", data)
+    return f"vggfeat predict {shlex.quote(best)} PICTURES"
+
+
 def _setting(text: str) -> tuple[str, Any]:
-    """`schedule.patience=3` -> its key and value; a value that is no TOML is a text."""
+    """`schedule.patience=3` -> its key and value; a value that is not TOML is taken as text."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text}: expected KEY=VALUE, such as schedule.patience=3")
@@ -193,6 +194,6 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _resuming(arguments: list[str]) -> str:
-    """The command line that goes on with the run that this one began."""
+    """The command line that resumes this run."""
     rest = [word for word in arguments[1:] if word not in ("--overwrite", "--resume")]
     return shlex.join(["vggfeat", *rest, "--resume"])

@@ -1,20 +1,17 @@
-"""Training as a person sees it: a live table on a terminal, plain lines elsewhere, curves as a picture."""
+"""The progress of training: a live table on a terminal, plain lines elsewhere, and the curves as a picture."""
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
 from vggfeat.cli.console import note, stderr
-from vggfeat.cli.progress import PLAIN_INTERVAL, clock
-from vggfeat.system.files import replacing
+from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker, clock
+from vggfeat.page import plots
+from vggfeat.page.curves import save_curves
 from vggfeat.training.observer import EpochReport, Observer, StepReport
 from vggfeat.training.state import RunFiles, read_metrics
 
@@ -22,7 +19,7 @@ SHOWN_EPOCHS = 12
 """Rows of the live table."""
 
 CURVES_INTERVAL = 60.0
-"""Seconds at least between drawings of the curves while a run goes on."""
+"""Least seconds between drawings of the curves during a run."""
 
 
 class TrainingDisplay(Observer):
@@ -33,31 +30,48 @@ class TrainingDisplay(Observer):
         self._rows: list[EpochReport] = []
         self._current: StepReport | None = None
         self._begun: tuple[float, int] | None = None
-        """When the first update of this epoch was reported, and its number; it may be a resumed run's."""
+        """Time and number of the first update reported in this epoch; a resumed run begins within one."""
         self._last = self._drawn = time.monotonic()
         self._live: Live | None = None
-        self._curves = importlib.util.find_spec("matplotlib") is not None
+        self._frozen: Ticker | None = None
+        self._curves = plots.available()
 
     def __enter__(self) -> TrainingDisplay:
-        console = stderr()
-        if console.is_terminal and not self.quiet:
-            self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
-            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_frozen()
         if self._live is not None:
             self._live.stop()
 
+    def _show_table(self) -> None:
+        """Starts the live table, at the first update: a terminal shows one live display at a time."""
+        self._end_frozen()
+        console = stderr()
+        if self._live is None and console.is_terminal and not self.quiet:
+            self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
+            self._live.start()
+
+    def _end_frozen(self) -> None:
+        if self._frozen is not None:
+            self._frozen.__exit__()
+            self._frozen = None
+
     def note(self, text: str) -> None:
-        """Above the table, or a line."""
+        """Prints a line, above the table."""
         if self._live is not None:
             self._live.console.print(text, markup=False)
         elif not self.quiet:
             note(text)
 
+    def frozen(self, done: int, total: int) -> None:
+        """A bar, or a line at intervals."""
+        self._frozen = self._frozen or Ticker("frozen layers", self.quiet, unit="crops")
+        self._frozen.tick(done, total, 0)
+
     def step(self, report: StepReport) -> None:
-        """The table's last row, or a line now and then."""
+        """Updates the table's last row, or prints a line at intervals."""
+        self._show_table()
         self._current = report
         now = time.monotonic()
         self._begun = self._begun or (now, report.step)
@@ -71,7 +85,7 @@ class TrainingDisplay(Observer):
             )
 
     def epoch(self, report: EpochReport) -> None:
-        """A row of the table, or a line; now and then the curves anew."""
+        """Adds a row to the table, or prints a line; redraws the curves at intervals."""
         self._rows.append(report)
         if self._curves and time.monotonic() - self._drawn >= CURVES_INTERVAL:
             self._draw()
@@ -86,18 +100,18 @@ class TrainingDisplay(Observer):
             )
 
     def finish(self) -> None:
-        """The curves, where matplotlib is installed."""
+        """Draws the curves, where matplotlib is installed."""
         if self._rows and self._curves:
             self._draw()
         elif self._rows:
             self.note("no curves: they need matplotlib (pip install 'vggfeat[report]')")
 
     def _draw(self) -> None:
-        plot_curves(read_metrics(self.files.metrics), self.files.curves)
+        save_curves(read_metrics(self.files.metrics), self.files.curves)
         self._drawn = time.monotonic()
 
     def _left(self) -> str:
-        """How long the epoch's updates still take."""
+        """The time left for the epoch's updates."""
         if self._current is None or self._begun is None:
             return ""
         (start, first), now = self._begun, self._current
@@ -139,69 +153,3 @@ class TrainingDisplay(Observer):
 
 def _cells(errors: Any) -> tuple[str, str, str]:
     return f"{errors.loss:.3f}", f"{errors.top1:.1f}", f"{errors.top5:.1f}"
-
-
-def plot_curves(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Loss and errors over the epochs, from metrics.jsonl's rows, as a PNG. Needs matplotlib.
-
-    Validation stands where its epoch ends; training is a running mean over updates, or in short epochs over each
-    epoch, at its middle. Dotted lines show where the learning rate fell.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    epochs = [row for row in rows if row["kind"] == "epoch"]
-    x_train, train = _training_curve(rows, epochs)
-    x = [row["epoch"] for row in epochs]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, error = figure.subplots(1, 2)
-    loss.set_ylabel("loss")
-    error.set_ylabel("error (%)")
-    one_guess = all(row["val_top1"] == row["val_top5"] for row in epochs)  # a localiser has no top-5
-    errors = [("top1", "error")] if one_guess else [("top1", "top-1"), ("top5", "top-5")]
-    for axes, measures in ((loss, [("loss", "loss")]), (error, errors)):
-        for number, (name, label) in enumerate(measures):
-            colour, marker = f"C{number}", "." if len(x_train) == len(x) else None
-            axes.plot(x_train, [row[name] for row in train], marker=marker, lw=0.8, color=colour, alpha=0.6)
-            axes.plot(x, [row[f"val_{name}"] for row in epochs], "o-", ms=3, color=colour)
-            best = min(epochs, key=lambda row: row[f"val_{name}"])
-            axes.plot(
-                [], [], "-", color=colour, label=f"{label}, least {best[f'val_{name}']:.3g} at epoch {best['epoch']}"
-            )
-        axes.plot([], [], "o-", ms=3, color="grey", label="validation, centre view")
-        axes.plot([], [], lw=0.8, color="grey", alpha=0.6, label="training crops")
-        for before, after in itertools.pairwise(epochs):
-            if after["rate"] != before["rate"]:
-                axes.axvline(before["epoch"], color="grey", lw=0.8, ls=":")
-                axes.annotate(
-                    f"{after['rate']:g}",
-                    (before["epoch"], 0.01),
-                    xycoords=("data", "axes fraction"),
-                    color="grey",
-                    fontsize=8,
-                    xytext=(2, 2),
-                    textcoords="offset points",
-                )
-        axes.set_xlim(0, max(x) * 1.02)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    error.set_ylim(bottom=0)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    return path
-
-
-def _training_curve(
-    rows: Sequence[dict[str, Any]], epochs: Sequence[dict[str, Any]]
-) -> tuple[list[float], Sequence[dict[str, Any]]]:
-    """Where on the axis of epochs the training's rows lie, and the rows: the finer ones that there are."""
-    updates = [row for row in rows if row["kind"] == "updates"]
-    if len(updates) <= len(epochs):
-        return [row["epoch"] - 0.5 for row in epochs], epochs
-    steps = epochs[0]["step"] / epochs[0]["epoch"]  # updates an epoch
-    return [row["step"] / steps for row in updates], updates

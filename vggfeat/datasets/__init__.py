@@ -1,4 +1,4 @@
-"""What lies on disk, as samples: one file a data set, and the registry of their names."""
+"""Data sets on disk as lists of samples: one file a data set, and the registry of names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READERS = {
     "ilsvrc2012": ("ilsvrc", "load_ilsvrc2012"),
     "folder": ("folder", "load_folder"),
 }
-"""Data set name -> (file of this folder, function), imported only when asked for."""
+"""Data set name -> (module, function), imported on demand."""
 
 NAMES = tuple(_READERS)
 
@@ -34,7 +34,7 @@ def load_dataset(name: str, data_root: str | Path, **options: Any) -> Dataset:
             tree itself, or a CSV of path,label.
         options: passed to the data set's own reader.
 
-    Raises UsageError for an unknown name, DatasetError where the data are missing or not as they should be.
+    Raises UsageError for an unknown name, DatasetError if the data are missing or not laid out as expected.
     """
     if name not in _READERS:
         raise unknown_name("data set", name, NAMES)

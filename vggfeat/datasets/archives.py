@@ -1,4 +1,4 @@
-"""The archives in which the benchmark sets are published, and their way onto the disk. Imports no torch."""
+"""The archives of the published benchmark sets, and unpacking them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from vggfeat.errors import DatasetError
 from vggfeat.system.hashes import algorithm, check_digest, digests
 
 MOST_BYTES = 16 << 30
-"""No published set is near this size unpacked: an archive may not fill the disk."""
+"""Limit on unpacked bytes, far above any published set: an archive must not fill the disk."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Archive:
     digest: str
     """`algorithm:hex`."""
     inner: str = ""
-    """Name of the tar file inside a zip file that holds the images, where they are packed twice."""
+    """Name of the tar file with the images inside a zip file, if they are packed twice."""
     inner_digest: str = ""
 
     @property
@@ -39,15 +38,15 @@ class Archive:
 
 @dataclass(frozen=True)
 class Published:
-    """A benchmark set: what to fetch, and what comes of it."""
+    """A benchmark set: its archives and the folder that they become."""
 
     archives: tuple[Archive, ...]
     folder: str
-    """Where it lies below the data root."""
+    """Its folder below the data root."""
     top: str
     """The same folder's path inside the archives."""
     proofs: tuple[str, ...] = ()
-    """Files of that folder, one of each archive: a set unpacked by hand may lack a part."""
+    """One file of each archive: a set unpacked by hand may lack a part."""
 
 
 _CALTECH = "https://data.caltech.edu/records/"
@@ -98,15 +97,15 @@ _DAMAGE = (
     ValueError,
     struct.error,
 )
-"""What Python's own readers raise on a damaged archive; encrypted zip files are RuntimeErrors."""
+"""What Python's readers raise for damaged archives; for encrypted zip files, RuntimeError."""
 
 
 def unpack(file: Path, archive: Archive, folder: Path) -> None:
-    """Unpacks an archive's files below a folder, none of them outside it.
+    """Unpacks an archive below a folder; nothing is written outside of it.
 
     Raises:
-        DatasetError: the archive is damaged, lacks its inner file, or holds something that no data set needs: a
-            name that leads out of the folder, a link, a device, more bytes than any published set.
+        DatasetError: the archive is damaged, lacks its inner file, or holds what no data set needs: a name that leads
+            out of the folder, a link, a device, more bytes than any published set.
         OSError: the disk is full or cannot be written.
     """
     try:
@@ -124,25 +123,21 @@ def unpack(file: Path, archive: Archive, folder: Path) -> None:
     except _DAMAGE as error:
         raise DatasetError(f"{file}: cannot be unpacked: {error}") from error
     except OSError as error:
-        # Of the archive's own bytes: gzip and bzip2 give no number, and a forged zip file a place that is none.
+        # From the archive's bytes: gzip and bzip2 errors have no number, a forged zip offset gives EINVAL.
         if error.errno in (None, errno.EINVAL):
             raise DatasetError(f"{file}: cannot be unpacked: {error}") from error
         raise
 
 
 def _take_out(file: Path, name: str, target: Path) -> None:
-    """Writes one file out of a zip file, wherever it lies in there."""
+    """Extracts one file of a zip file, in whatever folder it lies there."""
     with zipfile.ZipFile(file) as outer:
         entries = [entry for entry in outer.infolist() if entry.filename.rpartition("/")[2] == name]
         if not entries:
-            raise DatasetError(f"{file}: has no {name} in it")
+            raise DatasetError(f"{file}: contains no {name}")
         _bounded(file, entries[0].file_size)
         with outer.open(entries[0]) as source, target.open("wb") as stream:
-            _copy(source, stream)
-
-
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    shutil.copyfileobj(source, target, 1 << 20)
+            shutil.copyfileobj(source, stream, 1 << 20)
 
 
 def _unpack_tar(file: Path, folder: Path) -> None:

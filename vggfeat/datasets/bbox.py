@@ -12,12 +12,12 @@ from vggfeat.errors import DatasetError
 def read_boxes(file: str | Path, wnid: str) -> tuple[Box, ...]:
     """The boxes of a class in an image's annotation, in file order, as fractions of the image's width and height.
 
-    Fractions, since some of ILSVRC's boxes were drawn on copies of another size, which the file names. Its pixels are
-    0-based and inclusive. Boxes that reach beyond the image are cut there; ones that are empty or belong to another
-    wnid are left out (some files carry a class's English name instead of its wnid: those count as its own).
+    Fractions, because some boxes were drawn on a copy of another size, which the file records. Its pixels are 0-based
+    and inclusive. Boxes are clipped to the image; empty boxes and those of another wnid are left out (some files have
+    the class's English name instead of its wnid: these boxes count).
 
-    Returns no boxes where there is no such file: most of ILSVRC's training images have none.
-    Raises DatasetError for a file that is no such annotation.
+    Without a file there are no boxes: most training images of ILSVRC have no annotation.
+    Raises DatasetError for a file that is not such an annotation.
     """
     try:
         with open(file, "rb") as stream:  # noqa: PTH123 - half a million of them: pathlib would cost seconds
@@ -29,12 +29,12 @@ def read_boxes(file: str | Path, wnid: str) -> tuple[Box, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, ElementTree.ParseError, ValueError, LookupError, ZeroDivisionError) as error:
-        raise DatasetError(f"{file}: no bounding-box annotation of ILSVRC's: {error}") from error
+        raise DatasetError(f"{file}: not a bounding-box annotation of ILSVRC: {error}") from error
     return tuple(box for box in found if box[0] < box[2] and box[1] < box[3])
 
 
 def _same(name: str, wnid: str) -> bool:
-    """Whether an object is of the image's class; a name that is no wnid is taken for the class's English one."""
+    """Whether an object is of the image's class; a name that is not a wnid is taken as the class's English name."""
     is_wnid = name[:1] == "n" and name[1:].isdecimal()
     return name == wnid or not is_wnid
 

@@ -1,4 +1,4 @@
-"""Caltech-101 and Caltech-256: `<class>/<file>.jpg`, one class an image, no subsets of their own (Appendix B)."""
+"""Caltech-101 and Caltech-256: `<class>/<file>.jpg`, one class an image, without subsets (Appendix B)."""
 
 from __future__ import annotations
 
@@ -20,31 +20,29 @@ def load_caltech256(data_root: str | Path) -> Dataset:
 
 
 def _load(name: str, root: Path, classes: int) -> Dataset:
-    """Ids are `class/file.jpg`; classes and files in byte order of their names; strays that are no .jpg left out."""
+    """Ids are `class/file.jpg`; classes and files in byte order of their names; other files than .jpg are left out."""
     if not root.is_dir():
         raise DatasetError(
-            f"no {name} at {root}: fetch it with 'vggfeat download --dataset {name}', "
-            "or name the folder that holds it with --data"
+            f"no {name} at {root} (`data` names the folder that holds {name}/)", advice="download", dataset=name
         )
     class_names = tuple(entry for entry in _names(root) if (root / entry).is_dir())
     if len(class_names) != classes:
         raise DatasetError(
-            f"{root} holds {len(class_names)} class folders, {name} has {classes}; fetch it anew with "
-            f"'vggfeat download --dataset {name}', or read a part of it with --dataset folder"
+            f"{root} holds {len(class_names)} class folders, {name} has {classes} (`dataset=folder` reads a part)",
+            advice="download",
+            dataset=name,
         )
     samples = []
     for label, class_name in enumerate(class_names):
         files = [file for file in _names(root / class_name) if file.lower().endswith(".jpg")]
         if not files:
-            raise DatasetError(
-                f"{root / class_name} holds no images; fetch the data anew with 'vggfeat download --dataset {name}'"
-            )
+            raise DatasetError(f"{root / class_name} holds no images", advice="download", dataset=name)
         samples += [Sample(f"{class_name}/{file}", str(root / class_name / file), label) for file in files]
     return Dataset(name, tuple(samples), class_names)
 
 
 def _names(folder: Path) -> list[str]:
-    """The names inside a folder, in byte order, without hidden ones."""
+    """The names in a folder, in byte order, hidden ones left out."""
     try:
         names = os.listdir(folder)  # noqa: PTH208
     except OSError as error:

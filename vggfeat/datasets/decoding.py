@@ -1,4 +1,4 @@
-"""Threads that decode pictures in the background, and what came of them."""
+"""Background threads that decode pictures, and their results."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vggfeat.errors import ImageError, ReadError
 T = TypeVar("T")
 
 THREAD_PREFIX = "decode"
-"""What the threads' names begin with."""
+"""Prefix of the threads' names."""
 
 READ_TIMEOUT = 1800.0
-"""Seconds after which a picture that is still being read is waited for no longer: its disk does not answer."""
+"""Seconds after which reading a picture is given up: its disk does not answer."""
 
 SHUTDOWN_GRACE = 5.0
-"""Seconds that a thread has to end in once nobody needs it."""
+"""Seconds to wait for each thread at shutdown."""
 
 
 class Decoders(ThreadPoolExecutor):
-    """A pool of threads that is left without waiting for one that hangs."""
+    """A thread pool whose shutdown does not wait for hung threads."""
 
     def __init__(self, workers: int) -> None:
         self._started: list[Thread] = []
@@ -34,7 +34,7 @@ class Decoders(ThreadPoolExecutor):
         )
 
     def end(self) -> None:
-        """Drops what has not begun, and waits for the rest, but for hanging threads not for ever."""
+        """Cancels what has not begun and waits for the rest, at most SHUTDOWN_GRACE a thread."""
         self.shutdown(wait=False, cancel_futures=True)
         for thread in self._started:
             thread.join(SHUTDOWN_GRACE)
@@ -45,20 +45,20 @@ class Decoders(ThreadPoolExecutor):
 
 @dataclass(frozen=True)
 class Decoded:
-    """Which of some samples gave a picture, and why the others did not."""
+    """Which samples gave a picture, and why the others failed."""
 
     number: int
-    """Samples, those that failed included."""
+    """Number of samples, failed ones included."""
     rows: list[int]
-    """Of the pictures among the samples."""
+    """Positions of the decoded pictures among the samples."""
     failures: dict[int, str]
     """Reasons by row."""
     unread: frozenset[int]
-    """Those of the failures that are no fault of the images: their bytes could not be had."""
+    """The failures that are not the image's fault: its bytes could not be read (ReadError)."""
 
 
 def collected(started: Sequence[Future[T]]) -> tuple[Decoded, list[T]]:
-    """Waits for decoding that was started: which rows came out, and their pictures in order."""
+    """Waits for started decoding -> which rows succeeded, and their pictures in order."""
     failures: dict[int, str] = {}
     unread: set[int] = set()
     pictures: dict[int, T] = {}

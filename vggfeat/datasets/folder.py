@@ -27,7 +27,7 @@ def load_folder(data_root: str | Path) -> Dataset:
         return _tree(root)
     if not root.exists():
         raise DatasetError(
-            f"{root}: no such folder or CSV file; --data names a <class>/*.jpg tree or a CSV of path,label"
+            f"{root}: no such folder or CSV file; `data` names a <class>/*.jpg tree or a CSV of path,label"
         )
     return _table(root)
 

@@ -26,10 +26,10 @@ PARTS: tuple[Part, ...] = ("train", "val")
 META = "meta.mat"
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 DEVKIT_FOLDERS = ("ILSVRC2012_devkit_t12", "devkit")
-"""Where the two files may lie below `ilsvrc2012/`: in one of these, in its `data/`, or beside `train` and `val`."""
+"""Folders below `ilsvrc2012/` that may hold the two files, directly or in `data/`; so may `ilsvrc2012/` and `val/`."""
 
 _FLAT = ""
-"""The class of an image that lies in no class's folder."""
+"""The class of an image outside of any class folder."""
 
 
 def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, boxes: bool = False) -> Dataset:
@@ -38,14 +38,14 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, b
     Each part is `<wnid>/*.JPEG`, or tar files in its folder: one a class (`<wnid>.tar`), shards whose members are
     `<wnid>/*.JPEG`, or ILSVRC's own tar of tars; none is unpacked. A validation part without class folders is ILSVRC's
     own: its labels come from the devkit's ground truth, whose class numbers only the devkit's meta.mat explains. The
-    test part has no labels; it is listed by itself, in the order of its names, its classes being the devkit's if any.
+    test part has no labels; it is listed alone, in the order of its names, with the devkit's classes if there are any.
 
     Args:
         data_root: the folder that holds `ilsvrc2012/`.
-        parts: which parts to list; a part that is not there is an error.
+        parts: which parts to list; a missing part is an error.
         boxes: read the bounding boxes too (`bbox/train/<wnid>/*.xml`, `bbox/val/*.xml`), a file an image.
 
-    Raises DatasetError for what is missing, naming it.
+    Raises DatasetError, naming what is missing.
     """
     root = Path(data_root, "ilsvrc2012")
     missing = [part for part in parts if not (root / part).is_dir()]
@@ -53,7 +53,7 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, b
         raise DatasetError(
             f"no ilsvrc2012 at {root} ({' and '.join(f'{part}/' for part in missing)} missing): put its images there "
             "as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name "
-            "another data root with --data DIR, or take pictures of your own with --dataset folder --data DIR"
+            "another data root with `data=DIR`, or take pictures of your own with `dataset=folder` and `data=DIR`"
         )
     if "test" in parts:
         return _test_part(root)
@@ -63,7 +63,9 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, b
             raise DatasetError(f"{root / part} holds no images: neither <wnid>/*.JPEG nor tar files of them")
     if "train" in found and any(wnid == _FLAT for wnid, *_ in found["train"]):
         stray = next(name for wnid, name, *_ in found["train"] if wnid == _FLAT)
-        raise DatasetError(f"{root / 'train'}: {stray} lies in no class's folder or tar file, so it has no label")
+        raise DatasetError(
+            f"{root / 'train'}: {stray} lies outside of any class's folder or tar file, so it has no label"
+        )
     if "val" in found and any(wnid == _FLAT for wnid, *_ in found["val"]):
         found["val"] = _flat_labels(root, found["val"])
     class_names = tuple(sorted({wnid for wnid, *_ in found["train" if "train" in found else "val"]}))
@@ -94,7 +96,7 @@ def _test_part(root: Path) -> Dataset:
 def ilsvrc_numbers(data_root: str | Path) -> dict[str, int]:
     """ILSVRC2012_ID by wnid: the class numbers of submissions, which are not the order of the wnids.
 
-    Raises DatasetError where the devkit's meta.mat, which alone knows them, is not below `<data_root>/ilsvrc2012`.
+    Raises DatasetError where the devkit's meta.mat, their only source, is not below `<data_root>/ilsvrc2012`.
     """
     root = Path(data_root, "ilsvrc2012")
     meta = _devkit_file(root, META)
@@ -107,7 +109,7 @@ def ilsvrc_numbers(data_root: str | Path) -> dict[str, int]:
 
 
 def _devkit_file(root: Path, name: str) -> Path | None:
-    """Where a file of the devkit lies, if anywhere."""
+    """The path of a devkit file, or None."""
     folders = [root / folder / data for folder in DEVKIT_FOLDERS for data in ("data", ".")]
     return next((folder / name for folder in [*folders, root, root / "val"] if (folder / name).is_file()), None)
 
@@ -130,11 +132,11 @@ def _with_boxes(root: Path, samples: tuple[Sample, ...], class_names: tuple[str,
 
 
 Image = tuple[str, str, str, tuple[int, int] | None]
-"""Class (or _FLAT), file name, file to open, and where in it."""
+"""Class (or _FLAT), file name, file to open, (offset, length) in it."""
 
 
 def _images(part: Path) -> Iterator[Image]:
-    """The images of a part in the order of their classes' and files' names, those of tar files in the tar's own."""
+    """The images of a part, ordered by class and file name; those of a tar file in its order."""
     for entry in _entries(part):
         if entry.is_dir():
             files = (file for file in _entries(entry) if is_image(file.name))
@@ -156,9 +158,9 @@ def _entries(folder: str | Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
 
 
 def _members(path: str) -> Iterator[Image]:
-    """The images of a tar file: their class is their folder's name, or else that of the tar file that holds them.
+    """The images of a tar file; their class is the name of their folder, or else of the tar file.
 
-    Raises DatasetError for a damaged one: without what it has lost, a class would be smaller than anybody knows.
+    Raises DatasetError for a damaged one: its class would silently be smaller.
     """
     for member in members(path):
         if member.error:

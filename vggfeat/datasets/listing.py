@@ -190,12 +190,12 @@ def _lines(stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:
 def _sample(entry: bytes, place: Place) -> Sample:
     """`path` or `id<TAB>path`, read as bytes so that names which are no UTF-8 survive."""
     if b"\0" in entry:
-        raise DatasetError(f"{_where(place)}: a NUL byte; for a list that NULs separate give -0")
+        raise DatasetError(f"{_where(place)}: a NUL byte; for a list separated by NUL bytes give `nul`")
     given_id, tab, path = entry.partition(b"\t")
     if not tab:
         path = given_id
     if not given_id.strip() or not path.strip():
-        raise DatasetError(f"{_where(place)}: expected `path` or `id<TAB>path`, found {os.fsdecode(entry)!r}")
+        raise DatasetError(f"{_where(place)}: expected a path or id<TAB>path, found {os.fsdecode(entry)!r}")
     return Sample(id=os.fsdecode(given_id), path=os.fsdecode(path))
 
 

@@ -1,4 +1,4 @@
-"""Telling a lost disk from broken images: where very many in a row cannot be read, none of them is to blame."""
+"""Distinguish a storage outage from bad images: many consecutive read failures mean that the disk is gone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from vggfeat.datasets import Sample
 from vggfeat.errors import OutageError
 
 MAX_READ_FAILURES = 100
-"""Images in a row that cannot be read (ReadError) before a run stops with their rows still to do."""
+"""Consecutive read failures (ReadError) after which a run stops; the rows of these images stay pending."""
 
 
 def when_back(resumable: bool = True) -> str:
-    """What to do about a disk that has gone. `resumable`: the run's output can be gone on with."""
-    again = "the same command with --resume goes on" if resumable else "run the same command again"
+    """What to do once a lost disk is back. `resumable`: a later run can continue the output."""
+    again = "run it again with `resume`" if resumable else "run it again"
     return f"when the disk is back, {again}"
 
 
 def never_read(ids: Sequence[str], seconds: float, resumable: bool = True) -> OutageError:
-    """The error for pictures, or one of them, that were waited for so long in vain; `resumable` as in `when_back`."""
+    """The error for pictures that were not read within `seconds`; `resumable` as in `when_back`."""
     names = " or ".join(ids)
     return OutageError(
         f"{names}: not read in {seconds / 60:.0f} minutes, its disk does not answer: {when_back(resumable)}"
@@ -27,7 +27,7 @@ def never_read(ids: Sequence[str], seconds: float, resumable: bool = True) -> Ou
 
 
 class Attempted(Protocol):
-    """What became of a block of samples: Described, or a Localiser's Located."""
+    """The result of a block of samples: Described, or a Localiser's Located."""
 
     @property
     def failures(self) -> dict[int, str]:
@@ -35,7 +35,7 @@ class Attempted(Protocol):
 
     @property
     def unread(self) -> frozenset[int]:
-        """Those of the failures that are no fault of the images."""
+        """The failures that are not the image's fault (ReadError)."""
 
 
 Block = TypeVar("Block", bound=Attempted)
@@ -48,10 +48,10 @@ def until_outage(
     *,
     resumable: bool = True,
 ) -> Iterator[tuple[range, Block]]:
-    """Passes blocks on, holding those back whose images may be the beginning of an outage.
+    """Yields blocks in order, delaying those whose images may be the beginning of an outage.
 
-    Raises OutageError at the `most`-th failure in a row, before any block with one of them was passed on; 0: never.
-    `resumable`: the blocks go into a file that a later run goes on with, as the error then says.
+    Raises OutageError at the `most`-th consecutive read failure (0: never), before any block with one of them is
+    yielded. `resumable`: a later run can continue the output, as the error then says.
     """
     held: list[tuple[range, Block]] = []
     streak = 0
@@ -62,10 +62,10 @@ def until_outage(
             if streak == most > 0:
                 raise OutageError(
                     f"{most} images in a row cannot be read, the last {samples[row].id}: {block.failures[place]}; "
-                    f"nothing is kept of them: {when_back(resumable)} "
-                    "(where they are truly gone, --max-read-failures 0 records them as failed)"
+                    f"their rows stay pending: {when_back(resumable)} "
+                    "(if they are truly gone, `max_read_failures=0` records them as failed)"
                 )
-        # Only the blocks that the present streak reaches into have to wait.
+        # Only blocks that the current streak reaches into have to wait.
         free = len(held) if streak == 0 or most == 0 else len(held) - 1 if streak < len(rows) else 0
         yield from held[:free]
         del held[:free]

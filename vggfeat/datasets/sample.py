@@ -13,28 +13,28 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image, or one person of one image, with what its data set says of it."""
+    """One image, or one person in an image, with its annotations."""
 
     id: str
-    """Unique in its list. The path as given for users' own images, the data set's own id for benchmarks."""
+    """Unique in its list: the path as given for users' own images, the data set's id for benchmarks."""
     path: str
-    """The file to open. Bytes that are no UTF-8 are kept as surrogate escapes, as os.fsdecode gives them."""
+    """The file to open. Bytes outside UTF-8 are surrogate escapes, as in os.fsdecode."""
     labels: int | tuple[int, ...] | None = None
-    """A class index (single-label), one value of 1, 0 (difficult), -1 a class (multi-label), or None."""
+    """A class index (single-label), or 1, 0 (difficult) or -1 for each class (multi-label), or None."""
     box: Box | None = None
     subset: str = ""
-    """The data set's own part: "train", "val", "test", or "" where it has none."""
+    """The part of the data set: "train", "val", "test", or "" without parts."""
     span: tuple[int, int] | None = None
-    """(offset, length) in bytes where `path` is a tar file that holds the image; None where it is the image."""
+    """(offset, length) in bytes if `path` is a tar file that holds the image; None if it is the image."""
     error: str = ""
-    """Why it cannot be read, where its data set knows that already: a damaged tar file."""
+    """Why it cannot be read, if that is known from the start: a damaged tar file."""
     boxes: tuple[Box, ...] = ()
-    """Where the class's objects are (ILSVRC), as fractions of the width and height; empty where that is not known."""
+    """Boxes of the class's objects (ILSVRC), as fractions of width and height; empty if unknown."""
 
     def source(self) -> str | bytes:
-        """What images.decode takes: the path, or the bytes of a member of a tar file.
+        """The source for images.decode: the path, or the bytes of a member of a tar file.
 
-        Raises ImageError where it is known to be lost or its tar file ends too early, ReadError where that has gone.
+        Raises ImageError if the image is lost or its tar file is cut off, ReadError if the tar file cannot be read.
         """
         if self.error:
             raise ImageError(self.error)
@@ -43,10 +43,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A list of samples and what they have in common."""
+    """A list of samples with their classes."""
 
     name: str
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] = ()
     exif: bool = False
-    """Whether EXIF orientation is honoured: yes for users' own pictures, no for the benchmark sets."""
+    """Whether EXIF orientation is applied: yes for users' own pictures, no for benchmarks."""

@@ -1,4 +1,4 @@
-"""What a classifier is trained, validated and tested on: a data set's own parts, or a part held out by a seed."""
+"""The images to train, validate and test on: a data set's own parts, or a part held out by a seed."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def load_training_set(
 ) -> TrainingSet:
     """A single-label data set, split for training.
 
-    For "folder", `data` may hold `train/` and `val/`, each a `<class>/*.jpg` tree. Where there is no validation part,
-    the fraction (rounded, at least one image) of each class with two or more images is held out, drawn by the seed.
+    For "folder", `data` may hold `train/` and `val/`, each a `<class>/*.jpg` tree. Without a validation part, the
+    fraction (rounded, at least one image) of each class with two or more images is held out, drawn by the seed.
 
     `boxes`: for localisation; images without a bounding box are left out.
 
-    Raises DatasetError for data that are missing or useless for training, UsageError for a multi-label data set and
-    for one without boxes where they are needed.
+    Raises DatasetError for data that are missing or too few, UsageError for a multi-label data set and for
+    localisation on one without boxes.
     """
     root = Path(data)
     dataset = _located(name, data) if boxes else _whole(name, data)
@@ -57,7 +57,7 @@ def load_training_set(
 
 
 def _located(name: str, data: str | Path) -> Dataset:
-    """The images that have a bounding box."""
+    """The images with a bounding box."""
     if name != "ilsvrc2012":
         raise UsageError(f"{name} has no bounding boxes; localisation is trained on ilsvrc2012")
     dataset = load_dataset(name, data, boxes=True)
@@ -65,7 +65,7 @@ def _located(name: str, data: str | Path) -> Dataset:
 
 
 def _whole(name: str, data: str | Path) -> Dataset:
-    """A data set; of a folder with `train/` and `val/` both trees."""
+    """A data set; for a folder with `train/` and `val/`, both trees."""
     root = Path(data)
     if name == "folder" and (root / "train").is_dir() and (root / "val").is_dir():
         return _two_trees(root)
@@ -77,7 +77,7 @@ SUBSETS: tuple[Subset, ...] = get_args(Subset)
 
 
 def load_evaluation_set(name: str, data: str | Path, subset: Subset = "val") -> Dataset:
-    """A data set to test a classifier on, of which `evaluation_part` then takes the part.
+    """A data set to test a classifier on; `evaluation_part` then selects the part.
 
     Raises DatasetError for data that are missing, UsageError for a multi-label data set.
     """
@@ -90,14 +90,14 @@ def load_evaluation_set(name: str, data: str | Path, subset: Subset = "val") -> 
 
 
 def evaluation_part(dataset: Dataset, subset: Subset, record: Mapping[str, Any]) -> Dataset:
-    """The images of a part; where there is no validation part, those that a net's training held out.
+    """The images of a part; without a validation part, those that the net's training held out.
 
     Args:
         dataset: from `load_evaluation_set`.
         subset: the part; "all" is every image.
         record: the training record of the net's checkpoint.
 
-    Raises UsageError where there is no such part, DatasetError where training held out other images.
+    Raises UsageError where the part is empty, DatasetError where the net was trained on a different set of images.
     """
     if subset == "all":
         return dataset
@@ -105,12 +105,12 @@ def evaluation_part(dataset: Dataset, subset: Subset, record: Mapping[str, Any])
     if not chosen and subset == "val":
         chosen = _as_held_out(dataset, record)
     if not chosen:
-        raise UsageError(f"{dataset.name} has no {subset} images here: --subset all takes all of its images")
+        raise UsageError(f"{dataset.name} has no {subset} images here: `subset=all` takes all of its images")
     return replace(dataset, samples=chosen)
 
 
 def _as_held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, ...]:
-    """The images that training on this data set has held out; none where the net's record says nothing of it."""
+    """The images that training on this data set held out; empty where the net's record does not tell."""
     recipe = record.get("recipe", {})
     if record.get("dataset") != dataset.name or not {"data", "seed"} <= set(recipe):
         return ()
@@ -120,7 +120,7 @@ def _as_held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, .
     if (len(kept), len(held_out)) != there:
         raise DatasetError(
             f"the net was trained on {there[0]} images of {dataset.name}, with {there[1]} held out; here are "
-            f"{len(train)} images, so which of them it has not seen is unknown: --subset all takes them all"
+            f"{len(train)} images, so the ones it has not seen are unknown: `subset=all` takes them all"
         )
     return held_out
 
@@ -139,7 +139,7 @@ def _two_trees(root: Path) -> Dataset:
 
 
 def _hold_out(samples: tuple[Sample, ...], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """The samples without and with the ones drawn; both keep the list's order."""
+    """(the samples kept, the samples held out), both in the list's order."""
     labels = np.array([sample.labels for sample in samples])
     random = np.random.default_rng(seed)
     drawn: set[int] = set()

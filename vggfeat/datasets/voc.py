@@ -48,7 +48,7 @@ ACTIONS = (
 """The scored actions. A person doing something else ("other") is negative for all of them."""
 
 UNLABELLED = 0
-"""The label of images whose truth only the evaluation server knows. Like a difficult one, it is left out everywhere."""
+"""The label of test images, whose truth only the evaluation server has. Ignored, as difficult ones are."""
 
 _SOURCES = {
     "VOC2007": "https://thor.robots.ox.ac.uk/pascal/VOC/voc2007/",
@@ -62,14 +62,14 @@ def load_voc2007(data_root: str | Path) -> Dataset:
 
 
 def load_voc2012(data_root: str | Path) -> Dataset:
-    """VOC-2012 classification: train and val with labels, and the test images, unlabelled, where they are there."""
+    """VOC-2012 classification: train and val with labels, and the unlabelled test images if present."""
     return _classification("voc2012", Path(data_root, "VOCdevkit", "VOC2012"), labelled=("train", "val"))
 
 
 def load_voc2012_action(data_root: str | Path) -> Dataset:
     """VOC-2012 action: one sample a person, id `<image>_<index>`, with the person's box; labels 1, -1 an action.
 
-    Persons of the test set, where they are there, are unlabelled.
+    Persons of the test set, if present, are unlabelled.
     """
     root = Path(data_root, "VOCdevkit", "VOC2012")
     sets = _sets_folder("voc2012-action", root, "Action")
@@ -101,12 +101,14 @@ def _classification(name: str, root: Path, labelled: tuple[str, ...]) -> Dataset
 
 
 def _sets_folder(name: str, root: Path, task: str) -> Path:
-    """`ImageSets/<task>`, the pictures' folder beside it checked too."""
+    """`ImageSets/<task>`, once it and `JPEGImages` are known to exist."""
     for folder in (root / "ImageSets" / task, root / "JPEGImages"):
         if not folder.is_dir():
             raise DatasetError(
-                f"no {name} here: {folder} is missing; fetch it with 'vggfeat download --dataset {name}' or unpack the "
-                f"archives of {_SOURCES[root.name]} so that {root} is there, or name the data root with --data"
+                f"no {name} here: {folder} is missing (`data` names the folder that holds VOCdevkit/; its archives are "
+                f"at {_SOURCES[root.name]})",
+                advice="download",
+                dataset=root.name.lower(),
             )
     return root / "ImageSets" / task
 
@@ -116,7 +118,7 @@ def _image(root: Path, id: str) -> Path:
 
 
 def _lines(file: Path, widths: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and words of each line that is not blank; columns are separated by any white space."""
+    """Number and words of each line that is not blank; any white space separates columns."""
     try:
         text = file.read_text("ascii")
     except OSError as error:
@@ -124,7 +126,7 @@ def _lines(file: Path, widths: tuple[int, ...]) -> Iterator[tuple[int, list[str]
             f"{file}: {error.strerror}; unpack all archives of {_source(file)} into one VOCdevkit folder"
         ) from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{file}: not a VOC image set (byte {error.start} is no ASCII)") from error
+        raise DatasetError(f"{file}: not a VOC image set (byte {error.start} is not ASCII)") from error
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
         if not words:
@@ -140,7 +142,7 @@ def _source(file: Path) -> str:
 
 
 def _image_labels(file: Path, set_file: Path, ids: list[str]) -> list[int]:
-    """The labels 1, 0, -1 of a class, in the order of the image set, which must be the file's own."""
+    """A class's labels 1, 0, -1; the file must list the images in the order of the image set."""
     lines = list(_lines(file, (2,)))
     if len(lines) != len(ids):
         raise DatasetError(f"{file} has {len(lines)} images, {set_file.name} has {len(ids)}")
@@ -154,7 +156,7 @@ def _image_labels(file: Path, set_file: Path, ids: list[str]) -> list[int]:
 
 def _label(file: Path, number: int, word: str, valid: tuple[str, ...]) -> int:
     if word not in valid:
-        raise DatasetError(f"{file}, line {number}: label {word!r} is none of {', '.join(valid)}")
+        raise DatasetError(f"{file}, line {number}: label {word!r}; expected one of {', '.join(valid)}")
     return int(word)
 
 
@@ -182,9 +184,9 @@ def _person_labels(sets: Path, subset: str) -> dict[Person, tuple[int, ...]]:
 
 
 def _test_persons(root: Path, sets: Path) -> list[Person]:
-    """The persons of the test set, whose labels only the server has; none where its archive was not unpacked.
+    """The persons of the test set, whose labels only the server has; empty where its archive was not unpacked.
 
-    The list names persons (`id index`), or images alone: then all persons of their annotations are meant.
+    The list names persons (`id index`), or images, which stand for all persons of their annotations.
     """
     file = next((file for file in (sets / f"{ACTIONS[0]}_test.txt", sets / "test.txt") if file.exists()), None)
     if file is None:
@@ -201,12 +203,12 @@ def _test_persons(root: Path, sets: Path) -> list[Person]:
 
 def _index(file: Path, number: int, word: str) -> int:
     if not (word.isdecimal() and len(word) < 10 and int(word) >= 1):
-        raise DatasetError(f"{file}, line {number}: object index {word!r} is no number from 1")
+        raise DatasetError(f"{file}, line {number}: object index {word!r} is not a number from 1")
     return int(word)
 
 
 def _persons(root: Path, subset: str, labels: dict[Person, tuple[int, ...]]) -> Iterator[Sample]:
-    """One sample a person. Persons of one image follow each other, so its annotation is read once."""
+    """One sample a person. Persons of one image are adjacent, so each annotation is read once."""
     last, objects = "", list[ElementTree.Element]()
     for (id, index), values in labels.items():
         if id != last:
@@ -230,7 +232,7 @@ def _objects(root: Path, id: str) -> list[ElementTree.Element]:
         return ElementTree.parse(file).getroot().findall("object")
     except OSError as error:
         raise DatasetError(f"{file}: {error.strerror}; unpack all archives of {_source(file)}") from error
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two of encodings, and of names
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: bad encodings and their names
         raise DatasetError(f"{file}: not a VOC annotation: {error}") from error
 
 

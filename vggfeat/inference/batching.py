@@ -1,14 +1,14 @@
 """Pictures of different sizes in one padded batch, without changing what any of them gives (Sect. 3.2's whole images).
 
-A picture's map in a padded batch is what it is alone as long as everything beyond its own border is zero wherever a
+A picture's map in a padded batch equals its map alone as long as everything beyond its own border is zero wherever a
 layer looks. Zero after a ReLU is what a convolution's zero padding would give; response normalisation keeps a zero; a
 pooling window across the border (ceil mode) ignores zeros among values that are not negative. So only the input and
-what each ReLU makes of a bias have to be cleared.
+the output of each ReLU, where a bias may show, have to be cleared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 
 def form_batches(sizes: Sequence[Size], most_pixels: int, most_padding: float = 0.0) -> list[list[int]]:
-    """Rows to run together, of sizes as alike as can be; what a batch holds follows from its arguments alone.
+    """Groups rows of similar sizes; the batches follow from the arguments alone.
 
     Args:
         sizes: of the pictures.
@@ -45,28 +45,32 @@ class Extents:
 
     Args:
         sizes: heights and widths of the N pictures.
-        tensor: the same, (N, 2), on the batch's device.
+        tensor: the same, (N, 2), on the batch's device; not needed where all sizes are equal and nothing is padding.
     """
 
-    def __init__(self, sizes: Sequence[Size], tensor: Tensor) -> None:
+    def __init__(self, sizes: Sequence[Size], tensor: Tensor | None = None) -> None:
         self._sizes = sizes
-        self._heights, self._widths = tensor[:, :1], tensor[:, 1:]  # (N, 1) each
+        self._tensor = tensor
 
     def halved(self) -> Extents:
         """The extents after a 2x2 pooling of stride 2 that rounds up."""
         halves = [(-(-height // 2), -(-width // 2)) for height, width in self._sizes]
-        return Extents(halves, torch.cat([self._heights + 1, self._widths + 1], dim=1) // 2)
+        return Extents(halves, None if self._tensor is None else (self._tensor + 1) // 2)
 
     def mirror(self, batch: Tensor) -> Tensor:
         """Each picture (N, C, H, W) mirrored within its own width; beyond it anything."""
+        if self._tensor is None:
+            return batch.flip(3)
         columns = torch.arange(batch.shape[3], device=batch.device)
-        source = (self._widths - 1 - columns).clamp(min=0)  # (N, W)
+        source = (self._tensor[:, 1:] - 1 - columns).clamp(min=0)  # (N, W)
         return batch.gather(3, source[:, None, None].expand(batch.shape))
 
     def clear_outside(self, values: Tensor) -> Tensor:
         """Zeroes what lies beyond each picture, in place: (N, C, H, W)."""
-        rows = torch.arange(values.shape[2], device=values.device) >= self._heights  # (N, H)
-        columns = torch.arange(values.shape[3], device=values.device) >= self._widths  # (N, W)
+        if self._tensor is None:
+            return values
+        rows = torch.arange(values.shape[2], device=values.device) >= self._tensor[:, :1]  # (N, H)
+        columns = torch.arange(values.shape[3], device=values.device) >= self._tensor[:, 1:]  # (N, W)
         return values.masked_fill_((rows[:, :, None] | columns[:, None])[:, None], 0)
 
     def cut(self, values: Tensor) -> list[Tensor]:
@@ -74,16 +78,18 @@ class Extents:
         return [values[n : n + 1, :, :height, :width] for n, (height, width) in enumerate(self._sizes)]
 
 
-def run_padded(trunk: nn.Sequential, batch: Tensor, extents: Extents) -> list[Tensor]:
-    """The convolutional layers on a padded batch (N, C, H, W), changed in place -> N maps (1, C', h', w').
+def run_trunk(modules: Iterable[nn.Module], batch: Tensor, extents: Extents) -> Iterator[tuple[int, Tensor, Extents]]:
+    """Convolutional layers on a batch (N, C, H, W), which changes in place, and which may be padded.
 
-    Each is the map of its picture alone, to rounding.
+    Yields the number, output and extents of each module in turn. Within the extents, each picture's map is the map of
+    the picture alone, to rounding; before a ReLU anything may lie beyond. A later module may change an output in
+    place.
     """
     extents.clear_outside(batch)
-    for layer in trunk:
-        batch = layer(batch)
-        if isinstance(layer, nn.MaxPool2d):
+    for number, module in enumerate(modules):
+        batch = module(batch)
+        if isinstance(module, nn.MaxPool2d):
             extents = extents.halved()
-        elif isinstance(layer, nn.ReLU):
+        elif isinstance(module, nn.ReLU):
             extents.clear_outside(batch)
-    return extents.cut(batch)
+        yield number, batch, extents

@@ -1,17 +1,19 @@
-"""Samples -> descriptors block by block: while the net works on one block, the next is being decoded."""
+"""Samples -> results block by block: while the nets work on one block, the next is being decoded."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from vggfeat.datasets import Sample
-from vggfeat.datasets.decoding import READ_TIMEOUT
-from vggfeat.datasets.outage import MAX_READ_FAILURES, never_read, until_outage
+from vggfeat.datasets.decoding import READ_TIMEOUT, Decoded, collected
+from vggfeat.datasets.outage import never_read, until_outage
+from vggfeat.inference.runner import Found, Runner, Work
+from vggfeat.inference.settings import RunOptions
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 from vggfeat.store.pooling import Described
 from vggfeat.system.memory import keep_freed_memory, release_free_memory
@@ -23,69 +25,61 @@ BLOCK = 16
 same ones and its values are the same bits."""
 
 PATIENCE = 60.0
-"""Seconds without a picture after which the images that are waited for are named, over and over."""
-
-Result = TypeVar("Result", covariant=True)
+"""Seconds between two warnings that name the images which are still being read."""
 
 
-class Describer(Protocol[Result]):
-    """What runs nets over samples: an Extractor, a Scorer, whose rows are posteriors, or a Localiser."""
-
-    @property
-    def in_background(self) -> bool:
-        """Whether `start` returns before the nets are done."""
-
-    def prepare(self, samples: Sequence[Sample]) -> Sequence[Any]:
-        """Starts decoding."""
-
-    def start(self, prepared: Any) -> Any:
-        """Gives the nets their work."""
-
-    def collect(self, running: Any) -> Result:
-        """What `start` began."""
-
-
-def blocks_of(n: int) -> list[range]:
+def blocks_of(n: int, size: int = BLOCK) -> list[range]:
     """The blocks of n rows."""
-    return [range(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def describe_blocks(
-    extractor: Describer[Result], samples: Sequence[Sample], blocks: Sequence[range], *, resumable: bool = False
-) -> Iterator[tuple[range, Result]]:
-    """The descriptors of these blocks of samples, in order.
+    runner: Runner[Work, Found],
+    samples: Sequence[Sample],
+    blocks: Sequence[range],
+    *,
+    resumable: bool = False,
+    patience: float | None = None,
+) -> Iterator[tuple[range, Found]]:
+    """The results of these blocks of samples, in order.
 
-    On the CPU, which decodes and computes with the same cores, one block is decoded ahead. A GPU has a block under way
-    while the one before it is handed on, and more blocks decoded ahead, so that a large picture holds nobody up.
+    On the CPU, which decodes and computes with the same cores, one block is decoded ahead. A GPU computes a block while
+    the one before it is handed on, and more blocks are decoded ahead, so that a large picture delays nothing.
 
-    Raises OutageError for a picture that is not read in half an hour. `resumable`: the blocks go into a file that a
-    later run goes on with, as the error then says.
+    Args:
+        resumable: the blocks go into a file that a later run can continue, as an OutageError then says.
+        patience: seconds between two warnings that name slow images; None: PATIENCE.
+
+    Raises OutageError for a picture that is not read in half an hour.
     """
     keep_freed_memory()
-    decoded_ahead, running_ahead = (4, 1) if extractor.in_background else (1, 0)
-    decoding = deque(extractor.prepare(samples[rows.start : rows.stop]) for rows in blocks[:decoded_ahead])
-    running: deque[tuple[range, Any]] = deque()
+    decoded_ahead, running_ahead = (4, 1) if runner.in_background else (1, 0)
+    decoding = deque(runner.prepare(samples[rows.start : rows.stop]) for rows in blocks[:decoded_ahead])
+    running: deque[tuple[range, Decoded, Work]] = deque()
     for number, rows in enumerate(blocks):
         for following in blocks[number + decoded_ahead : number + decoded_ahead + 1]:
-            decoding.append(extractor.prepare(samples[following.start : following.stop]))
+            decoding.append(runner.prepare(samples[following.start : following.stop]))
         prepared = decoding.popleft()
-        _name_the_slow(samples[rows.start : rows.stop], prepared, resumable)
-        running.append((rows, extractor.start(prepared)))
+        _name_the_slow(samples[rows.start : rows.stop], prepared, resumable, PATIENCE if patience is None else patience)
+        decoded, rescaled = collected(prepared)
+        running.append((rows, decoded, runner.run(rescaled)))
         if len(running) > running_ahead:
-            done, started = running.popleft()
-            yield done, extractor.collect(started)
+            done, decoded, work = running.popleft()
+            yield done, runner.gather(decoded, work)
             release_free_memory()
-    for done, started in running:
-        yield done, extractor.collect(started)
+    for done, decoded, work in running:
+        yield done, runner.gather(decoded, work)
 
 
-def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]], resumable: bool) -> None:
-    """Waits for pictures, naming those that take minutes: a share that never answers would hang a run without a word.
+def _name_the_slow(
+    samples: Sequence[Sample], prepared: Sequence[Future[Any]], resumable: bool, patience: float
+) -> None:
+    """Waits for pictures and warns of those that take long: a share that never answers must not hang a run silently.
 
-    Raises OutageError where one is hopeless. No thread can be ended from outside, so the run cannot go on without it.
+    Raises OutageError after READ_TIMEOUT seconds: a thread cannot be ended from outside, so no image can be skipped.
     """
     begun = time.monotonic()
-    while waiting := wait(prepared, timeout=PATIENCE).not_done:
+    while waiting := wait(prepared, timeout=patience).not_done:
         slow = [sample.id for sample, one in zip(samples, prepared, strict=True) if one in waiting and one.running()]
         names, seconds = ", ".join(slow[:3]) or samples[0].id, time.monotonic() - begun
         if seconds >= READ_TIMEOUT:
@@ -93,27 +87,22 @@ def _name_the_slow(samples: Sequence[Sample], prepared: Sequence[Future[Any]], r
         log.warning("still reading %s after %.0f s; the run ends after %.0f", names, seconds, READ_TIMEOUT)
 
 
-def fill(
-    writer: DescriptorWriter,
-    extractor: Describer[Described],
-    progress: Callable[[int, int, int], None] | None = None,
-    max_read_failures: int = MAX_READ_FAILURES,
-) -> None:
-    """Describes and writes the rows of the writer's data set that are still to do.
+def fill(writer: DescriptorWriter, runner: Runner[Any, Described], options: RunOptions | None = None) -> None:
+    """Computes and writes the rows of the writer's data set that are still to do.
 
-    `progress` is called with (rows done, rows, rows failed) at the start and after each block. Raises OutageError
-    where so many images in a row cannot be read; their rows are still to do then.
+    `options.progress` is called with (rows done, rows, rows failed) at the start and after each block. Raises
+    OutageError where `options.max_read_failures` images in a row cannot be read; their rows stay to do.
     """
+    options = options or RunOptions()
     samples = writer.dataset.samples
 
     def tick() -> None:
-        if progress is not None:
+        if options.progress is not None:
             done, failed = int((writer.status != PENDING).sum()), int((writer.status == FAILED).sum())
-            progress(done, len(samples), failed)
+            options.progress(done, len(samples), failed)
 
     tick()
-    pending = writer.pending(blocks_of(len(samples)))
-    described_blocks = describe_blocks(extractor, samples, pending, resumable=True)
-    for rows, described in until_outage(described_blocks, samples, max_read_failures):
-        writer.write(rows, described)
+    described = describe_blocks(runner, samples, writer.pending(blocks_of(len(samples))), resumable=True)
+    for rows, block in until_outage(described, samples, options.max_read_failures):
+        writer.write(rows, block)
         tick()

@@ -1,8 +1,11 @@
-"""Batch of images -> spatial average of the penultimate layer, or of the class scores (Sect. 3.2, Appendix B)."""
+"""Batch of images -> a net's layers, averaged over positions or otherwise pooled (Sect. 3.2, Appendix B)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,11 +14,17 @@ from torch import Tensor
 
 from vggfeat.datasets.images import Picture
 from vggfeat.errors import DeviceError, UsageError
-from vggfeat.inference.batching import Extents, form_batches, run_padded
+from vggfeat.inference.batching import Extents, form_batches, run_trunk
+from vggfeat.inference.settings import GEM_POWER, Pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
-from vggfeat.nets.networks import VGG, Layer, windows
+from vggfeat.nets.layers import check_layers, layer_shape, trunk_layers
+from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
+from vggfeat.nets.scaling import InputScaling
 from vggfeat.system.devices import tf32
 from vggfeat.system.memory import release_free_memory
+
+SCORES: Literal["scores"] = "scores"
+"""The last layer, before the soft-max."""
 
 CACHE_BYTES = 8 << 20
 """On the CPU a pass of the convolutions takes as many pictures as keep a layer's input and output within so much
@@ -42,37 +51,82 @@ does not fit into; pictures up to Q = 512 stay below this."""
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+Reduce = Callable[[Tensor], Tensor]
+"""What becomes of a picture's map (positions, D), row by row."""
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What the convolutions gave for one picture."""
+
+    layers: dict[str, Tensor]
+    """Its reduced maps, of the trunk's layers."""
+    windows: Tensor | None
+    """(h w, C 7 7) of the last pooling; None where no fully-connected layer is wanted."""
+
+
 class DenseNet:
     """A net's fully-convolutional form, ready to run: weights cast once to the precision, channels_last.
 
+    No layer beyond the last one asked for is computed. The precision and the device are the net's own (`load_net` sets
+    them).
+
     Args:
         net: the net; its parameters are used in place at fp32 and copied at a lower precision.
-        layer: "fc7" (the penultimate layer, after its ReLU), "fc6", or "scores" (before the soft-max).
+        layers: one or several of "conv1_1" to "pool5", "fc6", "fc7" (the penultimate layer) and "scores" (the last,
+            before the soft-max).
+        pool: how `pooled` reduces a map to a vector; see `POOLINGS`.
+        pre_relu: take convolutions and hidden layers before their ReLU.
+        most_pixels: of one pass, padding included; by default what suits the device.
+        most_padding: the greatest share of a pass that may be padding; by default what suits the device.
 
-    The precision and the device are the net's own (`load_net` sets them).
+    Raises UsageError for a layer that the net does not have.
     """
 
-    def __init__(self, net: VGG, layer: Layer = "fc7") -> None:
-        self.layer: Layer = layer
-        self.dim = net.dim(layer)
+    def __init__(
+        self,
+        net: VGG,
+        layers: str | Sequence[str] = "fc7",
+        *,
+        pool: Pooling = "avg",
+        pre_relu: bool = False,
+        most_pixels: int | None = None,
+        most_padding: float | None = None,
+    ) -> None:
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        check_layers((layer for layer in self.layers if layer != SCORES), net.spec, top=net.has_top)
         self.precision = net.precision
         self.device = next(net.parameters()).device
         self.filter = net.preprocessing.filter
+        self.dims = tuple(
+            net.dim(SCORES) if layer == SCORES else _length(net, layer, whole=pool == "none") for layer in self.layers
+        )
+        self._reduce = _REDUCTIONS[pool]
         self._dtype = DTYPES[net.precision]
         self._net = _cast(net, self._dtype).eval().to(memory_format=torch.channels_last)
-        preprocessing = net.preprocessing
-        self._bgr = preprocessing.channels == "BGR"
-        # (v * scale - mean) / std, as one multiplication and one subtraction.
-        std = torch.tensor(preprocessing.std, device=self.device)
-        self._factor = (preprocessing.scale / std).view(3, 1, 1)
-        self._offset = (torch.tensor(preprocessing.mean, device=self.device) / std).view(3, 1, 1)
+        trunk = trunk_layers(net.spec)
+        self._taps = {
+            trunk[layer].module - (pre_relu and trunk[layer].has_relu): layer for layer in self.layers if layer in trunk
+        }
+        self._head_taps = {
+            HEAD_DEPTHS[layer] - (pre_relu and layer != SCORES) - 1: layer
+            for layer in self.layers
+            if layer not in trunk
+        }
+        self._depth = len(self._net.features) if self._head_taps else 1 + max(self._taps)
+        self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
-        self._most_pixels = self._pass_pixels()
-        self._most_padding = GPU_PADDING if self._cuda else 0.0
+        self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
+        self._most_padding = (GPU_PADDING if self._cuda else 0.0) if most_padding is None else most_padding
         self._most_windows = GPU_HEAD_WINDOWS if self._cuda else HEAD_WINDOWS
 
+    @property
+    def dim(self) -> int:
+        """Length of all layers' vectors together."""
+        return sum(self.dims)
+
     def __call__(self, pictures: Sequence[Picture], *, flip: bool = False) -> NDArray[np.float32]:
-        """Mean activation of each picture, alone whatever its batch: (N, D).
+        """Each picture's pooled layers side by side, the same whatever its batch: (N, D).
 
         Args:
             pictures: (H, W, 3) uint8 RGB, already rescaled; sizes may differ.
@@ -80,88 +134,103 @@ class DenseNet:
 
         Raises UsageError where a side is under 224, DeviceError where one picture alone fills a GPU's memory.
         """
-        return self.means(pictures, flip=flip).cpu().numpy()
+        return torch.cat(self.pooled(pictures, flip=flip), dim=1).cpu().numpy()
 
     @torch.inference_mode()
-    def means(self, pictures: Sequence[Picture], *, flip: bool = False) -> Tensor:
-        """What calling it gives, on the net's device; on a GPU perhaps still being computed."""
-        means = torch.empty(len(pictures), self.dim, device=self.device)
-        for row, out in self._maps(pictures, flip):
-            means[row] = out.mean(0)
-        return means
+    def pooled(self, pictures: Sequence[Picture], *, flip: bool = False) -> list[Tensor]:
+        """(N, D) of each layer, on the net's device; on a GPU perhaps still being computed."""
+        pooled = [torch.empty(len(pictures), dim, device=self.device) for dim in self.dims]
+        for row, found in self._maps(pictures, flip, self._reduce):
+            for layer, out in zip(self.layers, pooled, strict=True):
+                out[row] = found[layer]
+        return pooled
 
     @torch.inference_mode()
     def maps(self, pictures: Sequence[Picture], *, flip: bool = False) -> list[Tensor]:
-        """The activations of each picture at every position of its map, row by row: (h w, D) float32 each."""
-        found = dict(self._maps(pictures, flip))
-        return [found[row] for row in range(len(pictures))]
+        """The first layer of each picture at every position of its map, row by row: (h w, D) float32 each."""
+        found = dict(self._maps(pictures, flip, lambda values: values))
+        return [found[row][self.layers[0]] for row in range(len(pictures))]
 
-    @torch.inference_mode()
-    def mean_map(self, batch: Tensor, flip: bool = False) -> Tensor:
-        """(N, 3, H, W) uint8 RGB -> (N, D) float32, averaged over the map's positions in float32."""
-        with tf32(self.precision == "tf32"):
-            return self._net.dense(self.preprocess(batch, flip), self.layer).float().mean((1, 2))
-
-    def preprocess(self, batch: Tensor, flip: bool = False) -> Tensor:
+    def preprocess(self, batch: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB -> the net's own input in its precision, channels_last."""
-        _check_size(*batch.shape[2:])
-        if self._bgr:
-            batch = batch.flip(1)
-        if flip:
-            batch = batch.flip(3)
-        values = batch.float() * self._factor - self._offset
-        return values.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        return self._scaled(batch, axis=1).to(self._dtype).contiguous(memory_format=torch.channels_last)
 
-    def _maps(self, pictures: Sequence[Picture], flip: bool) -> Iterator[tuple[int, Tensor]]:
-        """The row and the map of each picture, (h w, D), in the order in which they are computed."""
-        waiting: dict[int, Tensor] = {}  # windows by row
+    def _maps(self, pictures: Sequence[Picture], flip: bool, reduce: Reduce) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The row and the reduced maps of each picture, by layer, in the order in which they are computed."""
         sizes = [picture.shape[:2] for picture in pictures]
-        for size in set(sizes):
-            _check_size(*size)
+        for height, width in sizes:
+            if min(height, width) < INPUT_SIDE:
+                raise UsageError(f"a {width}x{height} picture is smaller than the net's {INPUT_SIDE}")
+        waiting: dict[int, _Passed] = {}
+        batches = deque(form_batches(sizes, self._most_pixels, self._most_padding))
         with tf32(self.precision == "tf32"):
-            for rows in form_batches(sizes, self._most_pixels, self._most_padding):
-                batch = [pictures[row] for row in rows]
-                waiting.update(zip(rows, self._windows(batch, flip), strict=True))
+            while batches:
+                rows = batches.popleft()
+                try:
+                    passed = self._one_pass([pictures[row] for row in rows], flip, reduce)
+                except torch.OutOfMemoryError:
+                    passed = None
+                if passed is None:  # only here has the failed pass let go of its activations
+                    self._shrink([sizes[row] for row in rows])
+                    half = len(rows) // 2
+                    batches.extendleft((rows[half:], rows[:half]))
+                    continue
+                waiting.update(zip(rows, passed, strict=True))
                 release_free_memory(beyond=KEPT_BYTES)
-                if sum(map(len, waiting.values())) >= self._most_windows:
-                    yield from self._head(waiting)
+                windows = sum(len(its.windows) for its in waiting.values() if its.windows is not None)
+                if not self._head_taps or windows >= self._most_windows or not batches:
+                    yield from self._with_head(waiting, reduce)
                     waiting = {}
-            if waiting:
-                yield from self._head(waiting)
 
-    def _head(self, waiting: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Runs the fully-connected layers on all windows at once."""
-        out = self._net.head(torch.cat(list(waiting.values())), self.layer).float()
-        yield from zip(waiting, out.split([len(its) for its in waiting.values()]), strict=True)
-
-    def _windows(self, pictures: Sequence[Picture], flip: bool) -> list[Tensor]:
-        """Each picture's windows (h w, C 7 7) of the last pooling; where memory runs out, by halves of the batch."""
-        try:
-            return self._one_pass(pictures, flip)
-        except torch.OutOfMemoryError:
-            if len(pictures) == 1:
-                height, width, _ = pictures[0].shape
-                raise DeviceError(
-                    f"a {width}x{height} picture alone fills the memory of {self.device}: take smaller --scales, "
-                    "--precision bf16 or --device cpu"
-                ) from None
-        # Only here has the failed pass let go of its activations.
+    def _shrink(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Makes the next passes smaller. Raises DeviceError where one picture alone was too large."""
+        if len(sizes) == 1:
+            height, width = sizes[0]
+            raise DeviceError(
+                f"a {width}x{height} picture alone fills the memory of {self.device}: take smaller `scales`, "
+                "`precision=bf16` or `device=cpu`"
+            )
         if self._cuda:
             torch.cuda.empty_cache()
         self._most_pixels //= 2
-        half = len(pictures) // 2
-        return self._windows(pictures[:half], flip) + self._windows(pictures[half:], flip)
 
-    def _one_pass(self, pictures: Sequence[Picture], flip: bool) -> list[Tensor]:
+    def _one_pass(self, pictures: Sequence[Picture], flip: bool, reduce: Reduce) -> list[_Passed]:
         """The convolutions on one batch, padded where its sizes differ."""
         sizes = [picture.shape[:2] for picture in pictures]
+        equal = len(set(sizes)) == 1
+        extents = Extents(sizes, None if equal else self._uploaded(torch.tensor(sizes)))
         batch = self._uploaded(_canvas(pictures)).permute(0, 3, 1, 2)
-        if len(set(sizes)) == 1:
-            pooled = self._net.features(self.preprocess(batch, flip))
-            return list(windows(pooled).unflatten(0, (len(pictures), -1)))
-        extents = Extents(sizes, self._uploaded(torch.tensor(sizes)))
-        values = self.preprocess(extents.mirror(batch) if flip else batch)
-        return [windows(pooled) for pooled in run_padded(self._net.features, values, extents)]
+        batch = self.preprocess(extents.mirror(batch) if flip else batch)
+        found: list[dict[str, Tensor]] = [{} for _ in pictures]
+        for number, values, its_extents in run_trunk(self._net.features[: self._depth], batch, extents):
+            batch, extents = values, its_extents
+            if number in self._taps:
+                for place, its_map in zip(found, extents.cut(values), strict=True):
+                    positions = its_map[0].permute(1, 2, 0).flatten(0, 1)  # (h w, C)
+                    # A copy, since the next ReLU would change it.
+                    place[self._taps[number]] = reduce(positions.to(torch.float32, copy=True))
+        if not self._head_taps:
+            return [_Passed(layers, None) for layers in found]
+        if equal:
+            of_pictures = list(windows(batch).unflatten(0, (len(pictures), -1)))
+        else:
+            of_pictures = [windows(pooled) for pooled in extents.cut(batch)]
+        return [_Passed(layers, its) for layers, its in zip(found, of_pictures, strict=True)]
+
+    def _with_head(self, waiting: dict[int, _Passed], reduce: Reduce) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Runs the fully-connected layers on the windows of all pictures at once."""
+        if self._head_taps:
+            of_pictures = [its.windows for its in waiting.values() if its.windows is not None]
+            counts, last = [len(its) for its in of_pictures], max(self._head_taps)
+            values = torch.cat(of_pictures)
+            for number, module in enumerate(self._net.classifier[: last + 1]):
+                values = module(values)
+                if number in self._head_taps:
+                    out = values.to(torch.float32, copy=number < last)  # a ReLU that follows would change it
+                    for its, positions in zip(waiting.values(), out.split(counts), strict=True):
+                        its.layers[self._head_taps[number]] = reduce(positions)
+        for row, its in waiting.items():
+            yield row, its.layers
 
     def _uploaded(self, values: Tensor) -> Tensor:
         """On the net's device; to a GPU from pinned memory, while it still computes what it was given before."""
@@ -177,19 +246,34 @@ class DenseNet:
         return min(GPU_BATCH_PIXELS, 1 << max(0, pixels.bit_length() - 1))
 
 
+def _length(net: VGG, layer: str, *, whole: bool) -> int:
+    """Length of a layer's vector: its channels, or the whole map of a 224x224 crop."""
+    channels, side = layer_shape(net.spec, layer, net.width)
+    return channels * side**2 if whole else channels
+
+
+def _gem(values: Tensor) -> Tensor:
+    """(P, D) -> (D,): the cube root of the mean cube, each channel by its maximum first so that no cube overflows."""
+    most = values.amax(0).clamp(min=torch.finfo(values.dtype).tiny)
+    return most * (values / most).pow(GEM_POWER).mean(0).pow(1 / GEM_POWER)
+
+
+_REDUCTIONS: dict[Pooling, Reduce] = {
+    "avg": lambda values: values.mean(0),
+    "max": lambda values: values.amax(0),
+    "gem": _gem,
+    "none": lambda values: values.T.flatten(),  # C, H, W
+}
+
+
 def _cast(net: VGG, dtype: torch.dtype) -> VGG:
     """The net itself in float32, else a copy, made tensor by tensor so that it takes no more memory than its own."""
     if dtype == torch.float32:
         return net
     with torch.device("meta"):
-        copied = VGG(net.net, width=net.width, num_classes=net.num_classes)
+        copied = VGG(net.net, width=net.width, num_classes=net.num_classes, top=net.has_top)
     copied.load_state_dict({name: value.to(dtype) for name, value in net.state_dict().items()}, assign=True)
     return copied
-
-
-def _check_size(height: int, width: int) -> None:
-    if min(height, width) < INPUT_SIDE:
-        raise UsageError(f"a {width}x{height} picture is smaller than the net's {INPUT_SIDE}")
 
 
 def _canvas(pictures: Sequence[Picture]) -> Tensor:

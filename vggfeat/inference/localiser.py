@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,19 +12,18 @@ from scipy.special import softmax
 from torch import Tensor
 
 from vggfeat.boxes import Boxes, best_merged, clip, from_targets
-from vggfeat.datasets import Sample, images
-from vggfeat.datasets.decoding import Decoded, Decoders, collected
-from vggfeat.datasets.images import Picture, rescaled_size
+from vggfeat.datasets import Sample
+from vggfeat.datasets.decoding import Decoded
+from vggfeat.datasets.images import rescaled_size
 from vggfeat.errors import UsageError
+from vggfeat.inference.classes import columns_of
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.posteriors import TOP
+from vggfeat.inference.runner import Rescaled, Runner, Wanted
 from vggfeat.inference.scorer import centre_crop
-from vggfeat.nets.catalog import INPUT_SIDE, Filter
+from vggfeat.nets.catalog import INPUT_SIDE, STRIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.store.pooling import check_scales
-
-STRIDE = 32
-"""Pixels between neighbouring windows of the dense form: five poolings by 2."""
 
 TOGETHER = 4
 """Images whose boxes are merged side by side: more of them leave the processor's cache."""
@@ -47,12 +45,10 @@ class BoxHead:
 
 
 def box_head(net: VGG) -> BoxHead:
-    """What a checkpoint of `train --task localise` says of itself. UsageError for a net that predicts no boxes."""
+    """What a checkpoint trained for localisation records. Raises UsageError for a net that predicts no boxes."""
     recipe = net.training_record.get("recipe")
     if not isinstance(recipe, Mapping) or recipe.get("task") != "localise":
-        raise UsageError(
-            f"{net.weights_name} predicts classes, no boxes: 'vggfeat train --task localise' makes a net that does"
-        )
+        raise UsageError(f"{net.weights_name} predicts classes, no boxes", advice="train boxes")
     head = BoxHead(tuple(net.training_record["class_names"]), recipe["localise"]["head"] == "pcr")
     if net.num_classes != (4 * len(head.class_names) if head.per_class else 4):
         raise UsageError(
@@ -62,7 +58,7 @@ def box_head(net: VGG) -> BoxHead:
 
 
 def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
-    """For each of so many nets its own smallest sides. Raises UsageError where they make no sense."""
+    """The smallest sides of each of `nets` nets. Raises UsageError where they make no sense."""
     lists = [tuple(one) if isinstance(one, Sequence) else (one,) for one in scales]
     if not any(isinstance(one, Sequence) for one in scales):
         lists = [tuple(Q for one in lists for Q in one)]
@@ -92,7 +88,7 @@ class Candidates:
 def best_boxes(candidates: Sequence[Candidates], thresholds: Sequence[float]) -> list[Boxes]:
     """For each image, (T, k, 4): at each of rising thresholds, each class's best rated box once close ones are merged.
 
-    Some images with as many boxes are merged side by side, which takes half the time and changes no box.
+    Images with equal numbers of boxes are merged side by side, which takes half the time and changes no box.
     """
     found: dict[int, Boxes] = {}
     for shape in dict.fromkeys(image.boxes.shape for image in candidates):
@@ -107,46 +103,39 @@ def best_boxes(candidates: Sequence[Candidates], thresholds: Sequence[float]) ->
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    sample: Sample
-    size: tuple[int, int]
-    pictures: dict[tuple[Filter, int], Picture]
+class Outputs:
+    """What the nets gave for some images; on a GPU perhaps still being computed."""
 
-
-@dataclass(frozen=True)
-class Locating:
-    """Work that the nets were given; on a GPU perhaps still being done."""
-
-    decoded: Decoded
-    images: list[_Prepared]
+    images: list[tuple[Sample, tuple[int, int]]]
+    """Each with its (width, height)."""
     boxes: list[list[list[Tensor]]]
-    """Outputs by net, its views (scale and mirroring) and image: (h w, outputs)."""
+    """By net, its views (scale and mirroring) and image: (h w, outputs)."""
     scores: list[list[Tensor]]
-    """The classifier's by view and image; empty where others guess."""
+    """The classifier's by view and image; empty without a classifier."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """What became of some samples."""
+    """The results of some samples."""
 
     candidates: list[Candidates]
     """Of the images that did not fail, in order."""
     failures: dict[int, str]
     """Reasons by row."""
     unread: frozenset[int]
-    """Those of the failures that are no fault of the images: their bytes could not be had."""
+    """Failures that are not the images' fault: their bytes could not be read."""
 
 
-class Localiser:
+class Localiser(Runner[Outputs, Located]):
     """Runs localisation nets, and perhaps a classifier, over samples.
 
     Args:
-        nets: trained with `train --task localise`, for the same classes.
+        nets: trained for localisation, on the same classes.
         scales: smallest sides Q in pixels for all nets, or a list of them for each net.
         view: "dense", each window of the whole image, or "center", the central crop alone.
         guesses: an image's classes; None: the classifier's five best.
         classifier: runs at all of the nets' scales and rates each window with its posterior there; without it every
-            window has the guess's own.
+            window has the guess's posterior.
         flip: the mirrored images too (dense view).
         exif: honour the EXIF orientation.
         workers: threads that decode and rescale ahead of the nets.
@@ -173,82 +162,63 @@ class Localiser:
             for head, net in zip(heads, nets, strict=True)
         ]
         self._nets = [DenseNet(net, "scores") for net in nets]
-        self._classifier, self._score_columns = None, np.empty(0, dtype=np.intp)
+        self._rater: list[DenseNet] = []
+        self._score_columns = np.empty(0, dtype=np.intp)
         if classifier is not None:
-            self._classifier = DenseNet(classifier, "scores")
+            self._rater = [DenseNet(classifier, "scores")]
             self._score_columns = columns_of(self.class_names, classifier.class_names, classifier.weights_name)
         elif guesses is None:
             raise UsageError("localisation needs guesses of the classes: a classifier, or posteriors")
-        self._guesses, self._view, self._exif = guesses, view, exif
+        self._guesses, self._view = guesses, view
         mirrorings = (False, True) if flip else (False,)
         of_nets = scales_of_nets(scales, len(nets))
         self._views_of = [[(Q, mirrored) for Q in its for mirrored in mirrorings] for its in of_nets]
         self._views = list(dict.fromkeys(view for its in self._views_of for view in its))
-        self._filters = tuple(dict.fromkeys(net.filter for net in (*self._nets, *self._rater)))
-        self._pool = Decoders(workers)
+        dense = (*self._nets, *self._rater)
+        wanted: list[Wanted] = [("image", net.filter, Q) for net in dense for Q, _ in self._views]
+        super().__init__(dense, wanted, exif=exif, workers=workers)
 
-    @property
-    def in_background(self) -> bool:
-        """Whether `start` returns before the nets are done."""
-        return self._nets[0].device.type == "cuda"
-
-    @property
-    def _rater(self) -> list[DenseNet]:
-        return [self._classifier] if self._classifier is not None else []
-
-    def prepare(self, samples: Sequence[Sample]) -> list[Future[_Prepared]]:
-        """Starts decoding and rescaling in the background; `start` takes what this returns."""
-        return [self._pool.submit(self._prepare, sample) for sample in samples]
-
-    def start(self, prepared: Sequence[Future[_Prepared]]) -> Locating:
-        """Gives the nets their work; `collect` takes what this returns."""
-        decoded, there = collected(prepared)
+    def run(self, rescaled: Sequence[Rescaled]) -> Outputs:
+        """Every net at each of its views, the classifier at all of them."""
         boxes = [
-            [self._run(net, there, *view) for view in its] for net, its in zip(self._nets, self._views_of, strict=True)
+            [self._maps(net, rescaled, *view) for view in its]
+            for net, its in zip(self._nets, self._views_of, strict=True)
         ]
-        scores = [self._run(net, there, *view) for net in self._rater for view in self._views]
-        return Locating(decoded, there, boxes, scores)
+        scores = [self._maps(net, rescaled, *view) for net in self._rater for view in self._views]
+        return Outputs([(one.sample, one.size) for one in rescaled], boxes, scores)
 
-    def collect(self, running: Locating) -> Located:
-        """What `start` began."""
-        found, failures = [], dict(running.decoded.failures)
-        for row, image in enumerate(running.images):
-            outputs = [[view[row].cpu().numpy().astype(np.float64) for view in net] for net in running.boxes]
-            scores = [view[row].cpu().numpy().astype(np.float64) for view in running.scores]
+    def gather(self, decoded: Decoded, work: Outputs) -> Located:
+        """The candidates of each image."""
+        found, failures = [], dict(decoded.failures)
+        for row, (sample, size) in enumerate(work.images):
+            outputs = [[view[row].cpu().numpy().astype(np.float64) for view in net] for net in work.boxes]
+            scores = [view[row].cpu().numpy().astype(np.float64) for view in work.scores]
             if not all(np.isfinite(values).all() for values in (*scores, *(v for net in outputs for v in net))):
-                failures[running.decoded.rows[row]] = "the net's outputs are not finite"
+                failures[decoded.rows[row]] = "the net's outputs are not finite"
                 continue
-            found.append(self._candidates(image, outputs, scores))
-        return Located(found, failures, running.decoded.unread)
+            found.append(self._candidates(sample, size, outputs, scores))
+        return Located(found, failures, decoded.unread)
 
-    def close(self) -> None:
-        """Ends the decoding threads."""
-        self._pool.end()
-
-    def _prepare(self, sample: Sample) -> _Prepared:
-        picture = images.decode(sample.source(), exif=self._exif)
-        scales = dict.fromkeys(Q for Q, _ in self._views)
-        pictures = {(filter, Q): images.rescale(picture, Q, filter) for filter in self._filters for Q in scales}
-        return _Prepared(sample, picture.size, pictures)
-
-    def _run(self, net: DenseNet, prepared: Sequence[_Prepared], Q: int, mirrored: bool) -> list[Tensor]:
-        pictures = [image.pictures[net.filter, Q] for image in prepared]
+    def _maps(self, net: DenseNet, rescaled: Sequence[Rescaled], Q: int, mirrored: bool) -> list[Tensor]:
+        pictures = [one.pictures["image", net.filter, Q] for one in rescaled]
         if self._view == "center":
             pictures = [centre_crop(picture) for picture in pictures]
         return net.maps(pictures, flip=mirrored)
 
-    def _candidates(self, image: _Prepared, outputs: Sequence[Sequence[Boxes]], scores: Sequence[Boxes]) -> Candidates:
+    def _candidates(
+        self, sample: Sample, size: tuple[int, int], outputs: Sequence[Sequence[Boxes]], scores: Sequence[Boxes]
+    ) -> Candidates:
         """One image's boxes of its guessed classes, from its maps: by net and view, and by view."""
         posteriors = [softmax(view, axis=1)[:, self._score_columns] for view in scores]  # by view (h w, K)
         if self._guesses is None:
             whole = np.mean([softmax(view.mean(axis=0))[self._score_columns] for view in scores], axis=0)
             classes = np.argsort(-whole, kind="stable")[:TOP]
         else:
-            classes, given = self._guesses(image.sample)
+            classes, given = self._guesses(sample)
         boxes, ratings = [], []
         for net, views, columns in zip(outputs, self._views_of, self._columns, strict=True):
             for (Q, mirrored), values in zip(views, net, strict=True):
-                windows = self._windows(image.size, Q, mirrored)  # (h w, 4)
+                windows = self._windows(size, Q, mirrored)  # (h w, 4)
                 its_own = values.reshape(len(windows), 1, 4) if columns is None else values.reshape(len(windows), -1, 4)
                 of_classes = its_own[:, np.zeros(len(classes), dtype=int) if columns is None else columns[classes]]
                 boxes.append(from_targets(of_classes, windows[:, None], mirrored))  # (h w, k, 4)
@@ -256,8 +226,8 @@ class Localiser:
                     ratings.append(posteriors[self._views.index((Q, mirrored))][:, classes])
                 else:
                     ratings.append(np.broadcast_to(given, (len(windows), len(classes))))
-        all_boxes = clip(np.concatenate(boxes).transpose(1, 0, 2), image.size)
-        return Candidates(image.sample.id, image.size, classes, all_boxes, np.concatenate(ratings).T)
+        all_boxes = clip(np.concatenate(boxes).transpose(1, 0, 2), size)
+        return Candidates(sample.id, size, classes, all_boxes, np.concatenate(ratings).T)
 
     def _windows(self, size: tuple[int, int], Q: int, mirrored: bool) -> Boxes:
         """Where the windows lie in the image, in its pixels: (h w, 4), in the order of the net's map."""
@@ -274,16 +244,5 @@ class Localiser:
 
 
 def positions(side: int) -> int:
-    """Windows along a side of so many pixels: five poolings that round up, then a window of 7."""
+    """Windows along a side of `side` pixels: five poolings that round up, then a window of 7."""
     return -(-side // STRIDE) - INPUT_SIDE // STRIDE + 1
-
-
-def columns_of(wanted: Sequence[str], names: Sequence[str], of: str) -> NDArray[np.intp]:
-    """Which of a net's classes each wanted one is: (K,). Raises UsageError where they are not the same."""
-    if set(wanted) != set(names):
-        odd = next(iter(sorted(set(wanted) ^ set(names))))
-        raise UsageError(
-            f"{of} has {len(names)} classes, the first localisation net {len(wanted)}: {odd!r} is in one alone"
-        )
-    place = {name: column for column, name in enumerate(names)}
-    return np.array([place[name] for name in wanted], dtype=np.intp)

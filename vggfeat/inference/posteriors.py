@@ -1,4 +1,4 @@
-"""Class posteriors: the scales they are taken at, their files and fusion, the errors they come to (Sect. 3.2, 4).
+"""Class posteriors: the scales at which nets are tested, files, fusion and errors (Sect. 3.2, 4).
 
 A posteriors file is a descriptor file whose layer is "posteriors": one row an image, one column a class.
 """
@@ -6,26 +6,21 @@ A posteriors file is a descriptor file whose layer is "posteriors": one row an i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.classifiers.protocols.fusion import check_distinct, match_rows
-from vggfeat.errors import DatasetError, StoreError, UsageError
+from vggfeat.errors import StoreError, UsageError
+from vggfeat.inference.settings import ScaleRule
 from vggfeat.metrics import class_recalls, confusion_matrix, topk_error
 from vggfeat.store import PENDING, Descriptors, read_descriptors
 
 LAYER = "posteriors"
 """The `layer` of a file of posteriors."""
-
-View = Literal["dense", "crops", "both", "center"]
-VIEWS: tuple[View, ...] = ("dense", "crops", "both", "center")
-
-ScaleRule = Literal["single", "multi"]
-SCALE_RULES: tuple[ScaleRule, ...] = ("single", "multi")
 
 JITTER = 32
 """How far below and above a fixed training scale the multi-scale rule goes, in pixels."""
@@ -42,7 +37,7 @@ CONFUSIONS = 10
 
 
 def scales_for(S: tuple[int, int], rule: ScaleRule) -> tuple[int, ...]:
-    """Smallest sides Q to test a net at that was trained at a smallest side from S[0] to S[1] (Sect. 4.1, 4.2).
+    """Smallest sides Q at which to test a net that was trained at smallest sides from S[0] to S[1] (Sect. 4.1, 4.2).
 
     "single": S where it is fixed, else the middle of its range. "multi": S - 32, S, S + 32 where it is fixed, else the
     range's ends and middle.
@@ -69,6 +64,65 @@ def training_scale(weights: str, record: Mapping[str, Any]) -> tuple[int, int] |
 
 
 @dataclass(frozen=True)
+class Made:
+    """How posteriors were made."""
+
+    net: str
+    """Several nets' names are joined by "+", as are their weights and their files' views."""
+    weights: str
+    view: str
+    scales: tuple[int, ...]
+    flip: bool | None = None
+    """None for a fusion of files, as are the precision, path and fingerprint."""
+    precision: str | None = None
+    path: str | None = None
+    fingerprint: str | None = None
+
+    @classmethod
+    def by(cls, provenance: Mapping[str, Any]) -> Made:
+        """From `Scorer.provenance()`."""
+        nets = provenance["nets"]
+        return cls(
+            "+".join(net["net"] for net in nets),
+            "+".join(net["weights"] for net in nets),
+            provenance["view"],
+            tuple(provenance["scales"]),
+            provenance["flip"],
+            provenance["precision"],
+        )
+
+    @classmethod
+    def of_all(cls, members: Sequence[Made]) -> Made:
+        """Of the fusion of several files: nets side by side, each view and scale once."""
+        return cls(
+            "+".join(one.net for one in members),
+            "+".join(one.weights for one in members),
+            "+".join(dict.fromkeys(one.view for one in members)),
+            tuple(sorted({Q for one in members for Q in one.scales})),
+        )
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors in %, over the images that have posteriors."""
+
+    images: int
+    top1_error: float | None
+    """None without labels or images."""
+    top5_error: float | None
+    """None as well where there are fewer than 5 classes."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Images of one class that were taken for another."""
+
+    true: str
+    predicted: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Posteriors:
     """The class posteriors of a list of images, from one net or several."""
 
@@ -83,8 +137,7 @@ class Posteriors:
     """The reason of each failed image, by id."""
     nets: int
     """How many nets were averaged."""
-    made: dict[str, Any]
-    """How they were made, as plain data: path, net, weights, view, scales."""
+    made: Made
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -92,67 +145,47 @@ class Posteriors:
         failed = np.array([id in self.failures for id in self.ids], dtype=bool)
         return ~failed
 
-    def errors(self) -> dict[str, Any]:
-        """Over the images that have posteriors: their number, top-1 and top-5 error in %.
-
-        An error is None without labels or images; top-5, too, where there are fewer than 5 classes.
-        """
+    def errors(self) -> Errors:
+        """Top-1 and top-5 error of the images that have posteriors."""
         done = self.done
-        result: dict[str, Any] = {"images": int(done.sum()), "top1_error": None, "top5_error": None}
-        if self.labels is not None and done.any():
+        count, top1, top5 = int(done.sum()), None, None
+        if self.labels is not None and count:
             labels, values = self.labels[done], self.values[done]
-            result["top1_error"] = 100 * topk_error(labels, values, 1)
-            if len(self.class_names) >= TOP:
-                result["top5_error"] = 100 * topk_error(labels, values, TOP)
-        return result
+            top1 = 100 * topk_error(labels, values, 1)
+            top5 = 100 * topk_error(labels, values, TOP) if len(self.class_names) >= TOP else None
+        return Errors(count, top1, top5)
 
-    def per_class(self) -> tuple[dict[str, float | None], list[dict[str, Any]]]:
-        """Top-1 error in % by class (None without images), and the most frequent confusions (true, predicted, count).
+    def per_class(self) -> tuple[dict[str, float | None], tuple[Confusion, ...]]:
+        """Top-1 error in % by class (None without images), and the most frequent confusions.
 
         Raises UsageError without labels.
         """
         if self.labels is None:
             raise UsageError(f"{self.dataset} has no labels here, so no errors per class")
+        names = self.class_names
         labels, predicted = self.labels[self.done], self.values[self.done].argmax(axis=1)
-        recalls = class_recalls(labels, predicted, len(self.class_names))
+        recalls = class_recalls(labels, predicted, len(names))
         errors = {
             name: None if np.isnan(recall) else 100 * (1 - float(recall))
-            for name, recall in zip(self.class_names, recalls, strict=True)
+            for name, recall in zip(names, recalls, strict=True)
         }
-        counts = confusion_matrix(labels, predicted, len(self.class_names))
+        counts = confusion_matrix(labels, predicted, len(names))
         np.fill_diagonal(counts, 0)
         worst = np.argsort(-counts, axis=None, kind="stable")[:CONFUSIONS]
         pairs = [divmod(int(place), len(counts)) for place in worst]
-        names = self.class_names
-        return errors, [
-            {"true": names[true], "predicted": names[guess], "count": int(counts[true, guess])}
+        return errors, tuple(
+            Confusion(names[true], names[guess], int(counts[true, guess]))
             for true, guess in pairs
             if counts[true, guess]
-        ]
-
-    def submission(self, numbers: Mapping[str, int]) -> str:
-        """ILSVRC's result file: a line an image in the list's order, the IDs of its five best classes, surest first.
-
-        A failed image's line is `0 0 0 0 0`, which is no class, so that every other image keeps its line.
-
-        Args:
-            numbers: ILSVRC2012_ID by wnid.
-
-        Raises DatasetError for a class that has none.
-        """
-        strange = next((name for name in self.class_names if name not in numbers), None)
-        if strange is not None:
-            raise DatasetError(f"class {strange!r} has no ILSVRC2012_ID, so no submission can name it")
-        of_class = np.array([numbers[name] for name in self.class_names])
-        best = of_class[np.argsort(-self.values, axis=1, kind="stable")[:, :TOP]]  # (N, 5)
-        best[~self.done] = 0
-        return "".join(" ".join(map(str, row)) + "\n" for row in best.tolist())
+        )
 
 
 def fuse(members: Iterable[Posteriors]) -> Posteriors:
     """The average of posteriors of the same images, every net weighing the same; an image that failed in one fails."""
     total: Posteriors | None = None
+    made: list[Made] = []
     for member in members:
+        made.append(member.made)
         if total is None:
             total = member
             continue
@@ -160,16 +193,8 @@ def fuse(members: Iterable[Posteriors]) -> Posteriors:
         # In place after the first sum: ILSVRC's 50,000 x 1,000 posteriors are 200 MB.
         values = total.values * np.float32(total.nets / nets)
         values += member.values * np.float32(member.nets / nets)
-        total = Posteriors(
-            total.dataset,
-            total.ids,
-            total.labels,
-            total.class_names,
-            values,
-            {**member.failures, **total.failures},
-            nets,
-            {},
-        )
+        failures = {**member.failures, **total.failures}
+        total = replace(total, values=values, failures=failures, nets=nets, made=Made.of_all(made))
     if total is None:
         raise UsageError("no posteriors to fuse")
     return total
@@ -190,31 +215,30 @@ def joined(paths: Sequence[str | Path]) -> Iterator[Posteriors]:
 
 
 def _member(file: Descriptors, rows: NDArray[np.intp]) -> Posteriors:
-    names = ("net", "weights", "view", "scales", "flip", "precision", "fingerprint")
-    settings = {**file.attributes["settings"], **file.attributes}
+    attributes = file.attributes
+    settings = attributes["settings"]
+    made = replace(Made.by(settings), path=str(file.path), fingerprint=attributes["fingerprint"])
     return Posteriors(
-        str(file.attributes["dataset"]),
+        str(attributes["dataset"]),
         [file.ids[row] for row in rows],
         None if file.labels is None else file.labels[rows].astype(np.int64),
         file.class_names,
         file.read(rows),
         file.errors(),
-        len(settings["settings"]["nets"]),
-        {"path": str(file.path), **{name: settings[name] for name in names}},
+        len(settings["nets"]),
+        made,
     )
 
 
 def _check(file: Descriptors) -> None:
     layer = file.attributes["layer"]
     if layer != LAYER:
-        raise StoreError(
-            f"{file.path} holds {layer} descriptors, no posteriors: 'vggfeat evaluate -o FILE' keeps those"
-        )
+        raise StoreError(f"{file.path} holds {layer} descriptors, no posteriors", advice="posteriors")
     pending = int((file.status == PENDING).sum())
     if pending:
         raise StoreError(
             f"{file.path} is not finished: {pending} of {len(file)} images are still to do; "
-            "run the same vggfeat evaluate with --resume"
+            "run the same evaluation with `resume`"
         )
     k = len(file.class_names)
     labels = file.labels

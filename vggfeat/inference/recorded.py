@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vggfeat.errors import ModelError, UsageError
-from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings, Fetching
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import NAMES, load_net
 
@@ -24,7 +25,7 @@ def recorded_extractors(
     precision: str | None = None,
     offline: bool | None = None,
     workers: int = 2,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Fetching | None = None,
 ) -> list[Extractor]:
     """One extractor for each of the records in a file; a net that several of them share is loaded once.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,34 +10,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vggfeat.datasets import Sample, images
-from vggfeat.datasets.decoding import Decoded, Decoders, collected
+from vggfeat.datasets.decoding import Decoded
 from vggfeat.datasets.images import Picture
 from vggfeat.errors import unknown_name
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.extractor import net_provenance
-from vggfeat.inference.posteriors import LAYER, VIEWS, View
-from vggfeat.nets.catalog import INPUT_SIDE, Filter
+from vggfeat.inference.posteriors import LAYER
+from vggfeat.inference.runner import Rescaled, Runner
+from vggfeat.inference.settings import VIEWS, View
+from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.store.pooling import Described, check_scales
 
 GRID = 5
 """Crops along each side: a regular grid of 5 x 5, each with its mirror image, is 50 crops a scale (Sect. 3.2)."""
 
-Rescaled = dict[tuple[Filter, int], Picture]
-"""One image's rescaled pictures by (filter, Q)."""
 
-
-@dataclass(frozen=True)
-class Scoring:
-    """Work that the nets were given; on a GPU perhaps still being done."""
-
-    decoded: Decoded
-    posteriors: Tensor
-    """(n, K) of the pictures."""
-
-
-class Scorer:
+class Scorer(Runner[Tensor, Described]):
     """Runs one or several nets over samples and averages their soft-max posteriors.
 
     Crops run through the dense form, which at 224x224 is the classifier form: one copy of the weights, cast once.
@@ -72,26 +59,18 @@ class Scorer:
             check_scales(its_scales)
         self.nets, self.view, self.exif = tuple(nets), view, exif
         self.scales = tuple(map(tuple, scales))
-        self._dense = [DenseNet(net, "scores") for net in nets]
-        self._columns = [torch.from_numpy(its).to(net.device) for its, net in zip(columns, self._dense, strict=True)]
-        # Nets that share a filter and a scale share the rescaled pictures.
-        self._rescalings = tuple(
-            dict.fromkeys((net.filter, Q) for net, mine in zip(self._dense, self.scales, strict=True) for Q in mine)
-        )
-        self._pool = Decoders(workers)
+        dense = [DenseNet(net, "scores") for net in nets]
+        wanted = [("image", net.filter, Q) for net, its in zip(dense, self.scales, strict=True) for Q in its]
+        super().__init__(dense, wanted, exif=exif, workers=workers)
+        self._columns = [torch.from_numpy(its).to(net.device) for its, net in zip(columns, dense, strict=True)]
 
     @property
     def dim(self) -> int:
         """Number K of classes."""
         return len(self._columns[0])
 
-    @property
-    def in_background(self) -> bool:
-        """Whether `start` returns before the nets are done."""
-        return self._dense[0].device.type == "cuda"
-
     def provenance(self) -> dict[str, Any]:
-        """Everything that changes a value, as plain data: the ground of a file's fingerprint."""
+        """Everything that changes a value, as plain data; a file's fingerprint is its hash."""
         return {
             "nets": [
                 {**net_provenance(net), "scales": list(its_scales)}
@@ -107,20 +86,21 @@ class Scorer:
             "exif": self.exif,
         }
 
-    def prepare(self, samples: Sequence[Sample]) -> list[Future[Rescaled]]:
-        """Starts decoding and rescaling in the background; `start` takes what this returns."""
-        return [self._pool.submit(self._prepare, sample) for sample in samples]
+    @torch.inference_mode()
+    def run(self, rescaled: Sequence[Rescaled]) -> Tensor:
+        """(n, K): the mean over the nets of the means over their scales."""
+        of_nets = []
+        for net, scales, columns in zip(self._dense, self.scales, self._columns, strict=True):
+            of_scales = [
+                self._at_scale(net, [one.pictures["image", net.filter, Q] for one in rescaled]) for Q in scales
+            ]
+            of_nets.append(torch.stack(of_scales).mean(0)[:, columns])
+        return torch.stack(of_nets).mean(0)
 
-    def start(self, prepared: Sequence[Future[Rescaled]]) -> Scoring:
-        """Gives the nets their work, which a GPU then does in the background; `collect` takes what this returns."""
-        decoded, pictures = collected(prepared)
-        return Scoring(decoded, self._posteriors(pictures))
-
-    def collect(self, scoring: Scoring) -> Described:
-        """What `start` began: rows of posteriors, in place of descriptors."""
-        decoded = scoring.decoded
+    def gather(self, decoded: Decoded, work: Tensor) -> Described:
+        """Rows of posteriors, in place of descriptors; rows that failed are NaN."""
         values = np.full((decoded.number, self.dim), np.nan, dtype=np.float32)
-        values[decoded.rows] = scoring.posteriors.cpu().numpy()
+        values[decoded.rows] = work.cpu().numpy()
         failures = dict(decoded.failures)
         for row in decoded.rows:
             if not np.isfinite(values[row]).all():
@@ -128,40 +108,23 @@ class Scorer:
         no_scales = np.empty((decoded.number, 0), dtype=np.float32)
         return Described(values, no_scales, failures, decoded.unread)
 
-    def close(self) -> None:
-        """Ends the decoding threads."""
-        self._pool.end()
-
-    def _prepare(self, sample: Sample) -> Rescaled:
-        picture = images.decode(sample.source(), exif=self.exif)
-        return {(filter, Q): images.rescale(picture, Q, filter) for filter, Q in self._rescalings}
-
-    @torch.inference_mode()
-    def _posteriors(self, pictures: Sequence[Rescaled]) -> Tensor:
-        """(n, K): the mean over the nets of the means over their scales."""
-        of_nets = []
-        for dense, scales, columns in zip(self._dense, self.scales, self._columns, strict=True):
-            of_scales = [self._at_scale(dense, [picture[dense.filter, Q] for picture in pictures]) for Q in scales]
-            of_nets.append(torch.stack(of_scales).mean(0)[:, columns])
-        return torch.stack(of_nets).mean(0)
-
-    def _at_scale(self, dense: DenseNet, pictures: Sequence[Picture]) -> Tensor:
+    def _at_scale(self, net: DenseNet, pictures: Sequence[Picture]) -> Tensor:
         """(n, outputs): one net's posteriors of pictures at one scale."""
         if self.view == "center":
-            return dense.means([centre_crop(picture) for picture in pictures]).softmax(1)
+            return net.pooled([centre_crop(picture) for picture in pictures])[0].softmax(1)
         views = {"dense": (_whole,), "crops": (_crops,), "both": (_whole, _crops)}[self.view]
-        return torch.stack([view(dense, pictures) for view in views]).mean(0)
+        return torch.stack([view(net, pictures) for view in views]).mean(0)
 
 
-def _whole(dense: DenseNet, pictures: Sequence[Picture]) -> Tensor:
+def _whole(net: DenseNet, pictures: Sequence[Picture]) -> Tensor:
     """Soft-max of the spatially averaged class score map, averaged with the mirror image's: (n, outputs)."""
-    return (dense.means(pictures).softmax(1) + dense.means(pictures, flip=True).softmax(1)) / 2
+    return (net.pooled(pictures)[0].softmax(1) + net.pooled(pictures, flip=True)[0].softmax(1)) / 2
 
 
-def _crops(dense: DenseNet, pictures: Sequence[Picture]) -> Tensor:
+def _crops(net: DenseNet, pictures: Sequence[Picture]) -> Tensor:
     """Posteriors averaged over a grid of crops and their mirror images: (n, outputs)."""
     crops = [crop for picture in pictures for crop in grid_crops(picture)]
-    return _whole(dense, crops).reshape(len(pictures), GRID * GRID, dense.dim).mean(1)
+    return _whole(net, crops).reshape(len(pictures), GRID * GRID, net.dim).mean(1)
 
 
 def grid_crops(picture: Picture, count: int = GRID) -> list[Picture]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
-from vggfeat.inference.extractor import DescriptorSettings, Extractor, Region
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings, Layer
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate
@@ -61,7 +62,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         scales: Sequence[int] = (256, 384, 512),
         aggregate: Aggregate = "stack",
         flip: bool = True,
-        layer: Literal["fc6", "fc7"] = "fc7",
+        layer: Layer = "fc7",
         exif: bool = True,
         width: float = 1.0,
         seed: int = 0,
@@ -117,8 +118,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         return descriptors
 
     def _extractor(self) -> Extractor:
-        region: Region = "image"
-        settings = DescriptorSettings(tuple(self.scales), self.aggregate, self.flip, self.layer, region, self.exif)
+        settings = DescriptorSettings(tuple(self.scales), self.aggregate, self.flip, self.layer, "image", self.exif)
         return Extractor([self._loaded()], settings, workers=self.workers or default_workers())
 
     def _loaded(self) -> VGG:

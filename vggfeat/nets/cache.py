@@ -63,7 +63,7 @@ def published_file(
         )
     faults = []
     for row in rows:
-        size = f" ({row.size / 2**20:.0f} MB)" if row.size else ""
+        size = f" ({row.size / 1e6:.0f} MB)" if row.size else ""
         # A warning, so that a download of half a gigabyte is announced even without logging set up.
         log.warning("fetching %s%s to %s", row.url, size, cached_path(row))
         try:

@@ -65,6 +65,11 @@ class NetSpec:
                 block, place = block + 1, 0
         return (*names, "fc6", "fc7")
 
+    @property
+    def weighted_names(self) -> tuple[str, ...]:
+        """Names of the layers with weights, in order: conv1_1, .., fc6, fc7, fc8."""
+        return (*(name for name in self.layer_names if not name.startswith("pool")), "fc8")
+
     def parameters(self, num_classes: int = NUM_CLASSES, width: float = 1.0) -> int:
         """Number of weights and biases."""
         total, previous = 0, 3

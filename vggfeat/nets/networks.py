@@ -28,8 +28,8 @@ Layer = Literal["fc6", "fc7", "scores"]
 POOLED_SIDE = 7
 """Side of the last pooling's map for a 224x224 input, and of the first fully-connected layer's window."""
 
-# How much of the classifier yields each layer, its ReLU included (Sect. 3.2; Appendix B takes "fc7").
-_CLASSIFIER_DEPTH: dict[str, int] = {"fc6": 2, "fc7": 5, "scores": 7}
+HEAD_DEPTHS: dict[str, int] = {"fc6": 2, "fc7": 5, "scores": 7}
+"""Modules of the classifier up to each layer, its ReLU included (Sect. 3.2; Appendix B takes "fc7")."""
 
 CHECKPOINT_FORMAT = "vggfeat-checkpoint"
 CHECKPOINT_VERSION = 1
@@ -149,7 +149,7 @@ class VGG(nn.Module):
     def head(self, windows: Tensor, layer: Layer = "fc7") -> Tensor:
         """The fully-connected layers on unfolded windows: (M, C 7 7) -> (M, D)."""
         self._need_top(layer)
-        out: Tensor = self.classifier[: _CLASSIFIER_DEPTH[layer]](windows)
+        out: Tensor = self.classifier[: HEAD_DEPTHS[layer]](windows)
         return out
 
     def fingerprint(self) -> str:

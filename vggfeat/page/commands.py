@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.store import Descriptors
-from vggfeat.training.recipe import Recipe
+from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 
 def making_command(made: Descriptors) -> str:
@@ -73,18 +73,30 @@ def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | No
     return shlex.join([*words, "--dataset", dataset, "-o", output or "FILE.h5"])
 
 
-def train_command(recipe: Mapping[str, Any], output: str | None = None) -> str:
+def fuse_command(files: Sequence[str | Path]) -> str:
+    """The `vggfeat evaluate` that would score such files of posteriors, and their fusion, again."""
+    return shlex.join(["vggfeat", "evaluate", *map(str, files)])
+
+
+def train_command(recipe: Mapping[str, Any], output: str | None = None, data: str | None = None) -> str:
     """The `vggfeat train` that repeats a training run.
 
     Args:
         recipe: the resolved recipe that the checkpoint records.
         output: the file or folder to write.
+        data: the data root.
     """
     words = ["vggfeat", "train", "--net", recipe["net"], "--dataset", recipe["data"]["dataset"]]
-    for key, value in _changes(recipe, asdict(Recipe())):
+    made = completed(recipe)
+    chosen = {"net": made["net"], "task": made["task"], "sgd.trainable": made["sgd"]["trainable"]}
+    usual, first = asdict(load_recipe(None, chosen)), Recipe()
+    # The task and the trained layers decide other defaults: the command names them unless they are the first choice.
+    usual["task"], usual["sgd"]["trainable"] = first.task, first.sgd.trainable
+    for key, value in _changes(made, usual):
         if key not in ("net", "data.dataset"):
             words += ["--set", f"{key}={json.dumps(value)}"]
-    return shlex.join([*words, "-o", output] if output else words)
+    words += ["-o", output] if output else []
+    return shlex.join([*words, "--data", data] if data else words)
 
 
 def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:

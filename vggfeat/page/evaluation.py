@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vggfeat.metrics import class_recalls
+from vggfeat.inference.evaluation import Evaluation, Row
+from vggfeat.metrics import chance_topk_error, class_recalls
+from vggfeat.nets.wording import net_words
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
@@ -19,7 +21,7 @@ from vggfeat.system.files import replacing
 
 def write_page(
     folder: str | Path,
-    result: Mapping[str, Any],
+    result: Evaluation,
     names: Sequence[str],
     scored: Scored,
     commands: Sequence[str],
@@ -29,7 +31,7 @@ def write_page(
 
     Args:
         folder: where to.
-        result: the command's JSON result.
+        result: what the evaluation found.
         names: K classes.
         scored: the images with their labels and (n, K) posteriors; failed ones left out.
         commands: command lines that repeat the evaluation.
@@ -40,8 +42,8 @@ def write_page(
     recalls = class_recalls(scored.labels, scored.guesses, len(names)).tolist()
     counts = np.bincount(scored.labels, minlength=len(names))
     terms = {
-        f"row {at}": f"net {row['net']}, weights {row['weights']}, view {row['view']}, Q {_numbers(row['scales'])}"
-        for at, row in enumerate(result["rows"], start=1)
+        f"row {at}": f"net {row.net}, weights {row.weights}, view {row.view}, Q {_numbers(row.scales)}"
+        for at, row in enumerate(result.rows, start=1)
     }
     sections = [
         _score(result),
@@ -52,15 +54,15 @@ def write_page(
         ),
         parts.made(terms, commands),
     ]
-    text = document(f"{result['dataset']}: {_errors(result['rows'][-1])}", _lead(result, drawn, pictures), sections)
+    text = document(f"{result.dataset}: {_errors(result.rows[-1])}", _lead(result, drawn, pictures), sections)
     path = folder / PAGE
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def _errors(row: Mapping[str, Any]) -> str:
-    return f"top-1 error {_percent(row['top1_error'])} %, top-5 {_percent(row['top5_error'])} %"
+def _errors(row: Row) -> str:
+    return f"top-1 error {_percent(row.top1_error)} %, top-5 {_percent(row.top5_error)} %"
 
 
 def _percent(error: float | None) -> str:
@@ -71,11 +73,13 @@ def _numbers(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def _lead(result: Mapping[str, Any], drawn: Path | None, pictures: Pictures) -> list[Html]:
-    row = result["rows"][-1]
+def _lead(result: Evaluation, drawn: Path | None, pictures: Pictures) -> list[Html]:
+    row = result.rows[-1]
+    random = ", random weights" if "none" in row.weights.split("+") else ""
+    words = f"top-1 error; chance {chance_topk_error(result.classes, 1):.1f} %{random}"
     lead = [
-        tag("p", f"{_percent(row['top1_error'])} %", tag("small", "top-1 error"), class_="headline"),
-        tag("p", f"{result['classes']} classes, {row['images']} images; {len(result['failed'])} failed.", class_="sub"),
+        tag("p", f"{_percent(row.top1_error)} %", tag("small", words), class_="headline"),
+        tag("p", f"{result.classes} classes, {row.images} images; {len(result.failed)} failed.", class_="sub"),
     ]
     if drawn is None:
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
@@ -84,20 +88,20 @@ def _lead(result: Mapping[str, Any], drawn: Path | None, pictures: Pictures) -> 
     return lead
 
 
-def _score(result: Mapping[str, Any]) -> Part:
+def _score(result: Evaluation) -> Part:
     """Every net or file, their fusion last, and the paper's rows of the same nets."""
     rows: list[Sequence[Any]] = [
         (
             "this run",
-            f"{row['net']} ({row['weights']})",
-            row["view"],
-            _numbers(row["scales"]),
-            tag("td", _percent(row["top1_error"]), class_="top1"),
-            tag("td", _percent(row["top5_error"]), class_="top5"),
+            net_words(row.net, row.weights),
+            row.view,
+            _numbers(row.scales),
+            tag("td", _percent(row.top1_error), class_="top1"),
+            tag("td", _percent(row.top5_error), class_="top5"),
         )
-        for row in result["rows"]
+        for row in result.rows
     ]
-    nets = {row["net"] for row in result["rows"]} if result["dataset"] == "ilsvrc2012" else set()
+    nets = {row.net for row in result.rows} if result.dataset == "ilsvrc2012" else set()
     for score in CLASSIFICATION:
         if score.net in nets:
             trained = f"{score.net}, S {score.train_scale}"
@@ -106,5 +110,5 @@ def _score(result: Mapping[str, Any]) -> Part:
                 (where, trained, "dense", _numbers(score.test_scales), f"{score.top1:.1f}", f"{score.top5:.1f}")
             )
     heads = ("", "net", "view", "Q", "top-1 error %", "top-5 error %")
-    ours = len(result["rows"]) - 1 if len(rows) > 1 else None
-    return section("score", "Score", table(f"Errors on {result['dataset']}", heads, rows, text=(0, 1, 2, 3), ours=ours))
+    ours = len(result.rows) - 1 if len(rows) > 1 else None
+    return section("score", "Score", table(f"Errors on {result.dataset}", heads, rows, text=(0, 1, 2, 3), ours=ours))

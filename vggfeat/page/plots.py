@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import itertools
 import logging
 import warnings
 import xml.etree.ElementTree as ET  # reads back only what matplotlib has just written
@@ -84,6 +83,12 @@ class Canvas:
 
     def __exit__(self, *error: Any) -> None:
         self._settings.__exit__(*error)
+
+    def picture(self, path: Path) -> Path:
+        """Writes the figure as a PNG alone and returns its path."""
+        with replacing(path) as temporary:
+            self.figure.savefig(temporary, format="png", facecolor="white", dpi=120)
+        return path
 
     def save(self, folder: Path, name: str, alternative: str) -> Html:
         """Writes name.svg and name.png and returns the plot for the page.
@@ -259,31 +264,3 @@ def precision_recall(folder: Path, rankings: Sequence[Ranking], of: int) -> Html
         plot = canvas.save(folder, "precision-recall", f"Precision over recall. Average precision in percent: {words}")
     which = "" if len(rankings) == of else f" The {len(rankings)} classes with the lowest AP, of {of}."
     return figure(plot, f"Precision over recall on the test images of the first split, with AP in %.{which}")
-
-
-def training_curves(folder: Path, epochs: Sequence[dict[str, Any]]) -> Html:
-    """Loss and errors over the epochs; dotted lines mark drops of the learning rate."""
-    x = [row["epoch"] for row in epochs]
-    with Canvas(9, 3.6, 1, 2) as canvas:
-        loss, error = canvas.axes
-        # A localiser has one guess per image, so no top-5 error.
-        errors = ("top1",) if all(row["val_top1"] == row["val_top5"] for row in epochs) else ("top1", "top5")
-        for axes, names, unit in ((loss, ("loss",), "loss"), (error, errors, "error (%)")):
-            for name in names:
-                colour = COLOURS["second" if name == "top5" else "accent"]
-                label = "" if name == "loss" else f"top-{name[-1]}, "
-                axes.plot(x, [row[name] for row in epochs], "--", color=colour, lw=1.2, label=f"{label}training")
-                values = [row[f"val_{name}"] for row in epochs]
-                axes.plot(x, values, "o-", color=colour, lw=1.4, ms=3, label=f"{label}validation")
-            for before, after in itertools.pairwise(epochs):
-                if after["rate"] != before["rate"]:
-                    axes.axvline(after["epoch"] - 0.5, color=COLOURS["muted"], lw=0.8, ls=":")
-            axes.set(xlabel="epoch", ylabel=unit)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.grid(alpha=0.6)
-            axes.legend()
-        last = epochs[-1]
-        words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
-        plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
-    fell = any(after["rate"] != before["rate"] for before, after in itertools.pairwise(epochs))
-    return figure(plot, "Loss and errors over the epochs." + (" Dotted: learning rate drops." if fell else ""))

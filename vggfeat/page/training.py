@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from vggfeat.page import parts, plots
 from vggfeat.page.commands import train_command
+from vggfeat.page.curves import curves_figure, epochs_of
 from vggfeat.page.html import PAGE, document, section, table, tag
 from vggfeat.system.files import replacing
 from vggfeat.training.recipe import load_recipe
@@ -17,11 +17,12 @@ from vggfeat.training.state import RunFiles, read_metrics
 
 
 def page_of_run(folder: str | Path, files: RunFiles, output: str, data: str) -> Path:
-    """The page of a run from the files that it left: its metrics and its resolved recipe.
+    """The page of a run, from its metrics and its resolved recipe.
 
     Args:
-        folder: where to. files: the run's.
-        output: what the run wrote to, and data: where its images lie, as the command that repeats it names them.
+        folder: the page's.
+        files: the run's.
+        output, data: the run's output and its images, for the command that repeats it.
     """
     recipe = load_recipe(files.recipe)
     sgd, schedule = recipe.sgd, recipe.schedule
@@ -34,25 +35,25 @@ def page_of_run(folder: str | Path, files: RunFiles, output: str, data: str) -> 
         "checkpoint": str(files.best),
     }
     title = f"Net {recipe.net} trained on {recipe.data.dataset}"
-    command = f"{train_command(asdict(recipe), output)} {shlex.join(['--data', data])}"
+    command = train_command(asdict(recipe), output, data)
     return write_page(folder, title, read_metrics(files.metrics), made, [command])
 
 
 def write_page(
-    folder: str | Path, title: str, rows: Sequence[Mapping[str, Any]], made: Mapping[str, str], commands: Sequence[str]
+    folder: str | Path, title: str, rows: Sequence[dict[str, Any]], made: Mapping[str, str], commands: Sequence[str]
 ) -> Path:
     """Writes folder/index.html, and curves.svg and curves.png beside it, and returns the page's path.
 
     Args:
-        folder: where to.
-        title: what was trained.
-        rows: those of metrics.jsonl; the epochs count.
-        made: how it was made: what -> in words.
+        folder: the page's.
+        title: names the net and the data set.
+        rows: the lines of metrics.jsonl.
+        made: how the net was trained: aspect -> description.
         commands: command lines that repeat it.
     """
     folder = Path(folder)
     drawn = plots.place(folder)
-    epochs = [dict(row) for row in rows if row["kind"] == "epoch"]
+    epochs = epochs_of(rows)
     best = min(epochs, key=lambda row: row["val_top1"], default=None)
     lead = []
     if best is not None:
@@ -62,7 +63,7 @@ def write_page(
     if drawn is None:
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
     elif epochs:
-        shown.append(plots.training_curves(drawn, epochs))
+        shown.append(curves_figure(drawn, rows))
     heads = (
         "epoch",
         "loss",

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from vggfeat.classifiers.protocols.results import SVMResult
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, rankings
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
 from vggfeat.page.paper import TRANSFER, transfer_table
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
-
-if TYPE_CHECKING:
-    from vggfeat.stages.svm import SVMResult
 
 CURVES = 24
 """Most classes with a curve of precision over recall."""
@@ -89,14 +87,20 @@ def _score_words(result: SVMResult) -> str:
     return f"{percent(result.mean)}{deviation} %"
 
 
+def _compared(result: SVMResult) -> str:
+    """The chance level; and a warning where the net is not trained at all."""
+    random = ", random weights" if any("none" in one["weights"].split("+") for one in result.descriptors) else ""
+    return f"chance {percent(result.chance)} %{random}"
+
+
 def _lead(report: Report, drawn: Path | None, pictures: Pictures) -> list[Html]:
     """The score in large type, what was scored, and what the page leaves out."""
     result = report.result
     images = sum(len(split.ids) for split in report.splits)
     splits = f"{len(report.splits)} splits" if len(report.splits) > 1 else "one split"
-    nets = ", ".join(f"net {one['net']} at Q {_numbers(one['scales'])}" for one in result.descriptors)
+    nets = ", ".join(f"net {one['nets']} at Q {_numbers(one['scales'])}" for one in result.descriptors)
     lead = [
-        tag("p", _score_words(result), tag("small", report.measure), class_="headline"),
+        tag("p", _score_words(result), tag("small", f"{report.measure}; {_compared(result)}"), class_="headline"),
         tag("p", f"{len(report.names)} classes, {images} test images in {splits}; {nets}.", class_="sub"),
     ]
     if drawn is None:

@@ -10,7 +10,7 @@ from typing import Any
 from vggfeat.datasets.archives import PUBLISHED, Published, unpack
 from vggfeat.errors import DatasetError, VggfeatError, unknown_name
 from vggfeat.nets.cache import published_file
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.system.fetch import Progress, fetch, offline_asked
 from vggfeat.system.locking import locked, release
 

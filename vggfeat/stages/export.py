@@ -1,4 +1,4 @@
-"""A descriptor file for other tools: a NumPy matrix with its names beside it, or one CSV file."""
+"""Descriptors for other tools: a NumPy matrix with a CSV of names beside it, or one CSV file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
+from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
 from vggfeat.store.locking import OutputLock
 from vggfeat.system.files import replacing
@@ -24,15 +26,20 @@ Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export wrote."""
+class Exported(Result):
+    """The files of an export."""
 
     path: Path
     names: Path | None
-    """The CSV file of ids and labels beside a matrix; None where the file itself has them."""
+    """The CSV file of ids and labels beside a matrix; None if the file itself has them."""
     rows: int
     missing: int
-    """Rows without a descriptor, failed or still to do: NaN in a matrix, empty in a CSV file."""
+    """Rows without a descriptor, failed or pending: NaN in a matrix, empty in a CSV file."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The paths as strings."""
+        names = None if self.names is None else str(self.names)
+        return {"path": str(self.path), "names": names, "rows": self.rows, "missing": self.missing}
 
 
 def export(
@@ -64,7 +71,7 @@ def export(
     with OutputLock(target):
         for path in (target, *([] if names is None else [names])):
             if path.exists() and not overwrite:
-                raise StoreError(f"{path} exists: --overwrite replaces it, -o names another file")
+                raise StoreError(f"{path} exists: `overwrite` replaces it, `output` names another file")
         if names is None:
             _write_csv(made, target, progress, values=True)
         else:

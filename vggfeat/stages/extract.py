@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.listing import from_paths
 from vggfeat.datasets.outage import MAX_READ_FAILURES
-from vggfeat.errors import UsageError
+from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
-from vggfeat.inference.extractor import DescriptorSettings, Extractor, Region
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import (
+    DescriptorSettings,
+    Fetching,
+    Layer,
+    NetChoice,
+    Progress,
+    Region,
+    RunOptions,
+    WeightsLike,
+)
 from vggfeat.nets.networks import VGG
-from vggfeat.nets.weights import load_nets
 from vggfeat.store import FAILED, DescriptorWriter
-from vggfeat.store.pooling import Aggregate
+from vggfeat.store.aggregates import STORES, Aggregate
 from vggfeat.store.shards import Portion, Shard, cut
-from vggfeat.system.launch import default_workers
 
 log = logging.getLogger(__name__)
 
 Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 NetLike = str | VGG
-WeightsLike = str | os.PathLike[str] | None
 
 
 def extract(
@@ -36,7 +42,7 @@ def extract(
     scales: Sequence[int] = (256, 384, 512),
     aggregate: Aggregate = "stack",
     flip: bool = True,
-    layer: Literal["fc6", "fc7"] = "fc7",
+    layer: Layer = "fc7",
     region: Region = "image",
     exif: bool | None = None,
     store: str = "float32",
@@ -52,8 +58,8 @@ def extract(
     precision: str = "auto",
     workers: int | None = None,
     offline: bool | None = None,
-    progress: Callable[[int, int, int], None] | None = None,
-    fetching: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
+    fetching: Fetching | None = None,
 ) -> Path:
     """Writes one L2-normalised descriptor an image into an HDF5 file and returns its path (Appendix B).
 
@@ -70,7 +76,7 @@ def extract(
         store: "float32" or "float16" in the file.
         keep_scales: store each scale's activations too, so that they can be aggregated anew without the net.
         output: the file; by default `descriptors/<dataset>-<net>-<weights>-<scales>-<aggregate>.h5`.
-        resume: go on with the file where it stopped. overwrite: replace it.
+        resume: continue the file where it stopped. overwrite: replace it.
         shard: extract one part alone, such as "3/16" (counted from 0), into `<output>.shard-03-of-16.h5`; `merge` joins
             the parts. They are whole blocks of the list, so the joined values are those of one process, bit for bit.
         max_read_failures: images in a row that cannot be read, as when a disk has gone, before the run stops with
@@ -86,10 +92,9 @@ def extract(
     Raises UsageError for settings that make no sense, StoreError for the file, WeightsError and DownloadError for
     the weights, DatasetError for the list, OutageError where its images can no longer be reached.
     """
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite: choose one")
-    if store not in ("float32", "float16"):
-        raise UsageError(f"store {store!r}: float32 or float16")
+    options = RunOptions(workers, max_read_failures, progress, resume, overwrite)
+    if store not in STORES:
+        raise unknown_name("number format of the file", store, STORES)
     dataset = images if isinstance(images, Dataset) else from_paths(_as_paths(images))
     if not dataset.samples:
         raise UsageError("no images to extract from")
@@ -97,36 +102,27 @@ def extract(
     portion: Portion | None = None
     if part is not None:
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
-    settings = DescriptorSettings(
-        tuple(scales),
-        aggregate,
-        flip,
-        layer,
-        region,
-        dataset.exif if exif is None else exif,
-    )
-    nets = load_nets(
-        net, weights, width=width, seed=seed, device=device, precision=precision, offline=offline, progress=fetching
-    )
-    extractor = Extractor(nets, settings, workers=workers or default_workers())
+    exif = dataset.exif if exif is None else exif
+    settings = DescriptorSettings(tuple(scales), aggregate, flip, layer, region, exif)
+    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching).load()
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
-    writer = DescriptorWriter(
-        path,
-        dataset,
-        extractor.provenance(),
-        dim=extractor.dim,
-        layer_dims=extractor.layer_dims,
-        store=store,
-        keep_scales=keep_scales,
-        portion=portion,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    extractor = Extractor(nets, settings, workers=options.threads)
     try:
-        fill(writer, extractor, progress, max_read_failures)
+        with DescriptorWriter(
+            path,
+            dataset,
+            extractor.provenance(),
+            dim=extractor.dim,
+            layer_dims=extractor.layer_dims,
+            store=store,
+            keep_scales=keep_scales,
+            portion=portion,
+            resume=resume,
+            overwrite=overwrite,
+        ) as writer:
+            fill(writer, extractor, options)
     finally:
-        writer.close()
         extractor.close()
     failed = int((writer.status == FAILED).sum())
     if failed:

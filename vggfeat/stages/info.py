@@ -11,8 +11,9 @@ import h5py
 
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, VggfeatError
+from vggfeat.nets.wording import nets_words
 from vggfeat.page.commands import extract_command, fit_command, making_command, train_command
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
 from vggfeat.system.hdf5 import DAMAGE
 
@@ -57,6 +58,7 @@ def _descriptors(path: Path) -> Info:
     made = read_descriptors(path)
     kind = "posteriors" if made.attributes["layer"] == "posteriors" else "descriptors"
     facts = {
+        "nets": nets_words(made.attributes["settings"]["nets"]),
         "rows": len(made),
         "dim": made.dim,
         **{name: int((made.status == code).sum()) for name, code in _STATUS.items()},
@@ -97,11 +99,12 @@ def _model(path: Path, error: StoreError) -> Info:
     if not is_model:
         raise error
     model = read_model(path)
+    facts = {"nets": "; ".join(nets_words(one["nets"]) for one in model.inputs), **model.describe()}
     try:
         command = _model_command(path, model)
     except DAMAGE:  # an older model, or a stranger's, whose record does not say
         command = None
-    return Info(str(path), "model", model.describe(), command)
+    return Info(str(path), "model", facts, command)
 
 
 def _model_command(path: Path, model: Model) -> str:

@@ -1,4 +1,4 @@
-"""Shards to one descriptor file, in the order of the list that they were cut from."""
+"""Shards to one descriptor file, in the order of their list."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def merge(
         output: the file to write. overwrite: replace it where it exists.
         progress: called with (rows copied, rows, 0).
 
-    Raises StoreError where a shard is missing, unfinished, twice there or of another extraction; the message has the
-    command that mends it. UsageError where no shard is given.
+    Raises StoreError for shards that are missing, unfinished, given twice or of another extraction, with the command
+    that mends it among its facts; UsageError without shards.
     """
     if not shards:
-        raise UsageError("no shards: name the files that vggfeat extract --shard wrote")
+        raise UsageError("no shards: name the files that extract wrote with `shard`")
     target = Path(output)
     paths = [Path(path) for path in shards]
     if any(path.resolve() == target.resolve() for path in paths):
-        raise UsageError(f"{target} is one of the shards: name another -o")
+        raise UsageError(f"{target} is one of the shards: name another `output`")
     with OutputLock(target):
         if target.exists() and not overwrite:
-            raise StoreError(f"{target} exists: --overwrite replaces it")
+            raise StoreError(f"{target} exists: `overwrite` replaces it")
         heads = _in_order([read_head(path) for path in paths])
         tick = progress or (lambda done, total, failed: None)
         merge_files(heads, target, lambda done, total: tick(done, total, 0))
@@ -54,7 +54,7 @@ def merge(
 
 
 def _in_order(heads: Sequence[Head]) -> list[Head]:
-    """The shards by their rows, checked to be all parts of one extraction, each there once and finished."""
+    """The shards in the order of their rows, checked to be all finished parts of one extraction, each given once."""
     portions = [_portion(head) for head in heads]
     first, list_of = heads[0], portions[0]
     by_index: dict[int, Head] = {}
@@ -81,7 +81,7 @@ def _in_order(heads: Sequence[Head]) -> list[Head]:
 
 def _portion(head: Head) -> Portion:
     if head.portion is None:
-        raise StoreError(f"{head.path} is no shard: it was made from the whole of its list")
+        raise StoreError(f"{head.path} is not a shard: it has the whole of its list")
     return head.portion
 
 
@@ -90,8 +90,9 @@ def _check_same_extraction(first: Head, head: Head) -> None:
         difference = first_difference(head.attributes[name], first.attributes[name], "" if name == "settings" else name)
         if difference:
             raise StoreError(
-                f"{head.path} was made otherwise than {first.path} ({difference}): "
-                f"make it again with {_command(first, _portion(head).shard)}"
+                f"{head.path} was made otherwise than {first.path} ({difference})",
+                advice="make_again",
+                command=_command(first, _portion(head).shard),
             )
     if head.class_names != first.class_names:
         raise StoreError(f"{head.path} has other classes than {first.path}: {len(head.class_names)} there")
@@ -102,17 +103,18 @@ def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:
     if missing:
         names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         what = f"shard {names} is missing" if len(missing) == 1 else f"{len(missing)} shards are missing ({names})"
-        raise StoreError(f"{what}: make it with {_command(first, missing[0])}")
+        raise StoreError(what, advice="make", command=_command(first, missing[0]))
     for head in by_index.values():
         if head.pending:
             raise StoreError(
-                f"{head.path} has {head.pending} of {head.rows} rows still to do: "
-                f"finish it with {_command(first, _portion(head).shard)} --resume"
+                f"{head.path} has {head.pending} of {head.rows} rows still to do",
+                advice="finish",
+                command=_command(first, _portion(head).shard),
             )
 
 
 def _command(first: Head, shard: Shard) -> str:
-    """The command that makes a shard as the first one was made."""
+    """The command that makes a shard as `first` was made."""
     attributes = first.attributes
     return extract_command(attributes["settings"], attributes["dataset"], str(whole_path(first.path)), str(shard))
 

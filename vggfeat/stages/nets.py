@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vggfeat.nets.catalog import NETS, Conv, NetSpec, WeightsRow, weights_rows
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,19 @@
-"""A fitted model and new images -> scores: the images are described as the model's descriptors were."""
+"""New images through a fitted model, described as its descriptors were, or through a trained net -> scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.net_predictor import NetPredictor, Prediction, is_net
 from vggfeat.inference.recorded import recorded_extractors
+from vggfeat.inference.settings import Fetching, Progress
 from vggfeat.store.pooling import Described, stack_unit
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The scores of one image, or the reason why it has none."""
-
-    id: str
-    scores: NDArray[np.float32] | None
-    """(K,) one a class: signed distance from its hyperplane in units of the margin, no probability."""
-    error: str = ""
-
-    def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
-        """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order."""
-        assert self.scores is not None, self.error
-        order = np.argsort(-self.scores, kind="stable")[:count]
-        return [(class_names[k], float(self.scores[k])) for k in order]
 
 
 class Predictor:
@@ -60,10 +42,11 @@ class Predictor:
         precision: str | None = None,
         offline: bool | None = None,
         workers: int = 2,
-        progress: Callable[[int, int | None], None] | None = None,
+        progress: Fetching | None = None,
     ) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
+        self.class_names = self.model.class_names
         self._extractors = recorded_extractors(
             self.path,
             self.model.inputs,
@@ -85,8 +68,8 @@ class Predictor:
         region = next((one["region"] for one in self.model.inputs if one["region"] != "image"), None)
         if region is not None and any(sample.box is None for sample in samples):
             raise ModelError(
-                f"{self.path} was fitted on persons' boxes (--region {region}), which these images do not have: "
-                "give --dataset voc2012-action, or fit on descriptors of --region image"
+                f"{self.path} was fitted on persons' boxes (`region={region}`), which these images do not have: "
+                "give `dataset=voc2012-action`, or fit on descriptors of `region=image`"
             )
         blocks = blocks_of(len(samples))
         for parts in zip(*(describe_blocks(one, samples, blocks) for one in self._extractors), strict=True):
@@ -114,28 +97,41 @@ def predict(
     model: str | Path,
     images: Dataset,
     *,
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
-    """Scores images with a fitted model: (prediction, class names) of each, in order, as soon as it is known.
+    """Scores images with a fitted model or a trained net: (prediction, class names) of each, in order, as it is known.
 
     Args:
-        model: a file that `svm` wrote (`output`).
+        model: a file that `svm` wrote (`output`), or a net's checkpoint that `train` wrote.
         images: a data set; EXIF orientation is honoured as it says.
         progress: called with (images done, images, images failed).
-        options: those of `Predictor`.
+        options: those of `Predictor`; a net takes those of `NetPredictor` alone.
 
     An image that cannot be read has an error in place of scores.
     """
     if not images.samples:
         raise UsageError("no images to predict")
-    predictor = Predictor(model, exif=images.exif, **options)
+    predictor: NetPredictor | Predictor
+    if is_net(model):
+        predictor = _net_predictor(model, images, options)
+    else:
+        predictor = Predictor(model, exif=images.exif, **options)
     failed = 0
     try:
         for done, prediction in enumerate(predictor.predict(images.samples), start=1):
             failed += prediction.scores is None
             if progress is not None:
                 progress(done, len(images.samples), failed)
-            yield prediction, predictor.model.class_names
+            yield prediction, predictor.class_names
     finally:
         predictor.close()
+
+
+def _net_predictor(model: str | Path, images: Dataset, options: dict[str, Any]) -> NetPredictor:
+    """A net brings its weights. Raises UsageError for options that name others."""
+    taken = {name: value for name, value in options.items() if name in ("device", "precision", "workers")}
+    given = next((name for name in ("weights", "seed") if options.get(name) not in (None, (), [])), None)
+    if given is not None:
+        raise UsageError(f"`{given}` goes with a fitted model; {model} is a net, which has its weights")
+    return NetPredictor(model, exif=images.exif, **taken)

@@ -13,7 +13,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.page import similarity
 from vggfeat.page.pictures import Pictures
-from vggfeat.stages.result import Result
+from vggfeat.results import Result
 from vggfeat.store import Descriptors, read_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.system.files import check_writable

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,19 @@ from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.fusion import Features, open_features
-from vggfeat.classifiers.protocols.rules import Measure, Protocol, Rounds, make_splits, protocol_of, server_split
+from vggfeat.classifiers.protocols.results import ByClass, SplitResult, SVMResult
+from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
 from vggfeat.classifiers.protocols.selection import Outcome, Settings, fit_all, mean_of, measure_of, run_split
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
+from vggfeat.metrics import positive_share
 from vggfeat.page.commands import extract_command, svm_command, with_data, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
-from vggfeat.stages.result import Result
 from vggfeat.store.pooling import Aggregate
 from vggfeat.store.shards import is_shard_name
 from vggfeat.system.files import check_writable
@@ -42,80 +43,6 @@ FOLDER = Path("descriptors")
 """Where `extract` writes its files by default."""
 
 Progress = Callable[[int, int, int], None]
-
-ByClass = dict[str, float]
-
-
-@dataclass(frozen=True)
-class SplitResult(Result):
-    """One split's choice of C and its score."""
-
-    seed: int | None
-    fold: int | None
-    """Which of k folds was tested, from 0; left out of the JSON of other splits."""
-    C: float | ByClass
-    """Chosen class by class for multi-label sets."""
-    value: float
-    """The measure on the test part, from 0 to 1."""
-    train: int
-    """Number of training images that did not choose C."""
-    val: int
-    test: int
-    validation: list[dict[str, Any]] | None
-    """For each C its mean `value`, and for multi-label sets the values `per_class`; None if one C was given."""
-    per_class: ByClass
-    """Recall or average precision of each class on the test part; nan without test images."""
-    duality_gap: float
-    """The largest relative gap of the classes' fits."""
-    seconds: dict[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """See Result."""
-        return {name: value for name, value in super().as_json().items() if name != "fold" or value is not None}
-
-
-@dataclass(frozen=True)
-class SVMResult(Result):
-    """The scores of linear SVMs by their data set's protocol. Values that are None from `definition` on are left out of
-    the JSON."""
-
-    dataset: str
-    measure: Measure
-    mean: float
-    """Of the splits' values, from 0 to 1."""
-    std: float | None
-    """Of the splits' values, n - 1; None for one split."""
-    splits: tuple[SplitResult, ...]
-    per_class: ByClass
-    """Each class's mean over the splits."""
-    descriptors: list[dict[str, Any]]
-    """For each file its path and how it was made."""
-    C: list[float]
-    """The grid."""
-    solver: str
-    loss: str
-    left_out: list[str]
-    """Ids of images without a descriptor."""
-    definition: str | None = None
-    """Of the average precision, for multi-label sets."""
-    archive: str | None = None
-    """Path of the evaluation server's archive."""
-    model: str | None = None
-    """Path of the model."""
-    seconds: float = 0.0
-    report: str | None = None
-    """Path of the page."""
-
-    def as_json(self) -> dict[str, Any]:
-        """See Result."""
-        optional = ("definition", "archive", "model", "report")
-        values = {name: value for name, value in super().as_json().items() if name not in optional or value is not None}
-        return values | {"splits": [split.as_json() for split in self.splits]}
-
-    @property
-    def files(self) -> list[str]:
-        """Paths of the files written, for stdout."""
-        return [path for path in (self.archive, self.model, self.report) if path is not None]
 
 
 def svm(
@@ -264,8 +191,17 @@ def _result(features: Features, outcomes: Sequence[Outcome], settings: Settings)
         solver=settings.solver,
         loss=settings.loss,
         left_out=[features.ids[row] for row in np.flatnonzero(~features.described)],
+        chance=_chance(features, outcomes),
         definition=settings.definition if features.multi_label else None,
     )
+
+
+def _chance(features: Features, outcomes: Sequence[Outcome]) -> float | None:
+    """What guessing scores: a random ranking has an average precision of about the share of positive images."""
+    if not features.multi_label:
+        return 1 / len(features.class_names)
+    shares = [positive_share(outcome.test_labels) for outcome in outcomes]
+    return mean_of(np.concatenate(shares))
 
 
 def _split_result(features: Features, outcome: Outcome, settings: Settings) -> SplitResult:
@@ -318,7 +254,7 @@ def _write_model(
     else:
         fitted, C = fit_all(features, reported, settings)
         used = int(features.described.sum())
-    record = {name: result[name] for name in ("dataset", "measure", "mean", "std")} | {
+    record = {name: result[name] for name in ("dataset", "measure", "mean", "std", "chance")} | {
         "fitted_on": used,
         "loss": settings.loss,
         "descriptors": [file["path"] for file in result.descriptors],

@@ -1,10 +1,12 @@
-"""The descriptor file (HDF5): the only files that open it.
+"""The descriptor file (HDF5). Only this room opens it.
 
-A row exists when its status says so: its values are flushed to the file before its status is. With HDF5's default
-library version, a process killed at any instant leaves a file that opens.
+A row exists when its status says so: its values reach the disk before its status does. With HDF5's default library
+version, a process killed at any instant leaves a file that opens.
 
-`schema` lays a file out and checks it, `writer` fills and resumes it, `reader` reads it, `shards` joins the files of
-several processes, `holding` keeps a second process away from an output.
+`schema` lays a file out and checks it, `writer` fills and resumes it (`rows` writes in place), `reader` reads it,
+`shards` says which rows are whose, `merging` joins shards, `locking` keeps a second writer away from an output,
+`pooling` has the arithmetic of a descriptor, `neighbours` searches, `matching` compares files, `provenance` checks the
+recorded settings.
 
 Names are imported on first use (PEP 562), so that the command line's help imports no h5py.
 """
@@ -25,6 +27,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "PENDING",
+    "STORES",
     "DescriptorWriter",
     "Descriptors",
     "fingerprint",

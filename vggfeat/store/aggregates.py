@@ -6,3 +6,6 @@ from typing import Literal
 
 Aggregate = Literal["stack", "average", "max"]
 AGGREGATES: tuple[Aggregate, ...] = ("stack", "average", "max")
+
+STORES = ("float32", "float16")
+"""Number formats that descriptors may have in their file."""

@@ -1,4 +1,4 @@
-"""One writer for one output at a time, across processes and machines that share a file system."""
+"""One writer at a time for an output, across processes and machines that share a file system."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ except ImportError:  # Windows: HDF5's own lock on the file is then the only one
     fcntl = None  # type: ignore[assignment]
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""A file system without locks (some cluster file systems): there, too, HDF5's own check remains."""
+"""Errors of file systems without locks (some clusters): only HDF5's own check remains there."""
 
 
 class OutputLock:
-    """The right to write an output, from creation to `release`; a process's death ends it, however it dies.
+    """An exclusive lock on an output, from creation to `release`; it ends with the process, however that dies.
 
-    The lock is the system's own, on a small file `.<name>.lock` beside the output that names its holder; what a dead
-    process left there holds nobody up. Unlike HDF5's lock it also covers the time before the output exists. Whoever
-    holds it removes the temporary files of holders that were killed.
+    An flock on a small file `.<name>.lock` beside the output, which names its holder; a file left by a dead process
+    blocks nobody. Unlike HDF5's lock it also covers the time before the output exists. The holder removes temporary
+    files of holders that were killed.
 
-    Raises StoreError where another process has it, naming that process, and where the folder cannot be written.
+    Raises StoreError if another process has it, naming that process, or if the folder cannot be written.
     """
 
     def __init__(self, target: Path) -> None:
@@ -41,7 +41,7 @@ class OutputLock:
             for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
                 left.unlink(missing_ok=True)
         except OSError as error:
-            self.release()  # a disk without room for the holder's name keeps no empty lock either
+            self.release()  # a full disk must not keep an empty lock file
             raise StoreError(f"{target}: cannot write here: {error.strerror}") from error
 
     def _locked(self, target: Path) -> int:
@@ -54,24 +54,26 @@ class OutputLock:
             except BlockingIOError:
                 holder = os.read(handle, 200).decode(errors="replace") or "another process"
                 os.close(handle)
-                raise StoreError(f"{target} is being written by {holder}: wait for it, or name another -o") from None
+                raise StoreError(
+                    f"{target} is being written by {holder}: wait for it, or name another `output`"
+                ) from None
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     os.close(handle)
                     raise
             if self._current(handle):
                 return handle
-            os.close(handle)  # its former holder has just removed it
+            os.close(handle)  # the former holder has just removed it
 
     def _current(self, handle: int) -> bool:
-        """Whether the file that we have locked is still the one of that name."""
+        """Whether the locked file still has that name."""
         try:
             return os.path.samestat(os.fstat(handle), self._path.stat())
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Lets the next process write; twice does no harm."""
+        """Lets the next process write. Calling it twice is harmless."""
         if self._handle >= 0:
             self._path.unlink(missing_ok=True)
             os.close(self._handle)

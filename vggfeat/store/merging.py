@@ -1,4 +1,4 @@
-"""Joining the files of several processes: what each says of itself, and the copying, in constant memory."""
+"""Joining the shards of several processes in constant memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COPIED = 256
 
 @dataclass(frozen=True)
 class Head:
-    """What a descriptor file says of itself, without its rows."""
+    """A descriptor file's settings and counts, without its rows."""
 
     path: Path
     portion: Portion | None
@@ -47,13 +47,13 @@ class Head:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The vggfeat, Python and libraries that wrote it."""
+        """The versions of vggfeat, Python and libraries that wrote it."""
         names = [name for name in self.attributes if name.endswith("_version") and name != "format_version"]
         return {name: self.attributes[name] for name in names}
 
 
 def read_head(path: Path) -> Head:
-    """Reads a file's head. Raises StoreError where it is no descriptor file."""
+    """Reads a file's head. Raises StoreError unless it is a descriptor file."""
     with reading(path) as file:
         status = file["status"][:]
         return Head(
@@ -69,9 +69,9 @@ def read_head(path: Path) -> Head:
 
 
 def merge_files(heads: Sequence[Head], output: Path, progress: Callable[[int, int], None]) -> None:
-    """Copies shards, given in the order of their rows and checked to fit, into one file, whole or not at all.
+    """Copies shards, checked to fit and in the order of their rows, into one file, whole or not at all.
 
-    The caller holds `output` (see OutputLock). `progress` is called with (rows copied, rows).
+    The caller has the OutputLock of `output`. `progress` is called with (rows copied, rows).
     """
     first = next((head for head in heads if head.rows), heads[0])
     settings = first.attributes["settings"]
@@ -98,7 +98,7 @@ def merge_files(heads: Sequence[Head], output: Path, progress: Callable[[int, in
 
 
 def _pieces(heads: Sequence[Head], name: str, size: int) -> Iterator[NDArray[Any]]:
-    """A column of all shards, `size` rows at a time across their borders: written so, its bytes are the writer's."""
+    """A column of all shards in pieces of `size` rows across their borders: the bytes that DescriptorWriter writes."""
     waiting: list[NDArray[Any]] = []
     room = size
     for head in heads:
@@ -116,13 +116,13 @@ def _pieces(heads: Sequence[Head], name: str, size: int) -> Iterator[NDArray[Any
 
 
 def _copy_rows(head: Head, rows: RowFile, at: int, progress: Callable[[int], None]) -> int:
-    """Copies a shard's rows to those from `at` on; returns the row after them."""
+    """Copies a shard's rows to rows `at` and following; returns the next free row."""
     with reading(head.path) as shard:
         names = [name for name in ("descriptors", "scales", "errors", "status") if name in rows]
         for start in range(0, head.rows, COPIED):
             for name in names:
                 values = shard[name][start : start + COPIED]
-                if name != "errors" or (values != b"").any():  # what is never written takes no space
+                if name != "errors" or (values != b"").any():  # the file stays sparse
                     rows.write(name, at + start, values)
             progress(min(at + start + COPIED, at + head.rows))
     return at + head.rows

@@ -26,11 +26,11 @@ class Described:
     """(N, sum of S * D_layer over the parts) before aggregation and normalisation, scale by scale within a part."""
     failures: dict[int, str] = field(default_factory=dict)
     unread: frozenset[int] = frozenset()
-    """Those of the failed rows whose bytes could not be had (ReadError)."""
+    """Failed rows whose bytes could not be read (ReadError)."""
 
 
 def check_scales(scales: Sequence[int]) -> None:
-    """Raises UsageError for smallest sides Q that no net can be run at, and for none at all."""
+    """Raises UsageError for an empty list, and for smallest sides Q that no net can be run at."""
     if not scales:
         raise UsageError("no scales: name at least one smallest side, such as 256")
     for Q in scales:

@@ -1,4 +1,4 @@
-"""How descriptors were made, as a file records it: checked before anybody builds on a stranger's word."""
+"""The recorded settings of descriptors, checked before anything relies on an untrusted file."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _SETTINGS = {
 
 
 def check_provenance(recorded: Any) -> None:
-    """Raises ValueError, naming the entry, where plain data are not what `Extractor.provenance` records."""
-    _check("settings", recorded, _SETTINGS)
+    """Raises ValueError, naming the entry, unless the data are what `Extractor.provenance` records."""
+    _check_types("settings", recorded, _SETTINGS)
     posteriors = recorded["layer"] == "posteriors"
     if posteriors:
-        _check("settings", recorded, {"view": str})
+        _check_types("settings", recorded, {"view": str})
     for net in recorded["nets"]:
-        _check("nets", net, _NET | ({"scales": list} if posteriors else {}))
+        _check_types("nets", net, _NET | ({"scales": list} if posteriors else {}))
         if type(net.get("seed", 0)) is not int or abs(net.get("seed", 0)) >= 2**63:
             raise ValueError(f"nets has {net['seed']!r} as seed"[:200])
     if not recorded["nets"]:
         raise ValueError("nets is empty")
     if not recorded["scales"] or any(type(Q) is not int for Q in recorded["scales"]):
-        raise ValueError(f"scales {recorded['scales']!r} are no whole numbers")
+        raise ValueError(f"scales {recorded['scales']!r} are not whole numbers")
 
 
-def _check(name: str, recorded: Any, types: Mapping[str, type]) -> None:
+def _check_types(name: str, recorded: Any, types: Mapping[str, type]) -> None:
     if not isinstance(recorded, dict):
         raise ValueError(f"{name} holds a {type(recorded).__name__}")
     for key, wanted in types.items():

@@ -21,7 +21,7 @@ Rows = NDArray[np.integer[Any]] | Sequence[int] | None
 
 @dataclass(frozen=True)
 class Descriptors:
-    """A descriptor file's contents; the descriptors themselves are read on demand."""
+    """A descriptor file's contents; the descriptors are read on demand."""
 
     path: Path
     ids: list[str]
@@ -66,7 +66,7 @@ class Descriptors:
     def read_parts(self, rows: Rows = None) -> list[NDArray[np.float32]]:
         """Kept scales: per net and region (n, S, D_layer) activations, unnormalised. StoreError where none are kept."""
         if not self.attributes["keep_scales"]:
-            raise StoreError(f"{self.path} keeps no single scales: extract with --keep-scales")
+            raise StoreError(f"{self.path} keeps no single scales: extract with `keep_scales`")
         flat = self._read("scales", rows)
         dims = [int(dim) for dim in self.attributes["layer_dims"]]
         scales = len(self.attributes["scales"])
@@ -96,7 +96,7 @@ class Descriptors:
             if rows is None:
                 return self._values(file[name][:], np.arange(len(self)))
             wanted = np.asarray(rows, dtype=np.intp)
-            # HDF5 takes a sorted list of distinct rows; the caller may want any.
+            # HDF5 needs sorted, distinct rows.
             unique, back = np.unique(wanted, return_inverse=True)
             whole = len(unique) * 2 > len(self)
             values = self._values(file[name][:][unique] if whole else file[name][unique], unique)
@@ -130,7 +130,7 @@ def read_descriptors(path: str | Path) -> Descriptors:
 
 
 def _labels(file: h5py.File) -> NDArray[Any] | None:
-    """The labels, if any. Raises ValueError where they do not fit the classes, which others index by them."""
+    """The labels, if any. Raises ValueError unless they are valid indices of the classes."""
     if "labels" not in file:
         return None
     labels: NDArray[Any] = file["labels"][:]
@@ -142,5 +142,5 @@ def _labels(file: h5py.File) -> NDArray[Any] | None:
 
 
 def shape_of(file: h5py.File) -> dict[str, Any]:
-    """What the data sets' shapes say, named as if they were attributes."""
+    """Facts that follow from the data sets' shapes, named like attributes."""
     return {"keep_scales": "scales" in file, "dim": int(file["descriptors"].shape[1])}

@@ -1,4 +1,4 @@
-"""A descriptor file's data sets and attributes: laying them out, opening files, refusing what is none."""
+"""A descriptor file's data sets and attributes: laying them out, opening and checking files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_REASON = 200
 """Most bytes of a failed row's reason."""
 
 TEXT_ROWS = 1 << 16
-"""Names written or read at once, so that a long list is never in memory twice."""
+"""Names written or read at once, so that a long list is not in memory twice."""
 
 _TEXT = h5py.string_dtype()
 _DATASETS = {
@@ -49,13 +49,13 @@ _DATASETS = {
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Hash of all that changes a value: the extractor's provenance and how rows are stored."""
+    """Hash of every setting that changes a value: the extractor's provenance and how rows are stored."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a descriptor file, which is all that is fixed before its first row."""
+    """The shape of a descriptor file, fixed before its first row."""
 
     rows: int
     dim: int
@@ -68,9 +68,9 @@ class Layout:
     """(number of dimensions, type) of the labels: (1, int64) or (2, int8); None without labels."""
 
     def create(self, file: h5py.File, attributes: Mapping[str, Any]) -> None:
-        """Makes the data sets, ids, subsets and labels to be filled by `write_all`, and the attributes."""
-        # Everything has its place from the start, so that later writes change bytes of data alone and never the
-        # file's own structure: that is what lets a killed process leave a whole file. The space is sparse.
+        """Makes the data sets (`write_all` fills ids, subsets and labels) and the attributes."""
+        # A killed process leaves a whole file, because later writes change data alone, never the file's structure:
+        # everything has its place from the start. The space is sparse.
         _allocate(file, "descriptors", (self.rows, self.dim), np.dtype(self.store))
         if self.kept:
             _allocate(file, "scales", (self.rows, self.kept), np.dtype(self.store))
@@ -95,7 +95,7 @@ def attributes_of(
     versions: Mapping[str, str],
     portion: Portion | None = None,
 ) -> dict[str, Any]:
-    """A descriptor file's attributes; `portion` where it holds a part of its list alone."""
+    """A descriptor file's attributes; `portion` if it holds a part of its list."""
     nets = settings["nets"]
     copied = ("scales", "aggregate", "flip", "layer", "precision", "region", "exif")
     return {
@@ -117,8 +117,8 @@ def attributes_of(
 
 
 def versions_here() -> dict[str, str]:
-    """This vggfeat, Python and the libraries that a value may depend on, as attributes."""
-    # Through the metadata: importing torch here would cost a reader of the file three seconds.
+    """The versions that a value may depend on, as attributes: vggfeat, Python, libraries."""
+    # From package metadata: importing torch would cost readers three seconds.
     from importlib.metadata import version
 
     libraries = {f"{name}_version": version(name) for name in ("torch", "numpy", "pillow")}
@@ -126,7 +126,7 @@ def versions_here() -> dict[str, str]:
 
 
 def write_all(data: h5py.Dataset, parts: Iterable[NDArray[Any]]) -> None:
-    """Fills a data set with arrays that follow each other."""
+    """Fills a data set with consecutive arrays."""
     start = 0
     for part in parts:
         data[start : start + len(part)] = part
@@ -135,7 +135,7 @@ def write_all(data: h5py.Dataset, parts: Iterable[NDArray[Any]]) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
-    """The file open for reading and checked, its errors made ours."""
+    """The file, open for reading and checked; HDF5's errors become StoreErrors."""
     file = opened(path, "r")
     try:
         check_format(path, file)
@@ -147,7 +147,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
 
 
 def opened(path: Path, mode: str) -> h5py.File:
-    """h5py.File, with one sentence for each way of failing. Readers take no lock: a file being written can be read."""
+    """h5py.File with one-sentence errors. Readers take no lock, so a file being written can be read."""
     try:
         return h5py.File(path, mode, locking=mode != "r")
     except FileNotFoundError:
@@ -158,14 +158,16 @@ def opened(path: Path, mode: str) -> h5py.File:
         raise StoreError(f"{path}: permission denied") from None
     except OSError as error:
         if "lock" in str(error):
-            raise StoreError(f"{path} is being written by another process: wait for it, or name another -o") from None
+            raise StoreError(
+                f"{path} is being written by another process: wait for it, or name another `output`"
+            ) from None
         if mode != "w" and path.is_file() and not h5py.is_hdf5(path):
             raise StoreError(f"{path} is no descriptor file (no HDF5)") from None
         raise StoreError(f"{path}: cannot open ({os_reason(error)})") from None
 
 
 def check_format(path: Path, file: h5py.File) -> None:
-    """Refuses what is no descriptor file, a newer format, and data that lies outside of the file."""
+    """Raises StoreError for other files, a newer format, and data sets stored outside of the file."""
     if file.attrs.get("format") != FORMAT:
         raise StoreError(f"{path} is no descriptor file of vggfeat's")
     version = int(file.attrs.get("format_version", 0))
@@ -186,7 +188,7 @@ def check_format(path: Path, file: h5py.File) -> None:
 
 
 def first_difference(made: Any, asked: Any, name: str = "") -> str:
-    """What differs first between two settings, as words; "" where nothing does."""
+    """The first difference between two settings in words, or ""."""
     if isinstance(made, dict) and isinstance(asked, dict):
         for key in sorted({*made, *asked}, key=str):
             difference = first_difference(made.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
@@ -206,7 +208,7 @@ def _short(value: Any) -> str:
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """An unwritten data set of zeros whose place in the file is already taken."""
+    """A data set whose space is allocated but not written (zeros)."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
@@ -216,12 +218,12 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
 
 
 def text_bytes(values: Iterable[str]) -> list[bytes]:
-    """Names as bytes: what is no UTF-8 in a file name goes in, and comes out, as it is."""
+    """Names as bytes; those outside UTF-8 in file names are kept unchanged."""
     return [os.fsencode(value) for value in values]
 
 
 def text_array(values: Iterable[str]) -> NDArray[np.object_]:
-    """Names as what h5py writes."""
+    """Names as an array that h5py writes."""
     return np.array(text_bytes(values), dtype=object)
 
 
@@ -238,7 +240,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_attributes(file: h5py.File) -> dict[str, Any]:
-    """All attributes as plain data, the JSON ones read."""
+    """All attributes as plain data, with JSON decoded. Raises ValueError for wrong types."""
     attributes = {name: plain(value) for name, value in file.attrs.items()}
     for name in ("settings", "preprocessing"):
         attributes[name] = json.loads(attributes[name])

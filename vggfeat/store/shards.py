@@ -1,4 +1,4 @@
-"""One list for several processes: which rows are whose. No process talks to another, and `merge` joins the files."""
+"""One list for several processes: which rows are whose. Processes do not communicate; `merge` joins their files."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Shard:
         return self._path(output, f"{self.index:0{len(str(self.count))}}")
 
     def pattern(self, output: Path) -> Path:
-        """What a shell takes for all shards: `feats.h5` -> `feats.shard-*-of-16.h5`."""
+        """A shell pattern for all shards: `feats.h5` -> `feats.shard-*-of-16.h5`."""
         return self._path(output, "*")
 
     def _path(self, output: Path, number: str) -> Path:
         return output.with_name(f"{output.stem}.shard-{number}-of-{self.count}{output.suffix}")
 
     def rows(self, blocks: Sequence[range]) -> range:
-        """This shard's rows: whole blocks that follow each other, so that every row keeps its batch mates."""
+        """This shard's rows: consecutive whole blocks, so that every row keeps its batch mates."""
         mine = blocks[len(blocks) * self.index // self.count : len(blocks) * (self.index + 1) // self.count]
         if mine:
             return range(mine[0].start, mine[-1].stop)
@@ -58,7 +58,7 @@ class Shard:
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether a file's name is one that `Shard.path` gives."""
+    """Whether a file is named as `Shard.path` names shards."""
     return re.search(r"\.shard-\d+-of-\d+(\.[^.]*)?$", name) is not None
 
 
@@ -69,19 +69,19 @@ def whole_path(shard: Path) -> Path:
 
 @dataclass(frozen=True)
 class Portion:
-    """Which rows of a list a file holds, and which list that is."""
+    """The rows of a list that a file holds, and a hash of the list."""
 
     shard: Shard
     first_row: int
     total_rows: int
     list_sha256: str
-    """Of all ids of the list, in order."""
+    """Hash of all ids of the list, in order."""
 
     def __str__(self) -> str:
         return f"shard {self.shard} of a list of {self.total_rows}"
 
     def attributes(self) -> dict[str, Any]:
-        """What a file keeps of it."""
+        """The attributes that record it in a file."""
         return {
             "shard": str(self.shard),
             "first_row": self.first_row,
@@ -91,7 +91,7 @@ class Portion:
 
     @staticmethod
     def of(attributes: Mapping[str, Any]) -> Portion | None:
-        """A file's portion from its attributes; None where it is whole."""
+        """A file's portion from its attributes; None for a whole file."""
         if "shard" not in attributes:
             return None
         return Portion(
@@ -103,11 +103,11 @@ class Portion:
 
 
 def cut(dataset: Dataset, shard: Shard, blocks: Sequence[range]) -> tuple[Dataset, Portion]:
-    """A shard's samples, which may be none, and which rows of the whole they are."""
+    """A shard's samples (perhaps an empty list) and which rows of the whole they are."""
     rows = shard.rows(blocks)
     samples = dataset.samples[rows.start : rows.stop]
     if any(sample.labels is None for sample in dataset.samples):
-        # A file has labels where every sample has one: that is the whole list's to say.
+        # All shards agree on having labels: only if every sample of the whole list has one.
         samples = tuple(sample if sample.labels is None else replace(sample, labels=None) for sample in samples)
     digest = hashlib.sha256()
     for sample in dataset.samples:

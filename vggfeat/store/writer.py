@@ -1,4 +1,4 @@
-"""Filling a descriptor file block by block, and going on where a run stopped."""
+"""Filling a descriptor file block by block, and resuming it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from vggfeat.system.hdf5 import DAMAGE, written
 
 
 class DescriptorWriter:
-    """A descriptor file open for writing: made anew, or resumed where settings and list are the same.
+    """A descriptor file open for writing: a new one, or one to resume if settings and list are the same.
 
     Args:
         path: the file.
@@ -50,10 +50,10 @@ class DescriptorWriter:
         layer_dims: length of each part's layer, for the kept scales.
         store: "float32" or "float16", the type in the file.
         keep_scales: store each scale's activations too.
-        portion: which rows of a longer list these samples are, where they are a shard's.
-        resume: go on with a file that exists. overwrite: replace it. Neither: it must not exist.
+        portion: which rows of a longer list these samples are, for a shard.
+        resume: continue an existing file. overwrite: replace it. Neither: the file must not exist.
 
-    Raises StoreError where the file exists, is in use, or was made otherwise (it names the first difference).
+    Raises StoreError if the file exists, is in use, or was made otherwise (naming the first difference).
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class DescriptorWriter:
         self._hold = OutputLock(self.path)
         try:
             if self.path.exists() and not (self.path.is_dir() or resume or overwrite):
-                raise StoreError(f"{self.path} exists: --resume goes on with it, --overwrite replaces it")
+                raise StoreError(f"{self.path} exists: `resume` goes on with it, `overwrite` replaces it")
             if resume and self.path.exists():
                 self.status = self._resumed()
             else:
@@ -89,7 +89,7 @@ class DescriptorWriter:
             raise
 
     def _resumed(self) -> NDArray[np.uint8]:
-        """The status of each row of the file that is there, once it is known to be the one to go on with."""
+        """The status of each row of the existing file, which is checked to be the one to continue."""
         file = opened(self.path, "r+")
         try:
             check_format(self.path, file)
@@ -97,21 +97,21 @@ class DescriptorWriter:
             difference = first_difference(made, json.loads(json.dumps(self._settings)))
             if difference:
                 raise StoreError(
-                    f"{self.path} was made with other settings ({difference}): --overwrite replaces it, "
-                    "-o names another file"
+                    f"{self.path} was made with other settings ({difference}): `overwrite` replaces it, "
+                    "`output` names another file"
                 )
             _check_same_ids(self.path, read_text(file["ids"]), [sample.id for sample in self.dataset.samples])
             _check_same_portion(self.path, Portion.of(file.attrs), self._portion)
             status: NDArray[np.uint8] = file["status"][:]
             return status
         except DAMAGE as error:
-            raise StoreError(f"{self.path}: damaged descriptor file ({error}); --overwrite replaces it") from error
+            raise StoreError(f"{self.path}: damaged descriptor file ({error}); `overwrite` replaces it") from error
         finally:
             file.close()
 
     def _create(self, dim: int, layer_dims: Sequence[int]) -> None:
         if self.path.exists() and h5py.is_hdf5(self.path):
-            # Taken for writing first, so that a file that another program has open is never replaced.
+            # Opened for writing first: a file that another program has open must not be replaced.
             opened(self.path, "r+").close()
         with replacing(self.path) as temporary, written(temporary) as file:
             self._lay_out(file, dim, layer_dims)
@@ -137,11 +137,11 @@ class DescriptorWriter:
             write_all(file["labels"], [labels])
 
     def pending(self, blocks: Sequence[range]) -> list[range]:
-        """Those of the blocks of rows that hold a row still to do; failed rows are tried again."""
+        """The blocks with a row to do; failed rows are tried again."""
         return [rows for rows in blocks if (self.status[rows.start : rows.stop] != DONE).any()]
 
     def write(self, rows: range, described: Described) -> None:
-        """Writes those rows of a block that were not done before, values first, then their status."""
+        """Writes the rows of a block that were not done before, values first, then their status."""
         assert self._rows is not None
         todo = np.flatnonzero(self.status[rows.start : rows.stop] != DONE)
         target = todo + rows.start
@@ -160,7 +160,7 @@ class DescriptorWriter:
             self._rows.write("status", rows.start, status)
             self.status[rows.start : rows.stop] = status
         except OSError as error:
-            raise StoreError(f"{self.path}: cannot write ({os_reason(error)}): mend that, then --resume") from error
+            raise StoreError(f"{self.path}: cannot write ({os_reason(error)}): mend that, then `resume`") from error
 
     def close(self) -> None:
         """Closes the file and lets others write it."""
@@ -185,7 +185,7 @@ def _check_same_ids(path: Path, there: list[str], here: list[str]) -> None:
 
 
 def _check_same_portion(path: Path, there: Portion | None, here: Portion | None) -> None:
-    """A shard's own rows may be the same though the list around them has changed, or was cut otherwise."""
+    """A shard's rows may be equal though the list around them changed, or was cut otherwise."""
     if there != here:
         raise StoreError(
             f"{path} was made from another list: it is {there or 'the whole of one'} there, "

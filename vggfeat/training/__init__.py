@@ -1,1 +1,1 @@
-"""The recipe of Sect. 3.1: augmentation, schedule, step, state."""
+"""Training by Sect. 3.1: recipe, augmentation, schedule, updates, state."""

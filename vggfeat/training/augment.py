@@ -1,7 +1,7 @@
-"""What training does to an image: scale, crop, flip, colour shift (Sect. 3.1).
+"""Augmentation: scale, crop, flip, colour shift (Sect. 3.1).
 
 Every random number follows from the seed, the update and the image's position in the whole batch, never from a worker,
-a process or what was drawn before: runs may be split, interrupted and resumed without changing a crop.
+a process or earlier draws. Runs can be split, interrupted and resumed without changing a crop.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from vggfeat.datasets.images import Picture, rescaled_size
 from vggfeat.nets.catalog import INPUT_SIDE
 
-_ORDER, _IMAGE = 0, 1  # streams of random numbers
+_ORDER, _IMAGE, _FIXED = 0, 1, 2  # streams of random numbers
 
 
 def random_stream(seed: int, stream: int, a: int = 0, b: int = 0) -> np.random.Generator:
-    """Random numbers of their own for each (seed, stream, a, b)."""
+    """Independent random numbers for each (seed, stream, a, b)."""
     return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, a, b]))
 
 
@@ -56,15 +56,15 @@ Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def moments(picture: Picture) -> Moments:
-    """A picture's share in `colours`."""
+    """One picture's contribution to `colours`."""
     values = picture.reshape(-1, 3).astype(np.float64) / 255.0  # (H W, 3)
     return values.mean(axis=0), values.T @ values / len(values)
 
 
 def colours(of_pictures: Iterable[Moments]) -> Colours:
-    """Mean RGB and principal components, every picture weighing the same whatever its size.
+    """Mean RGB and principal components; every picture weighs the same whatever its size.
 
-    Raises ValueError where there is no picture.
+    Raises ValueError without pictures.
     """
     count, first, second = 0, np.zeros(3), np.zeros((3, 3))
     for mean, outer in of_pictures:
@@ -80,8 +80,8 @@ def colours(of_pictures: Iterable[Moments]) -> Colours:
 
 
 @dataclass(frozen=True)
-class View:
-    """One crop of a picture: rescale to smallest side Q, cut INPUT_SIDE squared at (left, top), flip, shift."""
+class CropView:
+    """One crop of a picture: rescale to smallest side Q, cut a square of INPUT_SIDE at (left, top), flip, shift."""
 
     Q: int
     left: int
@@ -100,16 +100,21 @@ class Augmentation:
     colour_std: float
     colours: Colours
     seed: int
+    fixed: bool = False
+    """Whether crops follow from the image and a number, not from the update and the position in the batch."""
 
-    def view(self, size: tuple[int, int], step: int, position: int) -> View:
-        """The view of a picture of that (width, height) at an update, at a position in the whole batch."""
-        random = random_stream(self.seed, _IMAGE, position, step)
+    def view(self, size: tuple[int, int], step: int, position: int) -> CropView:
+        """The view of a picture of that (width, height) at an update, at a position in the whole batch.
+
+        Of fixed crops: the view number `step` of the image number `position`.
+        """
+        random = random_stream(self.seed, _FIXED if self.fixed else _IMAGE, position, step)
         scale, x, y, flip = random.random(4)
         low, high = self.S
         Q = low + int(scale * (high - low + 1))
         width, height = rescaled_size(*size, Q)
         shift = self.colours.shift(self.colour_std * random.standard_normal(3))
-        return View(
+        return CropView(
             Q,
             int(x * (width - INPUT_SIDE + 1)),
             int(y * (height - INPUT_SIDE + 1)),
@@ -120,11 +125,11 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class CentreView:
-    """The central crop at smallest side Q: what validation looks at while training."""
+    """The central crop at smallest side Q, for validation during training."""
 
     Q: int
 
-    def view(self, size: tuple[int, int], step: int, position: int) -> View:
+    def view(self, size: tuple[int, int], step: int, position: int) -> CropView:
         """The same view whatever the update and the position."""
         width, height = rescaled_size(*size, self.Q)
-        return View(self.Q, (width - INPUT_SIDE) // 2, (height - INPUT_SIDE) // 2, False, (0.0, 0.0, 0.0))
+        return CropView(self.Q, (width - INPUT_SIDE) // 2, (height - INPUT_SIDE) // 2, False, (0.0, 0.0, 0.0))

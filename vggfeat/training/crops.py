@@ -18,44 +18,53 @@ from vggfeat.datasets.images import decode, rescaled_crop
 from vggfeat.datasets.outage import never_read
 from vggfeat.errors import DatasetError, ImageError
 from vggfeat.nets.catalog import INPUT_SIDE, Filter
-from vggfeat.training.augment import Colours, Moments, View, colours, moments
+from vggfeat.training.augment import Colours, CropView, Moments, colours, moments
 from vggfeat.training.tasks import box_targets
 
 T = TypeVar("T")
 
 AHEAD = 3
-"""Batches that are being decoded while one is in use."""
+"""Batches being decoded while one is in use."""
 
-_CHUNK = 8  # images a task: enough that handing it to a thread costs nothing beside decoding
+_CHUNK = 8  # images a task: then handing it to a thread costs little beside decoding
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One place of a batch: which image, at which update and position of the whole batch (-> its view)."""
+    """One place of a batch: its image, and the update and position in the whole batch that decide its crop."""
 
     sample: Sample | None
     """None: an empty place, so that every process has a batch of the same length."""
     step: int = 0
     position: int = 0
+    image: int = 0
+    """Number of the image in its list."""
+    variant: int | None = None
+    """Which of the image's fixed crops; None: the one of this update."""
+
+    @property
+    def draw(self) -> tuple[int, int]:
+        """The numbers that decide the crop."""
+        return (self.step, self.position) if self.variant is None else (self.variant, self.image)
 
 
 _Part = tuple[Sequence[Job], Future[None]]
 """A few jobs of a batch, and the task that reads their images."""
 
 
-class Viewer(Protocol):
-    """Chooses the view of a picture: Augmentation or CentreView."""
+class CropRule(Protocol):
+    """Chooses a picture's crop: Augmentation or CentreView."""
 
-    def view(self, size: tuple[int, int], step: int, position: int) -> View:
+    def view(self, size: tuple[int, int], step: int, position: int) -> CropView:
         """The view of a picture of that (width, height)."""
 
 
 @dataclass
 class Batch:
-    """Crops as they come from the decoder. Places without an image, or with an unreadable one, weigh nothing."""
+    """Crops with their labels. Places without an image, or with an unreadable one, have weight 0."""
 
     crops: Tensor
-    """(N, 224, 224, 3) uint8 RGB."""
+    """(N, 224, 224, 3) uint8 RGB; empty where `features` stand for them."""
     shifts: Tensor
     """(N, 3) grey levels to add to R, G, B."""
     labels: Tensor
@@ -68,25 +77,26 @@ class Batch:
     failures: list[tuple[str, str]]
     """(id, reason) of the images that could not be read."""
     boxes: Tensor | None = None
-    """(N, M, 4) targets of the images' objects, the one to learn first, NaN where there are fewer; None where the task
-    needs none."""
+    """(N, M, 4) targets of the images' objects, the one to learn first, padded with NaN; None without boxes."""
+    features: Tensor | None = None
+    """(N, ...) float32: the frozen layers' outputs, in place of crops."""
 
 
 class CropLoader:
-    """Reads batches with a pool of threads: Pillow decodes and rescales outside of Python's lock.
+    """Reads batches with a pool of threads: Pillow decodes and rescales without Python's lock.
 
     Args:
-        viewer: chooses each image's view.
+        rule: chooses each image's crop.
         filter: of the rescaling.
         exif: honour EXIF orientation.
         workers: threads; 0 decodes in the caller's own thread.
-        pin: page-locked batches, for copies to a CUDA device that do not wait.
-        least_seen: for localisation: share of an object that a crop must show to weigh anything; None: no boxes.
+        pin: page-locked batches, for asynchronous copies to a CUDA device.
+        least_seen: for localisation: share of an object that a crop must show to have a weight; None: no boxes.
     """
 
     def __init__(
         self,
-        viewer: Viewer,
+        rule: CropRule,
         filter: Filter,
         *,
         exif: bool,
@@ -94,7 +104,7 @@ class CropLoader:
         pin: bool = False,
         least_seen: float | None = None,
     ) -> None:
-        self.viewer, self.filter, self.exif, self.workers, self.pin = viewer, filter, exif, workers, pin
+        self.rule, self.filter, self.exif, self.workers, self.pin = rule, filter, exif, workers, pin
         self.least_seen = least_seen
 
     def batches(self, plan: Iterable[Sequence[Job]]) -> Generator[Batch, None, None]:
@@ -136,14 +146,17 @@ class CropLoader:
         return torch.full((len(jobs), most, 4), torch.nan, pin_memory=self.pin)
 
     def _fill(self, batch: Batch, jobs: Sequence[Job], start: int) -> None:
-        """Puts the jobs' images into the batch's places from `start` on."""
+        """Reads the jobs' images into the batch's places from `start` on."""
         crops, shifts = batch.crops.numpy(), batch.shifts.numpy()
+        last: Sample | None = None  # several crops of one picture in a row decode it once
         for place, job in enumerate(jobs, start):
             if job.sample is None:
                 continue
             try:
-                picture = decode(job.sample.source(), exif=self.exif)
-                view = self.viewer.view(picture.size, job.step, job.position)
+                if job.sample is not last:
+                    last, picture = None, decode(job.sample.source(), exif=self.exif)
+                    last = job.sample
+                view = self.rule.view(picture.size, *job.draw)
                 crop = rescaled_crop(picture, view.Q, view.left, view.top, INPUT_SIDE, self.filter)
             except ImageError as error:
                 batch.failures.append((job.sample.id, str(error)))
@@ -166,7 +179,7 @@ def _finished(entry: tuple[Batch, list[_Part]]) -> Batch:
 
 
 def _result(reading: Future[T], ids: Sequence[str]) -> T:
-    """What came of reading these images. Raises OutageError, naming them, where it takes half an hour."""
+    """The result of reading these images. Raises OutageError, naming them, after half an hour."""
     try:
         return reading.result(READ_TIMEOUT)
     except TimeoutError:
@@ -176,7 +189,7 @@ def _result(reading: Future[T], ids: Sequence[str]) -> T:
 def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: int) -> Colours:
     """Colours of `count` of the samples, evenly spaced over the list (0: all), each at its own size.
 
-    Unreadable images are left out. Raises DatasetError where none can be read, OutageError where one does not come.
+    Unreadable images are left out. Raises DatasetError where all are unreadable, OutageError where reading hangs.
     """
     if 0 < count < len(samples):
         samples = [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]

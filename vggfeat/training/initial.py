@@ -1,4 +1,4 @@
-"""Where a net's weights start: layers of a trained net (Sect. 3.1), or values that suit the data."""
+"""Initial weights: layers of a trained net (Sect. 3.1), or values scaled to the data."""
 
 from __future__ import annotations
 
@@ -12,38 +12,29 @@ from vggfeat.errors import WeightsError
 from vggfeat.nets.networks import VGG, weighted_layers
 
 COPIED_CONVS = 4
-"""Convolutions, from the first, that a deeper net takes from a trained A (Sect. 3.1)."""
+"""Number of first convolutions that a deeper net takes from a trained A (Sect. 3.1)."""
 
 FIRST_SCORES = 0.1
-"""Deviation of the class scores that `standardise_` begins with."""
+"""Standard deviation of the class scores after `standardise_`."""
 
 
 def table_layers(net: VGG) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers with weights by their names in the field's notation of Table 1: conv1_1, ..., fc6, fc7, fc8."""
-    named: dict[str, nn.Conv2d | nn.Linear] = {}
-    block, place = 1, 0
-    for module in net.features:
-        if isinstance(module, nn.MaxPool2d):
-            block, place = block + 1, 0
-        elif isinstance(module, nn.Conv2d):
-            place += 1
-            named[f"conv{block}_{place}"] = module
-    linear = [layer for layer in weighted_layers(net) if isinstance(layer, nn.Linear)]
-    return named | dict(zip(("fc6", "fc7", "fc8"), linear, strict=True))
+    """The layers with weights by their usual names: conv1_1, ..., fc6, fc7, fc8. A net without its top has no fc."""
+    return dict(zip(net.spec.weighted_names, weighted_layers(net), strict=net.has_top))
 
 
 def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
     """Copies a trained net's layers into `net` and returns their names (Sect. 3.1).
 
-    From the same configuration all layers, from another one the first four convolutions and the fully-connected layers;
-    of these the ones that `net` has under the same name and in the same shape, `but` for some. An A thus gives a deeper
-    net conv1_1, conv2_1, conv3_1 and conv3_2. With conv1_1 comes the source's preprocessing, which its values expect.
+    The same configuration gives all layers, another one its first four convolutions and the fully-connected layers.
+    Copied are those that `net` has under the same name and in the same shape, except `but`. So A gives a deeper net
+    conv1_1, conv2_1, conv3_1 and conv3_2. The source's preprocessing comes with conv1_1, whose values expect it.
 
     Raises WeightsError where no layer fits.
     """
     wanted = list(table_layers(source).items())
     if source.net != net.net:
-        wanted = wanted[:COPIED_CONVS] + wanted[-3:]
+        wanted = wanted[:COPIED_CONVS] + [(name, layer) for name, layer in wanted if isinstance(layer, nn.Linear)]
     own, copied = table_layers(net), []
     for name, layer in wanted:
         target = own.get(name)
@@ -54,7 +45,7 @@ def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
     if not copied:
         raise WeightsError(
             f"no layer of {source.weights_name} ({source.net}, width {source.width:g}) fits net {net.net} of width "
-            f"{net.width:g}; both need the same --width"
+            f"{net.width:g}; both need the same `width`"
         )
     if "conv1_1" in copied:
         net.preprocessing = source.preprocessing
@@ -65,10 +56,10 @@ def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
 def deepen(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
     """Makes `net` compute what a trained shallower one does, and returns the names of the layers copied from it.
 
-    All of the source's layers are copied, and each further convolution begins as identity, which the ReLU before it
-    makes exact: inputs are not negative. The deeper net begins as good as the shallower one, where the random layers of
-    `copy_layers` have to be learnt first. Chen, Goodfellow and Shlens, "Net2Net: Accelerating Learning via Knowledge
-    Transfer" (2016); not in the paper. Layers `but` and a last layer of another number of classes stay random.
+    All of the source's layers are copied, and each further convolution begins as the identity. That is exact, because
+    the ReLU before it leaves no negative inputs. The deeper net begins as good as the shallower one; the random layers
+    of `copy_layers` have to be learnt first. Chen, Goodfellow and Shlens, "Net2Net: Accelerating Learning via Knowledge
+    Transfer" (2016); not in the paper. Layers `but` and a last layer for another number of classes stay random.
 
     Raises WeightsError where the source has a convolution that `net` lacks, or is of another width.
     """
@@ -81,7 +72,7 @@ def deepen(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
         elif isinstance(layer, nn.Conv2d):
             raise WeightsError(
                 f"{name} of {source.weights_name} ({source.net}, width {source.width:g}) fits no layer of net "
-                f"{net.net} of width {net.width:g}: --init identity begins a deeper net of the same --width"
+                f"{net.net} of width {net.width:g}: `init.scheme=identity` begins a deeper net of the same `width`"
             )
     for name, layer in own.items():
         if name not in copied and isinstance(layer, nn.Conv2d):
@@ -95,14 +86,14 @@ def deepen(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
 def standardise_(net: VGG, crops: Tensor, *, but: Sequence[str] = ()) -> VGG:
     """Scales and shifts every layer until each of its units has mean 0 and deviation 1 over some images, before ReLU.
 
-    The class scores get a deviation of `FIRST_SCORES`, so that the first guesses are chance. Where the paper's random
-    weights see every image almost alike for thousands of updates, a narrow net on few images learns from the first on.
+    The class scores get a deviation of `FIRST_SCORES`, so that the first loss is at chance. A narrow net on few images
+    then learns from the first update; with the paper's random weights all images look alike for thousands of updates.
     Krähenbühl et al., "Data-dependent Initializations of Convolutional Neural Networks" (2016); not in the paper.
 
     Args:
-        net: with random weights, whose directions are kept.
+        net: with random weights; only their scale changes.
         crops: (N, 3, 224, 224), preprocessed.
-        but: names of layers that stay as they are, such as copied ones.
+        but: names of layers to leave unchanged, such as copied ones.
     """
     hooks = []
     for name, layer in table_layers(net).items():
@@ -119,13 +110,13 @@ def standardise_(net: VGG, crops: Tensor, *, but: Sequence[str] = ()) -> VGG:
 
 
 def _standardiser(deviation: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-    """A hook that changes a layer by what comes out of it, and passes on what now would."""
+    """A hook that rescales a layer by its outputs and returns the outputs of the rescaled layer."""
 
     def hook(layer: nn.Module, _inputs: Any, outputs: Tensor) -> Tensor:
         over = [0, *range(2, outputs.ndim)]
         mean = outputs.mean(over)
         std = outputs.std(over) if outputs[:, 0].numel() > 1 else torch.zeros_like(mean)
-        # A unit that hardly moves over these images is not blown up to hear their noise.
+        # Clamp tiny deviations so that near-constant units do not amplify noise.
         largest = float(std.max())
         std = (std.clamp_min(1e-3 * largest) if largest > 0 else torch.ones_like(std)) / deviation
         layer.weight.div_(std.view(-1, *[1] * (layer.weight.ndim - 1)))  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""What training tells those who watch it. Stages know no terminal: they call an Observer."""
+"""The events of a training run. Below the command line nothing prints: it calls an Observer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class StepReport:
-    """Where an epoch stands."""
+    """The progress of an epoch."""
 
     epoch: int
     """From 1."""
@@ -38,7 +38,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an epoch came to."""
+    """The result of an epoch."""
 
     epoch: int
     epochs: int
@@ -53,13 +53,16 @@ class EpochReport:
 
 
 class Observer:
-    """Hears of a run; this one is silent."""
+    """Receives training events; the base class ignores them."""
 
     def note(self, text: str) -> None:
         """One sentence worth reading."""
 
+    def frozen(self, done: int, total: int) -> None:
+        """The frozen layers' outputs of some more crops are computed."""
+
     def step(self, report: StepReport) -> None:
-        """Some updates have been done."""
+        """Some updates are done."""
 
     def epoch(self, report: EpochReport) -> None:
         """An epoch and its validation are done."""

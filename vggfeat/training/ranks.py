@@ -34,6 +34,16 @@ class Ranks:
             distributed.all_reduce(values)
         return values
 
+    def any(self, *asked: bool) -> list[bool]:
+        """Whether any process asks for each of these, so that all of them act after the same update."""
+        if self.world == 1:
+            return list(asked)
+        return [bool(n) for n in self.sum(torch.tensor(asked, dtype=torch.float32, device=self.device))]
+
+    def wait(self) -> None:
+        """Returns when all processes have called it."""
+        self.any(False)
+
     def least(self, number: int) -> int:
         """The smallest of all processes' numbers."""
         if self.world == 1:
@@ -60,10 +70,10 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
-    """The processes that torchrun started, joined over NCCL on CUDA devices and gloo elsewhere; without it, one.
+def process_group(device: torch.device) -> Iterator[Ranks]:
+    """The processes that torchrun started, over NCCL on CUDA devices and gloo elsewhere; without torchrun, this one.
 
-    A CUDA device becomes the one of this process's local rank.
+    A CUDA device without a number becomes the one of this process's local rank.
 
     Raises UsageError where a machine has fewer CUDA devices than processes.
     """

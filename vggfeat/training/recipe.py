@@ -13,15 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.errors import RecipeError, UsageError, unknown_name
-from vggfeat.nets.catalog import INPUT_SIDE, net_spec
+from vggfeat.nets.catalog import INPUT_SIDE, NetSpec, net_spec
 
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
 """Where a task's defaults differ from those of classification (Appendix A)."""
 
+FINE_TUNING_DEFAULTS: dict[str, dict[str, Any]] = {
+    "augment": {"crops": 4},
+    "sgd": {"learning_rate": 0.001, "batch_size": 32},
+    "schedule": {"epochs": 30, "measure": "top1"},
+}
+"""Defaults that differ if the first layers are frozen: minutes for some hundred images; not the paper's."""
+
+TASKS = ("classify", "localise")
+HEADS = ("pcr", "scr")
+TRAINABLE = ("all", "fc")
+"""Values of `sgd.trainable` besides the names of layers."""
+
 INIT_SCHEMES = ("glorot", "gaussian", "data-dependent", "identity")
 
 _MOST = 2**63
-"""Where torch's whole numbers end."""
+"""The limit of torch's whole numbers."""
 
 LITERAL_VARIANCE_STD = 0.1
 """The paper's "variance 1e-2" taken literally: logits of 1e8 in net A, and NaN within steps (PAPER.md 2)."""
@@ -34,14 +46,14 @@ class Data:
     dataset: str = "ilsvrc2012"
     """A single-label data set of `vggfeat.datasets`."""
     validation_fraction: float = 0.1
-    """Part of each class held out where the data set has no validation part of its own."""
+    """Share of each class held out where the data set has no validation part."""
     unreadable_limit: int = 100
-    """Images that may turn out unreadable before training stops."""
+    """Unreadable images beyond which training stops."""
 
     def __post_init__(self) -> None:
         fraction = self.validation_fraction
-        _check(0 < fraction < 1, "data.validation_fraction", fraction, "between 0 and 1")
-        _check(self.unreadable_limit >= 0, "data.unreadable_limit", self.unreadable_limit, "not negative")
+        _require(0 < fraction < 1, "data.validation_fraction", fraction, "between 0 and 1")
+        _require(self.unreadable_limit >= 0, "data.unreadable_limit", self.unreadable_limit, "not negative")
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,18 @@ class Augment:
     colour_std: float = 0.1
     """Standard deviation of the alphas of the PCA colour shift; 0 for none."""
     colour_images: int = 10_000
-    """Training images, evenly spaced over the list, that the mean RGB and the colour eigenvectors are taken from;
-    0 for all."""
+    """Training images, evenly spaced over the list, to take the mean RGB and the colour eigenvectors from; 0: all."""
+
+    crops: int = 0
+    """Fixed crops of each image, visited in turn, one an epoch: the outputs of frozen layers can then be kept. 0: a new
+    crop at every update, as in the paper."""
 
     def __post_init__(self) -> None:
         low, high = self.S
-        _check(INPUT_SIDE <= low <= high, "augment.S", self.S, f"a side, or [min, max], of at least {INPUT_SIDE}")
-        _check(self.colour_std >= 0, "augment.colour_std", self.colour_std, "not negative")
-        _check(self.colour_images >= 0, "augment.colour_images", self.colour_images, "not negative")
+        _require(INPUT_SIDE <= low <= high, "augment.S", self.S, f"a side, or [min, max], of at least {INPUT_SIDE}")
+        _require(self.colour_std >= 0, "augment.colour_std", self.colour_std, "not negative")
+        _require(self.colour_images >= 0, "augment.colour_images", self.colour_images, "not negative")
+        _require(self.crops >= 0, "augment.crops", self.crops, "not negative")
 
     @property
     def Q(self) -> int:  # noqa: N802 - the paper's letter
@@ -85,20 +101,20 @@ class Sgd:
     weight_decay: float = 5e-4
     dropout: float = 0.5
     trainable: str = "all"
-    """"all", or "fc": the fully-connected layers alone."""
+    """The layers to train: "all", "fc" (fully-connected), or the name of the first one, such as "conv5_1" or "fc8"."""
 
     def __post_init__(self) -> None:
-        _check(self.batch_size >= 1, "sgd.batch_size", self.batch_size, "at least 1")
-        _check(self.learning_rate > 0, "sgd.learning_rate", self.learning_rate, "positive")
-        _check(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "at least 0 and below 1")
-        _check(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "not negative")
-        _check(0 <= self.dropout < 1, "sgd.dropout", self.dropout, "at least 0 and below 1")
-        _choice("sgd.trainable", self.trainable, ("all", "fc"))
+        _require(self.batch_size >= 1, "sgd.batch_size", self.batch_size, "at least 1")
+        _require(self.learning_rate > 0, "sgd.learning_rate", self.learning_rate, "positive")
+        _require(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "at least 0 and below 1")
+        _require(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "not negative")
+        _require(0 <= self.dropout < 1, "sgd.dropout", self.dropout, "at least 0 and below 1")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length, and when the rate falls. The paper fixes factor and number of decreases; the rule itself is ours."""
+    """When training ends, and when the rate falls. The paper gives the factor and the number of decreases; the rule for
+    them is ours."""
 
     epochs: int = 74
     measure: str = "top5"
@@ -106,22 +122,22 @@ class Schedule:
     patience: int = 5
     """Epochs without gain after which the rate falls."""
     least_gain: float = 0.1
-    """By how much the measure must fall to count as a gain."""
+    """Smallest fall of the measure that counts as a gain."""
     divisor: float = 10.0
     decreases: int = 3
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, "schedule.epochs", self.epochs, "at least 1")
-        _choice("schedule.measure", self.measure, ("top5", "top1", "loss"))
-        _check(self.patience >= 1, "schedule.patience", self.patience, "at least 1")
-        _check(self.least_gain >= 0, "schedule.least_gain", self.least_gain, "not negative")
-        _check(self.divisor > 1, "schedule.divisor", self.divisor, "above 1")
-        _check(self.decreases >= 0, "schedule.decreases", self.decreases, "not negative")
+        _require(self.epochs >= 1, "schedule.epochs", self.epochs, "at least 1")
+        _one_of("schedule.measure", self.measure, ("top5", "top1", "loss"))
+        _require(self.patience >= 1, "schedule.patience", self.patience, "at least 1")
+        _require(self.least_gain >= 0, "schedule.least_gain", self.least_gain, "not negative")
+        _require(self.divisor > 1, "schedule.divisor", self.divisor, "above 1")
+        _require(self.decreases >= 0, "schedule.decreases", self.decreases, "not negative")
 
 
 @dataclass(frozen=True)
 class Init:
-    """Where the weights start."""
+    """The initial weights."""
 
     scheme: str = "glorot"
     """"glorot", "gaussian" with `std`, "data-dependent" or "identity"; for the layers that `checkpoint` does not fill.
@@ -131,22 +147,21 @@ class Init:
     layers it takes (`training.initial.deepen`)."""
     std: float = 0.01
     checkpoint: str = ""
-    """A trained net: all layers of the same net, else the first four convolutions and the fully-connected layers.
-
-    All that a shallower net has where `scheme` is "identity"."""
+    """A trained net. Gives all layers to the same net, else the first four convolutions and the fully-connected layers;
+    with the scheme "identity" all of its layers."""
     stall_steps: int = 2000
-    """A run whose loss has not moved from chance after so many updates stops; 0 for never."""
+    """Updates after which a run stops if its loss is still at chance; 0: never."""
 
     def __post_init__(self) -> None:
-        _choice("init.scheme", self.scheme, INIT_SCHEMES)
-        _check(self.std > 0, "init.std", self.std, "positive")
-        _check(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
+        _one_of("init.scheme", self.scheme, INIT_SCHEMES)
+        _require(self.std > 0, "init.std", self.std, "positive")
+        _require(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
         if self.scheme == "identity" and not self.checkpoint:
-            raise RecipeError("--init identity begins as a trained shallower net: name it with --init-from")
+            raise RecipeError("`init.scheme=identity` begins as a trained shallower net: name it by `init.checkpoint`")
         if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
             raise RecipeError(
                 f"init.std {self.std}: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) "
-                "starts net A with logits of 1e8 and ends in NaN; take --init-std 0.01, or --init glorot"
+                "starts net A with logits of 1e8 and ends in NaN; take `init.std=0.01`, or `init.scheme=glorot`"
             )
 
 
@@ -160,13 +175,13 @@ class Localise:
     """Share of an object that a crop must show to be learnt from (OverFeat's rule)."""
 
     def __post_init__(self) -> None:
-        _choice("localise.head", self.head, ("pcr", "scr"))
-        _check(0 <= self.least_seen <= 1, "localise.least_seen", self.least_seen, "from 0 to 1")
+        _one_of("localise.head", self.head, HEADS)
+        _require(0 <= self.least_seen <= 1, "localise.least_seen", self.least_seen, "from 0 to 1")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights which a training run ends with, apart from the images themselves."""
+    """Everything but the images that decides the weights at the end of a run."""
 
     net: str = "D"
     width: float = 1.0
@@ -183,9 +198,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "net", net_spec(self.net).name)
-        _check(self.width > 0, "width", self.width, "positive")
-        _check(self.seed >= 0, "seed", self.seed, "not negative")
-        _choice("task", self.task, ("classify", "localise"))
+        _require(self.width > 0, "width", self.width, "positive")
+        _require(self.seed >= 0, "seed", self.seed, "not negative")
+        _one_of("task", self.task, TASKS)
+        _one_of("sgd.trainable", self.sgd.trainable, (*TRAINABLE, *net_spec(self.net).weighted_names))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Names of the layers that are not trained, the first ones."""
+        names = net_spec(self.net).weighted_names
+        return names[: names.index(first_trained(self.sgd.trainable, net_spec(self.net)))]
 
     @property
     def name(self) -> str:
@@ -195,13 +217,19 @@ class Recipe:
         return "-".join((self.data.dataset, self.net, self.augment.label, *part, *task))
 
 
+def first_trained(trainable: str, spec: NetSpec) -> str:
+    """The name of the first layer that `sgd.trainable` leaves to train."""
+    return {"all": spec.weighted_names[0], "fc": "fc6"}.get(trainable, trainable)
+
+
 def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe file (None: the paper's defaults), with `overrides` by dotted key, such as {"sgd.batch_size": 64}.
 
     `extends = "other.toml"` in a file, relative to it, names the recipe that it changes. In a file with a table for
     each of several commands the recipe is the table [train].
 
-    What neither names is the paper's: of classification, or where `task` says so of localisation.
+    Keys that neither names have the paper's values for the task, or if `sgd.trainable` freezes layers those of
+    FINE_TUNING_DEFAULTS.
 
     Raises RecipeError for a file that cannot be read, an unknown key (with the nearest one) or a bad value.
     """
@@ -212,11 +240,12 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
         for section in reversed(sections):
             nested = {section: nested}
         table = _merged(table, _checked(Recipe, nested, ""))
-    return _build(Recipe, _merged(TASK_DEFAULTS.get(table.get("task", ""), {}), table))
+    usual = FINE_TUNING_DEFAULTS if table.get("sgd", {}).get("trainable", "all") != "all" else {}
+    return _build(Recipe, _merged(_merged(usual, TASK_DEFAULTS.get(table.get("task", ""), {})), table))
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises RecipeError where it cannot be read or is none."""
+    """The content of a TOML file. Raises RecipeError for any other file and for one that cannot be read."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -236,8 +265,16 @@ def dump_recipe(recipe: Recipe) -> str:
     return "\n".join([*top, *sections]) + "\n"
 
 
+def completed(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded recipe, with the defaults of keys that are newer than the record."""
+    return {
+        key: {**value, **recorded.get(key, {})} if isinstance(value, dict) else recorded.get(key, value)
+        for key, value in dataclasses.asdict(Recipe()).items()
+    }
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`sgd.batch_size: 256, now 128` for each entry in which two recipes (as dicts) differ."""
+    """`sgd.batch_size: 256, now 128` for each difference of two recipes (as dicts)."""
     found = []
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
@@ -249,7 +286,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """A file's table laid over the one that it extends."""
+    """A file's table, merged over the one that it extends."""
     table = _training(file, read_toml(file))
     if file.resolve() in above:
         raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
@@ -273,7 +310,7 @@ def _training(file: Path, table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """`change` laid over `base`, section by section."""
+    """`change` merged over `base`, section by section."""
     out = dict(base)
     for key, value in change.items():
         out[key] = _merged(out.get(key, {}), value) if isinstance(value, dict) else value
@@ -281,7 +318,7 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(schema: type, table: dict[str, Any], where: str) -> dict[str, Any]:
-    """The table with its values in the schema's own types; RecipeError for unknown keys and wrong types."""
+    """The table with values of the schema's types. Raises RecipeError for unknown keys and wrong types."""
     fields = {entry.name: entry for entry in dataclasses.fields(schema)}
     known = [*fields, "extends"] if schema is Recipe else list(fields)
     out: dict[str, Any] = {}
@@ -304,7 +341,7 @@ def _build(schema: type, table: dict[str, Any]) -> Any:
 
 
 def _default(entry: dataclasses.Field[Any]) -> Any:
-    """A field's default; the sections' are made by their own class."""
+    """A field's default value."""
     return entry.default_factory() if callable(entry.default_factory) else entry.default
 
 
@@ -331,12 +368,12 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check(holds: bool, key: str, value: Any, rule: str) -> None:
+def _require(holds: bool, key: str, value: Any, rule: str) -> None:
     if not holds:
         raise RecipeError(f"{key} {list(value) if isinstance(value, tuple) else value}: must be {rule}")
 
 
-def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
     try:
         if value not in valid:
             raise unknown_name(key, value, valid)

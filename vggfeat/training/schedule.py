@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclass
 class Plateau:
-    """Which learning rate to use, given a measure (an error: less is better) after each epoch.
+    """Chooses the learning rate from a measure after each epoch (an error: less is better).
 
-    The rate is divided by `divisor` once `patience` epochs in a row have not bettered the best value by at least
-    `least_gain`; after `decreases` times it stays.
+    The rate is divided by `divisor` after `patience` epochs in a row without a gain of at least `least_gain` on the
+    best value, at most `decreases` times.
     """
 
     rate: float
@@ -20,14 +20,14 @@ class Plateau:
     patience: int = 5
     least_gain: float = 0.0
     best: float = float("inf")
-    """The value that the next one must better by `least_gain`."""
+    """The value to improve on by `least_gain`."""
     waited: int = 0
     """Epochs since then."""
     done: int = 0
     """Decreases so far."""
 
     def update(self, value: float) -> bool:
-        """Takes an epoch's measure; says whether the rate fell."""
+        """Takes an epoch's measure and returns whether the rate fell."""
         if value <= self.best - self.least_gain and value < self.best:
             self.best, self.waited = value, 0
             return False
@@ -39,9 +39,9 @@ class Plateau:
         return True
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Plain data for a checkpoint."""
         return {"rate": self.rate, "best": self.best, "waited": self.waited, "done": self.done}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Sets the state that `state` returned."""
         self.rate, self.best, self.waited, self.done = (state[k] for k in ("rate", "best", "waited", "done"))

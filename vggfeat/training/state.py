@@ -1,4 +1,4 @@
-"""A run's files: the best and the last checkpoint, the resolved recipe, the metrics; and how a run is taken up."""
+"""A run's files: the best and the last checkpoint, the resolved recipe, the metrics."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vggfeat.errors import TrainingError, UsageError
+from vggfeat.errors import TrainingError, UsageError, WeightsError
+from vggfeat.nets.checkpoints import load_checked
 from vggfeat.nets.networks import VGG, write_checkpoint
 from vggfeat.system.files import replacing
 
@@ -20,7 +19,7 @@ STATE_VERSION = 1
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run writes. All files lie in one folder; those of a run named by a file share its stem."""
+    """The paths of a run's files, all in one folder; those of a run named by a file share its stem."""
 
     folder: Path
     stem: str | None = None
@@ -45,7 +44,7 @@ class RunFiles:
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint, with all that `--resume` needs."""
+        """The newest checkpoint, with the state that `resume` needs."""
         return self._named("last.pt")
 
     @property
@@ -63,35 +62,37 @@ class RunFiles:
         """Loss and errors over the epochs, as a picture."""
         return self._named("curves.png")
 
+    @property
+    def features(self) -> Path:
+        """The frozen layers' outputs."""
+        return self._named("features.f16")
+
     def _named(self, name: str) -> Path:
         return self.folder / (f"{self.stem}.{name}" if self.stem else name)
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Makes sure that no earlier run is lost unasked.
-
-        Raises UsageError where there is one and neither way to treat it was chosen.
-        """
+        """Raises UsageError where an earlier run would be lost and neither `resume` nor `overwrite` was chosen."""
         if resume and overwrite:
-            raise UsageError("--resume and --overwrite: choose one")
+            raise UsageError("`resume` and `overwrite`: choose one")
         there = next((path for path in (self.best, self.last) if path.exists()), None)
         if there is not None and not (resume or overwrite):
-            raise UsageError(f"{there} exists: go on with it by --resume, or replace it by --overwrite")
+            raise UsageError(f"{there} exists: go on with it by `resume`, or replace it by `overwrite`")
 
     def sweep(self) -> None:
-        """Removes what a killed run was writing (`files.replacing`'s temporary files)."""
-        for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
+        """Removes temporary files that a killed run left."""
+        for path in (self.best, self.last, self.recipe, self.metrics, self.curves, self.features):
             for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
                 left.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Removes an earlier run's files."""
+        """Removes an earlier run's files; outputs of frozen layers stay, as another run may use them."""
         for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
             path.unlink(missing_ok=True)
 
 
 @dataclass
-class Progress:
-    """How far a run is. All else that it needs follows from the recipe's seed."""
+class RunState:
+    """The progress of a run. Everything random follows from the recipe's seed and the step."""
 
     step: int = 0
     """Updates done, over all epochs."""
@@ -106,7 +107,7 @@ class Progress:
     best: list[float] = field(default_factory=list)
     """(measure, loss) of the best epoch; empty before the first."""
     early_loss: float | None = None
-    """Mean loss of the first updates, for the watch over a stalled start."""
+    """Mean loss of the first updates, to detect a stalled start."""
     smooth_loss: float = 0.0
     """Running mean of the updates' losses."""
     moving: bool = False
@@ -115,26 +116,29 @@ class Progress:
     """Ids of images that could not be read."""
 
 
-def save_last(path: Path, net: VGG, progress: Progress, **state: Any) -> None:
-    """Writes the last checkpoint: a checkpoint of the net like any other, with the run's state beside it."""
-    content = net.checkpoint() | {STATE_KEY: {"version": STATE_VERSION, "progress": asdict(progress), **state}}
+def save_last(path: Path, net: VGG, state: RunState, **rest: Any) -> None:
+    """Writes the last checkpoint: a checkpoint of the net like any other, with the run's state added."""
+    content = net.checkpoint() | {STATE_KEY: {"version": STATE_VERSION, "progress": asdict(state), **rest}}
     write_checkpoint(path, content)
 
 
-def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], Progress]:
-    """(checkpoint, state, progress) of what `save_last` wrote.
+def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], RunState]:
+    """(checkpoint, rest, state) as `save_last` wrote them.
 
-    Raises TrainingError for a file that is no such checkpoint.
+    Raises TrainingError for any other file.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content[STATE_KEY]
-        if state["version"] != STATE_VERSION:
-            raise ValueError(f"state of version {state['version']}, this vggfeat reads {STATE_VERSION}")
-        return content, state, Progress(**state["progress"])
-    except Exception as error:  # torch and pickle raise almost anything on a damaged file
+        content = load_checked(path)
+    except WeightsError as error:
+        raise TrainingError(f"{error}; cannot resume from it: `overwrite` starts anew") from error
+    try:
+        rest = content[STATE_KEY]
+        if rest["version"] != STATE_VERSION:
+            raise ValueError(f"state of version {rest['version']}, this vggfeat reads {STATE_VERSION}")
+        return content, rest, RunState(**rest["progress"])
+    except Exception as error:  # plain data of any shape
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise TrainingError(f"{path}: cannot resume from it ({reason}); --overwrite starts anew") from error
+        raise TrainingError(f"{path}: cannot resume from it ({reason}); `overwrite` starts anew") from error
 
 
 def append_metrics(path: Path, **values: Any) -> None:
@@ -144,7 +148,7 @@ def append_metrics(path: Path, **values: Any) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines; a last one that was cut short is left out."""
+    """The lines of metrics.jsonl, without a last one that was cut short."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -154,12 +158,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def cut_metrics(path: Path, progress: Progress) -> None:
-    """Drops the lines of what a resumed run will do again: updates after its step, epochs after its epoch."""
+def cut_metrics(path: Path, state: RunState) -> None:
+    """Drops the lines that a resumed run will write again: updates after its step, epochs after its epoch."""
     kept = [
         row
         for row in read_metrics(path)
-        if row["step"] <= progress.step and (row["kind"] != "epoch" or row["epoch"] <= progress.epoch)
+        if row["step"] <= state.step and (row["kind"] != "epoch" or row["epoch"] <= state.epoch)
     ]
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a net is trained for: class scores (Sect. 3.1) or bounding boxes (Appendix A)."""
+"""The two tasks: class scores (Sect. 3.1) and bounding boxes (Appendix A)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vggfeat.boxes import CORRECT_IOU, to_targets, visible
 from vggfeat.datasets.images import rescaled_size
 from vggfeat.datasets.sample import Box
 from vggfeat.nets.catalog import INPUT_SIDE
-from vggfeat.training.augment import View
+from vggfeat.training.augment import CropView
 from vggfeat.training.recipe import Recipe
 
 
 class Task(Protocol):
-    """What the last layer predicts, the loss that teaches it, and what counts as wrong."""
+    """The outputs of the last layer, their loss, and the answers that count as wrong."""
 
     @property
     def outputs(self) -> int:
@@ -30,7 +30,7 @@ class Task(Protocol):
 
     @property
     def chance(self) -> float:
-        """The loss of knowing nothing."""
+        """Loss at chance level."""
 
     @property
     def needs_boxes(self) -> bool:
@@ -65,7 +65,7 @@ class Classification:
         return F.cross_entropy(outputs, labels, reduction="none")
 
     def wrong(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Whose class is not the best-scored, and not among the five best."""
+        """Whether the class is not the best-scored one, and not among the best five."""
         ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
         hits = ranked == labels[:, None]  # (N, 5)
         return ~hits[:, 0], ~hits.any(dim=1)
@@ -77,10 +77,10 @@ class Localisation:
 
     classes: int
     per_class: bool
-    """PCR: a box for each class; otherwise SCR, one box that all classes share."""
+    """PCR: a box for each class; otherwise SCR: one box shared by all classes."""
     needs_boxes = True
     chance = 1.25
-    """Loss of an all-zero answer where the object fills the crop: (0.25 + 0.25 + 1 + 1) / 2."""
+    """Loss of an all-zero answer to an object that fills the crop: (0.25 + 0.25 + 1 + 1) / 2."""
 
     @property
     def outputs(self) -> int:
@@ -88,12 +88,12 @@ class Localisation:
         return 4 * self.classes if self.per_class else 4
 
     def losses(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None) -> Tensor:
-        """Half the squared Euclidean distance from the box that the crop sees best."""
+        """Half the squared Euclidean distance from the target box (the first)."""
         assert boxes is not None
         return (self.chosen(outputs, labels) - boxes[:, 0].nan_to_num()).square().sum(dim=1) / 2
 
     def wrong(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Whose box overlaps none of the image's objects by an IoU above one half."""
+        """Whether the box has an IoU of at most one half with every object of the image."""
         assert boxes is not None
         missed = ~(_iou(self.chosen(outputs.float(), labels)[:, None], boxes) > CORRECT_IOU).any(dim=1)
         return missed, missed
@@ -106,20 +106,20 @@ class Localisation:
 
 
 def task_of(recipe: Recipe, classes: int) -> Task:
-    """The task that a recipe names."""
+    """The task of a recipe."""
     if recipe.task == "localise":
         return Localisation(classes, recipe.localise.head == "pcr")
     return Classification(classes)
 
 
 def box_targets(
-    boxes: Sequence[Box], view: View, size: tuple[int, int], least_seen: float
+    boxes: Sequence[Box], view: CropView, size: tuple[int, int], least_seen: float
 ) -> tuple[NDArray[np.float64], bool]:
-    """A picture's boxes as one view of it shows them: ((M, 4) targets, whether one is seen well enough to learn from).
+    """A picture's boxes in the coordinates of one crop: ((M, 4) targets, whether the crop shows enough of one).
 
-    Boxes are fractions of the picture, targets are in units of the crop. The first target is the one to learn: of the
-    boxes with at least `least_seen` of their area inside of the crop, the one that fills most of it (OverFeat's rule
-    is one half; the choice among several is ours).
+    Boxes are fractions of the picture, targets are in units of the crop. The first target is the one to learn: among
+    the boxes with at least `least_seen` of their area inside the crop, the one that fills most of it. OverFeat's limit
+    is one half; the choice among several is ours.
     """
     width, height = rescaled_size(*size, view.Q)
     window = np.array([view.left, view.top, view.left + INPUT_SIDE, view.top + INPUT_SIDE], dtype=np.float64)

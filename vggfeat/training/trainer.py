@@ -1,7 +1,7 @@
 """One update and one validation (Sect. 3.1).
 
-The task's loss is summed over the batch's images and divided by the batch size, so that micro-batches and
-processes change nothing; dropout's masks are drawn for the whole batch and sliced, for the same reason.
+The task's loss is summed over the batch's images and divided by the batch size, and dropout's masks are drawn for the
+whole batch and sliced, so that micro-batches and processes change nothing.
 """
 
 from __future__ import annotations
@@ -17,45 +17,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vggfeat.errors import TrainingError, UsageError
-from vggfeat.nets.catalog import Preprocessing
 from vggfeat.nets.networks import VGG
+from vggfeat.nets.scaling import InputScaling
 from vggfeat.system.devices import Precision
 from vggfeat.training.crops import Batch
+from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Errors
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Sgd
 from vggfeat.training.tasks import Classification, Task
 
 CPU_MICRO_BATCH = 16
-"""Images at a time on a CPU: as fast as any larger number (its caches are the limit), and little memory."""
-
-
-class TrainingForm(nn.Module):
-    """A net's classifier form with its dropout drawn outside: (crops, masks) -> class scores.
-
-    `masks` holds one (N, hidden) tensor for each of the first two fully-connected layers, True where a unit is kept;
-    kept activations are divided by the probability of keeping, so that evaluation needs no factor.
-    """
-
-    def __init__(self, net: VGG, dropout: float, trainable: str) -> None:
-        super().__init__()
-        self.net, self.kept, self.frozen_trunk = net, 1.0 - dropout, trainable == "fc"
-        net.features.requires_grad_(not self.frozen_trunk)
-
-    def forward(self, crops: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        """(N, 3, 224, 224) preprocessed -> (N, classes)."""
-        with torch.no_grad() if self.frozen_trunk else contextlib.nullcontext():
-            x = self.net.features(crops).flatten(1)
-        fc6, relu6, _, fc7, relu7, _, fc8 = self.net.classifier
-        for layer, relu, mask in ((fc6, relu6, masks[0]), (fc7, relu7, masks[1])):
-            x = relu(layer(x))
-            x = x * (mask.to(x.dtype) / self.kept)
-        scores: Tensor = fc8(x)
-        return scores
+"""Images at a time on a CPU: as fast as any larger number, as caches are the limit, with little memory."""
 
 
 class Trainer:
-    """A net, its optimiser, and the number format and processes that they run in.
+    """A net and its optimiser, in a number format and over some processes.
 
     Args:
         net: trained in place; its tensors move to the device.
@@ -64,8 +41,9 @@ class Trainer:
         precision: fp32, tf32, or autocast to bf16 or fp16 (with loss scaling) over fp32 weights.
         task: what the last layer predicts; by default a class.
         micro_batch: images at a time in one process; None finds the largest that fits.
+        computed: batches bring the frozen layers' outputs (`Batch.features`) in place of crops.
 
-    Raises UsageError where the batch does not split evenly over the processes.
+    Raises UsageError for a batch that does not split evenly over the processes.
     """
 
     def __init__(
@@ -78,6 +56,7 @@ class Trainer:
         ranks: Ranks,
         micro_batch: int | None = None,
         task: Task | None = None,
+        computed: bool = False,
     ) -> None:
         if sgd.batch_size % ranks.world:
             raise UsageError(f"a batch of {sgd.batch_size} does not split evenly over {ranks.world} processes")
@@ -90,6 +69,7 @@ class Trainer:
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # the crops' shape never changes
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        self._scaled = InputScaling(net.preprocessing, device)
         self.form = TrainingForm(net, sgd.dropout, sgd.trainable)
         parameters = [p for p in net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
@@ -101,8 +81,10 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         images = sgd.batch_size // ranks.world
+        self.computed = computed
         if micro_batch is None:
-            micro_batch = min(images, CPU_MICRO_BATCH) if device.type == "cpu" else self.largest_micro_batch(images)
+            few = images if computed and self.form.vectors else min(images, CPU_MICRO_BATCH)
+            micro_batch = few if device.type == "cpu" else self.largest_micro_batch(images)
         self.micro_batch = micro_batch
         self.parallel: nn.Module = self.form
         if ranks.world > 1:
@@ -133,14 +115,35 @@ class Trainer:
         return found
 
     def _gradients(self, form: nn.Module, batch: Batch, part: slice, masks: Sequence[Tensor]) -> Tensor:
-        """Adds a micro-batch's share of the gradients; returns its totals."""
-        crops = self.prepared(batch.crops[part], batch.shifts[part])
-        with self._autocast():
-            outputs = form(crops, masks)
+        """Adds a micro-batch's gradients; returns its totals."""
+        outputs = self._outputs(form, batch, part, masks)
         losses, found = self._judged(outputs, batch, part)
-        # DDP takes the mean over processes, where the sum is meant.
+        # DDP takes the mean over processes; the sum is wanted.
         self.scaler.scale(losses.sum() * (self.ranks.world / self.sgd.batch_size)).backward()
         return found
+
+    def _outputs(self, form: nn.Module, batch: Batch, part: slice, masks: Sequence[Tensor] | None) -> Tensor:
+        """(n, outputs) of a micro-batch, from its crops or from the frozen layers' outputs."""
+        if self.computed:
+            assert batch.features is not None
+            inputs = self._there(batch.features[part])
+            inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+        else:
+            inputs = self.prepared(batch.crops[part], batch.shifts[part])
+        with self._autocast():
+            outputs: Tensor = form(inputs, masks, self.computed)
+        return outputs
+
+    @torch.no_grad()
+    def frozen(self, batch: Batch) -> Tensor:
+        """The frozen layers' outputs for a batch of crops: (N, ...) float32 on the CPU."""
+        self.net.eval()
+        found = []
+        for start in range(0, len(batch.labels), CPU_MICRO_BATCH):
+            part = slice(start, start + CPU_MICRO_BATCH)
+            with self._autocast():
+                found.append(self.form.frozen(self.prepared(batch.crops[part], batch.shifts[part])).float().cpu())
+        return torch.cat(found)
 
     def _judged(self, outputs: Tensor, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
         """The weighted losses (n,) of a micro-batch, and its totals."""
@@ -150,9 +153,9 @@ class Trainer:
         return losses, totals(losses.detach(), self.task.wrong(outputs.detach(), labels, boxes), weights)
 
     def prepared(self, crops: Tensor, shifts: Tensor) -> Tensor:
-        """(N, 224, 224, 3) uint8 and (N, 3) -> what the net expects, (N, 3, 224, 224) with channels last in memory."""
+        """(N, 224, 224, 3) uint8 and (N, 3) -> the net's input (N, 3, 224, 224), with channels last in memory."""
         values = self._there(crops).float() + self._there(shifts)[:, None, None, :]
-        return preprocessed(values, self.net.preprocessing).permute(0, 3, 1, 2)
+        return self._scaled(values).permute(0, 3, 1, 2)
 
     def _there(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.ranks.device, non_blocking=True)
@@ -161,7 +164,7 @@ class Trainer:
         return torch.autocast(self.ranks.device.type, self.amp, enabled=self.amp is not None)
 
     def _masks(self, step: int) -> list[Tensor]:
-        """Which units are kept at an update, for the whole batch: two (batch_size, hidden) of bool."""
+        """True for units kept at an update, for the whole batch: two (batch_size, hidden)."""
         number = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0]) >> 1
         generator = torch.Generator(self.ranks.device).manual_seed(number)
         shape = (self.sgd.batch_size, self.net.dim("fc7"))
@@ -169,22 +172,22 @@ class Trainer:
         return [empty.bernoulli(1.0 - self.sgd.dropout, generator=generator) for _ in range(2)]
 
     def largest_micro_batch(self, images: int) -> int:
-        """The most images at a time: halved from all of them until a trial update fits in memory.
+        """The most images at a time: halved until a trial update fits in memory.
 
-        Raises TrainingError where one image does not.
+        Raises TrainingError where one image does not fit.
         """
         size = images
         while not self._fits(size):
             if size == 1:
                 raise TrainingError(
                     f"net {self.net.net} does not fit into the memory of {self.ranks.device} even with one image: "
-                    "take another --device, or a smaller --width"
+                    "take another `device`, or a smaller `width`"
                 )
             size = math.ceil(size / 2)
         return self.ranks.least(size)
 
     def _fits(self, images: int) -> bool:
-        """Whether a forward and backward pass of so many images leaves room for momentum and gradients in transit."""
+        """Whether a forward and backward pass leaves room for momentum and gradients in transit."""
         device = self.ranks.device
         blank = Batch(
             torch.zeros(images, 224, 224, 3, dtype=torch.uint8),
@@ -195,6 +198,7 @@ class Trainer:
             0,
             [],
             torch.zeros(images, 1, 4) if self.task.needs_boxes else None,
+            torch.zeros(images, *self.form.frozen_shape()) if self.computed else None,
         )
         held: list[Tensor] = []
         try:
@@ -218,17 +222,9 @@ class Trainer:
         for batch in batches:
             for start in range(0, len(batch.labels), self.micro_batch):
                 part = slice(start, start + self.micro_batch)
-                with self._autocast():
-                    outputs = self.net(self.prepared(batch.crops[part], batch.shifts[part]))
+                outputs = self._outputs(self.form, batch, part, None)
                 found += self._judged(outputs, batch, part)[1].cpu()
         return found
-
-
-def preprocessed(values: Tensor, expected: Preprocessing) -> Tensor:
-    """RGB values 0 to 255 (..., 3) -> what weights expect, channels in their order (..., 3)."""
-    if expected.channels == "BGR":
-        values = values.flip(-1)
-    return (values * expected.scale - values.new_tensor(expected.mean)) / values.new_tensor(expected.std)
 
 
 def totals(losses: Tensor, wrong: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:
@@ -237,8 +233,8 @@ def totals(losses: Tensor, wrong: tuple[Tensor, Tensor], weights: Tensor) -> Ten
     return torch.stack([losses.sum(), (wrong1 * weights).sum(), (wrong5 * weights).sum(), weights.sum()]).float()
 
 
-def errors(total: Tensor) -> Errors:
-    """Means of what `totals` summed; NaN where there was no image."""
+def mean_errors(total: Tensor) -> Errors:
+    """The means of `totals`; NaN without images."""
     loss, wrong1, wrong5, images = total.tolist()
     mean = (lambda x: x / images) if images else (lambda x: math.nan)
     return Errors(mean(loss), 100 * mean(wrong1), 100 * mean(wrong5), int(images))

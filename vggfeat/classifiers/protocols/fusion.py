@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, StoreError
+from vggfeat.nets.wording import nets_words
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
 from vggfeat.store.shards import whole_path
@@ -113,7 +114,12 @@ class Features:
         """For each file its path and how it was made, as results report it."""
         names = ("net", "weights", "weights_sha256", "layer", "flip", "region", "precision", "fingerprint")
         return [
-            {"path": str(file.path), **used, **{name: file.attributes[name] for name in names}}
+            {
+                "path": str(file.path),
+                "nets": nets_words(file.attributes["settings"]["nets"]),
+                **used,
+                **{name: file.attributes[name] for name in names},
+            }
             for file, used in zip(self.files, self._pooling(), strict=True)
         ]
 

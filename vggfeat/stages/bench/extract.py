@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 from vggfeat.datasets import images
 from vggfeat.datasets.listing import from_paths
 from vggfeat.inference.blocks import fill
-from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.settings import DescriptorSettings, Progress
 from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
+from vggfeat.results import Result
 from vggfeat.stages.bench.yardsticks import (
     SIZES,
     TORCHVISION_NAMES,
@@ -34,7 +37,51 @@ from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.system.devices import resolve_precision
 
 ROUNDS = 3
-"""Runs of everything that is timed; the medians count, since other work slows a machine now and then."""
+"""Runs of everything that is timed: the medians count, because other work slows a machine now and then."""
+
+
+@dataclass(frozen=True)
+class ExtractRow(Result):
+    """The speed in one number format: medians of the runs."""
+
+    precision: str
+    images_per_second: float
+    tflops: float
+    """10^12 multiplications and additions a second, of the nets alone."""
+    matrix_tflops: float
+    """Of products of large matrices in the same format."""
+    share_of_matrix_rate: float
+    times_plain_torchvision: float | None = None
+    """None for a net that torchvision does not have."""
+    least_cosine_to_plain: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, without the plain loop's figures where there is no such loop."""
+        return {name: value for name, value in super().as_json().items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ExtractBench(Result):
+    """How fast a machine extracts."""
+
+    net: str
+    width: float
+    scales: tuple[int, ...]
+    flip: bool
+    images: int
+    """Images a run."""
+    rounds: int
+    machine: dict[str, Any]
+    plain_torchvision_images_per_second: float | None
+    """None for a net that torchvision does not have."""
+    loader_images_per_second: float
+    """Of decoding and rescaling alone, on one core."""
+    runs: tuple[ExtractRow, ...]
+    """One a precision."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return super().as_json() | {"scales": list(self.scales), "runs": [row.as_json() for row in self.runs]}
 
 
 def bench_extract(
@@ -47,59 +94,56 @@ def bench_extract(
     paths: Sequence[str] = (),
     width: float = 1.0,
     device: str | None = None,
-    progress: Callable[[int, int, int], None] | None = None,
-) -> dict[str, Any]:
+    rounds: int = ROUNDS,
+    progress: Progress | None = None,
+) -> ExtractBench:
     """Images/s from JPEG files to an HDF5 file, flips included.
+
+    Beside them stand a plain loop (torchvision's module, NCHW, fp32, one image at a time) and the machine's own matrix
+    products.
 
     Args:
         net: a net of Table 1, with random weights.
         scales: smallest sides Q; all of them for each image.
         precisions: number formats to try.
-        number: images a run, `plain` of them for the slower plain loop. paths: images to use in place of photographs
-            that scikit-learn ships, cut to the sizes of SIZES.
+        number: images a run. plain: how many of them the slower plain loop takes.
+        paths: images to use in place of photographs that scikit-learn ships, cut to the sizes of SIZES.
         width: factor on the net's channels.
+        rounds: runs of everything that is timed; the medians count.
         progress: called with (runs done, runs, 0).
-
-    Returns:
-        Plain data: per precision images/s, its FLOP/s and their share of the machine's matrix rate; the plain loop's
-        images/s (torchvision's module, NCHW, fp32, one image at a time) and the ratios to it; cosine to its result;
-        images/s of decoding and rescaling alone on one core.
     """
     tick = progress or (lambda done, total, failed: None)
     with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
-        files = list(paths) or make_photos(Path(folder), number)
-        files = files[:number]
+        files = (list(paths) or make_photos(Path(folder), number))[:number]
         model = load_net(net, None, width=width, device=device)
         place = next(model.parameters()).device
         formats = list(dict.fromkeys(resolve_precision(precision, place) for precision in precisions))
         yardstick = _PlainLoop(model, files[:plain], scales) if net in TORCHVISION_NAMES else None
         if yardstick is not None:  # before an extractor changes how the process allocates, which speeds it up too
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 yardstick.measure()
-        runs = {precision: _Run(model, precision, files, scales, Path(folder)) for precision in formats}
-        for done in range(ROUNDS):
-            tick(done, ROUNDS, 0)
-            for run in runs.values():
+        runs = [_Extraction(model, precision, files, scales, Path(folder)) for precision in formats]
+        for done in range(rounds):
+            tick(done, rounds, 0)
+            for run in runs:
                 run.measure()
-        tick(ROUNDS, ROUNDS, 0)
-        loader = _loader_rate(files, scales)
-        rows = [run.figures(yardstick) for run in runs.values()]
-    return {
-        "net": net,
-        "width": width,
-        "scales": list(scales),
-        "flip": True,
-        "images": len(files),
-        "rounds": ROUNDS,
-        "machine": machine(place),
-        "plain_torchvision_images_per_second": yardstick.rate if yardstick else None,
-        "loader_images_per_second": loader,
-        "runs": rows,
-    }
+        tick(rounds, rounds, 0)
+        return ExtractBench(
+            net=net,
+            width=width,
+            scales=tuple(scales),
+            flip=True,
+            images=len(files),
+            rounds=rounds,
+            machine=machine(place),
+            plain_torchvision_images_per_second=yardstick.rate if yardstick else None,
+            loader_images_per_second=_loader_rate(files, scales),
+            runs=tuple(run.figures(yardstick) for run in runs),
+        )
 
 
-class _Run:
-    """Extraction in one precision, and the products of matrices in the same."""
+class _Extraction:
+    """Extraction in one precision, and matrix products in the same."""
 
     def __init__(self, model: VGG, precision: str, files: list[str], scales: Sequence[int], folder: Path) -> None:
         self._output = folder / f"{precision}.h5"
@@ -129,31 +173,24 @@ class _Run:
         self._rates.append(len(self._dataset.samples) / (time.perf_counter() - start))
         self._matrix_rates.append(matrix_rate(self._precision, next(self._model.parameters()).device))
 
-    def figures(self, yardstick: _PlainLoop | None) -> dict[str, Any]:
-        """The medians as plain data."""
+    def figures(self, yardstick: _PlainLoop | None) -> ExtractRow:
+        """The medians."""
         self._extractor.close()
         files = [sample.path for sample in self._dataset.samples]
         model = self._model
         work = sum(2 * flops(model.spec, *_size(path, Q), model.width) for path in files for Q in self._settings.scales)
         rate, peak = statistics.median(self._rates), statistics.median(self._matrix_rates)
         speed = rate * work / len(files)
-        row: dict[str, Any] = {
-            "precision": self._precision,
-            "images_per_second": rate,
-            "tflops": speed / 1e12,
-            "matrix_tflops": peak / 1e12,
-            "share_of_matrix_rate": speed / peak,
-        }
+        times = cosine = None
         if yardstick is not None:
             expected = yardstick.descriptors
             described = read_descriptors(self._output).read(range(len(expected)))
-            row["times_plain_torchvision"] = rate / yardstick.rate
-            row["least_cosine_to_plain"] = float((described * expected).sum(1).min())
-        return row
+            times, cosine = rate / yardstick.rate, float((described * expected).sum(1).min())
+        return ExtractRow(self._precision, rate, speed / 1e12, peak / 1e12, speed / peak, times, cosine)
 
 
 class _PlainLoop:
-    """What one would write with torchvision: NCHW, fp32, one image at a time."""
+    """The usual loop with torchvision: NCHW, fp32, one image at a time."""
 
     def __init__(self, model: VGG, files: list[str], scales: Sequence[int]) -> None:
         self._files, self._scales = files, scales

@@ -25,8 +25,8 @@ from sklearn.svm import LinearSVC
 
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+from vggfeat.results import Result
 from vggfeat.stages.bench.problems import MIN_TIMED_CLASSES, SIZES, Size
-from vggfeat.stages.result import Result
 
 VALIDATION_SHARE = 0.2
 

@@ -9,17 +9,20 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import distributed, multiprocessing
 from torch.nn import functional as F
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import INPUT_SIDE, NUM_CLASSES, net_spec
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.scaling import InputScaling
+from vggfeat.results import Result
 from vggfeat.stages.bench.yardsticks import (
     TORCHVISION_NAMES,
     machine,
@@ -33,24 +36,110 @@ from vggfeat.system.devices import Precision, resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.crops import Batch, CropLoader, Job
-from vggfeat.training.ranks import Ranks, joined
+from vggfeat.training.ranks import Ranks, process_group
 from vggfeat.training.recipe import Sgd
-from vggfeat.training.trainer import Trainer, preprocessed
+from vggfeat.training.trainer import Trainer
 
 WARM, TIMED = 2, 5
-"""Updates before the clock runs, and updates of which the median is taken."""
+"""Untimed updates first, then the timed ones, whose median counts."""
 
-RATE = 1e-4  # small enough that random pictures with random labels stay finite
+RATE = 1e-4  # so small that the loss on random pictures stays finite
 
 PROCESSES = 2
 
 PHOTOS, LOADED = 48, 384
-"""Different pictures of the loader's run, and crops that it makes of them."""
+"""Number of pictures for the loader, and of crops that it makes of them."""
 
 COLOURS = Colours(
     (123.68, 116.78, 103.94), (0.22, 0.019, 0.006), ((0.57, 0.58, 0.58), (-0.7, 0.0, 0.7), (0.4, -0.8, 0.4))
 )
 """About ILSVRC's; their values do not change the work."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured; tests take less."""
+
+    warm: int = WARM
+    timed: int = TIMED
+    loaded: int = LOADED
+    matrix_side: int | None = None
+    """Of the matrix product that gives the machine's rate; None: by device."""
+    processes: bool = True
+    """Whether to measure two processes."""
+
+
+FULL = Effort()
+
+
+@dataclass(frozen=True)
+class UpdateRate(Result):
+    """Training updates of one process in one number format."""
+
+    precision: str
+    images_per_second: float
+    seconds_per_update: float
+    micro_batch: int
+    tflops: float
+    matrix_tflops: float
+    share_of_matrix_rate: float
+    times_plain_torchvision: float | None
+    """None where torchvision has no such net."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Without a ratio that does not exist."""
+        return {name: value for name, value in super().as_json().items() if value is not None}
+
+
+@dataclass(frozen=True)
+class LoaderRate(Result):
+    """The loader alone: decode, rescale, random crop, flip and colour shift."""
+
+    threads: int
+    images_per_second: float
+    per_thread: float
+
+
+@dataclass(frozen=True)
+class Synchronisation(Result):
+    """Updates of two processes, each on half of the batch, with and without averaging their gradients."""
+
+    processes: int
+    backend: str
+    threads_per_process: int
+    precision: str
+    images_per_process: int
+    gradient_megabytes: float
+    seconds_per_update_without: float
+    seconds_per_update: float
+    seconds_of_synchronisation: float
+    seconds_of_all_reduce_alone: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class TrainBenchmark(Result):
+    """How fast a machine trains."""
+
+    net: str
+    width: float
+    batch_size: int
+    machine: dict[str, Any]
+    plain_torchvision_images_per_second: float | None
+    """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory."""
+    runs: tuple[UpdateRate, ...]
+    loader: tuple[LoaderRate, ...]
+    synchronisation: Synchronisation | None
+    """None where two processes cannot be measured."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, under the names of `bench --json`."""
+        both = self.synchronisation
+        return super().as_json() | {
+            "runs": [row.as_json() for row in self.runs],
+            "loader": [row.as_json() for row in self.loader],
+            "synchronisation": both.as_json() if both else None,
+        }
 
 
 def bench_train(
@@ -61,7 +150,8 @@ def bench_train(
     precisions: Sequence[str] = ("auto",),
     device: str | None = None,
     progress: Callable[[int, int, int], None] | None = None,
-) -> dict[str, Any]:
+    effort: Effort = FULL,
+) -> TrainBenchmark:
     """Images/s of training updates (Sect. 3.1: forward, backward, SGD), of the loader, and of two processes.
 
     Args:
@@ -70,11 +160,7 @@ def bench_train(
         batch_size: images an update; by default the paper's 256 on a GPU and 32 on a CPU.
         precisions: number formats to try; the first one is that of the two processes.
         progress: called with (parts done, parts, 0).
-
-    Returns:
-        Plain data: per precision images/s, FLOP/s forward and backward and their share of the machine's matrix rate; a
-        plain torchvision loop's images/s (its module, NCHW, fp32, the same net and batch in memory) and the ratio to
-        it; crops/s of the loader per number of threads; seconds an update with and without the gradients' all-reduce.
+        effort: how much to measure.
 
     Raises UsageError for a net, batch, precision or device that makes no sense here.
     """
@@ -84,31 +170,22 @@ def bench_train(
     size = (256 if gpu else 32) if batch_size is None else batch_size
     if size < PROCESSES:
         raise UsageError(
-            f"a batch of {size} does not split over {PROCESSES} processes: --batch-size {PROCESSES} at least"
+            f"a batch of {size} does not split over {PROCESSES} processes: `batch_size={PROCESSES}` at least"
         )
     formats = [resolve_precision(precision, place) for precision in precisions]
     parts, tick = len(formats) + 3, progress or (lambda done, total, failed: None)
 
-    plain = _plain_rate(_net(net, width).to(place), size) if net in TORCHVISION_NAMES else None
+    plain = _plain_rate(_net(net, width).to(place), size, effort) if net in TORCHVISION_NAMES else None
     tick(1, parts, 0)
     rows = []
     for done, precision in enumerate(formats, start=2):
-        rows.append(_measured(net, width, size, precision, place, plain))
+        rows.append(_measured(net, width, size, precision, place, plain, effort))
         tick(done, parts, 0)
-    loader = _loader_rates()
+    loader = _loader_rates(effort.loaded)
     tick(parts - 1, parts, 0)
-    together = _synchronisation(net, width, size, formats[0], place)
+    both = _synchronisation(net, width, size, formats[0], place, effort) if effort.processes else None
     tick(parts, parts, 0)
-    return {
-        "net": net,
-        "width": width,
-        "batch_size": size,
-        "machine": machine(place),
-        "plain_torchvision_images_per_second": plain,
-        "runs": rows,
-        "loader": loader,
-        "synchronisation": together,
-    }
+    return TrainBenchmark(net, width, size, machine(place), plain, tuple(rows), tuple(loader), both)
 
 
 def _net(net: str, width: float) -> VGG:
@@ -116,34 +193,32 @@ def _net(net: str, width: float) -> VGG:
 
 
 def _measured(
-    net: str, width: float, size: int, precision: Precision, device: torch.device, plain: float | None
-) -> dict[str, Any]:
+    net: str, width: float, size: int, precision: Precision, device: torch.device, plain: float | None, effort: Effort
+) -> UpdateRate:
     """Updates of one process in one number format."""
     trainer = _trainer(net, width, size, precision, Ranks(0, 1, device))
-    seconds = _seconds_an_update(trainer, size)
+    seconds = _seconds_an_update(trainer, size, effort)
     work = size * training_flops(trainer.net.spec, width, trainer.net.num_classes)
-    peak = matrix_rate(precision, device)
-    row: dict[str, Any] = {
-        "precision": precision,
-        "images_per_second": size / seconds,
-        "seconds_per_update": seconds,
-        "micro_batch": trainer.micro_batch,
-        "tflops": work / seconds / 1e12,
-        "matrix_tflops": peak / 1e12,
-        "share_of_matrix_rate": work / seconds / peak,
-    }
-    if plain:
-        row["times_plain_torchvision"] = size / seconds / plain
-    return row
+    peak = matrix_rate(precision, device, side=effort.matrix_side)
+    return UpdateRate(
+        precision,
+        images_per_second=size / seconds,
+        seconds_per_update=seconds,
+        micro_batch=trainer.micro_batch,
+        tflops=work / seconds / 1e12,
+        matrix_tflops=peak / 1e12,
+        share_of_matrix_rate=work / seconds / peak,
+        times_plain_torchvision=size / seconds / plain if plain else None,
+    )
 
 
 def _trainer(net: str, width: float, size: int, precision: Precision, ranks: Ranks) -> Trainer:
-    """The recipe's own step on a batch of `size` images over all processes."""
+    """A trainer for batches of `size` images over all processes."""
     return Trainer(_net(net, width), Sgd(batch_size=size), seed=0, precision=precision, ranks=ranks)
 
 
-def _seconds_an_update(trainer: Trainer, images: int, position: int = 0) -> float:
-    """Median over updates on one made-up batch of so many images, this process's share from `position` on."""
+def _seconds_an_update(trainer: Trainer, images: int, effort: Effort, position: int = 0) -> float:
+    """Median over updates on a random batch, this process's share from `position` on."""
     generator = torch.Generator().manual_seed(0)
     batch = Batch(
         torch.randint(0, 256, (images, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8, generator=generator),
@@ -154,59 +229,60 @@ def _seconds_an_update(trainer: Trainer, images: int, position: int = 0) -> floa
         position,
         [],
     )
-    return _median(lambda: trainer.update(batch, RATE), trainer.ranks.device)
+    return _median(lambda: trainer.update(batch, RATE), trainer.ranks.device, effort)
 
 
-def _median(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the work, the device's part included: the median of TIMED runs after WARM ones."""
+def _median(work: Callable[[], object], device: torch.device, effort: Effort) -> float:
+    """Seconds of the work, the device's part included: the median of the timed runs after the warm ones."""
     seconds = []
-    for _ in range(WARM + TIMED):
+    for _ in range(effort.warm + effort.timed):
         synchronize(device)
         start = time.perf_counter()
         work()
         synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[WARM:])
+    return statistics.median(seconds[effort.warm :])
 
 
-def _plain_rate(model: VGG, size: int) -> float:
-    """Images/s of what one would write with torchvision: NCHW, fp32, torch's defaults, the whole batch at once."""
+def _plain_rate(model: VGG, size: int, effort: Effort) -> float:
+    """Images/s of a plain torchvision loop: NCHW, fp32, torch's defaults, the whole batch at once."""
     device = next(model.parameters()).device
     net = torchvision_net(model).train()
     sgd = Sgd()
     optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
     crops = torch.randint(0, 256, (size, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8)
+    scaled = InputScaling(model.preprocessing, device)
     labels = torch.randint(0, model.num_classes, (size,))
 
     def update() -> None:
-        x = preprocessed(crops.to(device).float(), model.preprocessing).permute(0, 3, 1, 2).contiguous()
+        x = scaled(crops.to(device)).permute(0, 3, 1, 2).contiguous()
         optimizer.zero_grad()
         F.cross_entropy(net(x), labels.to(device)).backward()
         optimizer.step()
 
-    # What an earlier training run in this process chose must not help here.
+    # Undo settings of earlier training in this process.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-        return size / _median(update, device)
+        return size / _median(update, device, effort)
 
 
-def _loader_rates() -> list[dict[str, Any]]:
-    """Crops/s of the loader alone, on one and on all cores: decode, rescale, random crop, flip and colour shift."""
+def _loader_rates(loaded: int) -> list[LoaderRate]:
+    """Crops/s of the loader on one and on all cores."""
     viewer = Augmentation((256, 256), True, 0.1, COLOURS, 0)
     with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
         samples = [Sample(path, path, 0) for path in make_photos(Path(folder), PHOTOS)]
         plan = [
             [Job(samples[place % PHOTOS], 0, place) for place in range(start, start + PHOTOS)]
-            for start in range(0, LOADED, PHOTOS)
+            for start in range(0, loaded, PHOTOS)
         ]
         rates = []
         for threads in dict.fromkeys((1, default_workers())):
             loader = CropLoader(viewer, "bilinear", exif=False, workers=threads)
             for _ in loader.batches(plan[:1]):
-                pass  # the files come from memory from here on
+                pass  # from here on the files are in the page cache
             start = time.perf_counter()
             crops = sum(len(batch.labels) for batch in loader.batches(plan))
             rate = crops / (time.perf_counter() - start)
-            rates.append({"threads": threads, "images_per_second": rate, "per_thread": rate / threads})
+            rates.append(LoaderRate(threads, rate, rate / threads))
     return rates
 
 
@@ -214,21 +290,17 @@ def _loader_rates() -> list[dict[str, Any]]:
 
 
 def _synchronisation(
-    net: str, width: float, size: int, precision: Precision, device: torch.device
-) -> dict[str, Any] | None:
-    """What averaging gradients costs: updates of two processes, each on half of the batch, with and without it.
-
-    None on a machine with one CUDA device, and on devices that torch.distributed has no backend for.
-    """
+    net: str, width: float, size: int, precision: Precision, device: torch.device, effort: Effort
+) -> Synchronisation | None:
+    """The cost of averaging gradients; None with a single CUDA device, and on devices without a backend."""
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and torch.cuda.device_count() < PROCESSES):
         return None
     share = size // PROCESSES
     with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
         answer = Path(folder) / "first.json"
-        arguments = (_free_port(), net, width, share, precision, device.type, str(answer))
+        arguments = (_free_port(), net, width, share, precision, device.type, str(answer), effort)
         multiprocessing.spawn(_process, arguments, nprocs=PROCESSES)
-        found: dict[str, Any] = json.loads(answer.read_text())
-    return found
+        return Synchronisation(**json.loads(answer.read_text()))
 
 
 def _free_port() -> int:
@@ -239,7 +311,15 @@ def _free_port() -> int:
 
 
 def _process(
-    rank: int, port: int, net: str, width: float, share: int, precision: Precision, device: str, answer: str
+    rank: int,
+    port: int,
+    net: str,
+    width: float,
+    share: int,
+    precision: Precision,
+    device: str,
+    answer: str,
+    effort: Effort,
 ) -> None:
     """One of the two: the same updates alone, then together, then the all-reduce by itself; the first one reports."""
     os.environ |= {
@@ -251,37 +331,33 @@ def _process(
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(default_workers(PROCESSES))
-    with joined(torch.device(device)) as ranks:
-        # Both processes compute at the same time in either case: they share memory bandwidth and caches.
+    with process_group(torch.device(device)) as ranks:
+        # Both processes compute at the same time in either case, as they share memory bandwidth and caches.
         trainer = _trainer(net, width, share, precision, Ranks(0, 1, ranks.device))
         distributed.barrier()
-        alone = _seconds_an_update(trainer, share)
+        alone = _seconds_an_update(trainer, share, effort)
         gradients = sum(p.numel() for p in trainer.net.parameters())
         del trainer
         trainer = _trainer(net, width, share * PROCESSES, precision, ranks)
         distributed.barrier()
-        together = _seconds_an_update(trainer, share, position=rank * share)
+        together = _seconds_an_update(trainer, share, effort, position=rank * share)
         del trainer
         values = torch.zeros(gradients, device=ranks.device)
-        reduce = _median(lambda: _all_reduce(values), ranks.device)
+        reduce = _median(lambda: distributed.all_reduce(values), ranks.device, effort)
         if ranks.first:
-            figures = {
-                "processes": PROCESSES,
-                "backend": distributed.get_backend(),
-                "threads_per_process": torch.get_num_threads(),
-                "precision": precision,
-                "images_per_process": share,
-                "gradient_megabytes": gradients * values.element_size() / 1e6,
-                "seconds_per_update_without": alone,
-                "seconds_per_update": together,
-                "seconds_of_synchronisation": together - alone,
-                "seconds_of_all_reduce_alone": reduce,
-                "images_per_second": share * PROCESSES / together,
-            }
-            Path(answer).write_text(json.dumps(figures))
-    # All is said and written; gloo's threads now and then abort an interpreter that is being taken down around them.
+            figures = Synchronisation(
+                processes=PROCESSES,
+                backend=distributed.get_backend(),
+                threads_per_process=torch.get_num_threads(),
+                precision=precision,
+                images_per_process=share,
+                gradient_megabytes=gradients * values.element_size() / 1e6,
+                seconds_per_update_without=alone,
+                seconds_per_update=together,
+                seconds_of_synchronisation=together - alone,
+                seconds_of_all_reduce_alone=reduce,
+                images_per_second=share * PROCESSES / together,
+            )
+            Path(answer).write_text(json.dumps(figures.as_json()))
+    # gloo's threads can abort an interpreter during its shutdown; everything is written by now.
     os._exit(0)
-
-
-def _all_reduce(values: Tensor) -> None:
-    distributed.all_reduce(values)

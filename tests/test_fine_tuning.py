@@ -1,0 +1,421 @@
+"""Frozen layers run once for each fixed crop, and training on their kept outputs equals training on the crops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vggfeat.cli import run
+from vggfeat.datasets.split import load_training_set
+from vggfeat.errors import RecipeError, TrainingError
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.stages.train import train
+from vggfeat.training import features
+from vggfeat.training.augment import Augmentation, Colours
+from vggfeat.training.features import DONE, FAILED, FeatureFile, Layout
+from vggfeat.training.form import TrainingForm
+from vggfeat.training.observer import Observer
+from vggfeat.training.recipe import Recipe, completed, load_recipe
+from vggfeat.training.trainer import Trainer
+
+GREY = Colours((100.0, 110.0, 120.0), (0.2, 0.02, 0.01), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+CROPS = 2
+IMAGES, VALIDATION = 12, 3  # of the tree below
+ROWS = IMAGES * CROPS + VALIDATION
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three classes of five pictures, each class of its own colour and stripes."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng.integers(0, 60, (24, 30, 3), dtype=np.uint8)
+            pixels[:: label + 1, :, 2 - label] += 180
+            Image.fromarray(pixels).save(tmp_path / "tree" / name / f"{i}.png")
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A trained net to begin with, of other classes."""
+    return str(glorot_(VGG("A", width=1 / 16, num_classes=7), seed=5).save(tmp_path / "source.pt"))
+
+
+def tuned(tree, source, trainable="fc", **changes):
+    settings = {
+        "net": "A",
+        "width": 1 / 16,
+        "precision": "fp32",
+        "data.dataset": "folder",
+        "sgd.trainable": trainable,
+        "sgd.batch_size": 4,
+        "augment.S": [224, 256],
+        "augment.crops": CROPS,
+        "schedule.epochs": 3,
+        "init.checkpoint": source,
+    }
+    recipe = load_recipe(None, settings | {key.replace("__", "."): value for key, value in changes.items()})
+    return recipe, load_training_set("folder", tree, fraction=0.2, seed=0)
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Listening(Observer):
+    """Keeps what it is told; sends this process a signal when so many crops are done."""
+
+    def __init__(self, at=None, number=signal.SIGINT):
+        self.at, self.number, self.notes, self.crops = at, number, [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def frozen(self, done, total):
+        self.crops.append((done, total))
+        if self.at is not None and done >= self.at:
+            self.at = None
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def few_at_a_time(monkeypatch):
+    monkeypatch.setattr("vggfeat.training.frozen.CHUNK", 4)
+
+
+# The same training, frozen layers computed once or at every update
+
+
+@pytest.mark.parametrize("trainable", ["fc", "fc7", "fc8", "conv5_1"])
+def test_training_on_kept_outputs_equals_training_that_computes_them_at_every_update(tree, source, tmp_path, trainable):
+    recipe, data = tuned(tree, source, trainable, sgd__learning_rate=1e-4)
+    kept = train(recipe, data, output=tmp_path / "kept", device="cpu")
+    anew = train(recipe, data, output=tmp_path / "anew", device="cpu", cache=False)
+    assert (tmp_path / "kept" / "features.f16").exists()
+    assert not (tmp_path / "anew" / "features.f16").exists()
+    start = weights(glorot_(VGG("A", width=1 / 16, num_classes=3), seed=0).save(tmp_path / "start.pt")) | {
+        name: value for name, value in weights(source).items() if not name.startswith("classifier.6")
+    }
+    frozen = set(recipe.frozen)
+    for (name, one), other in zip(weights(kept.last).items(), weights(anew.last).values(), strict=True):
+        moved = (other - start[name]).norm()
+        layer = recipe_layer(name)
+        assert (moved == 0) == (layer in frozen), name
+        # float16 rounds outputs to 1 / 2048; in convolutions that turns some ReLUs and poolings.
+        assert (one - other).norm() <= (4e-2 if trainable == "conv5_1" else 5e-3) * moved, name
+    assert kept.errors.loss == pytest.approx(anew.errors.loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("trainable", ["fc", "conv5_1"])
+def test_rounding_is_all_that_differs(tree, source, tmp_path, monkeypatch, trainable):
+    recipe, data = tuned(tree, source, trainable)
+    kept = train(recipe, data, output=tmp_path / "kept", device="cpu")
+    frozen = TrainingForm.frozen
+    monkeypatch.setattr(TrainingForm, "frozen", lambda self, crops: frozen(self, crops).half().float())
+    anew = train(recipe, data, output=tmp_path / "anew", device="cpu", cache=False)
+    assert same(weights(kept.last), weights(anew.last))
+    assert kept.errors == anew.errors
+
+
+def recipe_layer(name):
+    """`features.3.weight` of net A -> conv2_1."""
+    from vggfeat.training.initial import table_layers
+
+    net = VGG("A", width=1 / 64)
+    modules = dict(net.named_modules())
+    return next(layer for layer, module in table_layers(net).items() if module is modules[name.rpartition(".")[0]])
+
+
+def test_frozen_layers_run_once_for_each_crop(tree, source, tmp_path, monkeypatch):
+    seen = []
+    frozen = TrainingForm.frozen
+
+    def counted(self, crops):
+        seen.append(len(crops))
+        return frozen(self, crops)
+
+    monkeypatch.setattr(TrainingForm, "frozen", counted)
+    heard = Listening()
+    train(*tuned(tree, source), output=tmp_path / "run", device="cpu", observer=heard)
+    assert sum(seen) == ROWS + 1, "and once to learn the outputs' shape"
+    assert heard.crops[-1] == (ROWS, ROWS)
+    size = (tmp_path / "run" / "features.f16").stat().st_size
+    assert ROWS * 2 * 32 * 49 < size < ROWS * 2 * 32 * 49 + 9000
+    assert heard.notes[-1] == (
+        f"layers conv1_1 to conv5_2 are frozen and run once: outputs for 2 crops of 12 images and for 3 to validate, in "
+        f"{tmp_path}/run/features.f16 (0 MB, computed now)"
+    )
+    seen.clear()
+    again, data = tuned(tree, source, sgd__learning_rate=1e-5)
+    train(again, data, output=tmp_path / "run", device="cpu", overwrite=True, observer=heard)
+    assert sum(seen) == 1, "another learning rate needs the same outputs"
+    assert heard.notes[-1].endswith("(0 MB, all there)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "anew"), [({"sgd__dropout": 0.1}, False), ({"augment__flip": False}, True), ({"seed": 1}, True)]
+)
+def test_outputs_are_computed_again_when_a_crop_or_a_frozen_layer_differs(tree, source, tmp_path, changes, anew):
+    train(*tuned(tree, source, schedule__epochs=1), output=tmp_path / "run", device="cpu")
+    heard = Listening()
+    recipe, data = tuned(tree, source, schedule__epochs=1, **changes)
+    train(recipe, data, output=tmp_path / "run", device="cpu", overwrite=True, observer=heard)
+    assert heard.crops[-1:] == ([(ROWS, ROWS)] if anew else [])
+
+
+def test_another_source_of_the_frozen_layers_is_noticed(tree, source, tmp_path):
+    train(*tuned(tree, source, schedule__epochs=1), output=tmp_path / "run", device="cpu")
+    other = str(glorot_(VGG("A", width=1 / 16, num_classes=7), seed=6).save(tmp_path / "other.pt"))
+    heard = Listening()
+    recipe, data = tuned(tree, other, schedule__epochs=1)
+    train(recipe, data, output=tmp_path / "run", device="cpu", overwrite=True, observer=heard)
+    assert heard.crops[-1] == (ROWS, ROWS)
+
+
+# Interrupted
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_outputs_are_computed_keeps_them_and_a_resumed_run_computes_the_rest(
+    tree, source, tmp_path, number
+):
+    whole = train(*tuned(tree, source), output=tmp_path / "whole", device="cpu")
+    cut = train(*tuned(tree, source), output=tmp_path / "cut", device="cpu", observer=Listening(8, number))
+    assert (cut.finished, cut.step, cut.best) == (False, 0, None)
+    heard = Listening()
+    resumed = train(*tuned(tree, source), output=tmp_path / "cut", device="cpu", resume=True, observer=heard)
+    assert heard.notes[-1].endswith("(0 MB, 8 there)")
+    assert heard.crops[-1] == (ROWS - 8, ROWS - 8)
+    assert same(weights(resumed.last), weights(whole.last))
+    assert (tmp_path / "cut" / "features.f16").read_bytes() == (tmp_path / "whole" / "features.f16").read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from vggfeat.datasets.split import load_training_set
+from vggfeat.stages.train import train
+from vggfeat.training import features, frozen
+from vggfeat.training.observer import Observer
+from vggfeat.training.recipe import load_recipe
+
+frozen.CHUNK, features.COMMIT_SECONDS = 4, 0.0
+
+class Dying(Observer):
+    def frozen(self, done, total):
+        if done >= int(sys.argv[4]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+recipe = load_recipe(sys.argv[1])
+train(recipe, load_training_set("folder", sys.argv[2], fraction=0.2), output=sys.argv[3], device="cpu", observer=Dying())
+"""
+
+
+def test_a_killed_run_leaves_outputs_that_another_run_takes_up(tree, source, tmp_path):
+    recipe, data = tuned(tree, source)
+    whole = train(recipe, data, output=tmp_path / "whole", device="cpu")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "whole" / "recipe.toml"), str(tree), str(tmp_path / "cut")]
+    done = subprocess.run([*command, "12"], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    heard = Listening()
+    resumed = train(recipe, data, output=tmp_path / "cut", device="cpu", resume=True, observer=heard)
+    there = ROWS - heard.crops[-1][1]
+    assert 8 <= there <= 12, "all but the last chunk"
+    assert same(weights(resumed.last), weights(whole.last))
+
+
+def test_a_damaged_file_of_outputs_is_made_again(tree, source, tmp_path):
+    recipe, data = tuned(tree, source)
+    whole = train(recipe, data, output=tmp_path / "run", device="cpu")
+    before = weights(whole.last)
+    with (tmp_path / "run" / "features.f16").open("r+b") as stream:
+        stream.truncate(5000)
+    heard = Listening()
+    again = train(recipe, data, output=tmp_path / "run", device="cpu", overwrite=True, observer=heard)
+    assert heard.crops[-1] == (ROWS, ROWS)
+    assert same(weights(again.last), before)
+
+
+# What goes wrong
+
+
+def test_unreadable_images_are_told_once_weigh_nothing_and_are_tried_again(tree, source, tmp_path):
+    good = (tree / "red" / "0.png").read_bytes()
+    (tree / "red" / "0.png").write_bytes(b"")
+    recipe, data = tuned(tree, source)
+    data = data.__class__(**{**data.__dict__, "train": data.train + data.val})  # so that it is trained on
+    heard = Listening()
+    result = train(recipe, data, output=tmp_path / "run", device="cpu", observer=heard)
+    assert result.failed == ("red/0.png",)
+    assert heard.notes.count("skipped red/0.png: empty file") == 1
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["val_loss"] > 0
+    (tree / "red" / "0.png").write_bytes(good)
+    heard = Listening()
+    longer, _ = tuned(tree, source, schedule__epochs=4)
+    train(longer, data, output=tmp_path / "run", device="cpu", resume=True, observer=heard)
+    assert heard.crops[-1][0] in (CROPS, CROPS + 1), "its crops, and its centre view where it validates too"
+
+
+def test_a_disk_without_room_is_named_before_anything_is_computed(tree, source, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: usage(1000, 1000, 1000))
+    with pytest.raises(TrainingError) as caught:
+        train(*tuned(tree, source), output=tmp_path / "run", device="cpu")
+    assert str(caught.value) == (
+        f"{tmp_path}/run/features.f16: the frozen layers' outputs take 0 MB, and the disk has 0 MB left: take fewer "
+        "`augment.crops`, or `cache=False`, which computes them anew at every update"
+    )
+
+
+def test_a_layer_that_the_net_does_not_have_is_named(tree, source):
+    with pytest.raises(
+        RecipeError, match=r"^no sgd.trainable 'conv5_3'; did you mean 'conv5_2'\? valid: all, fc, conv1_1, "
+    ):
+        tuned(tree, source, "conv5_3")
+
+
+# The file
+
+
+def test_outputs_come_back_as_float16_whatever_their_size(tmp_path):
+    layout = Layout("x", 4, (3, 2), 2)
+    FeatureFile.make(tmp_path / "f", layout)
+    assert FeatureFile.matches(tmp_path / "f", layout)
+    assert not FeatureFile.matches(tmp_path / "f", Layout("y", 4, (3, 2), 2))
+    file = FeatureFile(tmp_path / "f", layout)
+    values = np.random.default_rng(0).standard_normal((3, 3, 2)).astype(np.float32) * [[[1.0]], [[1e5]], [[1e30]]]
+    for row in range(3):
+        file.write(row, values[row].astype(np.float32), 1.0, np.full((1, 4), row, np.float32))
+    file.fail(3)
+    assert not file.records["status"].any(), "nothing counts before it is committed"
+    file.commit()
+    assert file.records["status"].tolist() == [DONE, DONE, DONE, FAILED]
+    found, records = file.read([2, 0, 1, 3])
+    for place, row in enumerate((2, 0, 1)):
+        assert found[place].numpy() == pytest.approx(values[row], rel=2**-11, abs=np.abs(values[row]).max() * 2**-24)
+    assert torch.equal(found[1], torch.tensor(values[0].astype(np.float16), dtype=torch.float32)), "plain float16"
+    assert not found[3].any()
+    assert records["weight"].tolist() == [1, 1, 1, 0]
+    assert records["boxes"][0, 0].tolist() == [2, 2, 2, 2]
+    assert np.isnan(records["boxes"][0, 1]).all()
+    with pytest.raises(TrainingError, match=r"^the frozen layers' outputs are NaN or infinite: take other weights$"):
+        file.write(0, np.full((3, 2), np.inf, np.float32), 1.0, None)
+    file.close()
+
+
+# Crops and forms
+
+
+def test_fixed_crops_follow_from_the_image_and_their_number():
+    fixed = Augmentation((256, 512), True, 0.1, GREY, seed=3, fixed=True)
+    assert fixed.view((500, 375), 1, 7) == fixed.view((500, 375), 1, 7)
+    views = [fixed.view((500, 375), variant, image) for variant in range(3) for image in range(3)]
+    assert len({(view.Q, view.left, view.top) for view in views}) == 9
+    assert fixed.view((500, 375), 1, 7) != Augmentation((256, 512), True, 0.1, GREY, seed=3).view((500, 375), 1, 7)
+
+
+@pytest.mark.parametrize(("net", "trainable"), [("A-LRN", "conv2_1"), ("D", "conv3_3"), ("E", "fc"), ("B", "fc7")])
+def test_the_two_parts_of_a_net_make_the_whole(net, trainable):
+    made = glorot_(VGG(net, width=1 / 32, num_classes=5), seed=1).eval()
+    form = TrainingForm(made, 0.5, trainable)
+    crops = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = form.frozen(crops)
+        assert outputs.shape[1:] == form.frozen_shape()
+        assert torch.equal(form(outputs, None, True), made(crops))
+    trained = {name for name, parameter in made.named_parameters() if parameter.requires_grad}
+    assert trained == {
+        name
+        for name, _ in list(made.named_parameters())[
+            2 * len(load_recipe(None, {"net": net, "sgd.trainable": trainable}).frozen) :
+        ]
+    }
+
+
+def test_dropout_between_frozen_and_trained_layers_stays_random():
+    """fc6 is frozen here, and its dropout is not."""
+    form = TrainingForm(glorot_(VGG("A", width=1 / 32, num_classes=5), seed=1), 0.5, "fc7")
+    outputs = form.frozen(torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+    keep, drop = torch.ones(1, 128, dtype=torch.bool), torch.zeros(1, 128, dtype=torch.bool)
+    assert torch.equal(form(outputs, [drop, keep], True), form(torch.zeros_like(outputs), [keep, keep], True))
+
+
+# Recipes
+
+
+def test_fine_tuning_has_defaults_of_its_own_that_anything_named_overrides(tmp_path):
+    assert load_recipe().augment.crops == 0
+    recipe = load_recipe(None, {"sgd.trainable": "fc"})
+    assert (recipe.augment.crops, recipe.sgd.learning_rate, recipe.schedule.measure) == (4, 0.001, "top1")
+    assert load_recipe(None, {"sgd.trainable": "fc", "augment.crops": 0}).augment.crops == 0
+    (tmp_path / "r.toml").write_text("[augment]\ncrops = 9\n")
+    assert load_recipe(tmp_path / "r.toml", {"sgd.trainable": "fc8"}).augment.crops == 9
+    assert load_recipe(None, {"sgd.trainable": "all"}) == Recipe()
+
+
+def test_a_record_older_than_fixed_crops_had_none():
+    recorded = {"net": "A", "sgd": {"trainable": "fc"}, "augment": {"flip": False}}
+    assert completed(recorded)["augment"]["crops"] == 0
+    assert completed(recorded)["augment"]["flip"] is False
+
+
+# The command
+
+
+def test_the_command_fine_tunes_and_names_the_next_command(tree, source, tmp_path, capsys):
+    arguments = ["train", "--net", "A", "--width", "0.0625", "--init-from", source, "--trainable", "fc", "--S", "224"]
+    where = ["--dataset", "folder", "--data", str(tree), "-o", str(tmp_path / "n.pt"), "--device", "cpu"]
+    assert run([*arguments, *where, "--epochs", "2", "--crops", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path}/n.pt\n"
+    assert "conv1_1, conv2_1, conv3_1, conv3_2, conv4_1, conv4_2, conv5_1, conv5_2, fc6, fc7 from " in captured.err
+    assert "layers conv1_1 to conv5_2 are frozen and run once: outputs for 1 crops of " in captured.err
+    assert captured.err.splitlines()[-1] == f"next: vggfeat predict {tmp_path}/n.pt PICTURES"
+    assert (tmp_path / "n.features.f16").exists()
+    kept = load_recipe(tmp_path / "n.recipe.toml")
+    assert (kept.sgd.trainable, kept.augment.crops, kept.sgd.batch_size) == ("fc", 1, 32)
+
+
+def test_two_processes_fill_one_file_and_reach_the_weights_of_one(tree, source, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vggfeat"]
+    arguments = ["train", "--net", "A", "--width", "0.0625", "--init-from", source, "--trainable", "fc", "--S", "224"]
+    arguments += ["--dataset", "folder", "--data", str(tree), "--epochs", "2", "--crops", "2", "--batch-size", "6"]
+    arguments += ["--learning-rate", "1e-5", "--device", "cpu", "--precision", "fp32", "--workers", "1"]
+    for name, start in (("one", [sys.executable, "-m", "vggfeat"]), ("two", torchrun)):
+        command = [*start, *arguments, "-o", str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+    one, two = (weights(tmp_path / name / "last.pt") for name in ("one", "two"))
+    start = weights(source)
+    for name, value in one.items():
+        if name.startswith("features"):
+            assert torch.equal(value, two[name])
+        elif not name.startswith("classifier.6"):
+            assert (two[name] - value).norm() <= 1e-2 * (value - start[name]).norm() > 0, name
+    sizes = {(tmp_path / name / "features.f16").stat().st_size for name in ("one", "two")}
+    assert len(sizes) == 1
+
+
+def test_a_batch_of_kept_outputs_runs_at_once_on_a_cpu():
+    from vggfeat.training.ranks import Ranks
+    from vggfeat.training.recipe import Sgd
+
+    net = glorot_(VGG("A", width=1 / 32, num_classes=5), seed=1)
+    alone = Ranks(0, 1, torch.device("cpu"))
+    sgd = Sgd(batch_size=64, trainable="fc")
+    assert Trainer(net, sgd, seed=0, precision="fp32", ranks=alone).micro_batch == 16
+    assert Trainer(net, sgd, seed=0, precision="fp32", ranks=alone, computed=True).micro_batch == 64

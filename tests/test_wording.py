@@ -1,0 +1,79 @@
+"""Random and narrow nets are named as such beside every score, and chance stands beside it."""
+
+import numpy as np
+import pytest
+from making import clusters, settings, write_descriptors
+
+from vggfeat.cli import run
+from vggfeat.metrics import chance_topk_error, positive_share
+from vggfeat.nets.wording import net_words, nets_words
+from vggfeat.stages.info import info
+from vggfeat.stages.svm import svm
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("D", "oxford", 1.0), "D (oxford)"),
+        (("A", "net.pt", 0.0625), "A, width 1/16 (net.pt)"),
+        (("A", "none", 0.0625), "A, width 1/16, random weights"),
+        (("E", "none", 1.0), "E, random weights"),
+        (("D", "none", 0.75), "D, width 3/4, random weights"),
+    ],
+)
+def test_a_net_is_named_with_its_width_and_weights(arguments, words):
+    assert net_words(*arguments) == words
+
+
+def test_several_nets_are_named_one_by_one():
+    nets = settings("D")["nets"] + settings("E")["nets"]
+    assert nets_words(nets) == "D (oxford) and E (oxford)"
+
+
+def test_chance_is_what_guessing_scores():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 8, 20_000)
+    guesses = rng.permuted(np.tile(np.arange(8), (20_000, 1)), axis=1)
+    for k in (1, 5):
+        wrong = 100 * np.mean([label not in guess[:k] for label, guess in zip(labels, guesses, strict=True)])
+        assert chance_topk_error(8, k) == pytest.approx(wrong, abs=1.5)
+    assert chance_topk_error(4, 5) == 0
+
+
+def test_the_share_of_positives_leaves_difficult_images_out():
+    labels = np.array([[1, 0], [-1, -1], [-1, 0], [0, -1]])
+    assert positive_share(labels).tolist() == pytest.approx([1 / 3, 0.0])
+    assert np.isnan(positive_share(np.zeros((3, 1), dtype=int))).all()
+
+
+@pytest.fixture
+def random_net(tmp_path):
+    """Descriptors of a narrow net with random weights."""
+    dataset, values = clusters([20, 25, 30, 22, 40])
+    nets = [{**settings("A")["nets"][0], "weights": "none", "width": 0.0625}]
+    return write_descriptors(tmp_path / "d.h5", dataset, values, nets=nets)
+
+
+def test_scores_of_random_weights_say_so_in_the_table_the_json_the_page_and_info(random_net, tmp_path, capsys):
+    words = "A, width 1/16, random weights"
+    result = svm([random_net], report=tmp_path / "r", output=tmp_path / "m.h5")
+    assert result["chance"] == 0.2
+    assert [one["nets"] for one in result["descriptors"]] == [words]
+    page = (tmp_path / "r" / "index.html").read_text("utf-8")
+    assert "<small>mean class recall; chance 20.0 %, random weights</small>" in page
+    assert f"net {words} at Q 256" in page
+    assert info(random_net)["nets"] == info(tmp_path / "m.h5")["nets"] == words
+    assert info(tmp_path / "m.h5")["chance"] == 0.2
+    assert run(["svm", str(random_net), "--C", "1", "--num-splits", "1"]) == 0
+    assert f"(chance 20.0); net {words}; " in capsys.readouterr().err
+
+
+def test_chance_for_average_precision_is_the_share_of_positive_test_images(tmp_path):
+    from test_svm_stage import multi_label
+
+    from vggfeat.datasets.voc import CLASSES
+
+    dataset, values = multi_label(120, CLASSES[:3], ("train", "val", "test"), name="voc2007")
+    result = svm([write_descriptors(tmp_path / "v.h5", dataset, values)], C=1)
+    test = np.array([sample.labels for sample in dataset.samples if sample.subset == "test"])
+    assert result["chance"] == pytest.approx(np.mean([(c == 1).sum() / (c != 0).sum() for c in test.T]))

@@ -1,0 +1,31 @@
+"""The command to type after each command, as a note on stderr."""
+
+from __future__ import annotations
+
+import shlex
+
+from vggfeat.cli.console import note
+
+NEXT = {
+    "nets": "vggfeat download --net D",
+    "download weights": "vggfeat extract --net {net} --scales 256 PICTURES",
+    "download dataset": "vggfeat extract --dataset {dataset} --net D",
+    "train": "vggfeat extract --weights {path} --scales 256 PICTURES",
+    "extract": "vggfeat export {path} -o FILE.npy",
+    "extract labelled": "vggfeat svm {path} -o model.h5",
+    "svm": "vggfeat svm {files} -o model.h5",
+    "svm model": "vggfeat predict {path} PICTURES",
+    "evaluate": "vggfeat evaluate {path} OTHER.h5",
+    "merge": "vggfeat info {path}",
+}
+"""What was done -> what follows; capitals stand for what only the user knows."""
+
+
+def hint(done: str, quiet: bool, **facts: str | list[str]) -> None:
+    """Prints the next command. `facts` fill the template's places: a text, or a list of words.
+
+    Nothing is printed with --quiet.
+    """
+    if not quiet:
+        words = {name: shlex.join([value] if isinstance(value, str) else value) for name, value in facts.items()}
+        note(f"next: {NEXT[done].format(**words)}")

@@ -1,0 +1,134 @@
+"""Listings on stdout that are a command's result: the nets, and what a file is."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vggfeat.system.text import printable
+
+if TYPE_CHECKING:
+    from vggfeat.stages.nets import NetRow
+
+KNOWN_AS = {"A": "VGG-11", "B": "VGG-13", "D": "VGG-16", "E": "VGG-19"}
+"""Names under which other libraries have the paper's nets."""
+
+
+def print_nets(rows: Sequence[NetRow]) -> None:
+    """Prints Tables 1 and 2, then the published weights. 80 columns hold both."""
+    nets = _table("net", "known as", ">layers", ">params", "convolutions")
+    for row in rows:
+        parameters = f"{row['parameters'] / 1e6:.0f}M"
+        known = KNOWN_AS.get(row["net"], "")
+        nets.add_row(row["net"], known, str(row["weight_layers"]), parameters, _blocks(row["layers"]))
+    weights = _table("weights", "net", ">top-1 error %", ">top-5 error %", "licence")
+    for row in rows:
+        for one in row["weights"]:
+            errors = ("-" if one[key] is None else f"{one[key]:.1f}" for key in ("top1_error", "top5_error"))
+            weights.add_row(one["source"], row["net"], *errors, one["license"].partition(" (")[0])
+    out = Console(highlight=False)
+    out.print(nets)
+    out.print("2x64: two 3x3 convolutions with 64 channels; +1x1: and a 1x1 convolution.\n")
+    out.print(weights)
+    out.print("Errors on ILSVRC-2012 val, as published.")
+
+
+def _table(*columns: str) -> Table:
+    """An empty table; columns whose names start with `>` are aligned to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
+    return table
+
+
+def _blocks(layers: Sequence[str]) -> str:
+    """`conv3-64 conv3-64 M conv3-256 conv1-256 M` -> `2x64 256+1x1`: one word per block."""
+    blocks = [list(block) for pooling, block in itertools.groupby(layers, lambda layer: layer == "M") if not pooling]
+    runs = [[_run(name, len(list(same))) for name, same in itertools.groupby(block)] for block in blocks]
+    return " ".join(map("+".join, runs))
+
+
+def _run(layer: str, count: int) -> str:
+    """Equal layers in a row: `2x64`, `5x5:64`, `1x1` (which keeps the channels), `LRN`."""
+    kernel, dash, channels = layer.removeprefix("conv").partition("-")
+    if not dash:
+        return layer
+    named = {"3": channels, "1": "1x1"}.get(kernel, f"{kernel}x{kernel}:{channels}")
+    return f"{count}x{named}" if count > 1 else named
+
+
+LISTED = 8
+"""Up to this many entries of a list are shown."""
+
+
+def print_info(result: Mapping[str, Any]) -> None:
+    """Prints a file's description: aligned names and values, then the commands that make the file again."""
+    shown = dict(result)
+    commands = shown.pop("command", "")
+    failed = shown.pop("failed_images", {})
+    rows = list(_rows(shown))
+    width = max(len(name) for name, _ in rows)
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for name, value in rows:
+        print(_wrapped(f"{name:<{width}}  ", printable(value), columns))
+    for number, (id, reason) in enumerate(failed.items()):
+        if number == LISTED:
+            print(f"  {len(failed) - LISTED} more (--json has all)")
+            break
+        print(printable(f"  failed: {id}: {reason}"))
+    if commands:
+        print("\nto make it again:")
+        for line in commands.split(" && "):
+            print(f"  {printable(line)}")
+
+
+def _wrapped(name: str, value: str, columns: int) -> str:
+    """One row; on a terminal long values continue below their column."""
+    if columns <= len(name) + 20:
+        return name + value
+    return textwrap.fill(value, columns, initial_indent=name, subsequent_indent=" " * len(name)) or name
+
+
+def _rows(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """(name, value) pairs in words; nested ones follow under a name such as `input 1, net 1`."""
+    for name, value in values.items():
+        label = above + name.replace("_", " ")
+        if name == "training" and isinstance(value, Mapping):  # the recipe is in the command
+            value = {key: entry for key, entry in value.items() if key != "recipe"}
+        if name == "preprocessing":
+            yield label, "; ".join(map(_inline, value if isinstance(value, list) else [value])) or "-"
+        elif isinstance(value, Mapping):
+            yield from _rows(value, f"{label}: ")
+        elif _nested(value):
+            for number, entry in enumerate(value, start=1):
+                yield from _rows(entry, f"{label.removesuffix('s')} {number}: ")
+        else:
+            yield label, _words(name, value)
+
+
+def _inline(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_words(name, value).replace(',', '')}" for name, value in values.items())
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(entry, Mapping) for entry in value)
+
+
+def _words(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name in ("mean", "std", "chance") and isinstance(value, float):
+        return f"{100 * value:.1f} %"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        words = ", ".join(_words("", entry) for entry in value[:LISTED])
+        return f"{len(value)}: {words}, .. (--json has all)" if len(value) > LISTED else words or "-"
+    return "-" if value is None else str(value)

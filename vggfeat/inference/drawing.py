@@ -1,0 +1,44 @@
+"""Pictures with true and predicted boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vggfeat.datasets import Sample, images
+from vggfeat.errors import ImageError
+from vggfeat.inference.localisation import Answer, error_of
+
+DRAWN = 100
+"""Most pictures that are drawn, evenly over the list."""
+
+
+def draw_boxes(
+    folder: Path,
+    samples: Sequence[Sample],
+    answers: Mapping[str, Answer],
+    class_names: Sequence[str],
+    *,
+    exif: bool,
+) -> dict[str, str]:
+    """Draws at most DRAWN pictures into the folder; returns the reasons, by id, of those that could not be drawn.
+
+    True boxes are white. The surest guess's is green where it is right, else orange.
+    """
+    failed = {}
+    for sample in samples[:: max(1, -(-len(samples) // DRAWN))]:
+        answer = answers.get(sample.id)
+        if answer is None:
+            continue
+        right = bool(sample.boxes) and error_of([sample], [answer], 1) == 0
+        true = [((np.array(box) * (answer.size * 2)).tolist(), "white", "") for box in sample.boxes]
+        guess = (answer.boxes[0].tolist(), "lime" if right else "orange", class_names[answer.classes[0]])
+        file = folder / Path(sample.id.replace("/", "_")).with_suffix(".jpg")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            images.write_outlined(file, images.decode(sample.source(), exif=exif), [*true, guess])
+        except (ImageError, OSError) as error:  # the picture has gone, or the disk is full
+            failed[sample.id] = str(error)
+    return failed

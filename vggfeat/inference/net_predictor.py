@@ -1,0 +1,91 @@
+"""New images through a trained net: class probabilities by the dense rule of Sect. 3.2."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vggfeat.datasets import Sample
+from vggfeat.errors import ModelError
+from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.posteriors import scales_for, training_scale
+from vggfeat.inference.scorer import Scorer
+from vggfeat.nets.weights import load_net
+
+UNKNOWN_SCALE = (256, 256)
+"""Training scale of weights that do not record theirs."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The scores of one image, or the reason why it has none."""
+
+    id: str
+    scores: NDArray[np.float32] | None
+    """(K,) one a class: a net's probability, or for a fitted model the signed distance from the class's hyperplane in
+    units of the margin."""
+    error: str = ""
+
+    def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
+        """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order."""
+        assert self.scores is not None, self.error
+        order = np.argsort(-self.scores, kind="stable")[:count]
+        return [(class_names[k], float(self.scores[k])) for k in order]
+
+
+def is_net(path: str | Path) -> bool:
+    """Whether a file is a net's checkpoint by its content or name, not a fitted model."""
+    return Path(path).suffix in (".pt", ".pth") or zipfile.is_zipfile(path)
+
+
+class NetPredictor:
+    """Loads a trained net, then gives images their class probabilities.
+
+    The class scores are averaged over the whole image and its mirror image (dense), at the net's training scale, or
+    the middle of its range.
+
+    Args:
+        net: a checkpoint that `train` wrote, or torchvision's .pth.
+        exif: honour the EXIF orientation, as for users' own pictures.
+        device, precision: as `load_net` takes them; None is "auto".
+        workers: decoding threads.
+
+    Raises ModelError for a missing file or a net that learned boxes, UsageError for one without fully-connected layers.
+    """
+
+    def __init__(
+        self,
+        net: str | Path,
+        *,
+        exif: bool = True,
+        device: str | None = None,
+        precision: str | None = None,
+        workers: int = 2,
+    ) -> None:
+        if not Path(net).is_file():
+            raise ModelError(f"{net}: no such file")
+        loaded = load_net(None, net, device=device, precision=precision or "auto")
+        recipe = loaded.training_record.get("recipe")
+        if isinstance(recipe, dict) and recipe.get("task") == "localise":
+            raise ModelError(f"{net}: this net predicts boxes, not classes: give a net trained with `task=classify`")
+        classes = loaded.dim("scores")
+        self.class_names = loaded.class_names or tuple(map(str, range(classes)))
+        """The net's own names, or the classes' numbers from 0."""
+        S = training_scale(loaded.weights_name, loaded.training_record) or UNKNOWN_SCALE
+        self._scorer = Scorer([loaded], [scales_for(S, "single")], [np.arange(classes)], exif=exif, workers=workers)
+
+    def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
+        """The predictions of these images, in their order, block by block."""
+        for rows, found in describe_blocks(self._scorer, samples, blocks_of(len(samples))):
+            for place, row in enumerate(rows):
+                error = found.failures.get(place)
+                yield Prediction(samples[row].id, None if error else found.descriptors[place], error or "")
+
+    def close(self) -> None:
+        """Ends the decoding threads."""
+        self._scorer.close()

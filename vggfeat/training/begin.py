@@ -1,0 +1,184 @@
+"""How a run begins: with random weights, with those of a trained net, or where its last checkpoint left it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from vggfeat.errors import DatasetError, RecipeError
+from vggfeat.nets.catalog import Preprocessing
+from vggfeat.nets.networks import VGG, gaussian_, glorot_
+from vggfeat.nets.scaling import InputScaling
+from vggfeat.nets.weights import NAMES, load_net
+from vggfeat.system.files import replacing
+from vggfeat.training.augment import CentreView, Colours
+from vggfeat.training.crops import Job, colours_of
+from vggfeat.training.initial import copy_layers, deepen, standardise_
+from vggfeat.training.recipe import differences, dump_recipe
+from vggfeat.training.record import comparable, data_digest, frozen, plain
+from vggfeat.training.schedule import Plateau
+from vggfeat.training.setup import RunSetup
+from vggfeat.training.state import RunState, cut_metrics, load_last
+from vggfeat.training.trainer import Trainer
+
+EXAMPLES = 64
+"""Training images that data-dependent weights are scaled to."""
+
+
+@dataclass
+class Start:
+    """What changes in the course of a run, as it begins or goes on."""
+
+    trainer: Trainer
+    plateau: Plateau
+    state: RunState
+    colours: Colours
+    """Of the training images: the preprocessing's mean, and the colour shift's directions."""
+    origin: str
+    """The trained net whose layers were copied, with its hash; empty without one."""
+
+    @property
+    def net(self) -> VGG:
+        """The net in training."""
+        return self.trainer.net
+
+
+def begin(setup: RunSetup, resume: bool) -> Start:
+    """Sets the weights, writes the resolved recipe, and says what is about to be trained.
+
+    Raises RecipeError where a run to resume was made with other settings or images, TrainingError for a damaged
+    checkpoint, WeightsError for `init.checkpoint`, DatasetError where no training image can be read.
+    """
+    going_on = resume and setup.files.last.exists()
+    start = _restored(setup) if going_on else _initialised(setup)
+    if setup.ranks.first:
+        if going_on:
+            cut_metrics(setup.files.metrics, start.state)
+        else:
+            setup.files.clear()
+        setup.files.sweep()
+        with replacing(setup.files.recipe) as temporary:
+            temporary.write_text(dump_recipe(setup.recipe), encoding="utf-8")
+    _announce(setup, start)
+    return start
+
+
+def _initialised(setup: RunSetup) -> Start:
+    init, net = setup.recipe.init, _empty_net(setup)
+    if init.scheme == "gaussian":
+        gaussian_(net, init.std, setup.recipe.seed)
+    else:
+        glorot_(net, setup.recipe.seed)
+    colours = setup.ranks.shared(_colours(setup) if setup.ranks.first else None)
+    adapted = init.scheme == "data-dependent"
+    # A channel that hardly varies, as in grey or red light, is not amplified.
+    red, green, blue = (max(std, 1.0) if adapted else 1.0 for std in colours.std)
+    net.preprocessing = Preprocessing("RGB", 1.0, colours.mean, (red, green, blue), "bilinear")
+    origin, copied = _copy(setup, net) if init.checkpoint else ("", [])
+    if adapted and setup.ranks.first:  # the other processes receive its weights before the first update
+        standardise_(net, _example_crops(setup, net), but=copied)
+    return Start(_trainer(setup, net), _plateau(setup), RunState(), colours, origin)
+
+
+def _empty_net(setup: RunSetup) -> VGG:
+    task, recipe = setup.task, setup.recipe
+    names = () if task.needs_boxes else setup.dataset.class_names  # one name an output, where that is a class
+    return VGG(recipe.net, width=recipe.width, num_classes=task.outputs, class_names=names)
+
+
+def _colours(setup: RunSetup) -> Colours:
+    samples, count = setup.dataset.train, setup.recipe.augment.colour_images
+    used = min(count or len(samples), len(samples))
+    setup.observer.note(f"mean RGB and colour eigenvectors from {used} of {len(samples)} training images")
+    return colours_of(samples, count, exif=setup.dataset.exif, workers=setup.workers)
+
+
+def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
+    """Copies layers of the trained net that `init.checkpoint` names: (that net with its hash, the layers' names)."""
+    init = setup.recipe.init
+    named = setup.recipe.net if init.checkpoint in NAMES else None  # "published" has several nets
+    source = load_net(named, init.checkpoint, device="cpu", precision="fp32")
+    give = deepen if init.scheme == "identity" else copy_layers
+    # A class's score says nothing about its box: localisation learns the last layer anew (Appendix A).
+    copied = give(net, source, but=("fc8",) if setup.task.needs_boxes else ())
+    setup.observer.note(f"{', '.join(copied)} from {init.checkpoint} ({source.net}); the rest {init.scheme}")
+    return f"{init.checkpoint} (sha256 {source.fingerprint()})", copied
+
+
+def _example_crops(setup: RunSetup, net: VGG) -> Tensor:
+    """Central crops of evenly spaced training images as the net's input: (N, 3, 224, 224).
+
+    Raises DatasetError where no image can be read.
+    """
+    samples = setup.dataset.train
+    rows = np.unique(np.linspace(0, len(samples) - 1, EXAMPLES).round().astype(int))
+    jobs = [Job(samples[row], position=place) for place, row in enumerate(rows)]
+    loader = setup.loader(CentreView(setup.recipe.augment.Q), net.preprocessing.filter, 0.0)
+    with contextlib.closing(loader.batches([jobs])) as batches:
+        batch = next(batches)
+    crops = batch.crops[batch.weights > 0]
+    if not len(crops):
+        raise DatasetError(f"none of {len(jobs)} training images can be read, the first {samples[0].path}")
+    return InputScaling(net.preprocessing)(crops).permute(0, 3, 1, 2)
+
+
+def _restored(setup: RunSetup) -> Start:
+    """The run as its last checkpoint left it."""
+    last = setup.files.last
+    content, kept, state = load_last(last)
+    changed = differences(comparable(kept["recipe"]), comparable(plain(setup.recipe)))
+    if changed:
+        raise RecipeError(f"{last}: made with other settings ({changed[0]}): `overwrite` starts anew")
+    if kept["data"] != data_digest(setup.dataset):
+        raise RecipeError(f"{last}: made with other images than {setup.dataset.name} has now")
+    net = _empty_net(setup)
+    net.load_state_dict(content["state_dict"])
+    net.preprocessing = Preprocessing(**frozen(content["preprocessing"]))
+    net.training_record = content["training"]
+    trainer, plateau = _trainer(setup, net), _plateau(setup)
+    trainer.optimizer.load_state_dict(kept["optimizer"])
+    trainer.scaler.load_state_dict(kept["scaler"])
+    plateau.restore(kept["plateau"])
+    return Start(trainer, plateau, state, Colours(**frozen(kept["colours"])), kept["origin"])
+
+
+def _trainer(setup: RunSetup, net: VGG) -> Trainer:
+    return Trainer(
+        net,
+        setup.recipe.sgd,
+        seed=setup.recipe.seed,
+        precision=setup.recipe.precision,  # type: ignore[arg-type]
+        ranks=setup.ranks,
+        micro_batch=setup.micro_batch,
+        task=setup.task,
+        computed=setup.computed,
+    )
+
+
+def _plateau(setup: RunSetup) -> Plateau:
+    schedule = setup.recipe.schedule
+    return Plateau(
+        setup.recipe.sgd.learning_rate, schedule.divisor, schedule.decreases, schedule.patience, schedule.least_gain
+    )
+
+
+def _announce(setup: RunSetup, start: Start) -> None:
+    data, sgd, world, net = setup.dataset, setup.recipe.sgd, setup.ranks.world, start.net
+    share = f"{setup.recipe.data.validation_fraction:.0%} of each class, held out by seed"
+    parts = math.ceil(sgd.batch_size / world / start.trainer.micro_batch)
+    setup.observer.note(
+        f"net {net.net}, width {net.width:g}, {len(data.class_names)} classes; {len(data.train)} images "
+        f"to train, {len(data.val)} to validate ({share if data.held_out else 'its own'}); "
+        f"S {setup.recipe.augment.label}; batch {sgd.batch_size}"
+        + (f" in {parts} parts" if parts > 1 else "")
+        + (f" over {world} processes" if world > 1 else "")
+        + f"; {setup.ranks.device}, {setup.recipe.precision}"
+    )
+    if start.state.step:
+        done = start.state.step
+        setup.observer.note(f"goes on after update {done} (epoch {done / setup.steps:.2f})")

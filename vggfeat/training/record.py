@@ -1,0 +1,76 @@
+"""What a checkpoint records of its training, as plain data that torch.load reads with weights_only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+from vggfeat.datasets.split import TrainingSet
+from vggfeat.training.augment import Colours
+from vggfeat.training.observer import Errors
+from vggfeat.training.recipe import Recipe, completed
+from vggfeat.training.state import RunState
+
+
+def training_record(
+    recipe: Recipe, dataset: TrainingSet, colours: Colours, origin: str, state: RunState, val: Errors
+) -> dict[str, Any]:
+    """How a net's values were trained, kept in its checkpoint."""
+    return {
+        "recipe": plain(recipe),
+        "dataset": dataset.name,
+        "class_names": list(dataset.class_names),
+        "mean_box": mean_box(dataset),
+        "train_images": len(dataset.train),
+        "validation_images": len(dataset.val),
+        "colours": plain(colours),
+        "init_from": origin,
+        "epoch": state.epoch,
+        "step": state.step,
+        "validation": {"view": "centre", "Q": recipe.augment.Q, **dataclasses.asdict(val)},
+    }
+
+
+def mean_box(dataset: TrainingSet) -> list[float] | None:
+    """The training images' average box, the baseline of localisation; None without boxes."""
+    boxes = [sample.boxes[0] for sample in dataset.train if sample.boxes]
+    return [sum(side) / len(boxes) for side in zip(*boxes, strict=True)] if boxes else None
+
+
+def data_digest(dataset: TrainingSet) -> str:
+    """A hash of the images' ids, labels and order and of the class names."""
+    digest = hashlib.sha256("\n".join(dataset.class_names).encode())
+    for part in (dataset.train, dataset.val):
+        for sample in part:
+            digest.update(f"\n{sample.id}\t{sample.labels}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The part of a recorded recipe that a resumed run must share: without its length and the limits that stop it."""
+    out: dict[str, Any] = _lists(completed(recipe))
+    for section, key in (("schedule", "epochs"), ("data", "unreadable_limit"), ("init", "stall_steps")):
+        out[section].pop(key, None)
+    return out
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as a dict, its tuples as lists."""
+    entries: dict[str, Any] = _lists(dataclasses.asdict(settings))
+    return entries
+
+
+def frozen(fields: dict[str, Any]) -> dict[str, Any]:
+    """Lists as tuples, for frozen dataclasses."""
+    return {key: _tuples(value) for key, value in fields.items()}
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(entry) for key, entry in value.items()}
+    return [_lists(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
