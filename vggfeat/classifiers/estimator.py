@@ -63,6 +63,11 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         NaN for the plain hinge
     n_iter_ : (K,) Newton steps, or LIBLINEAR's sweeps
 
+    Notes
+    -----
+    A process that was forked after torch has worked hangs at torch's next product. Where descriptors are extracted in
+    the same program, start workers by "spawn" or "forkserver"; joblib's default, loky, is safe.
+
     References
     ----------
     Simonyan and Zisserman 2015, Appendix B. Fan et al., LIBLINEAR, JMLR 2008. Keerthi and DeCoste, JMLR 2005. Chapelle,

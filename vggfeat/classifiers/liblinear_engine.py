@@ -12,8 +12,8 @@ from vggfeat.classifiers.certificate import Certificate
 from vggfeat.classifiers.engine import Fitted, Problem, Rows, Solution, WeightsEngine
 from vggfeat.classifiers.objective import Double, objective_and_gap, relative, row_dot
 
-MAX_SIZE = 1e150
-"""Largest C |x|^2 that is handed to LIBLINEAR, which otherwise loops on values that are not finite."""
+MAX_SIZE = 1e30
+"""Largest C |x|^2, and its inverse the least, for LIBLINEAR, which loops without end on extreme ones."""
 
 
 class LiblinearEngine(WeightsEngine):
@@ -47,8 +47,9 @@ class LiblinearEngine(WeightsEngine):
             X, positive = np.vstack([X, np.zeros(X.shape[1])]), np.append(positive, not positive[0])
             unit = np.append(unit, 1e-30)
         with np.errstate(over="ignore"):
-            if not C * unit.max() * np.square(X).sum(axis=1).max() * max(self.scaling, 1.0) ** 2 < MAX_SIZE:
-                return np.full(X.shape[1] + 1, np.nan), 0
+            size = C * unit.max() * np.square(X).sum(axis=1).max() * max(self.scaling, 1.0) ** 2
+        if not 1 / MAX_SIZE < size < MAX_SIZE:  # a vanishing cost has the solution 0
+            return np.full(X.shape[1] + 1, 0.0 if size < 1 else np.nan), 0
         svc = LinearSVC(
             C=C,
             loss=self.loss,

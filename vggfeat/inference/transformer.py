@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError, UsageError
@@ -32,7 +32,7 @@ class _Held(Sample):
         return self.picture
 
 
-class VGGFeatures(TransformerMixin, BaseEstimator):
+class VGGFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Images -> dense multi-scale descriptors of unit length (Appendix B), for scikit-learn's Pipeline.
 
     Nothing is learnt from the images: `fit` checks the settings and loads the net, whose weights are fixed.
@@ -49,6 +49,9 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     Attributes:
         n_features_out_: length D of a descriptor.
+
+    A process that was forked after torch has worked hangs at its next product: start workers by "spawn" or "forkserver",
+    or set `n_jobs` with joblib's default, loky.
 
     References:
         Simonyan and Zisserman, arXiv 1409.1556, Appendix B.
@@ -116,6 +119,11 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         finally:
             extractor.close()
         return descriptors
+
+    @property
+    def _n_features_out(self) -> int:
+        """What scikit-learn's `get_feature_names_out` counts to: `vggfeatures0`, `vggfeatures1`, .."""
+        return self.n_features_out_
 
     def _extractor(self) -> Extractor:
         settings = DescriptorSettings(tuple(self.scales), self.aggregate, self.flip, self.layer, "image", self.exif)
