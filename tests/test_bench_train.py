@@ -102,7 +102,7 @@ def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"net": "F"}, "no net 'F'; valid: A, A-LRN, B, C, D, E, shallow-B"),
+        ({"net": "F"}, "no net 'F'; valid: A (VGG-11), A-LRN, B (VGG-13), C, D (VGG-16), E (VGG-19), shallow-B"),
         ({"batch_size": 1}, "a batch of 1 does not split over 2 processes: `batch_size=2` at least"),
         ({"precisions": ("fp8",)}, "no precision 'fp8'"),
         ({"device": "tpu"}, "no device 'tpu'; valid: cpu, cuda, cuda:N, mps"),

@@ -222,7 +222,7 @@ def test_the_completion_script_is_there(shell):
             ["download", "--dataset", "voc07"],
             "'caltech101', 'caltech256', 'voc2007', 'voc2012'; did you mean 'voc2007'?",
         ),
-        (["download", "--net", "shallowB"], "no net 'shallowB'; did you mean 'shallow-B'? valid: A, "),
+        (["download", "--net", "shallowB"], "no net 'shallowB'; did you mean 'shallow-B'? valid: A (VGG-11), "),
         (["bench", "extrat"], "'extrat' is not one of 'all', 'extract', 'train', 'svm'; did you mean 'extract'?"),
         (["evaluate", "--scales", "mult"], "'mult' is no rule for scales; did you mean 'multi'?"),
         (["train", "--init", "gausian"], "did you mean 'gaussian'?"),
@@ -239,7 +239,9 @@ def test_a_name_that_is_not_valid_suggests_the_nearest(args, message, capsys):
 
 def test_an_unknown_net_suggests_the_nearest(photos, capsys):
     assert run(["extract", str(photos), "--net", "shallowB"]) == 2
-    assert capsys.readouterr().err.startswith("vggfeat: no net 'shallowB'; did you mean 'shallow-B'? valid: A, A-LRN, ")
+    assert capsys.readouterr().err.startswith(
+        "vggfeat: no net 'shallowB'; did you mean 'shallow-B'? valid: A (VGG-11), A-LRN, "
+    )
 
 
 def test_a_terminal_shows_one_bar_at_a_time_and_none_that_has_nothing_to_say(monkeypatch):

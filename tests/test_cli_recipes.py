@@ -119,7 +119,10 @@ def test_the_environment_wins_over_a_recipe_that_travels(recipe: Path, monkeypat
         ('agregate = "stack"', "r.toml: [extract] no option 'agregate'; did you mean 'aggregate'? valid: paths, net, "),
         ("keep_scales = true", "r.toml: [extract] no option 'keep_scales'; did you mean 'keep-scales'? "),
         ('recipe = "other.toml"', "r.toml: [extract] no option 'recipe'; "),
-        ('net = "shalow-B"', "r.toml: [extract] net: no net 'shalow-B'; did you mean 'shallow-B'? valid: A, A-LRN, "),
+        (
+            'net = "shalow-B"',
+            "r.toml: [extract] net: no net 'shalow-B'; did you mean 'shallow-B'? valid: A (VGG-11), A-LRN, ",
+        ),
         (
             'aggregate = "stak"',
             "r.toml: [extract] aggregate: 'stak' is not one of 'stack', 'average', 'max'; did you mean 'stack'?\n",

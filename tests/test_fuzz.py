@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from making import clusters, settings, write_descriptors
+from weights_forms import WRITERS, random_state, without_top
 
 from vggfeat.classifiers.model_file import Model, read_model, write_model
 from vggfeat.classifiers.protocols.splits import Split, read_splits, write_splits
@@ -101,6 +102,24 @@ def keras(path: Path) -> None:
             group = file.create_group(layer)
             group.attrs["weight_names"] = [b"kernel:0", b"bias:0"]
             group["kernel:0"], group["bias:0"] = np.ones(shape, "f4"), np.ones(shape[-1], "f4")
+
+
+SMALL = {"net": "A", "width": 1 / 256, "classes": 2}
+
+
+def form(name: str, top: bool = True) -> Callable[[Path], None]:
+    """Writes weights in one of the forms that go around, narrow enough that most of a file is names and sizes."""
+
+    def write(path: Path) -> None:
+        state = random_state(**SMALL)
+        made = WRITERS[name](path.parent, "A", state if top else without_top(state))
+        made.replace(path)
+
+    return write
+
+
+def load_weights(path: Path) -> None:
+    load_net(None, path, device="cpu", preprocessing="oxford")
 
 
 def descriptors(path: Path) -> None:
@@ -199,6 +218,16 @@ def read_voc(path: Path) -> None:
 BINARY: dict[str, tuple[str, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "caffemodel": ("x.caffemodel", caffe, read_caffemodel),
     "keras": ("x.h5", keras, read_keras),
+    "keras 3": ("x.weights.h5", form("keras weights"), load_weights),
+    "keras 3's archive": ("x.keras", form("keras archive"), load_weights),
+    "safetensors": ("x.safetensors", form("timm safetensors"), load_weights),
+    "onnx": ("x.onnx", form("onnx keras"), load_weights),
+    "onnx constants": ("x.onnx", form("onnx constants"), load_weights),
+    "mat": ("x.mat", form("matconvnet"), load_weights),
+    "mat 7.3": ("x.v73.mat", form("matconvnet 7.3"), load_weights),
+    "npz": ("x.npz", form("npz"), load_weights),
+    "npz compressed": ("x.npz", form("npz compressed"), load_weights),
+    "npy": ("x.npy", form("npy"), load_weights),
     "descriptors": ("x.h5", descriptors, read_everything),
     "model": ("x.h5", model, lambda path: (read_model(path).describe(), info(path))),
     "torch": ("x.pth", torch_file, lambda path: load_net(None, path, device="cpu")),
@@ -302,7 +331,7 @@ def test_damaged_binary_files_raise_the_projects_errors_alone(kind: str, count: 
     assert 0 < good < count
     # HDF5's own library crashes or loops on some damage of its metadata, which no reader above it can prevent: known,
     # counted, bounded. It costs the command, never a file.
-    assert crashed <= (count // 50 if name.endswith(".h5") else 0)
+    assert crashed <= (count // 50 if name.endswith((".h5", ".keras", ".v73.mat")) else 0)
     print(f"{kind}: {count} cases, {good} read, {crashed} crashes or hangs of the HDF5 library")
 
 

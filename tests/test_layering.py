@@ -139,6 +139,9 @@ def test_few_files_know_hdf5():
         "vggfeat.system.hdf5",
         "vggfeat.classifiers.model_file",
         "vggfeat.nets.formats.keras_h5",
+        "vggfeat.nets.formats.keras_v3",
+        "vggfeat.nets.formats.matconvnet",
+        "vggfeat.nets.formats.own_hdf5",
         "vggfeat.stages.info",
     }
     store = {module for module in FILES if module.startswith("vggfeat.store")}

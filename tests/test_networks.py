@@ -122,10 +122,31 @@ def test_names_are_found_in_any_case(name):
     assert net_spec(name).name in NETS
 
 
+@pytest.mark.parametrize(
+    ("name", "net"),
+    [
+        ("vgg11", "A"),
+        ("VGG-13", "B"),
+        ("vgg_16", "D"),
+        ("VGG16", "D"),
+        ("Vgg 16", "D"),
+        ("VGG-19", "E"),
+        ("vgg19", "E"),
+    ],
+)
+def test_torchvisions_names_are_known(name, net):
+    assert net_spec(name).name == net
+    with pytest.raises(UsageError, match="no net 'vgg16_bn'"):
+        net_spec("vgg16_bn")
+
+
 def test_an_unknown_net_lists_the_valid_ones_and_suggests():
     with pytest.raises(UsageError) as error:
         net_spec("shalow-B")
-    assert str(error.value) == ("no net 'shalow-B'; did you mean 'shallow-B'? valid: A, A-LRN, B, C, D, E, shallow-B")
+    assert str(error.value) == (
+        "no net 'shalow-B'; did you mean 'shallow-B'? "
+        "valid: A (VGG-11), A-LRN, B (VGG-13), C, D (VGG-16), E (VGG-19), shallow-B"
+    )
 
 
 @pytest.mark.parametrize("width", [0, -1, float("nan")])

@@ -52,7 +52,7 @@ def test_a_file_extends_another_one_relative_to_itself_and_flags_override_both(t
         ("[augment]\nS = 128", "augment.S [128, 128]: must be a side, or [min, max], of at least 224"),
         ("[augment]\nS = [512, 256]", "augment.S [512, 256]: must be a side, or [min, max], of at least 224"),
         ("[schedule]\nmeasure = 'top3'", "no schedule.measure 'top3'; did you mean 'top5'? valid: top5, top1, loss"),
-        ("net = 'F'", "no net 'F'; valid: A, A-LRN"),
+        ("net = 'F'", "no net 'F'; valid: A (VGG-11), A-LRN"),
         ("net = ", "{file}: no TOML: "),
         ("extends = 'gone.toml'", "{folder}/gone.toml: this recipe cannot be read: No such file or directory"),
         ("extends = 'r.toml'", "{file}: extends itself, by way of {file}"),

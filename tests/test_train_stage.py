@@ -521,7 +521,7 @@ def test_flags_override_the_recipe_and_the_resolved_one_is_kept(tree, tmp_path, 
             ["--init", "gaussian", "--init-std", "0.1"],
             "init.std 0.1: a standard deviation of 0.1 (the paper's variance",
         ),
-        (["--net", "F"], "no net 'F'; valid: A, A-LRN, B, C, D, E, shallow-B"),
+        (["--net", "F"], "no net 'F'; valid: A (VGG-11), A-LRN, B (VGG-13), C, D (VGG-16), E (VGG-19), shallow-B"),
         (["--recipe", "gone.toml"], "gone.toml: this recipe cannot be read: No such file or directory"),
     ],
 )

@@ -142,7 +142,7 @@ def test_its_output_has_names_and_a_container():
         features.get_feature_names_out()
     names = features.fit(None).get_feature_names_out()
     assert len(names) == features.n_features_out_ == 256
-    assert names[:2].tolist() == ["vggfeatures0", "vggfeatures1"]
+    assert names[:2].tolist() == ["fc7_224_0", "fc7_224_1"]
     picture = np.zeros((1, 32, 32, 3), dtype=np.uint8)
     steps = make_pipeline(features, "passthrough").set_output(transform="default")
     assert isinstance(steps.fit(picture).transform(picture), np.ndarray)

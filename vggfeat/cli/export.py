@@ -6,7 +6,7 @@ import click
 
 from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.options import common
+from vggfeat.cli.options import common, layer_option
 
 
 @click.command()
@@ -14,10 +14,13 @@ from vggfeat.cli.options import common
 @click.option(
     "--output", "-o", metavar="FILE.npy|FILE.csv", required=True, help="The file to write; its suffix says how."
 )
+@layer_option("Take this layer; repeat to stack several.  [default: all that the file has]")
 @click.option("--overwrite", is_flag=True, help="Replace the file, and the names beside a matrix.")
 @common
 @click.pass_context
-def export(ctx: click.Context, file: str, output: str, overwrite: bool, as_json: bool, quiet: bool) -> None:
+def export(
+    ctx: click.Context, file: str, output: str, layer: tuple[str, ...], overwrite: bool, as_json: bool, quiet: bool
+) -> None:
     """Write descriptors as a NumPy or CSV file, for other tools.
 
     FILE.npy is an (N, D) float32 matrix for numpy.load, with FILE.csv beside it: a line an image, in the matrix's
@@ -33,7 +36,7 @@ def export(ctx: click.Context, file: str, output: str, overwrite: bool, as_json:
     from vggfeat.stages.export import export as run
 
     with progress.Ticker("export", quiet, unit="rows") as tick:
-        done = run(file, output, overwrite=overwrite, progress=tick)
+        done = run(file, output, layer=layer, overwrite=overwrite, progress=tick)
     if done.names is not None and not quiet:
         console.note(f"ids and labels: {done.names}")
     if done.missing and not quiet:

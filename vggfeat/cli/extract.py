@@ -13,7 +13,8 @@ from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from, shard_of
 from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
-from vggfeat.inference.settings import LAYERS, REGIONS
+from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
+from vggfeat.nets.layers import LAYERS
 from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import whole_path
 from vggfeat.system.launch import launched
@@ -31,7 +32,30 @@ from vggfeat.system.launch import launched
     help="How scales become one descriptor.",
 )
 @click.option("--flip/--no-flip", default=True, help="Average with the mirror image.  [default: flip]")
-@click.option("--layer", type=Choice(LAYERS), default="fc7", show_default=True)
+@click.option(
+    "--layer",
+    multiple=True,
+    type=Choice(LAYERS),
+    default=("fc7",),
+    metavar="LAYER",
+    help="conv1_1 to pool5, fc6 or fc7, as the net has them; repeat for several in one pass.  [default: fc7]",
+)
+@click.option(
+    "--pool",
+    type=Choice(POOLINGS),
+    default="avg",
+    show_default=True,
+    help="How a layer's map becomes a vector; gem: generalised mean, p = 3; none: the whole map of a central crop.",
+)
+@click.option(
+    "--view",
+    type=Choice(DESCRIPTOR_VIEWS),
+    default="dense",
+    show_default=True,
+    help="The whole image, or the central 224x224 crop.",
+)
+@click.option("--pre-relu", is_flag=True, help="Values before the layer's ReLU.")
+@click.option("--normalise", type=Choice(NORMALISATIONS), default="l2", show_default=True, help="none: raw values.")
 @click.option(
     "--region",
     type=Choice(REGIONS),

@@ -17,7 +17,9 @@ from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError
-from vggfeat.nets.catalog import NETS, WEIGHTS_NAMES
+from vggfeat.nets.catalog import DISPLAY_NAMES, WEIGHTS_NAMES
+from vggfeat.nets.layers import LAYERS
+from vggfeat.nets.preprocessing import NAMED
 from vggfeat.system.precisions import PRECISIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,7 +31,7 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} or {last}"
 
 
-NET_NAMES = listed(NETS)
+NET_NAMES = listed(list(DISPLAY_NAMES.values()))
 """The nets, as help texts name them."""
 
 _debug = False
@@ -128,7 +130,7 @@ def manners(command: F) -> F:
 
 
 def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
-    """--net, --weights, --width, --seed and --offline.
+    """--net, --weights, --preprocessing, --width, --seed and --offline.
 
     Args:
         many: --net and --weights may be repeated.
@@ -148,12 +150,21 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
                 help="Channel factor of a net with random weights.",
             ),
             click.option(
+                "--preprocessing",
+                metavar="NAME|FILE.toml",
+                multiple=many,
+                default=None,
+                help=f"What the weights expect of an image: {', '.join(NAMED)}, or a TOML file with channels, scale, "
+                "mean, std and filter.  [default: as the weights say]",
+            ),
+            click.option(
                 "--weights",
                 metavar="NAME|FILE",
                 multiple=many,
                 default=("published",) if many else "published",
                 help=f"{', '.join(WEIGHTS_NAMES)} (none: random, Glorot), or a file: a vggfeat checkpoint, "
-                "torchvision's .pth, Keras' .h5 or a .caffemodel.  [default: published]",
+                "torchvision's or timm's .pth or .safetensors, Keras' .h5 or .keras, .caffemodel, .onnx, .mat, .npz or "
+                ".npy.  [default: published]",
             ),
             click.option(
                 "--net",
@@ -212,6 +223,11 @@ def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F
         show_default=default is not None,
         help=f"{listed(NAMES)}. {help}".strip(),
     )
+
+
+def layer_option(help: str) -> Callable[[F], F]:
+    """--layer, which chooses among the layers of a descriptor file."""
+    return click.option("--layer", multiple=True, type=Choice(LAYERS), metavar="LAYER", help=help)
 
 
 data_option = click.option(

@@ -10,7 +10,7 @@ import click
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, data_option, dataset_option
+from vggfeat.cli.options import common, data_option, dataset_option, layer_option
 from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.store.aggregates import AGGREGATES
 
@@ -39,6 +39,7 @@ from vggfeat.store.aggregates import AGGREGATES
     help="Aggregate the kept scales again, for files made with --keep-scales.",
 )
 @click.option("--scales", type=SCALES, default=None, help="Use only these of the kept scales.")
+@layer_option("Take this layer of each file; repeat to stack several.  [default: all that it has]")
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; later ones count up.")
 @click.option("--folds", type=click.IntRange(2), help="k-fold cross-validation, for your own images.")

@@ -1,4 +1,4 @@
-"""Images -> descriptors: scales, flips, regions and nets in the paper's order (Appendix B)."""
+"""Images -> descriptors: layers, scales, flips, regions and nets in the paper's order (Appendix B)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch import Tensor
 
 from vggfeat.datasets.decoding import Decoded
 from vggfeat.errors import UsageError
+from vggfeat.inference.crops import centre_crop
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.runner import Rescaled, Runner
 from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.networks import VGG
-from vggfeat.store.pooling import Described, aggregated_dim, combine, pool_flips, pool_scales
+from vggfeat.store.pooling import Described, aggregated_dim, combine, pool_flips, pool_scales, stack_unit
 
-Means = list[list[Tensor]]
-"""By scale the mean activations (n, D_layer) of the pictures and, with flips, of their mirror images."""
+Pooled = list[list[list[Tensor]]]
+"""By scale, view (the pictures and, with flips, their mirror images) and layer: (n, D_layer)."""
 
 
 def net_provenance(net: VGG) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def net_provenance(net: VGG) -> dict[str, Any]:
     }
 
 
-class Extractor(Runner[list[Means], Described]):
+class Extractor(Runner[list[Pooled], Described]):
     """Runs one or several nets over samples; several give one stacked descriptor.
 
     A sample's values do not depend on the others beyond rounding, and the same samples give the same bits again on one
@@ -42,7 +43,7 @@ class Extractor(Runner[list[Means], Described]):
 
     Args:
         nets: nets to stack, in order; all at one precision and on one device.
-        settings: scales, aggregation, flips, layer, region.
+        settings: layers, scales, aggregation, flips, region.
         workers: threads that decode and rescale ahead of the nets.
 
     Raises UsageError without a net.
@@ -53,16 +54,16 @@ class Extractor(Runner[list[Means], Described]):
             raise UsageError("no net to extract with")
         self.nets = tuple(nets)
         self.settings = settings
-        dense = [DenseNet(net, settings.layer) for net in nets]
+        dense = [DenseNet(net, settings.layers, pool=settings.pool, pre_relu=settings.pre_relu) for net in nets]
         regions = ("image", "box") if settings.region == "both" else (settings.region,)
-        self._parts = [(net, region) for net in dense for region in regions]
+        self._runs = [(net, region) for net in dense for region in regions]
         wanted = [(region, net.filter, Q) for region in regions for net in dense for Q in settings.scales]
         super().__init__(dense, wanted, exif=settings.exif, workers=workers)
 
     @property
     def layer_dims(self) -> tuple[int, ...]:
-        """Length of each part's layer: net by net, region by region."""
-        return tuple(net.dim for net, _ in self._parts)
+        """Length of each part: layer by layer, of these net by net, region by region."""
+        return tuple(net.dims[place] for place in range(len(self.settings.layers)) for net, _ in self._runs)
 
     @property
     def dim(self) -> int:
@@ -75,38 +76,50 @@ class Extractor(Runner[list[Means], Described]):
         return {
             "nets": [net_provenance(net) for net in self.nets],
             "precision": self._dense[0].precision,
-            **asdict(self.settings),
+            **self.settings.recorded(),
         }
 
-    def run(self, rescaled: Sequence[Rescaled]) -> list[Means]:
-        """One entry a part."""
+    def run(self, rescaled: Sequence[Rescaled]) -> list[Pooled]:
+        """One entry a net and region."""
         flips = (False, True) if self.settings.flip else (False,)
         work = []
-        for net, region in self._parts:
-            means = []
+        for net, region in self._runs:
+            pooled = []
             for Q in self.settings.scales:
                 batch = [one.pictures[region, net.filter, Q] for one in rescaled]
-                means.append([net.pooled(batch, flip=flip)[0] for flip in flips])
-            work.append(means)
+                if self.settings.view == "center":
+                    batch = [centre_crop(picture) for picture in batch]
+                pooled.append([net.pooled(batch, flip=flip) for flip in flips])
+            work.append(pooled)
         return work
 
-    def gather(self, decoded: Decoded, work: list[Means]) -> Described:
+    def gather(self, decoded: Decoded, work: list[Pooled]) -> Described:
         """Descriptors in the samples' order; rows that failed are NaN."""
-        parts = [_without_flips(means) for means in work]
+        settings = self.settings
+        layers = [[_without_flips(pooled, place) for pooled in work] for place in range(len(settings.layers))]
+        parts = [part for parts in layers for part in parts]
         failures = dict(decoded.failures)
         for position in np.flatnonzero(~np.isfinite(np.stack([p.sum((1, 2)) for p in parts]).sum(0))):
             failures[decoded.rows[position]] = "the net's activations are not finite"
-        descriptors = np.full((decoded.number, self.dim), np.nan, dtype=np.float32)
+
+        def rows_of(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            rows = np.full((decoded.number, values.shape[1]), np.nan, dtype=np.float32)
+            rows[decoded.rows] = values
+            rows[list(failures)] = np.nan
+            return rows
+
+        raw = settings.normalise == "none"
         with np.errstate(invalid="ignore"):  # rows that are not finite are among the failures
-            descriptors[decoded.rows] = combine(parts, self.settings.aggregate)
-        kept = sum(self.layer_dims) * len(self.settings.scales)
-        scales = np.full((decoded.number, kept), np.nan, dtype=np.float32)
-        scales[decoded.rows] = np.concatenate([pool_scales(part, "stack") for part in parts], axis=1)
-        descriptors[list(failures)] = scales[list(failures)] = np.nan
-        return Described(descriptors, scales, failures, decoded.unread)
+            of_layers = [combine(parts, settings.aggregate, raw=raw) for parts in layers]
+        scales = rows_of(np.concatenate([pool_scales(part, "stack") for part in parts], axis=1))
+        descriptors = rows_of(of_layers[0] if len(layers) == 1 else np.concatenate(of_layers, axis=1))
+        if len(layers) == 1:
+            return Described(descriptors, scales, failures, decoded.unread)
+        stacked = descriptors if raw else rows_of(stack_unit(of_layers))
+        return Described(stacked, scales, failures, decoded.unread, by_layer=descriptors)
 
 
-def _without_flips(means: Means) -> NDArray[np.float32]:
-    """(n, S, D_layer), flips averaged."""
-    views = [[view.cpu().numpy() for view in scale] for scale in means]
+def _without_flips(pooled: Pooled, layer: int) -> NDArray[np.float32]:
+    """(n, S, D_layer) of one layer, flips averaged."""
+    views = [[view[layer].cpu().numpy() for view in scale] for scale in pooled]
     return np.stack([pool_flips(*scale) if len(scale) == 2 else scale[0] for scale in views], axis=1)

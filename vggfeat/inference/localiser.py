@@ -17,10 +17,10 @@ from vggfeat.datasets.decoding import Decoded
 from vggfeat.datasets.images import rescaled_size
 from vggfeat.errors import UsageError
 from vggfeat.inference.classes import columns_of
+from vggfeat.inference.crops import centre_crop
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.posteriors import TOP
 from vggfeat.inference.runner import Rescaled, Runner, Wanted
-from vggfeat.inference.scorer import centre_crop
 from vggfeat.nets.catalog import INPUT_SIDE, STRIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.store.pooling import check_scales

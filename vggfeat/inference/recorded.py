@@ -11,6 +11,7 @@ from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import DescriptorSettings, Fetching
 from vggfeat.nets.networks import VGG
+from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
 
 
@@ -58,7 +59,7 @@ def recorded_extractors(
                     path, net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
                 )
             its_nets.append(loaded[key])
-        extractors.append(Extractor(its_nets, _settings(one, exif), workers=workers))
+        extractors.append(Extractor(its_nets, DescriptorSettings.of(one, exif), workers=workers))
     return extractors
 
 
@@ -71,7 +72,10 @@ def _recorded_net(
         raise ModelError(f"{path} needs the weights {name} of net {recorded['net']}: give the file with `weights`")
     random = name == "none"
     seed = recorded.get("seed", 0) if seed is None else seed
-    net = load_net(recorded["net"], name, width=recorded["width"] if random else 1.0, seed=seed, **options)
+    # A file need not tell its preprocessing; the record does.
+    expects = Preprocessing.from_record(recorded["preprocessing"]) if recorded["preprocessing"] else None
+    width = recorded["width"] if random else 1.0
+    net = load_net(recorded["net"], name, width=width, seed=seed, preprocessing=expects, **options)
     if net.fingerprint() != recorded["weights_sha256"]:
         advice = "give the `seed` of the extraction" if random else "give the file with `weights`"
         raise ModelError(
@@ -79,14 +83,3 @@ def _recorded_net(
             f"these are {net.fingerprint()}: {advice}"
         )
     return net
-
-
-def _settings(recorded: Mapping[str, Any], exif: bool) -> DescriptorSettings:
-    return DescriptorSettings(
-        scales=tuple(recorded["scales"]),
-        aggregate=recorded["aggregate"],
-        flip=recorded["flip"],
-        layer=recorded["layer"],
-        region=recorded["region"],
-        exif=exif,
-    )

@@ -13,17 +13,14 @@ from torch import Tensor
 from vggfeat.datasets.decoding import Decoded
 from vggfeat.datasets.images import Picture
 from vggfeat.errors import unknown_name
+from vggfeat.inference.crops import GRID, centre_crop, grid_crops
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.extractor import net_provenance
 from vggfeat.inference.posteriors import LAYER
 from vggfeat.inference.runner import Rescaled, Runner
 from vggfeat.inference.settings import VIEWS, View
-from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.store.pooling import Described, check_scales
-
-GRID = 5
-"""Crops along each side: a regular grid of 5 x 5, each with its mirror image, is 50 crops a scale (Sect. 3.2)."""
 
 
 class Scorer(Runner[Tensor, Described]):
@@ -125,16 +122,3 @@ def _crops(net: DenseNet, pictures: Sequence[Picture]) -> Tensor:
     """Posteriors averaged over a grid of crops and their mirror images: (n, outputs)."""
     crops = [crop for picture in pictures for crop in grid_crops(picture)]
     return _whole(net, crops).reshape(len(pictures), GRID * GRID, net.dim).mean(1)
-
-
-def grid_crops(picture: Picture, count: int = GRID) -> list[Picture]:
-    """`count` x `count` crops of 224x224 at regular distances from border to border, row by row; views, no copies."""
-    height, width, _ = picture.shape
-    tops, lefts = (np.linspace(0, side - INPUT_SIDE, count).round().astype(int) for side in (height, width))
-    return [picture[top : top + INPUT_SIDE, left : left + INPUT_SIDE] for top in tops for left in lefts]
-
-
-def centre_crop(picture: Picture) -> Picture:
-    """The central 224x224."""
-    top, left = ((side - INPUT_SIDE) // 2 for side in picture.shape[:2])
-    return picture[top : top + INPUT_SIDE, left : left + INPUT_SIDE]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.store.pooling import AGGREGATES, Aggregate, check_scales
+from vggfeat.nets.layers import LAYERS, has_relu
+from vggfeat.nets.preprocessing import Preprocessing
+from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
+from vggfeat.store.pooling import check_scales
 from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:
@@ -18,13 +21,11 @@ if TYPE_CHECKING:
     NetLike = str | VGG
 
 WeightsLike = str | os.PathLike[str] | None
+PreprocessingLike = str | os.PathLike[str] | Preprocessing | None
 Progress = Callable[[int, int, int], None]
 """Called with (images done, images, images failed)."""
 Fetching = Callable[[int, int | None], None]
 """Called with (bytes done, bytes in all or None) while weights are fetched."""
-
-Layer = Literal["fc6", "fc7"]
-LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 Pooling = Literal["avg", "max", "gem", "none"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -35,6 +36,14 @@ GEM_POWER = 3.0
 
 Region = Literal["image", "box", "both"]
 REGIONS: tuple[Region, ...] = get_args(Region)
+
+Normalisation = Literal["l2", "none"]
+NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
+"""Unit L2 length, or the raw values."""
+
+DescriptorView = Literal["dense", "center"]
+DESCRIPTOR_VIEWS: tuple[DescriptorView, ...] = get_args(DescriptorView)
+"""The whole image, or the central 224x224 crop alone."""
 
 View = Literal["dense", "crops", "both", "center"]
 VIEWS: tuple[View, ...] = get_args(View)
@@ -58,21 +67,78 @@ class DescriptorSettings:
     """Smallest sides Q in pixels, at least 224."""
     aggregate: Aggregate = "stack"
     flip: bool = True
-    layer: Layer = "fc7"
+    layers: tuple[str, ...] = ("fc7",)
+    """Layers to describe with, each kept under its name."""
     region: Region = "image"
     """The whole image, the sample's box, or both stacked (VOC action, Appendix B)."""
     exif: bool = True
     """Honour the EXIF orientation: for users' own pictures; the benchmarks' protocols ignored it."""
+    pool: Pooling = "avg"
+    view: DescriptorView = "dense"
+    pre_relu: bool = False
+    """Values before the layer's ReLU."""
+    normalise: Normalisation = "l2"
 
     def __post_init__(self) -> None:
         check_scales(self.scales)
         for kind, value, valid in (
             ("aggregation", self.aggregate, AGGREGATES),
-            ("layer", self.layer, LAYERS),
             ("region", self.region, REGIONS),
+            ("pooling", self.pool, POOLINGS),
+            ("view", self.view, DESCRIPTOR_VIEWS),
+            ("normalisation", self.normalise, NORMALISATIONS),
+            *(("layer", layer, LAYERS) for layer in self.layers),
         ):
             if value not in valid:
                 raise unknown_name(kind, value, valid)
+        if not self.layers:
+            raise UsageError("no layer: name at least one, such as fc7")
+        if len(set(self.layers)) < len(self.layers):
+            raise UsageError(f"layers {', '.join(self.layers)}: one is named twice")
+        if self.pool == "none" and self.view != "center":
+            raise UsageError(
+                "`pool=none` keeps the map of one 224x224 crop, whose length is fixed: it goes with `view=center`"
+            )
+        without = next((layer for layer in self.layers if not has_relu(layer)), None)
+        if self.pre_relu and without is not None:
+            raise UsageError(f"{without} has no ReLU, so no values before it: leave `pre_relu` out")
+        if self.pre_relu and self.pool == "gem":
+            raise UsageError(
+                "`pool=gem` takes values that are not negative, which `pre_relu` does not give: choose one"
+            )
+
+    def recorded(self) -> dict[str, Any]:
+        """Everything here that changes a value, as plain data; settings of later versions only where they are used.
+
+        Files without them keep their meaning, and their fingerprint.
+        """
+        record = {
+            "scales": self.scales,
+            "aggregate": self.aggregate,
+            "flip": self.flip,
+            "layer": LAYER_SEPARATOR.join(self.layers),
+            "region": self.region,
+            "exif": self.exif,
+        }
+        usual = DescriptorSettings()
+        changed = {name: getattr(self, name) for name in _LATER if getattr(self, name) != getattr(usual, name)}
+        return record | changed
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], exif: bool) -> DescriptorSettings:
+        """The settings of a record, with another treatment of EXIF orientation."""
+        return cls(
+            scales=tuple(record["scales"]),
+            aggregate=record["aggregate"],
+            flip=record["flip"],
+            layers=tuple(record["layer"].split(LAYER_SEPARATOR)),
+            region=record["region"],
+            exif=exif,
+            **{name: record[name] for name in _LATER if name in record},
+        )
+
+
+_LATER = ("pool", "view", "pre_relu", "normalise")
 
 
 @dataclass(frozen=True)
@@ -88,9 +154,11 @@ class NetChoice:
     precision: str = "auto"
     offline: bool | None = None
     fetching: Fetching | None = None
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None
+    """What the weights expect of an image, one for all nets or one each; None: what the weights say."""
 
-    def load(self) -> list[VGG]:
-        """The nets with their weights."""
+    def load(self, layers: Sequence[str] = ()) -> list[VGG]:
+        """The nets with their weights; layers that a net does not have are refused before anything is fetched."""
         from vggfeat.nets.weights import load_nets
 
         return load_nets(
@@ -102,6 +170,8 @@ class NetChoice:
             precision=self.precision,
             offline=self.offline,
             progress=self.fetching,
+            preprocessing=self.preprocessing,
+            layers=layers,
         )
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.settings import DescriptorSettings, Layer
+from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate
@@ -32,8 +33,8 @@ class _Held(Sample):
         return self.picture
 
 
-class VGGFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Images -> dense multi-scale descriptors of unit length (Appendix B), for scikit-learn's Pipeline.
+class VGGFeatures(TransformerMixin, BaseEstimator):
+    """Images -> dense multi-scale descriptors (Appendix B), for scikit-learn's Pipeline.
 
     Nothing is learnt from the images: `fit` checks the settings and loads the net, whose weights are fixed.
 
@@ -43,7 +44,11 @@ class VGGFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         scales: smallest sides Q in pixels, at least 224.
         aggregate: "stack", "average" or "max" over the scales.
         flip: average with the mirror image.
-        layer: "fc7" or "fc6".
+        layer: "conv1_1" to "pool5", "fc6" or "fc7"; several are stacked, each at unit length.
+        pool: "avg", "max" or "gem" over the positions of a layer's map, or "none", the whole map (view "center").
+        view: "dense", the whole image, or "center", the central 224x224 crop of each scale.
+        pre_relu: values before the layer's ReLU.
+        normalise: "l2", unit length, or "none", the raw values.
         exif: honour the EXIF orientation of files.
         workers: decoding threads; None: one a core.
 
@@ -65,7 +70,11 @@ class VGGFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         scales: Sequence[int] = (256, 384, 512),
         aggregate: Aggregate = "stack",
         flip: bool = True,
-        layer: Layer = "fc7",
+        layer: str | Sequence[str] = "fc7",
+        pool: Pooling = "avg",
+        view: DescriptorView = "dense",
+        pre_relu: bool = False,
+        normalise: Normalisation = "l2",
         exif: bool = True,
         width: float = 1.0,
         seed: int = 0,
@@ -80,6 +89,10 @@ class VGGFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         self.aggregate = aggregate
         self.flip = flip
         self.layer = layer
+        self.pool = pool
+        self.view = view
+        self.pre_relu = pre_relu
+        self.normalise = normalise
         self.exif = exif
         self.width = width
         self.seed = seed
@@ -92,6 +105,7 @@ class VGGFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """Checks the settings and loads the net; the images are not looked at. Raises UsageError or WeightsError."""
         extractor = self._extractor()
         self.n_features_out_ = extractor.dim
+        self._layer_dims = dict(zip(self._settings().layers, extractor.layer_dims, strict=True))
         extractor.close()
         return self
 
@@ -120,14 +134,39 @@ class VGGFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             extractor.close()
         return descriptors
 
-    @property
-    def _n_features_out(self) -> int:
-        """What scikit-learn's `get_feature_names_out` counts to: `vggfeatures0`, `vggfeatures1`, .."""
-        return self.n_features_out_
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """(D,) names: layer, smallest side where scales are stacked, number: "fc7_256_0" or "fc7_0".
+
+        `input_features` is scikit-learn's own and says nothing of images.
+        """
+        check_is_fitted(self, "n_features_out_")
+        stacked = self.aggregate == "stack"
+        return np.array(
+            [
+                f"{layer}_{Q}_{number}" if stacked else f"{layer}_{number}"
+                for layer, dim in self._layer_dims.items()
+                for Q in (self.scales if stacked else self.scales[:1])
+                for number in range(dim)
+            ],
+            dtype=object,
+        )
 
     def _extractor(self) -> Extractor:
-        settings = DescriptorSettings(tuple(self.scales), self.aggregate, self.flip, self.layer, "image", self.exif)
-        return Extractor([self._loaded()], settings, workers=self.workers or default_workers())
+        return Extractor([self._loaded()], self._settings(), workers=self.workers or default_workers())
+
+    def _settings(self) -> DescriptorSettings:
+        layers = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
+        return DescriptorSettings(
+            tuple(self.scales),
+            self.aggregate,
+            self.flip,
+            layers,
+            exif=self.exif,
+            pool=self.pool,
+            view=self.view,
+            pre_relu=self.pre_relu,
+            normalise=self.normalise,
+        )
 
     def _loaded(self) -> VGG:
         """The net, loaded once for its parameters."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from vggfeat.errors import WeightsError
 from vggfeat.nets.contents import Contents, Layer
-from vggfeat.nets.identify import identified, layer_shapes, num_classes_of, width_of
-from vggfeat.nets.networks import POOLED_SIDE, VGG, weighted_layers
+from vggfeat.nets.identify import identified, layer_shapes, width_of
+from vggfeat.nets.networks import VGG, weighted_layers
 
 MAX_WIDTH = 1000.0
 """No machine holds a net of this width factor."""
@@ -19,19 +17,18 @@ MAX_WIDTH = 1000.0
 def build(what: str, content: Contents, net: str | None = None) -> VGG:
     """The net that has these layers: with its three fully-connected ones, or without all of them.
 
+    Its preprocessing is still to be set (`recognise.decided`).
+
     Args:
         what: the file, for messages.
         net: name in Table 1; needed only where the shapes fit several nets (A and A-LRN).
 
     Raises WeightsError where the layers make no net of Table 1, UsageError where they make another one than `net`.
     """
-    content = replace(content, layers=_plain(content.layers))
-    layers = content.layers
+    layers, shapes, classes = content.layers, content.shapes, content.outputs
     _check_order(what, layers)
-    shapes = [tuple(layer.weight.shape) for layer in layers]
     spec = identified(what, content, net)
     width = content.width if content.width is not None else width_of(spec, shapes)
-    classes = num_classes_of(shapes)
     if width is None or not 0 < width < MAX_WIDTH or shapes != layer_shapes(spec, width, classes):
         raise WeightsError(f"{what}: its layers' shapes are not those of net {spec.name} at width {width}")
     for layer in layers:
@@ -46,7 +43,6 @@ def build(what: str, content: Contents, net: str | None = None) -> VGG:
             spec.name,
             width=width,
             num_classes=classes or 0,
-            preprocessing=content.preprocessing,
             class_names=content.class_names,
             top=classes is not None,
         )
@@ -58,20 +54,6 @@ def build(what: str, content: Contents, net: str | None = None) -> VGG:
         state[f"{names[module]}.bias"] = _finite(what, layer, layer.bias)
     model.load_state_dict(state, assign=True)
     return model
-
-
-def _plain(layers: list[Layer]) -> list[Layer]:
-    """The layers in Table 1's form.
-
-    Fully-connected layers stored as 7x7 and 1x1 convolutions become matrices. Where all three hold nothing but NaN, as
-    in torchvision's features-only files, they are left out.
-    """
-    head = layers[-3:]
-    if [tuple(layer.weight.shape[2:]) for layer in head] == [(POOLED_SIDE, POOLED_SIDE), (1, 1), (1, 1)]:
-        head = [layer._replace(weight=layer.weight.flatten(1)) for layer in head]
-    if all(layer.weight.ndim == 2 and layer.weight.isnan().all() for layer in head):
-        head = []
-    return [*layers[:-3], *head]
 
 
 def _check_order(what: str, layers: list[Layer]) -> None:

@@ -1,4 +1,4 @@
-"""Table 1's nets and the published weights, as data. Imports no torch, so that the command line can list them at once.
+"""Table 1's nets and the published weights, as data. Imports no torch, so that the command line lists them at once.
 
 Source of the nets: Simonyan and Zisserman, arXiv 1409.1556, Table 1 and Table 2; shallow B: Sect. 4.1.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vggfeat.errors import unknown_name
+from vggfeat.errors import UsageError, nearest, unknown_name
+from vggfeat.nets.preprocessing import OXFORD, RANDOM, TORCHVISION, Filter, Preprocessing
 
-Filter = Literal["bilinear", "bicubic"]
+__all__ = ["OXFORD", "RANDOM", "TORCHVISION", "Filter", "Preprocessing"]
 
 INPUT_SIDE = 224
 """Side of the nets' training input in pixels (Sect. 2.1), and the least smallest side Q of a dense run."""
@@ -114,34 +115,25 @@ NETS: dict[str, NetSpec] = {
 }
 
 
+ALIASES = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+"""torchvision's names; C has 16 layers too, but D is the net that everybody calls VGG-16."""
+
+DISPLAY_NAMES = {
+    name: next((f"{name} (VGG-{alias[3:]})" for alias, net in ALIASES.items() if net == name), name) for name in NETS
+}
+"""Names of the nets as errors and listings show them."""
+
+
 def net_spec(name: str) -> NetSpec:
-    """The net of that name (any case; "shallow B" too). Raises UsageError with the valid names."""
-    folded = {key.casefold(): spec for key, spec in NETS.items()}
-    spec = folded.get(name.strip().casefold().replace(" ", "-").replace("_", "-"))
-    if spec is None:
-        raise unknown_name("net", name, NETS)
-    return spec
+    """The net of that name in any case: D, shallow B, vgg16, VGG-16. Raises UsageError with the valid names."""
+    folded = name.strip().casefold().replace(" ", "-").replace("_", "-")
+    key = {key.casefold(): key for key in NETS}.get(folded) or ALIASES.get(folded.replace("-", ""))
+    if key is None:
+        near = nearest(name, [*NETS, *ALIASES])
+        hint = f"did you mean {near!r}? " if near else ""
+        raise UsageError(f"no net {name!r}; {hint}valid: {', '.join(DISPLAY_NAMES.values())}")
+    return NETS[key]
 
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What weights expect of an RGB image with values 0 to 255. It belongs to the weights, never to a flag.
-
-    A channel value v becomes (v * scale - mean) / std; mean and std are in the order of `channels`.
-    """
-
-    channels: Literal["RGB", "BGR"]
-    scale: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    filter: Filter
-    """Resampling filter of the isotropic rescaling, always with antialiasing."""
-
-
-OXFORD = Preprocessing("BGR", 1.0, (103.939, 116.779, 123.68), (1.0, 1.0, 1.0), "bicubic")
-TORCHVISION = Preprocessing("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear")
-RANDOM = Preprocessing("RGB", 1.0, (123.68, 116.779, 103.939), (1.0, 1.0, 1.0), "bilinear")
-"""For nets that have seen no training set: ILSVRC's mean RGB, the paper's only preprocessing (Sect. 2.1)."""
 
 Format = Literal["caffemodel", "keras", "torchvision"]
 
@@ -157,7 +149,7 @@ class Score:
 
 @dataclass(frozen=True)
 class WeightsRow:
-    """Published weights: where they are, what proves that they are the right ones, and what input they expect."""
+    """Published weights: their address, the hash that proves them, and the input that they expect."""
 
     net: str
     source: str
@@ -176,7 +168,7 @@ class WeightsRow:
 _OXFORD_URL = "http://www.robots.ox.ac.uk/~vgg/software/very_deep/caffe/"
 _KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _TORCH_URL = "https://download.pytorch.org/models/"
-_CC_BY = "CC BY 4.0 (Oxford VGG)"
+CC_BY = "CC BY 4.0 (Oxford VGG)"
 _BSD = "BSD-3-Clause (torchvision); trained on ILSVRC, whose terms apply"
 # Table 4, models trained with scale jittering and tested at 256, 384, 512: the nets that Oxford released.
 _OXFORD_SCORE = Score(24.8, 7.5, "dense, Q 256, 384, 512 (paper, Table 4)")
@@ -194,14 +186,14 @@ def _oxford(net: str, depth: int, digest: str, size: int) -> WeightsRow:
         size,
         OXFORD,
         _OXFORD_SCORE,
-        _CC_BY,
+        CC_BY,
     )
 
 
 def _keras(net: str, folder: str, md5: str) -> WeightsRow:
     filename = f"{folder}_weights_tf_dim_ordering_tf_kernels.h5"
     url = f"{_KERAS_URL}{folder}/{filename}"
-    return WeightsRow(net, "oxford-keras", "keras", url, filename, f"md5:{md5}", None, OXFORD, _OXFORD_SCORE, _CC_BY)
+    return WeightsRow(net, "oxford-keras", "keras", url, filename, f"md5:{md5}", None, OXFORD, _OXFORD_SCORE, CC_BY)
 
 
 def _torchvision(net: str, filename: str, top1_accuracy: float, top5_accuracy: float) -> WeightsRow:
@@ -251,9 +243,9 @@ WEIGHTS_NAMES = ("published", *SOURCES, "none")
 def weights_rows(net: str, source: str = "published") -> tuple[WeightsRow, ...]:
     """The rows to try, in order, for a net and a source.
 
-    "published" is Oxford's for D and E, torchvision's for A and B. "oxford" names the caffemodel first and
-    Keras' copy of the same weights second. Empty where nothing is published. Raises UsageError for an
-    unknown net or source.
+    "published" is Oxford's for D and E, torchvision's for A and B. "oxford" gives the caffemodel first and Keras' copy
+    of the same weights second. Empty for a net without published weights. Raises UsageError for an unknown net or
+    source.
     """
     spec = net_spec(net)
     if source not in (*SOURCES, "published"):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vggfeat.errors import WeightsError
+from vggfeat.nets.formats.unread import TORCHSCRIPT
 
 
 def load_checked(path: str | Path) -> Any:
@@ -54,6 +55,8 @@ def _check_archive(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise WeightsError(f"{path}: {TORCHSCRIPT}")
     if claimed > path.stat().st_size:  # torch stores its tensors uncompressed
         raise WeightsError(f"{path}: claims {claimed} bytes of content, more than the file has")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vggfeat.errors import UsageError, WeightsError
-from vggfeat.nets.catalog import FC_CHANNELS, NETS, NetSpec, net_spec, scaled
+from vggfeat.nets.catalog import DISPLAY_NAMES, FC_CHANNELS, NETS, NetSpec, net_spec, scaled
 from vggfeat.nets.contents import Contents
 from vggfeat.nets.networks import POOLED_SIDE, VGG, weighted_layers
 
@@ -23,10 +23,10 @@ def identified(what: str, content: Contents, net: str | None) -> NetSpec:
     if content.net is not None:
         found = [net_spec(content.net)]
     else:
-        shapes = [tuple(layer.weight.shape) for layer in content.layers]
-        found = [spec for spec in NETS.values() if width_of(spec, shapes) is not None]
+        found = [spec for spec in NETS.values() if width_of(spec, content.shapes) is not None]
         # torchvision's names count modules, so they show where an LRN layer is.
-        named = [spec for spec in found if _names(spec, shapes) == [layer.name for layer in content.layers]]
+        names = [layer.name for layer in content.layers]
+        named = [spec for spec in found if _names(spec, content.outputs is not None) == names]
         if named and named[0] != found[0]:
             found = named
     if not found:
@@ -37,7 +37,7 @@ def identified(what: str, content: Contents, net: str | None) -> NetSpec:
         return found[0]
     asked = net_spec(net)
     if asked not in found:
-        raise UsageError(f"{what}: holds net {found[0].name}, not {asked.name}")
+        raise UsageError(f"{what}: holds net {DISPLAY_NAMES[found[0].name]}, not {DISPLAY_NAMES[asked.name]}")
     return asked
 
 
@@ -58,7 +58,7 @@ def layer_shapes(spec: NetSpec, width: float, num_classes: int | None) -> list[S
 def width_of(spec: NetSpec, shapes: list[Shape]) -> float | None:
     """The simplest width factor at which a net has these shapes, all of them or the convolutions alone; else None."""
     full = [conv.channels for conv in spec.convs] + [FC_CHANNELS] * 2
-    top = num_classes_of(shapes)
+    top = shapes[-1][0] if shapes and len(shapes[-1]) == 2 else None
     found = [shape[0] for shape in (shapes if top is None else shapes[:-1])]
     if top is None:
         full = full[:-2]
@@ -72,14 +72,9 @@ def width_of(spec: NetSpec, shapes: list[Shape]) -> float | None:
     return width if width > 0 and layer_shapes(spec, width, top) == shapes else None
 
 
-def num_classes_of(shapes: list[Shape]) -> int | None:
-    """Outputs of the last layer where that is fully connected, else None."""
-    return shapes[-1][0] if shapes and len(shapes[-1]) == 2 else None
-
-
-def _names(spec: NetSpec, shapes: list[Shape]) -> list[str]:
+def _names(spec: NetSpec, top: bool) -> list[str]:
     """torchvision's names of a net's layers with weights."""
     with torch.device("meta"):
-        model = VGG(spec.name, width=1 / 64, top=num_classes_of(shapes) is not None)
+        model = VGG(spec.name, width=1 / 64, top=top)
     names = {module: name for name, module in model.named_modules()}
     return [names[module] for module in weighted_layers(model)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.nets.catalog import (
+    DISPLAY_NAMES,
     FC_CHANNELS,
     INPUT_SIDE,
     NUM_CLASSES,
@@ -21,6 +22,7 @@ from vggfeat.nets.catalog import (
     net_spec,
     scaled,
 )
+from vggfeat.nets.known import Known
 from vggfeat.system.files import replacing
 
 Layer = Literal["fc6", "fc7", "scores"]
@@ -79,6 +81,8 @@ class VGG(nn.Module):
         """Hash of the file that the values came from; None: hash the tensors (`fingerprint`)."""
         self.seed: int | None = None
         """Seed of `glorot_`, where the values are random."""
+        self.origin: Known | None = None
+        """The published weights that the values were recognised as."""
         self.precision = "fp32"
         """Number format to run in; the tensors themselves stay float32."""
         self.training_record: dict[str, Any] = {}
@@ -108,24 +112,24 @@ class VGG(nn.Module):
         """Whether the net has its fully-connected layers."""
         return self.classifier is not None
 
-    def _need_top(self, layer: Layer) -> None:
-        """Raises UsageError, naming a layer that works, in a net without fully-connected layers."""
-        if not self.has_top:
-            what = "class scores" if layer == "scores" else layer
-            last = self.spec.layer_names[-3]
-            raise UsageError(f"{self.weights_name} has no fully-connected layers, so no {what}; take `layer={last}`")
+    def need(self, layer: str) -> None:
+        """Raises UsageError for a layer that this net does not have, naming one that works."""
+        if layer not in (*self.spec.layer_names, "scores"):
+            have = ", ".join(self.spec.layer_names)
+            raise UsageError(f"net {DISPLAY_NAMES[self.net]} has no layer {layer!r}; it has {have}")
+        if layer in ("fc6", "fc7", "scores") and not self.has_top:
+            without = "it scores no classes" if layer == "scores" else f"no {layer}; take `layer=pool5`"
+            raise UsageError(f"{self.weights_name} has no fully-connected layers, so {without}")
 
     def dim(self, layer: Layer = "fc7") -> int:
         """Length of a layer's activation vector."""
-        self._need_top(layer)
+        self.need(layer)
         return self.num_classes if layer == "scores" else scaled(FC_CHANNELS, self.width)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Classifier form: preprocessed crops (N, 3, 224, 224) -> class scores before the soft-max (N, classes)."""
-        self._need_top("scores")
-        if crops.shape[-2:] != (INPUT_SIDE, INPUT_SIDE):
-            raise ValueError(f"the classifier form takes 224x224 crops, not {tuple(crops.shape[-2:])}")
-        pooled: Tensor = self.classifier(self.features(crops).flatten(1))
+        self.need("scores")
+        pooled: Tensor = self.classifier(self.features(checked_crops(crops)).flatten(1))
         return pooled
 
     def dense(self, images: Tensor, layer: Layer = "fc7") -> Tensor:
@@ -148,7 +152,7 @@ class VGG(nn.Module):
 
     def head(self, windows: Tensor, layer: Layer = "fc7") -> Tensor:
         """The fully-connected layers on unfolded windows: (M, C 7 7) -> (M, D)."""
-        self._need_top(layer)
+        self.need(layer)
         out: Tensor = self.classifier[: HEAD_DEPTHS[layer]](windows)
         return out
 
@@ -180,6 +184,14 @@ class VGG(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Writes a vggfeat checkpoint, whole or not at all, and returns its path."""
         return write_checkpoint(path, self.checkpoint())
+
+
+@torch.fx.wrap  # one step of a trace, which cannot follow the comparison
+def checked_crops(crops: Tensor) -> Tensor:
+    """The crops. Raises ValueError unless they are 224x224."""
+    if crops.shape[-2:] != (INPUT_SIDE, INPUT_SIDE):
+        raise ValueError(f"the classifier form takes 224x224 crops, not {tuple(crops.shape[-2:])}")
+    return crops
 
 
 def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:

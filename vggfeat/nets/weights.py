@@ -14,9 +14,11 @@ import torch
 from vggfeat.errors import UsageError, WeightsError, nearest
 from vggfeat.nets.building import build
 from vggfeat.nets.cache import published_file
-from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES
+from vggfeat.nets.catalog import DISPLAY_NAMES, NUM_CLASSES, WEIGHTS_NAMES, net_spec, weights_rows
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
+from vggfeat.nets.recognise import decided, recognised
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.fetch import Progress
 from vggfeat.system.hashes import digests
@@ -34,6 +36,8 @@ def load_net(
     num_classes: int = NUM_CLASSES,
     device: str | torch.device | None = None,
     precision: str = "auto",
+    preprocessing: str | os.PathLike[str] | Preprocessing | None = None,
+    layers: Sequence[str] = (),
     seed: int = 0,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -41,14 +45,19 @@ def load_net(
     """A net of Table 1 with its weights, in eval mode.
 
     Args:
-        net: a name of Table 1. None is the file's net, or "D" for weights that are no file.
-        weights: "published", "oxford", "oxford-keras", "torchvision", a file (a vggfeat checkpoint, torchvision's
-            .pth, Keras' .h5, a .caffemodel), or None or "none" for random ones (Glorot and Bengio, Sect. 3.1). A file
-            without fully-connected layers gives a net without them.
+        net: a name of Table 1, or vgg11, vgg13, vgg16, vgg19 for A, B, D, E. None is the file's net, or "D" for
+            weights that are no file.
+        weights: "published", "oxford", "oxford-keras", "torchvision", a file of any form in `reading.FORMS`, or None
+            or "none" for random ones (Glorot and Bengio, Sect. 3.1). A file without fully-connected layers gives a net
+            without them.
         width: factor on a random net's channels; a file knows its own.
         num_classes: outputs of a random net; a file knows its own.
         device: a name of torch's; None is the best one here.
         precision: "auto", "fp32", "tf32", "bf16" or "fp16": kept as the net's `precision`, resolved.
+        preprocessing: what the weights expect of an image: a name in `preprocessing.NAMED`, a TOML file with the fields
+            of `Preprocessing`, or one such object. None is what the file, its values or its layout say.
+        layers: names of the layers that will be asked for, such as "conv5_3" or "fc7"; wrong ones are refused before
+            anything is fetched or read.
         seed: of random weights.
         offline: forbids fetching; None asks VGGFEAT_OFFLINE.
         progress: called with (bytes done, bytes in all or None) while weights are fetched.
@@ -58,23 +67,31 @@ def load_net(
 
     Raises:
         UsageError: an unknown name, or settings that contradict the file.
-        WeightsError: a file that is no weights file, is damaged, or holds no net of Table 1.
+        WeightsError: a file that is no weights file, is damaged, holds no net of Table 1, or does not tell its
+            preprocessing.
         DownloadError: published weights that are not in the cache and cannot be fetched.
     """
     place = resolve_device(device)
     number_format = resolve_precision(precision, place)
+    chosen = None if preprocessing is None else preprocessing_of(preprocessing)
     if weights is None or weights == "none":
+        check_layers(net or "D", layers)
         model = _random(net or "D", width, num_classes, seed)
+        model.preprocessing = chosen or model.preprocessing
+    elif weights in NAMES:
+        _check_published(net or "D", str(weights), width, num_classes, chosen)
+        check_layers(net or "D", layers)
+        file = published_file(net or "D", str(weights), offline=offline, progress=progress)
+        model = build(str(file.path), read_weights(file.path), file.row.net)
+        model.preprocessing = file.row.preprocessing
+        model.weights_name, model.weights_sha256 = file.row.source, file.sha256
     else:
-        if weights in NAMES:
-            file = published_file(net or "D", str(weights), offline=offline, progress=progress)
-            path, name, sha256, net = file.path, file.row.source, file.sha256, file.row.net
-        else:
-            path = _existing(weights)
-            name, sha256 = path.name, digests(path, "sha256")["sha256"]
-        model = build(str(path), read_weights(path), net)
-        model.weights_name, model.weights_sha256 = name, sha256
-        _check_agreement(model, path, width, num_classes)
+        if net is not None:
+            check_layers(net, layers)
+        model = _from_file(_existing(weights), net, chosen)
+        _check_agreement(model, str(weights), width, num_classes)
+    for layer in layers:
+        model.need(layer)
     model.precision = number_format
     log.info("net %s (width %g), weights %s, %s, %s", model.net, model.width, model.weights_name, place, number_format)
     return model.eval().to(place)
@@ -83,23 +100,66 @@ def load_net(
 def load_nets(
     net: str | VGG | Sequence[str | VGG] | None,
     weights: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None] | None,
+    *,
+    preprocessing: Any = None,
     **options: Any,
 ) -> list[VGG]:
     """Several nets at once, each with its weights.
 
-    One name of weights serves all nets; without `net` each file decides its own. Loaded nets stay as they are;
-    `options` are load_net's.
+    One name of weights and one preprocessing serve all nets; without `net` each file decides its own. Loaded nets stay
+    as they are; `options` are load_net's.
     """
     nets: list[Any] = list(net) if isinstance(net, list | tuple) else [net]
     files: list[Any] = list(weights) if isinstance(weights, list | tuple) else [weights]
+    expected: list[Any] = list(preprocessing) if isinstance(preprocessing, list | tuple) else [preprocessing]
     if len(files) == 1:
         files *= len(nets)
     elif net is None:
         nets = [None] * len(files)
     if len(nets) != len(files):
         raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one `weights` for all nets, or one each")
-    pairs = zip(nets, files, strict=True)
-    return [one if isinstance(one, VGG) else load_net(one, its, **options) for one, its in pairs]
+    if len(expected) <= 1:
+        expected = (expected or [None]) * len(nets)
+    if len(expected) != len(nets):
+        raise UsageError(
+            f"{len(nets)} nets and {len(expected)} times `preprocessing`: give one for all nets, or one each"
+        )
+    return [
+        one if isinstance(one, VGG) else load_net(one, its, preprocessing=how, **options)
+        for one, its, how in zip(nets, files, expected, strict=True)
+    ]
+
+
+def check_layers(net: str, layers: Sequence[str]) -> None:
+    """Raises UsageError for a layer that no net of this name has."""
+    spec = net_spec(net)
+    for layer in layers:
+        if layer not in (*spec.layer_names, "scores"):
+            raise UsageError(
+                f"net {DISPLAY_NAMES[spec.name]} has no layer {layer!r}; it has {', '.join(spec.layer_names)}"
+            )
+
+
+def _check_published(net: str, weights: str, width: float, num_classes: int, chosen: Preprocessing | None) -> None:
+    """Raises UsageError for a width, a number of classes or a preprocessing that the published weights do not have."""
+    for row in weights_rows(net, weights):
+        if chosen not in (None, row.preprocessing):
+            raise UsageError(
+                f"`weights={weights}`: {row.source}'s weights of net {row.net} have their own preprocessing"
+            )
+    if width != 1.0:
+        raise UsageError(f"`weights={weights}`: published weights have width 1, not {width:g}; take `weights=none`")
+    if num_classes != NUM_CLASSES:
+        raise UsageError(f"`weights={weights}`: published weights score {NUM_CLASSES} classes, not {num_classes}")
+
+
+def _from_file(path: Path, net: str | None, chosen: Preprocessing | None) -> VGG:
+    content = read_weights(path)
+    model = build(str(path), content, net)
+    model.weights_name, model.weights_sha256 = path.name, digests(path, "sha256")["sha256"]
+    model.origin = recognised(path, content, model.weights_sha256)
+    model.preprocessing = decided(str(path), content, model.origin, chosen)
+    return model
 
 
 def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
@@ -121,7 +181,7 @@ def _existing(weights: str | os.PathLike[str]) -> Path:
     raise UsageError(f"no weights {str(weights)!r}: no such file, and not one of {', '.join(NAMES)}{hint}")
 
 
-def _check_agreement(model: VGG, path: Path, width: float, num_classes: int) -> None:
+def _check_agreement(model: VGG, path: str, width: float, num_classes: int) -> None:
     """Raises UsageError for a width or a number of classes that was asked for and that the file does not have."""
     if width != 1.0 and not math.isclose(width, model.width, rel_tol=1e-3):
         raise UsageError(f"{path}: a net of width {model.width:g}, not {width:g}; a file knows its own `width`")

@@ -9,7 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vggfeat.nets.catalog import WEIGHTS_NAMES
+from vggfeat.nets.preprocessing import NAMED
 from vggfeat.store import Descriptors
+from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 
@@ -37,9 +40,13 @@ def extract_command(
     words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
     words += [] if settings["flip"] else ["--no-flip"]
     words += ["--exif"] if settings["exif"] else ["--no-exif"]
-    for name, default in (("layer", "fc7"), ("region", "image"), ("store", "float32")):
+    if settings["layer"] != "fc7":
+        words += [word for layer in settings["layer"].split(LAYER_SEPARATOR) for word in ("--layer", layer)]
+    usual = (("pool", "avg"), ("view", "dense"), ("normalise", "l2"), ("region", "image"), ("store", "float32"))
+    for name, default in usual:
         if settings.get(name, default) != default:
             words += [f"--{name}", settings[name]]
+    words += ["--pre-relu"] if settings.get("pre_relu") else []
     words += ["--keep-scales"] if settings.get("keep_scales") else []
     words += ["--precision", settings["precision"]]
     words += ["-o", output] if output else []
@@ -108,6 +115,9 @@ def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
     """
     words = ["vggfeat", "svm", *files]
     for name, value in options.items():
+        if name == "layer":
+            words += [word for layer in value for word in ("--layer", layer)]
+            continue
         flag = "num-splits" if name == "number" else name.replace("_", "-")
         words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
@@ -132,10 +142,22 @@ def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "
             yield f"{above}{key}", value
 
 
+def _preprocessing(nets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What files of weights were taken to expect, where it has a name: the files need not tell it themselves."""
+    names = {json.dumps(asdict(one), sort_keys=True): name for name, one in NAMED.items()}
+    found = [names.get(json.dumps(dict(net["preprocessing"]), sort_keys=True)) for net in nets]
+    if None in found or all(net["weights"] in WEIGHTS_NAMES for net in nets):
+        return []
+    if len(set(found)) == 1:
+        found = found[:1]
+    return [word for name in found for word in ("--preprocessing", str(name))]
+
+
 def _nets(settings: Mapping[str, Any]) -> list[str]:
     words = []
     for net in settings["nets"]:
         words += ["--net", net["net"], "--weights", net["weights"]]
+    words += _preprocessing(settings["nets"])
     random = [net for net in settings["nets"] if net["weights"] == "none"]
     words += ["--width", f"{random[0]['width']:g}"] if random else []
     seed = random[0].get("seed", 0) if random else 0

@@ -23,6 +23,7 @@ from vggfeat.inference.settings import (
     VIEWS,
     Fetching,
     NetChoice,
+    PreprocessingLike,
     Progress,
     RunOptions,
     ScaleRule,
@@ -64,6 +65,7 @@ def evaluate(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
@@ -88,6 +90,7 @@ def evaluate(
         max_read_failures: as `extract` has it.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
+        preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
         progress: called with (images done, images, images failed).
         fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
@@ -110,7 +113,7 @@ def evaluate(
     check_writable(submission, report and Path(report, PAGE))
     from vggfeat.inference.scorer import Scorer
 
-    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching).load()
+    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(("scores",))
     if isinstance(dataset, str):
         images = evaluation_part(images, subset, nets[0].training_record)
     images, columns = aligned(images, nets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ def export(
     descriptors: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
+    layer: str | Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
@@ -58,7 +59,9 @@ def export(
 
     Args:
         descriptors: the file that `extract` or `merge` wrote.
-        output: the file to write; its suffix says which. overwrite: replace it, and the file of names.
+        output: the file to write; its suffix says which.
+        layer: take this layer, or these, stacked; by default all that the file has.
+        overwrite: replace it, and the file of names.
         progress: called with (rows written, rows, rows without a descriptor).
 
     Raises UsageError for another suffix, StoreError for a file that cannot be read or that exists.
@@ -67,6 +70,7 @@ def export(
     if target.suffix not in FORMATS:
         raise UsageError(f"{target}: the suffix says what to write: {' or '.join(FORMATS)}")
     made = read_descriptors(Path(descriptors))
+    made = made.choose(layer) if layer else made
     names = target.with_suffix(".csv") if target.suffix == ".npy" else None
     with OutputLock(target):
         for path in (target, *([] if names is None else [names])):

@@ -15,9 +15,12 @@ from vggfeat.inference.blocks import blocks_of, fill
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import (
     DescriptorSettings,
+    DescriptorView,
     Fetching,
-    Layer,
     NetChoice,
+    Normalisation,
+    Pooling,
+    PreprocessingLike,
     Progress,
     Region,
     RunOptions,
@@ -42,7 +45,11 @@ def extract(
     scales: Sequence[int] = (256, 384, 512),
     aggregate: Aggregate = "stack",
     flip: bool = True,
-    layer: Layer = "fc7",
+    layer: str | Sequence[str] = "fc7",
+    pool: Pooling = "avg",
+    view: DescriptorView = "dense",
+    pre_relu: bool = False,
+    normalise: Normalisation = "l2",
     region: Region = "image",
     exif: bool | None = None,
     store: str = "float32",
@@ -56,12 +63,13 @@ def extract(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
+    preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
     fetching: Fetching | None = None,
 ) -> Path:
-    """Writes one L2-normalised descriptor an image into an HDF5 file and returns its path (Appendix B).
+    """Writes one descriptor an image into an HDF5 file and returns its path (Appendix B).
 
     Args:
         images: paths of images, folders (searched recursively) and tar files, or a Dataset, which brings its labels.
@@ -70,7 +78,13 @@ def extract(
         scales: smallest sides Q in pixels, at least 224.
         aggregate: "stack", "average" or "max" over the scales.
         flip: average each scale with the mirror image's descriptor.
-        layer: "fc7", the penultimate layer, or "fc6".
+        layer: "conv1_1" to "pool5", "fc6" or "fc7" (the penultimate layer), or several, which one pass computes. The
+            file keeps each under its name; read together they are stacked, each at unit length.
+        pool: how a layer's map becomes a vector: "avg" (Appendix B), "max" or "gem" (generalised mean, p = 3) over its
+            positions, or "none", the whole map in the order channel, row, column (view "center").
+        view: "dense", the whole image, or "center", the central 224x224 crop of each scale.
+        pre_relu: values before the layer's ReLU.
+        normalise: "l2", unit length, or "none", the raw values.
         region: "image", the sample's "box", or "both" stacked.
         exif: honour the EXIF orientation; by default for users' own pictures, not for the benchmark sets.
         store: "float32" or "float16" in the file.
@@ -83,6 +97,7 @@ def extract(
             their rows still to do; 0 never stops.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
+        preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the net; as many as there are cores by default.
         progress: called with (rows done, rows, rows failed).
         fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
@@ -103,8 +118,11 @@ def extract(
     if part is not None:
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
     exif = dataset.exif if exif is None else exif
-    settings = DescriptorSettings(tuple(scales), aggregate, flip, layer, region, exif)
-    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching).load()
+    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    settings = DescriptorSettings(tuple(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise)
+    if store == "float16" and normalise == "none":
+        raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
+    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(layers)
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
     extractor = Extractor(nets, settings, workers=options.threads)

@@ -54,6 +54,7 @@ def svm(
     loss: str = "squared_hinge",
     aggregate: Aggregate | None = None,
     scales: Sequence[int] | None = None,
+    layer: str | Sequence[str] = (),
     rounds: Rounds | None = None,
     splits: str | Path | None = None,
     write_splits: str | Path | None = None,
@@ -75,6 +76,7 @@ def svm(
         loss: "squared_hinge", or "hinge" (LIBLINEAR only).
         aggregate: aggregate the kept scales again, in this way.
         scales: aggregate only these of the kept scales.
+        layer: take this layer, or these, of each file, stacked; by default all that it has.
         rounds: numbers of splits, folds and images per class, where the protocol leaves them open.
         splits: a splits file to use instead of the protocol's splits.
         write_splits: file to write the splits to.
@@ -88,7 +90,8 @@ def svm(
     """
     start = time.perf_counter()
     tick = progress or (lambda done, total, failed: None)
-    features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales)
+    layers = (layer,) if isinstance(layer, str) else layer
+    features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
     settings = Settings(Cs, solver, loss, protocol.definition)
@@ -282,6 +285,7 @@ def _command(features: Features, settings: Settings, rounds: Rounds, splits: str
         "loss": settings.loss,
         "aggregate": features.aggregate,
         "scales": features.scales,
+        "layer": features.layers or None,
         **asdict(rounds),
         "splits": splits,
     }

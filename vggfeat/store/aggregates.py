@@ -7,5 +7,8 @@ from typing import Literal
 Aggregate = Literal["stack", "average", "max"]
 AGGREGATES: tuple[Aggregate, ...] = ("stack", "average", "max")
 
+LAYER_SEPARATOR = "+"
+"""Between the names of the layers that one file holds."""
+
 STORES = ("float32", "float16")
 """Number formats that descriptors may have in their file."""

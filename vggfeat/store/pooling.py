@@ -21,12 +21,14 @@ class Described:
     """Descriptors of some samples; a failed one's row is NaN and its reason stands in `failures`."""
 
     descriptors: Array
-    """(N, D), unit L2 norm."""
+    """(N, D), unit L2 norm unless raw values were asked for."""
     scales: Array
     """(N, sum of S * D_layer over the parts) before aggregation and normalisation, scale by scale within a part."""
     failures: dict[int, str] = field(default_factory=dict)
     unread: frozenset[int] = frozenset()
     """Failed rows whose bytes could not be read (ReadError)."""
+    by_layer: Array | None = None
+    """(N, D) with each layer's descriptor at unit length, as a file keeps several; None where there is one layer."""
 
 
 def check_scales(scales: Sequence[int]) -> None:
@@ -69,6 +71,10 @@ def aggregated_dim(dim: int, scales: int, aggregate: Aggregate) -> int:
     return dim * scales if aggregate == "stack" else dim
 
 
-def combine(parts: Sequence[Array], aggregate: Aggregate) -> Array:
-    """Per part (n, S, D) activations -> (n, D') descriptors: aggregated over scales, normalised, stacked."""
-    return stack_unit([normalise(pool_scales(part, aggregate)) for part in parts])
+def combine(parts: Sequence[Array], aggregate: Aggregate, *, raw: bool = False) -> Array:
+    """Per part (n, S, D) activations -> (n, D') descriptors: aggregated over scales, normalised, stacked.
+
+    `raw`: side by side as they are, without normalisation.
+    """
+    pooled = [pool_scales(part, aggregate) for part in parts]
+    return np.concatenate(pooled, axis=1) if raw else stack_unit([normalise(one) for one in pooled])

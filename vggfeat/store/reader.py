@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError
+from vggfeat.store.aggregates import LAYER_SEPARATOR
+from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
 from vggfeat.store.pooling import Aggregate, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
 from vggfeat.store.shards import Portion
@@ -32,6 +34,8 @@ class Descriptors:
     """(N,): 0 pending, 1 done, 2 failed."""
     class_names: tuple[str, ...]
     attributes: dict[str, Any]
+    layers: tuple[StoredLayer, ...]
+    """Those that are read; `choose` takes some of them."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,9 +55,29 @@ class Descriptors:
         """Which rows of a longer list these are, in a shard; None in a whole file."""
         return Portion.of(self.attributes)
 
+    @property
+    def _raw(self) -> bool:
+        return self.attributes["settings"].get("normalise") == "none"
+
+    def choose(self, layers: str | Sequence[str]) -> Descriptors:
+        """The same file, of which these layers alone are read, in this order. StoreError for one that it lacks."""
+        names = [layers] if isinstance(layers, str) else layers
+        chosen = chosen_layers(self.path, self.layers, names)
+        name = LAYER_SEPARATOR.join(layer.name for layer in chosen)
+        changed = {
+            "layer": name,
+            "layer_dims": tuple(dim for layer in chosen for dim in layer.dims),
+            "dim": sum(layer.length for layer in chosen),
+            "settings": self.attributes["settings"] | {"layer": name},
+        }
+        return replace(self, layers=chosen, attributes=self.attributes | changed)
+
     def read(self, rows: Rows = None) -> NDArray[np.float32]:
-        """(n, D) float32 descriptors of these rows, all by default; rows not done are NaN."""
-        return self._read("descriptors", rows)
+        """(n, D) float32 descriptors of these rows, all by default; rows not done are NaN.
+
+        Several layers are stacked, each at unit length, and divided by the root of their number.
+        """
+        return self._of_layers(self._read("descriptors", rows))
 
     def blocks(self, size: int = 256, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The descriptors from row `start` on as (at most `size`, D) float32, for large files; see `read`."""
@@ -61,29 +85,43 @@ class Descriptors:
             for first in range(start, len(self), size):
                 values = file["descriptors"][first : first + size].astype(np.float32, copy=False)
                 values[self.status[first : first + size] != DONE] = np.nan
-                yield values
+                yield self._of_layers(values)
 
     def read_parts(self, rows: Rows = None) -> list[NDArray[np.float32]]:
-        """Kept scales: per net and region (n, S, D_layer) activations, unnormalised. StoreError where none are kept."""
-        if not self.attributes["keep_scales"]:
-            raise StoreError(f"{self.path} keeps no single scales: extract with `keep_scales`")
-        flat = self._read("scales", rows)
-        dims = [int(dim) for dim in self.attributes["layer_dims"]]
-        scales = len(self.attributes["scales"])
-        ends = np.cumsum([dim * scales for dim in dims])[:-1]
-        return [
-            part.reshape(len(flat), scales, dim) for part, dim in zip(np.split(flat, ends, axis=1), dims, strict=True)
-        ]
+        """Kept scales: per layer, net and region (n, S, D_layer) activations, unnormalised.
+
+        Raises StoreError where none are kept.
+        """
+        return [part for parts in self._parts(rows) for part in parts]
 
     def aggregated(
         self, aggregate: Aggregate, rows: Rows = None, scales: Sequence[int] | None = None
     ) -> NDArray[np.float32]:
         """(n, D') descriptors with the kept scales, or some of them, aggregated otherwise than in the file."""
-        parts = self.read_parts(rows)
+        layers = self._parts(rows)
         if scales is not None:
             places = [place for place, Q in enumerate(self.attributes["scales"]) if Q in scales]
-            parts = [part[:, places] for part in parts]
-        return combine(parts, aggregate)
+            layers = [[part[:, places] for part in parts] for parts in layers]
+        return joined([combine(parts, aggregate, raw=self._raw) for parts in layers], raw=self._raw)
+
+    def _parts(self, rows: Rows) -> list[list[NDArray[np.float32]]]:
+        """By layer, the kept scales of each of its parts."""
+        if not self.attributes["keep_scales"]:
+            raise StoreError(f"{self.path} keeps no single scales: extract with `keep_scales`")
+        flat = self._read("scales", rows)
+        scales = len(self.attributes["scales"])
+        layers = []
+        for layer in self.layers:
+            ends = np.cumsum([dim * scales for dim in layer.dims])[:-1]
+            parts = zip(np.split(flat[:, layer.kept], ends, axis=1), layer.dims, strict=True)
+            layers.append([part.reshape(len(flat), scales, dim) for part, dim in parts])
+        return layers
+
+    def _of_layers(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The chosen layers' columns of stored descriptors, as one descriptor."""
+        if len(self.layers) == 1 and self.layers[0].columns == slice(0, values.shape[1]):
+            return values
+        return joined([values[:, layer.columns] for layer in self.layers], raw=self._raw)
 
     def errors(self) -> dict[str, str]:
         """The reason of each failed row, by id."""
@@ -118,6 +156,7 @@ def read_descriptors(path: str | Path) -> Descriptors:
     """
     path = Path(path)
     with reading(path) as file:
+        attributes = plain_attributes(file) | shape_of(file)
         return Descriptors(
             path,
             read_text(file["ids"]),
@@ -125,7 +164,8 @@ def read_descriptors(path: str | Path) -> Descriptors:
             read_text(file["subset"]),
             file["status"][:],
             tuple(read_text(file["class_names"])),
-            plain_attributes(file) | shape_of(file),
+            attributes,
+            stored_layers(attributes),
         )
 
 

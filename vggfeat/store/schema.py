@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vggfeat._version import __version__
 from vggfeat.errors import StoreError
+from vggfeat.store.layers import StoredLayer, stored_layers
 from vggfeat.store.provenance import check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
@@ -85,6 +86,9 @@ class Layout:
             file.create_dataset("labels", shape, dtype)
         for name, value in attributes.items():
             file.attrs[name] = value
+        layers = stored_layers(attributes)
+        if len(layers) > 1:
+            _name_layers(file, layers, (self.rows, self.dim), np.dtype(self.store))
 
 
 def attributes_of(
@@ -217,6 +221,20 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, properties)
 
 
+def _name_layers(file: h5py.File, layers: Sequence[StoredLayer], shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    """Each of several layers as `layers/<name>`: a virtual data set, which takes no space, over its columns."""
+    group = file.create_group("layers")
+    for layer in layers:
+        columns = h5py.h5s.create_simple(shape)
+        here = h5py.h5s.create_simple((shape[0], layer.length))
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_obj_track_times(False)
+        if shape[0]:
+            columns.select_hyperslab((0, layer.columns.start), (shape[0], layer.length))
+            properties.set_virtual(here, b".", b"descriptors", columns)
+        h5py.h5d.create(group.id, layer.name.encode(), h5py.h5t.py_create(dtype, logical=True), here, properties)
+
+
 def text_bytes(values: Iterable[str]) -> list[bytes]:
     """Names as bytes; those outside UTF-8 in file names are kept unchanged."""
     return [os.fsencode(value) for value in values]
@@ -255,6 +273,9 @@ def plain_attributes(file: h5py.File) -> dict[str, Any]:
         raise ValueError(f"layer_dims are {dims!r}, scales {scales!r}")
     if "scales" in file and file["scales"].shape[1] != sum(dims) * len(scales):
         raise ValueError(f"{file['scales'].shape[1]} kept values for {len(scales)} scales of {dims}")
+    layers, length = stored_layers(attributes), file["descriptors"].shape[1]
+    if len(layers) > 1 and layers[-1].columns.stop != length:
+        raise ValueError(f"{length} values for the layers {attributes['layer']}")
     return attributes
 
 

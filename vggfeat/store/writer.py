@@ -145,10 +145,11 @@ class DescriptorWriter:
         assert self._rows is not None
         todo = np.flatnonzero(self.status[rows.start : rows.stop] != DONE)
         target = todo + rows.start
+        values = described.descriptors if described.by_layer is None else described.by_layer
         reasons = [described.failures.get(int(row), "") for row in todo]
         try:
             for row in todo:
-                self._rows.write("descriptors", rows.start + int(row), described.descriptors[row])
+                self._rows.write("descriptors", rows.start + int(row), values[row])
                 if "scales" in self._rows:
                     self._rows.write("scales", rows.start + int(row), described.scales[row])
             if any(reasons) or (self.status[target] == FAILED).any():

@@ -26,9 +26,14 @@ def algorithm(digest: str) -> str:
     return digest.partition(":")[0].removesuffix("-prefix")
 
 
+def matches(digest: str, found: str) -> bool:
+    """Whether a hexadecimal hash is the published one."""
+    kind, _, published = digest.partition(":")
+    return found.startswith(published) if kind.endswith("-prefix") else found == published
+
+
 def check_digest(what: str | Path, digest: str, found: str, advice: str = "") -> None:
     """Raises DownloadError, naming both hashes, if the one found for `what` is not the published one."""
-    kind, _, published = digest.partition(":")
-    if not (found.startswith(published) if kind.endswith("-prefix") else found == published):
+    if not matches(digest, found):
         got = f"{algorithm(digest)}:{found}"
         raise DownloadError(f"{what}: not the published file: expected {digest}, got {got}{advice}")

@@ -149,6 +149,8 @@ class Init:
     checkpoint: str = ""
     """A trained net. Gives all layers to the same net, else the first four convolutions and the fully-connected layers;
     with the scheme "identity" all of its layers."""
+    preprocessing: str = ""
+    """What the weights of `checkpoint` expect of an image, where the file does not tell: as `load_net` takes it."""
     stall_steps: int = 2000
     """Updates after which a run stops if its loss is still at chance; 0: never."""
 

@@ -35,6 +35,8 @@ class Features:
     """(N,) class indices, or (N, K) of 1, 0 (difficult or unknown), -1."""
     described: NDArray[np.bool_]
     """(N,) whether every file has a descriptor."""
+    layers: tuple[str, ...] = ()
+    """Those that were chosen from every file; empty: all that each has."""
 
     @property
     def ids(self) -> list[str]:
@@ -133,6 +135,7 @@ def open_features(
     dataset: str | None = None,
     aggregate: Aggregate | None = None,
     scales: Sequence[int] | None = None,
+    layers: Sequence[str] = (),
 ) -> Features:
     """Opens descriptor files and joins their rows by id.
 
@@ -141,11 +144,14 @@ def open_features(
         dataset: the data set that they must be of; None: the first file's.
         aggregate: aggregate the kept scales again, in this way.
         scales: aggregate only these of the kept scales.
+        layers: of each file take these alone; by default all that it has.
 
     Raises StoreError or DatasetError, naming the file and the first offending id, for a file that is unfinished, has no
-    labels, is of another data set, is given twice, does not have the scales, or has other ids or labels than the first.
+    labels, is of another data set, is given twice, lacks scales or layers, or has other ids or labels than the first.
     """
     files = [read_descriptors(path) for path in paths]
+    if layers:
+        files = [file.choose(layers) for file in files]
     for file in files:
         _check_usable(file, dataset or str(files[0].attributes["dataset"]), named=dataset is not None)
         _check_scales(file, aggregate, scales)
@@ -155,7 +161,8 @@ def open_features(
     labels = first.labels
     assert labels is not None  # _check_usable refuses files without labels
     described = np.all([file.status[rows] == DONE for file, rows in zip(files, file_rows, strict=True)], axis=0)
-    return Features(tuple(files), file_rows, aggregate, None if scales is None else tuple(scales), labels, described)
+    chosen = None if scales is None else tuple(scales)
+    return Features(tuple(files), file_rows, aggregate, chosen, labels, described, tuple(layers))
 
 
 def _pooling(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Reads state dicts with torchvision's names."""
+"""Reads state dicts with the names of torchvision, timm, jcjohnson, MatConvNet's ports and bare trunks."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +11,79 @@ import torch
 from torch import Tensor
 
 from vggfeat.errors import WeightsError
-from vggfeat.nets.contents import Layer
+from vggfeat.nets.contents import Contents, Layer
+from vggfeat.nets.known import Layout
 
-_PARAMETER = re.compile(r"(?:module\.)?(features|classifier)\.(\d{1,3})\.(weight|bias)")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "weights", "params")
+"""Keys under which training scripts, and Lightning, keep the state dict."""
+
+_LAYER = re.compile(
+    r"(?P<features>features\.\d{1,3})|(?P<classifier>classifier\.\d{1,3})|(?P<trunk>\d{1,3})"
+    r"|(?P<timm>pre_logits\.fc[12]|head\.fc)|(?P<mcn>conv\d_\d|fc[678])"
+)
+_HEADS: dict[tuple[int, ...], Layout] = {(0, 3, 6): "torchvision", (1, 4, 6): "jcjohnson"}
+"""Where the fully-connected layers stand in `classifier`; jcjohnson's begins with a module that flattens."""
 
 
 def unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The state dict inside a training script's dict, or the dict itself."""
-    for key in ("state_dict", "model"):
+    for key in WRAPPERS:
         if isinstance(content.get(key), Mapping):
-            return content[key]
+            return unwrapped(content[key])
     return content
 
 
-def read_state_dict(path: Path, state: Mapping[Any, Any]) -> list[Layer]:
-    """The layers of a state dict with the names `features.N` and `classifier.N`, after DataParallel's prefix too.
+def read_state_dict(path: Path, state: Mapping[Any, Any]) -> Contents:
+    """The layers of a state dict, without a prefix that all names share (`module.`, `model.`, `net.`, ..).
+
+    Known names are torchvision's `features.N` and `classifier.N`, timm's `pre_logits.fc1`, `pre_logits.fc2` and
+    `head.fc`, `conv1_1` to `fc8`, and `N` alone for a bare trunk.
 
     Raises WeightsError for other names, for values that are not floating-point tensors, and for half a layer.
     """
-    parts: dict[tuple[bool, int], dict[str, Tensor]] = {}
+    prefix = _shared_prefix([str(key) for key in state])
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
-        match = _PARAMETER.fullmatch(str(key))
-        if match is None:
+        layer, _, parameter = str(key).removeprefix(prefix).rpartition(".")
+        if parameter not in ("weight", "bias") or not _LAYER.fullmatch(layer):
             why = "; nets with batch normalisation are not Table 1's" if "running_mean" in str(key) else ""
-            raise WeightsError(f"{path}: {str(key)!r} is no parameter of torchvision's VGG nets{why}")
+            raise WeightsError(f"{path}: {str(key)!r} is no parameter of torchvision's or timm's VGG nets{why}")
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
         if not (plain and value.is_floating_point()):
             raise WeightsError(f"{path}: {key} is no plain tensor of floating-point numbers")
-        parts.setdefault((match[1] == "classifier", int(match[2])), {})[match[3]] = value
+        parts.setdefault(layer, {})[parameter] = value
     layers = []
-    for (in_classifier, index), part in sorted(parts.items()):
-        name = f"{'classifier' if in_classifier else 'features'}.{index}"
+    for name in sorted(parts, key=_place):
+        part = parts[name]
         if len(part) != 2:
             raise WeightsError(f"{path}: {name} has a {next(iter(part))} alone; every layer has a weight and a bias")
         layers.append(Layer(name, part["weight"], part["bias"]))
-    return layers
+    return Contents(layers, _layout(parts))
+
+
+def _shared_prefix(names: list[str]) -> str:
+    """What all names share before the names of layers: `module.`, `model.backbone.`, .. or nothing."""
+    prefix = ""
+    while names:
+        first, _, rest = names[0].partition(".")
+        known = rest and _LAYER.fullmatch(names[0].rpartition(".")[0])
+        if known or not rest or not all(name.startswith(f"{first}.") for name in names):
+            break
+        prefix += f"{first}."
+        names = [name.removeprefix(f"{first}.") for name in names]
+    return prefix
+
+
+def _place(name: str) -> tuple[int, list[int | str]]:
+    """Sorts convolutions before fully-connected layers, and numbers by value."""
+    connected = name.startswith(("classifier", "pre_logits", "head", "fc"))
+    words: list[int | str] = [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", name)]
+    return connected + name.startswith("head"), words
+
+
+def _layout(names: Iterable[str]) -> Layout:
+    kinds = {match.lastgroup for name in names if (match := _LAYER.fullmatch(name))}
+    if kinds == {"features", "classifier"}:
+        head = tuple(sorted(int(name[len("classifier.") :]) for name in names if name.startswith("classifier")))
+        return _HEADS.get(head, "other")
+    return "torchvision" if kinds == {"features", "timm"} else "mcn" if kinds == {"mcn"} else "other"
