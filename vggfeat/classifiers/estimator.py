@@ -51,7 +51,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         Largest relative duality gap (P - D) / P of any class. LIBLINEAR gets 10 tol as its own stopping tolerance, so
         that both defaults correspond.
     solver : {"auto", "newton", "liblinear"}
-        "auto" takes "newton" for the squared hinge with up to 40,000 rows or 256 features, else "liblinear".
+        "auto" takes "newton" for the squared hinge with up to 40,000 rows or 512 features, else "liblinear".
 
     Attributes
     ----------

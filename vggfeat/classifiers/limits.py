@@ -14,6 +14,8 @@ class Limits:
     part while C is chosen."""
     primal_features: int = 256
     """Up to here Hessians of the D + 1 weights cost less than products with the Gram matrix."""
+    many_features: int = 512
+    """Up to here the primal also serves more than `gram_rows` rows: 45,000 x 256 took a third of LIBLINEAR's time."""
     held_bytes: int = 2 * 2**30
     """Memory for copies of X and for the arrays of the classes that are solved at a time, in the primal."""
     double_rows: int = 1000
