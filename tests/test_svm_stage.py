@@ -582,3 +582,12 @@ def test_a_users_model_is_fitted_on_all_images_and_a_benchmarks_on_the_first_spl
     dataset, values = clusters([40, 40], name="caltech101")
     svm([write_descriptors(tmp_path / "c.h5", dataset, values)], C=1, output=tmp_path / "b.h5")
     assert read_model(tmp_path / "b.h5").record["fitted_on"] == 60
+
+
+@pytest.mark.parametrize("C", [1.0, (0.1, 1.0)])
+def test_progress_moves_within_a_split(C, tmp_path):
+    dataset, values = clusters([20, 25, 30])
+    path = write_descriptors(tmp_path / "d.h5", dataset, values)
+    heard = []
+    svm([path], C=C, rounds=Rounds(2), progress=lambda *step: heard.append(step))
+    assert heard == [(done, 8, 0) for done in range(1, 9)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +77,18 @@ def measure_of(features: Features) -> Measure:
     return "mAP" if features.multi_label else "mean_class_recall"
 
 
-def run_split(features: Features, split: Split, settings: Settings) -> Outcome:
-    """Chooses C, refits and scores.
+STEPS = ("read", "choose", "fit", "score")
+"""What a split takes, in order."""
+
+
+def run_split(
+    features: Features, split: Split, settings: Settings, progress: Callable[[str], None] = lambda step: None
+) -> Outcome:
+    """Chooses C, refits and scores; `progress` is called with each of STEPS when it is done.
 
     Raises DatasetError for a class without any training image, StoreError for descriptors that are not finite.
     """
-    clock = _Clock()
+    clock = _Clock(progress)
     train, val, test = (rows_of(features, ids) for ids in (split.train, split.val, split.test))
     train, val = train[features.described[train]], val[features.described[val]]
     if not features.multi_label:
@@ -115,7 +122,7 @@ def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> 
     curves = [outcome.curve for outcome in outcomes if outcome.curve is not None]
     curve = np.mean(curves, axis=0) if curves else None
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
-    return fit(_problem(features, np.flatnonzero(features.described), settings, _Clock()), C), C
+    return fit(_problem(features, np.flatnonzero(features.described), settings, _Clock(lambda step: None)), C), C
 
 
 def choose(
@@ -192,9 +199,10 @@ def _per_class(
 
 
 class _Clock:
-    """Seconds by the name of each step."""
+    """Seconds by the name of each step, which it also reports."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self._progress = progress
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
@@ -202,3 +210,4 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 3)
         self._last = now
+        self._progress(name)
