@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from vggfeat.nets.catalog import ALIASES
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:
     from vggfeat.stages.nets import NetRow
 
-KNOWN_AS = {"A": "VGG-11", "B": "VGG-13", "D": "VGG-16", "E": "VGG-19"}
+KNOWN_AS = {net: f"VGG-{name.removeprefix('vgg')}" for name, net in ALIASES.items()}
 """Names under which other libraries have the paper's nets."""
 
 
