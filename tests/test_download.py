@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -556,3 +557,21 @@ def test_download_imports_no_torch(tmp_path: Path) -> None:
 
 def test_stage_and_cache_agree(published: Server) -> None:
     assert download_weights("A").path == cache.cached_path(catalog.weights_rows("A")[0])
+
+
+def test_without_a_network_the_command_says_where_to_put_what(
+    datasets: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a file that is put there by hand is taken."""
+    (archive,) = PUBLISHED["caltech101"].archives
+    content = datasets.files.pop(f"/{archive.filename}")
+    command = ["download", "--dataset", "caltech101", "--data", str(tmp_path / "d"), "--quiet"]
+    assert run(command) == 1
+    error = capsys.readouterr().err
+    found = re.search(r"; without a network, put (\S+) \((\S+)\) at (\S+) and run this again\n$", error)
+    assert found
+    assert found.groups()[:2] == (archive.url, archive.digest)
+    assert isinstance(content, bytes)
+    Path(found[3]).parent.mkdir(parents=True, exist_ok=True)
+    Path(found[3]).write_bytes(content)
+    assert run(command) == 0

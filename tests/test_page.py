@@ -21,15 +21,16 @@ import numpy as np
 import pytest
 from making import clusters, write_descriptors
 from PIL import Image
-from sklearn.metrics import confusion_matrix, precision_recall_curve
+from sklearn.metrics import confusion_matrix, precision_recall_curve, precision_recall_fscore_support
 from test_svm_stage import multi_label
 
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.voc import CLASSES
-from vggfeat.page import plots
+from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, best, confusion, most_confused, rankings, worst
 from vggfeat.page.html import document, section, table, tag
+from vggfeat.page.pictures import Pictures
 from vggfeat.page.style import STYLE
 from vggfeat.page.training import write_page as write_training_page
 from vggfeat.stages.svm import svm
@@ -327,6 +328,49 @@ def test_precision_and_recall_are_scikit_learns() -> None:
     assert [r.name for r in rankings(split, ["x"], [float("nan")], most=3)] == []
 
 
+def test_precision_and_f1_are_scikit_learns() -> None:
+    splits = [scored(0), scored(1)]
+    labels = np.concatenate([split.labels for split in splits])
+    guesses = np.concatenate([split.guesses for split in splits])
+    precision, _, f1, _ = precision_recall_fscore_support(labels, guesses, labels=range(5), zero_division=np.nan)
+    made = parts.precision_and_f1(splits, 5)
+    assert made["precision %"] == [percent(value) for value in precision]
+    assert made["F1 %"] == [percent(value) for value in f1]
+    never = Scored(["a"], np.array([0]), np.eye(1, 2, dtype=np.float32))
+    assert parts.precision_and_f1([never], 2) == {"precision %": ["100.0", "-"], "F1 %": ["100.0", "-"]}
+
+
+def test_a_large_confusion_matrix_has_names_and_a_table_to_search_by_name(tmp_path: Path) -> None:
+    names = [f"class {k:02}" for k in range(40)]
+    rng = np.random.default_rng(0)
+    split = Scored([str(i) for i in range(400)], np.arange(400) % 40, rng.standard_normal((400, 40)).astype(np.float32))
+    _, _, element = parts.confusions(names, [split], Pictures(missing="none"), tmp_path)
+    (plot,) = re.findall(r"<svg.*</svg>", element, flags=re.S)
+    assert all(f">{name}</text>" in plot for name in names)
+    assert "<image" not in plot, "squares are drawn in the page's colour, which follows light and dark"
+    assert "fill: var(--accent)" in plot
+    counts = confusion_matrix(split.labels, split.guesses, labels=range(40))
+    rows = re.findall(
+        r'<th scope="row" class="text">(class \d\d)</th><td>(\d+) of (\d+)</td><td class="text">([^<]*)', element
+    )
+    assert [row[0] for row in rows] == names
+    for k, (_, right, of, others) in enumerate(rows):
+        assert (int(right), int(of)) == (counts[k, k], counts[k].sum())
+        first = re.match(r"class (\d\d) \((\d+)\)", others)
+        assert first
+        assert int(first[2]) == counts[k, int(first[1])] == np.delete(counts[k], k).max()
+
+
+def test_a_very_large_matrix_is_a_raster(tmp_path: Path) -> None:
+    counts = np.eye(plots.NAMED + 1, dtype=np.int64)
+    assert "<image" in plots.confusion_matrix(tmp_path, [str(k) for k in range(len(counts))], counts, 1)
+
+
+def test_the_folders_name_is_in_the_title(made: tuple[dict[str, Any], str]) -> None:
+    assert re.search(r"<h1>labels\.csv: mean class recall ", made[1])
+    assert Pictures.of("caltech101", "nowhere").title == ""
+
+
 # The builder.
 
 
@@ -413,17 +457,12 @@ def test_an_evaluations_page_equals_its_json(photos: Path, tmp_path: Path, capsy
 
 
 def test_the_papers_errors_stand_beside_those_on_ilsvrc(tmp_path: Path) -> None:
+    from vggfeat.inference.evaluation import Evaluation, Row
     from vggfeat.page.evaluation import write_page
-    from vggfeat.page.pictures import Pictures
 
     split = scored(n=20, k=3)
-    row = {"net": "D", "weights": "oxford", "view": "dense", "scales": (256, 384, 512), "images": 20}
-    result = {
-        "dataset": "ilsvrc2012",
-        "classes": 3,
-        "failed": {},
-        "rows": [{**row, "top1_error": 24.84, "top5_error": None}],
-    }
+    row = Row("D", "oxford", "dense", (256, 384, 512), 20, top1_error=24.84, top5_error=None)
+    result = Evaluation("ilsvrc2012", 3, (row,), {}, None)
     page = write_page(tmp_path, result, ["a", "b", "c"], split, [], Pictures(missing="none")).read_text("utf-8")
     ours, *paper = re.findall(r"<tr.*?</tr>", page[page.index("Errors on ilsvrc2012") :])[1:8]
     assert 'class="ours"' in ours

@@ -98,8 +98,8 @@ def test_the_quickstart_table_is_as_it_is_printed(capsys):
     _, *lines = block("text", "features").splitlines()
     rows = []
     for line in lines:
-        name, mean, std = re.fullmatch(r"(.*?)\s+([\d.]+)%\s+([\d.]+)%", line).groups()
-        rows.append({"features": name, "mean": float(mean) / 100, "std": float(std) / 100})
+        name, mean, std = re.fullmatch(r"(.*?)\s+([\d.]+)%(?:\s+([\d.]+)%)?", line).groups()
+        rows.append({"features": name, "mean": float(mean) / 100, "std": float(std) / 100 if std else None})
     tables.print_quickstart(rows, 38.0)
     printed = capsys.readouterr().out.splitlines()[:-1]
     assert [line.rstrip() for line in printed] == [line.rstrip() for line in block("text", "features").splitlines()]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
@@ -79,6 +80,12 @@ def test_a_change_of_parameters_changes_the_net(paths: list[Path]) -> None:
     assert not np.allclose(first, other)
 
 
+VALUES = (
+    "an image has (H, W, 3) or (H, W) uint8 values from 0 to 255; values from 0 to 1 become such by "
+    "(255 * x).round().astype('uint8')"
+)
+
+
 @pytest.mark.parametrize(
     ("images", "error", "text"),
     [
@@ -92,9 +99,16 @@ def test_a_change_of_parameters_changes_the_net(paths: list[Path]) -> None:
         (
             [np.zeros((40, 50, 3))],
             ImageError,
-            "image 0 (0): array of float64 (40, 50, 3): an image has (H, W, 3) or (H, W) uint8 values",
+            f"image 0 (0): array of float64 (40, 50, 3): {VALUES}",
         ),
-        ([7], ImageError, "image 0 (0): int is no image: give a path, a Pillow image or an array"),
+        ([7], ImageError, f"image 0 (0): int is no image: give a Pillow image or an array, or a path; {VALUES}"),
+        (
+            torch.zeros(1, 3, 40, 50),
+            ImageError,
+            "image 0 (0): Tensor is no image: give a Pillow image or an array, tensor.permute(1, 2, 0).numpy() makes "
+            f"one; {VALUES}",
+        ),
+        (Image.new("RGB", (40, 50)), UsageError, "VGGFeatures takes a list of images, not one: [Image]"),
     ],
 )
 def test_what_is_no_image_is_named(images: Any, error: type[Exception], text: str) -> None:

@@ -5,10 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+LONGEST = 40
+"""Up to this many characters of a value are shown."""
+
+
+def short_repr(thing: Any) -> str:
+    """The representation of a dataclass with its long values counted or cut, for notebooks."""
+    shown = [f"{field.name}={_short(getattr(thing, field.name))}" for field in fields(thing) if field.repr]
+    return f"{type(thing).__name__}({', '.join(shown)})"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple | dict | set) and len(repr(value)) > LONGEST:
+        return f"<{len(value)}>"
+    if hasattr(value, "shape"):
+        return f"<{'x'.join(map(str, value.shape))}>"
+    text = f"{value:.4g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}.."
+
 
 @dataclass(frozen=True)
 class Result:
     """What a stage found, as named values; `as_json` gives them as plain data under the published names."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__repr__ = short_repr  # type: ignore[method-assign]  # before `dataclass` makes one that prints every value
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for JSON: by default every field under its own name."""

@@ -41,6 +41,9 @@ class Model:
     record: dict[str, Any]
     """What the model was fitted on, and its score, as plain data."""
 
+    def __repr__(self) -> str:
+        return f"<Model: {len(self.class_names)} classes, {self.coef.shape[1]} features>"
+
     def scores(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, D) descriptors -> (n, K) signed distances from each class's hyperplane, in units of the margin."""
         if descriptors.shape[1] != self.coef.shape[1]:

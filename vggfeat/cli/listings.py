@@ -18,7 +18,7 @@ from vggfeat.system.text import printable
 if TYPE_CHECKING:
     from vggfeat.stages.nets import NetRow
 
-KNOWN_AS = {net: f"VGG-{name.removeprefix('vgg')}" for name, net in ALIASES.items()}
+KNOWN_AS = {net: alias.upper().replace("VGG", "VGG-") for alias, net in ALIASES.items()}
 """Names under which other libraries have the paper's nets."""
 
 

@@ -82,14 +82,21 @@ def decode(source: Source, *, exif: bool = False) -> Image.Image:
             raise ImageError(f"damaged image: {error or type(error).__name__}") from None
 
 
+_WANTED = (
+    "an image has (H, W, 3) or (H, W) uint8 values from 0 to 255; values from 0 to 1 become such by "
+    "(255 * x).round().astype('uint8')"
+)
+
+
 def _in_memory(source: NDArray[Any] | Image.Image) -> Image.Image:
     """An array's values, or a Pillow picture that may still have to be loaded."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or not (source.ndim == 2 or source.shape[2:] == (3,)) or not source.size:
-            raise ImageError(f"array of {source.dtype} {source.shape}: an image has (H, W, 3) or (H, W) uint8 values")
+            raise ImageError(f"array of {source.dtype} {source.shape}: {_WANTED}")
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
-        raise ImageError(f"{type(source).__name__} is no image: give a path, a Pillow image or an array")
+        advice = "tensor.permute(1, 2, 0).numpy() makes one" if hasattr(source, "permute") else "or a path"
+        raise ImageError(f"{type(source).__name__} is no image: give a Pillow image or an array, {advice}; {_WANTED}")
     _check_size(source.size)
     try:
         source.load()

@@ -25,8 +25,32 @@ NAME = "images"
 
 ARGUMENTS = "arguments"
 
+Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
 Place = tuple[str, int]
 """Where an entry was given: a source ("stdin", a file's name, ARGUMENTS) and a line or position from 1."""
+
+
+def as_dataset(images: Images) -> Dataset:
+    """What a function takes as its images, as a data set: one already, a path, or several paths (see `from_paths`).
+
+    Raises UsageError for pictures in memory, which have no path to be their id.
+    """
+    if isinstance(images, Dataset):
+        return images
+    if hasattr(images, "columns"):
+        raise UsageError("a table is no list of images: pass its column of paths, such as table['path']")
+    one = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)
+    return from_paths([_path(image) for image in ([images] if one else images)])  # type: ignore[union-attr]
+
+
+def _path(image: object) -> str:
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    raise UsageError(
+        f"{type(image).__name__} is no path: images are paths of files, folders or tar files; "
+        "vggfeat.VGGFeatures describes pictures in memory"
+    )
 
 
 def from_paths(paths: Iterable[str]) -> Dataset:

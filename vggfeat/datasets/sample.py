@@ -50,3 +50,6 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     exif: bool = False
     """Whether EXIF orientation is applied: yes for users' own pictures, no for benchmarks."""
+
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name}: {len(self.samples)} images, {len(self.class_names)} classes>"

@@ -19,7 +19,7 @@ from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
-from vggfeat.store.pooling import Aggregate
+from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.launch import default_workers
 
 
@@ -117,6 +117,10 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         """
         if isinstance(X, str | os.PathLike | bytes):
             raise UsageError(f"VGGFeatures takes a list of images, not one: [{os.fspath(X)!r}]")
+        if hasattr(X, "columns"):
+            raise UsageError("a table is no list of images: pass its column of paths, such as table['path']")
+        if not hasattr(X, "__iter__") or hasattr(X, "getbands"):  # a Pillow image
+            raise UsageError(f"VGGFeatures takes a list of images, not one: [{type(X).__name__}]")
         if isinstance(X, np.ndarray) and X.ndim in (2, 3):
             raise UsageError(f"an array of shape {X.shape} is one image: VGGFeatures takes a list, or (n, H, W, 3)")
         samples = [_sample(position, image) for position, image in enumerate(X)]
@@ -154,7 +158,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
     def _settings(self) -> DescriptorSettings:
         layers = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
         return DescriptorSettings(
-            tuple(self.scales),
+            as_scales(self.scales),
             self.aggregate,
             self.flip,
             layers,

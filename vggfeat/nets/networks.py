@@ -23,6 +23,7 @@ from vggfeat.nets.catalog import (
     scaled,
 )
 from vggfeat.nets.known import Known
+from vggfeat.nets.wording import net_words
 from vggfeat.system.files import replacing
 
 Layer = Literal["fc6", "fc7", "scores"]
@@ -101,6 +102,9 @@ class VGG(nn.Module):
             nn.Dropout(0.5),
             nn.Linear(hidden, num_classes),
         )
+
+    def __repr__(self) -> str:  # torch's lists every layer
+        return f"<VGG {net_words(self.net, self.weights_name, self.width)}, {self.num_classes} classes>"
 
     @property
     def net(self) -> str:

@@ -45,16 +45,18 @@ def write_page(
         f"row {at}": f"net {row.net}, weights {row.weights}, view {row.view}, Q {_numbers(row.scales)}"
         for at, row in enumerate(result.rows, start=1)
     }
+    more = parts.precision_and_f1([scored], len(names))
+    title = f"{pictures.title or result.dataset}: {_errors(result.rows[-1])}"
     sections = [
         _score(result),
-        parts.classes(names, recalls, counts, "top-1 accuracy", "on the images evaluated", drawn),
+        parts.classes(names, recalls, counts, "top-1 accuracy", "on the images evaluated", drawn, **more),
         parts.confusions(names, [scored], pictures, drawn),
         parts.images(
             names, scored, recalls, pictures, "Images with their posterior probability of the class, in %", percent
         ),
         parts.made(terms, commands),
     ]
-    text = document(f"{result.dataset}: {_errors(result.rows[-1])}", _lead(result, drawn, pictures), sections)
+    text = document(title, _lead(result, drawn, pictures), sections)
     path = folder / PAGE
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -60,11 +60,22 @@ def classes(
     return section("classes", "Classes", table(caption, heads, rows, class_="wide"))
 
 
+def precision_and_f1(splits: Sequence[Scored], num_classes: int) -> dict[str, list[str]]:
+    """Columns for `classes`: precision and F1 of each class in %, over all splits together."""
+    counts = confusion(splits, num_classes)
+    right, given, of = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        precision, f1 = right / given, 2 * right / (given + of)
+    return {"precision %": [percent(value) for value in precision], "F1 %": [percent(value) for value in f1]}
+
+
 def confusions(names: Sequence[str], splits: Sequence[Scored], pictures: Pictures, folder: Path | None) -> Part:
     """The confusion matrix (if there is a folder for the plot) and the most confused pairs with images."""
     shown: list[Html] = []
     if folder is not None:
         shown.append(plots.confusion_matrix(folder, names, confusion(splits, len(names)), len(splits)))
+    if len(names) > plots.NUMBERED:
+        shown.append(_mistakes(names, confusion(splits, len(names))))
     pairs = most_confused(splits, len(names), PAIRS, PAIR_IMAGES)
     pictures.prepare(id for pair in pairs for id in pair.ids)
     if pairs:
@@ -76,6 +87,23 @@ def confusions(names: Sequence[str], splits: Sequence[Scored], pictures: Picture
     else:
         shown.append(tag("p", "Every test image was given its own class."))
     return section("confusions", "Confusions", *shown)
+
+
+MISTAKEN = 3
+"""Classes that are named as the most frequent mistakes of a class."""
+
+
+def _mistakes(names: Sequence[str], counts: NDArray[np.int64]) -> Html:
+    """A table to search by name: what the images of each class were taken for."""
+    rows = []
+    for k in sorted(range(len(names)), key=lambda k: names[k].casefold()):
+        wrong = counts[k].copy()
+        wrong[k] = 0
+        most = [j for j in np.argsort(-wrong, kind="stable")[:MISTAKEN] if wrong[j]]
+        others = ", ".join(f"{names[j]} ({wrong[j]})" for j in most) or NONE
+        rows.append((names[k], f"{counts[k, k]} of {counts[k].sum()}", others))
+    caption = "Every class by name: its test images that were right, and the classes that most others were given"
+    return table(caption, ("class", "right", "taken for"), rows, text=(0, 2), class_="wide")
 
 
 def _pair(names: Sequence[str], pair: Confusion, pictures: Pictures) -> Sequence[Any]:

@@ -27,10 +27,14 @@ class Pictures:
         samples: the data set's samples.
         exif: honour the EXIF orientation.
         missing: the reason if there is no data set.
+        title: what pages call the data set: the folder's name for the user's own images; "": its name.
     """
 
-    def __init__(self, samples: Iterable[Sample] = (), *, exif: bool = False, missing: str = "") -> None:
+    def __init__(
+        self, samples: Iterable[Sample] = (), *, exif: bool = False, missing: str = "", title: str = ""
+    ) -> None:
         self.missing = missing
+        self.title = title
         self._samples = {sample.id: sample for sample in samples}
         self._exif = exif
         self._made: dict[str, str | ImageError] = {}
@@ -42,7 +46,7 @@ class Pictures:
             dataset: Dataset = load_dataset(name, data)
         except VggfeatError as error:
             return cls(missing=str(error))
-        return cls(dataset.samples, exif=dataset.exif)
+        return cls(dataset.samples, exif=dataset.exif, title=Path(data).resolve().name if name == "folder" else "")
 
     def prepare(self, ids: Iterable[str]) -> None:
         """Decodes these images in parallel."""

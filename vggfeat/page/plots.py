@@ -160,7 +160,7 @@ class Curve:
 
 def cost_curve(folder: Path, Cs: Sequence[float], curves: Sequence[Curve], measure: str) -> Html:
     """Validation score over C: a line per split, a dot at the chosen C."""
-    with Canvas(6.4, 3.2) as canvas:
+    with Canvas(5.2, 3) as canvas:
         (axes,) = canvas.axes
         for number, curve in enumerate(curves):
             values = 100 * np.asarray(curve.values, dtype=float)
@@ -200,8 +200,15 @@ def class_bars(folder: Path, names: Sequence[str], values: Sequence[float], meas
 NUMBERED = 15
 """Up to this many classes the confusion matrix shows its shares as numbers."""
 
-NAMED = 60
+NAMED = 120
 """Up to this many class names fit on the axes of the confusion matrix."""
+
+
+SQUARE = 40
+"""Larger matrices take the page's whole width."""
+
+RASTER = "#3d8fe0"
+"""Colour of matrices that are a raster: visible on light and dark."""
 
 
 def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int64], splits: int) -> Html:
@@ -213,20 +220,14 @@ def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int6
         counts: (K, K) test images of each class (row) that were given each class (column).
         splits: over how many splits these are summed.
     """
-    from matplotlib.colors import to_rgb
-
     k = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 7.5 if k > NUMBERED else 6.5
+    side = 5 if k <= NUMBERED else 7.5 if k <= SQUARE else 12
     with Canvas(side, side) as canvas:
         (axes,) = canvas.axes
-        # One colour whose opacity is the share: it stands on light and on dark. The root lets rare confusions show.
-        cells = np.empty((k, k, 4))
-        cells[..., :3] = to_rgb(COLOURS["accent"])
-        cells[..., 3] = np.sqrt(shares) * (0.55 if k <= NUMBERED else 1)
-        axes.imshow(cells, interpolation="none")
+        _cells(axes, np.sqrt(shares) * (0.55 if k <= NUMBERED else 1))
         if k <= NAMED:
-            size = 8 if k <= 25 else 5
+            size = min(8, 0.75 * 0.85 * 72 * side / k)
             labels = [_label(name, 18) for name in names]
             axes.set_xticks(range(k), labels, rotation=90, fontsize=size)
             axes.set_yticks(range(k), labels, fontsize=size)
@@ -240,9 +241,29 @@ def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int6
     over = ", over all splits" if splits > 1 else ""
     caption = (
         f"Share of each class's test images (rows) that each class received (columns){over}. "
-        "Opacity is the share's root, so that rare confusions can be seen."
+        "Stronger colour means more; faint colours are raised to show rare confusions."
     )
-    return figure(plot, caption, class_="square")
+    return figure(plot, caption, class_="square" if k <= SQUARE else None)
+
+
+def _cells(axes: Any, strength: NDArray[np.float64]) -> None:
+    """(K, K) squares of one colour with these opacities, which suits a light and a dark ground.
+
+    Up to `NAMED` classes they are vector graphics, whose colour follows the page; larger matrices are a raster.
+    """
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Rectangle
+
+    k = len(strength)
+    if k > NAMED:
+        cells = np.empty((k, k, 4))
+        cells[..., :3], cells[..., 3] = to_rgb(RASTER), strength
+        axes.imshow(cells, interpolation="none")
+        return
+    for row, column in np.argwhere(strength > 0):
+        square = Rectangle((column - 0.5, row - 0.5), 1, 1, color=COLOURS["accent"], alpha=strength[row, column], lw=0)
+        axes.add_patch(square)
+    axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), aspect="equal")
 
 
 def precision_recall(folder: Path, rankings: Sequence[Ranking], of: int) -> Html:

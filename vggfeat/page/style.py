@@ -29,7 +29,7 @@ a { color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .skip { position: absolute; left: -100rem; }
 .skip:focus { left: 1rem; background: var(--paper); padding: .5rem; }
-.headline { font-size: 2.75rem; font-weight: 650; line-height: 1.1; margin: .75rem 0 0; }
+.headline { max-width: none; font-size: 2.75rem; font-weight: 650; line-height: 1.1; margin: .75rem 0 0; }
 .headline small { font-size: 1.1rem; font-weight: 400; color: var(--muted); margin-left: .6rem; }
 .sub, figcaption, footer, .note { color: var(--muted); }
 .note { border-left: 3px solid var(--line); padding-left: .75rem; }
@@ -66,11 +66,13 @@ pre { background: var(--soft); padding: .75rem 1rem; border-radius: .35rem; whit
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .88rem; }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); font-size: .9rem; }
 @media (max-width: 40rem) {
-  th, td { padding: .25rem .45rem; } thead > tr > * { white-space: normal; } .headline { font-size: 2.2rem; }
-  .headline small { display: block; margin: .25rem 0 0; } .bars { min-width: 5rem; }
+  th, td { padding: .25rem .3rem; } thead > tr > * { white-space: normal; } .headline { font-size: 2.2rem; }
+  .headline small { display: block; margin: .25rem 0 0; }
+  table { font-size: .8rem; min-width: 0; } td { white-space: nowrap; }
+  th.text, td.text { white-space: normal; overflow-wrap: anywhere; }
+  .bars, thead td:empty:not(:first-child) { display: none; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
   caption > span { display: block; max-width: calc(100vw - 2rem); }
-  figure { overflow-x: auto; } figure > svg { min-width: 32rem; }
   .thumbs li, .thumbs img, .thumbs .gone { width: 4.9rem; } .thumbs img, .thumbs .gone { height: 4.9rem; }
   .images, .images caption, .images tbody, .images tr, .images th, .images td { display: block; border: 0;
     padding: .15rem 0; text-align: left; }

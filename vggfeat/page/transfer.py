@@ -72,7 +72,7 @@ def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
         parts.made(report.made, report.commands),
     ]
     text = document(
-        f"{result.dataset}: {report.measure} {_score_words(result)}",
+        f"{pictures.title or result.dataset}: {report.measure} {_score_words(result)}",
         _lead(report, drawn, pictures),
         [part for part in sections if part is not None],
     )
@@ -209,7 +209,8 @@ def _classes(report: Report, folder: Path | None) -> Part:
     by_class = [split.C for split in report.result.splits if isinstance(split.C, dict)]
     costs = [", ".join(f"{C[name]:.3g}" for C in by_class) for name in report.names] if by_class else []
     of = "mean over the splits" if len(report.splits) > 1 else "on the test part"
-    return parts.classes(report.names, values, counts, report.class_measure, of, folder, C=costs)
+    more = {"C": costs} if report.multi else parts.precision_and_f1(report.splits, len(report.names))
+    return parts.classes(report.names, values, counts, report.class_measure, of, folder, **more)
 
 
 def _rankings(report: Report, folder: Path | None) -> Part | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.datasets.archives import PUBLISHED, Published, unpack
-from vggfeat.errors import DatasetError, VggfeatError, unknown_name
+from vggfeat.errors import DatasetError, DownloadError, VggfeatError, unknown_name
 from vggfeat.nets.cache import published_file
 from vggfeat.results import Result
 from vggfeat.system.fetch import Progress, fetch, offline_asked
@@ -82,7 +82,14 @@ def _fill(folder: Path, published: Published, work: Path, offline: bool, progres
     unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # left by an interrupted call
     for archive in published.archives:
-        file = fetch(archive.url, work / archive.filename, digest=archive.digest, progress=progress, offline=offline)
+        target = work / archive.filename
+        try:
+            file = fetch(archive.url, target, digest=archive.digest, progress=progress, offline=offline)
+        except DownloadError as error:
+            if offline:  # its message says where to put the file
+                raise
+            by_hand = f"put {archive.url} ({archive.digest}) at {target} and run this again"
+            raise DownloadError(f"{error}; without a network, {by_hand}") from None
         unpack(file, archive, unpacked)
     found = unpacked / published.top
     if not found.is_dir():

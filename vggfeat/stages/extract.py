@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from vggfeat.datasets import Dataset
-from vggfeat.datasets.listing import from_paths
+from vggfeat.datasets.listing import Images, as_dataset
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
@@ -29,11 +28,11 @@ from vggfeat.inference.settings import (
 from vggfeat.nets.networks import VGG
 from vggfeat.store import FAILED, DescriptorWriter
 from vggfeat.store.aggregates import STORES, Aggregate
+from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
 
 log = logging.getLogger(__name__)
 
-Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 NetLike = str | VGG
 
 
@@ -42,7 +41,7 @@ def extract(
     *,
     net: NetLike | Sequence[NetLike] | None = None,
     weights: WeightsLike | Sequence[WeightsLike] = "published",
-    scales: Sequence[int] = (256, 384, 512),
+    scales: int | Sequence[int] = (256, 384, 512),
     aggregate: Aggregate = "stack",
     flip: bool = True,
     layer: str | Sequence[str] = "fc7",
@@ -110,7 +109,7 @@ def extract(
     options = RunOptions(workers, max_read_failures, progress, resume, overwrite)
     if store not in STORES:
         raise unknown_name("number format of the file", store, STORES)
-    dataset = images if isinstance(images, Dataset) else from_paths(_as_paths(images))
+    dataset = as_dataset(images)
     if not dataset.samples:
         raise UsageError("no images to extract from")
     part = Shard.parse(shard) if isinstance(shard, str) else shard
@@ -119,7 +118,9 @@ def extract(
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
     exif = dataset.exif if exif is None else exif
     layers = (layer,) if isinstance(layer, str) else tuple(layer)
-    settings = DescriptorSettings(tuple(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise)
+    settings = DescriptorSettings(
+        as_scales(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise
+    )
     if store == "float16" and normalise == "none":
         raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
     nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(layers)
@@ -156,7 +157,3 @@ def default_output(dataset: str, nets: Sequence[VGG], settings: DescriptorSettin
     weights = "+".join(dict.fromkeys(Path(net.weights_name).stem for net in nets))
     scales = "_".join(map(str, settings.scales))
     return Path("descriptors") / f"{dataset}-{names}-{weights}-{scales}-{settings.aggregate}.h5"
-
-
-def _as_paths(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
-    return [os.fspath(path) for path in ([images] if isinstance(images, str | os.PathLike) else images)]

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def merge(
-    shards: Sequence[str | os.PathLike[str]],
+    shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -40,7 +40,7 @@ def merge(
     if not shards:
         raise UsageError("no shards: name the files that extract wrote with `shard`")
     target = Path(output)
-    paths = [Path(path) for path in shards]
+    paths = [Path(path) for path in ([shards] if isinstance(shards, str | os.PathLike) else shards)]
     if any(path.resolve() == target.resolve() for path in paths):
         raise UsageError(f"{target} is one of the shards: name another `output`")
     with OutputLock(target):

@@ -8,6 +8,7 @@ from typing import Any
 
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets.listing import Images, as_dataset
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.net_predictor import NetPredictor, Prediction, is_net
@@ -95,7 +96,7 @@ class Predictor:
 
 def predict(
     model: str | Path,
-    images: Dataset,
+    images: Images,
     *,
     progress: Progress | None = None,
     **options: Any,
@@ -104,12 +105,13 @@ def predict(
 
     Args:
         model: a file that `svm` wrote (`output`), or a net's checkpoint that `train` wrote.
-        images: a data set; EXIF orientation is honoured as it says.
+        images: paths of images, folders and tar files, or a Dataset.
         progress: called with (images done, images, images failed).
         options: those of `Predictor`; a net takes those of `NetPredictor` alone.
 
     An image that cannot be read has an error in place of scores.
     """
+    images = as_dataset(images)
     if not images.samples:
         raise UsageError("no images to predict")
     predictor: NetPredictor | Predictor

@@ -46,7 +46,7 @@ Progress = Callable[[int, int, int], None]
 
 
 def svm(
-    files: Sequence[str | Path] = (),
+    files: str | Path | Sequence[str | Path] = (),
     *,
     dataset: str | None = None,
     C: float | Sequence[float] = C_GRID,
@@ -67,7 +67,7 @@ def svm(
     """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
 
     Args:
-        files: descriptor files of the same images, to be stacked (late fusion); by default the only
+        files: a descriptor file, or several of the same images, to be stacked (late fusion); by default the only
             `descriptors/<dataset>-*.h5`.
         dataset: the data set that the files must be of; by default the first file's.
         C: a value, or an ascending grid from which the validation part chooses: for multi-label sets per class by
@@ -91,6 +91,7 @@ def svm(
     start = time.perf_counter()
     tick = progress or (lambda done, total, failed: None)
     layers = (layer,) if isinstance(layer, str) else layer
+    files = [files] if isinstance(files, str | Path) else files
     features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)

@@ -31,6 +31,11 @@ class Described:
     """(N, D) with each layer's descriptor at unit length, as a file keeps several; None where there is one layer."""
 
 
+def as_scales(scales: int | Sequence[int]) -> tuple[int, ...]:
+    """One scale or several, as a tuple."""
+    return (scales,) if isinstance(scales, int) else tuple(scales)
+
+
 def check_scales(scales: Sequence[int]) -> None:
     """Raises UsageError for an empty list, and for smallest sides Q that no net can be run at."""
     if not scales:

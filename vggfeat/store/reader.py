@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError
+from vggfeat.nets.wording import nets_words
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
 from vggfeat.store.pooling import Aggregate, combine
@@ -39,6 +40,10 @@ class Descriptors:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        nets = nets_words(self.attributes["settings"]["nets"])
+        return f"<Descriptors {self.path}: {len(self)} x {self.dim}, {self.attributes['dataset']}, net {nets}>"
 
     @property
     def done(self) -> NDArray[np.intp]:
