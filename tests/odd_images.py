@@ -44,7 +44,7 @@ def corpus() -> Iterator[tuple[str, bytes, str | None]]:
     yield "bomb.jpg", _with_jpeg_size(whole, 30000, 30000), LIMIT
     yield "bomb.gif", _with_gif_size(encoded(photo(), "GIF"), 30000, 30000), LIMIT
     yield "wide.jpg", _with_jpeg_size(whole, 65000, 1), ""
-    yield "text-bomb.png", _with_png_text(encoded(photo(), "PNG"), 100 << 20), ""
+    yield "text-bomb.png", _with_png_text(encoded(photo(), "PNG"), 100 << 20), None
     yield "float.tif", encoded(Image.fromarray(np.ones((40, 50), dtype=np.float32)), "TIFF"), "32-bit float pixels"
 
 

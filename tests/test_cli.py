@@ -216,7 +216,7 @@ def test_the_completion_script_is_there(shell):
             "No such option '-n'; did you mean '--net'? (see 'vggfeat extract --help')\n",
         ),
         (["svm", "-x"], "No such option '-x' (see 'vggfeat svm --help')\n"),
-        (["extract", "x.jpg", "--layer", "fc17"], "'fc17' is not one of 'fc6', 'fc7'; did you mean 'fc7'? (see "),
+        (["extract", "x.jpg", "--layer", "fc17"], "'pool5', 'fc6', 'fc7'; did you mean 'fc7'? (see "),
         (["svm", "--dataset", "caltech-101"], "'folder'; did you mean 'caltech101'? (see 'vggfeat svm --help')\n"),
         (
             ["download", "--dataset", "voc07"],
@@ -227,7 +227,7 @@ def test_the_completion_script_is_there(shell):
         (["evaluate", "--scales", "mult"], "'mult' is no rule for scales; did you mean 'multi'?"),
         (["train", "--init", "gausian"], "did you mean 'gaussian'?"),
         (["train", "--set", "sgd.batchsize=2"], "no recipe key 'batchsize'; did you mean 'batch_size'?"),
-        (["extract", "--layer", "zzz"], "'zzz' is not one of 'fc6', 'fc7' (see 'vggfeat extract --help')\n"),
+        (["extract", "--layer", "zzz"], "'pool5', 'fc6', 'fc7' (see 'vggfeat extract --help')\n"),
     ],
 )
 def test_a_name_that_is_not_valid_suggests_the_nearest(args, message, capsys):

@@ -36,7 +36,7 @@ def test_a_list_with_a_byte_order_mark_and_names_that_are_no_utf8_keeps_their_by
 
 
 def test_a_nul_separated_list_keeps_line_breaks_inside_names() -> None:
-    assert listed(b"a\nb.jpg\0id\tc.jpg\0", nul=True) == [("a\nb.jpg", "a\nb.jpg"), ("id", "c.jpg")]
+    assert listed(b"a\nb.jpg\0id\tc.jpg\0", nul=True) == [("a\nb.jpg", "a\nb.jpg"), ("id\tc.jpg", "id\tc.jpg")]
 
 
 def test_a_list_of_users_images_honours_exif_and_has_no_labels() -> None:
@@ -49,7 +49,7 @@ def test_a_list_of_users_images_honours_exif_and_has_no_labels() -> None:
     ("data", "options", "message"),
     [
         (b"a\n\nb\na\n", {}, "stdin, lines 1 and 4: 'a' is given twice; ids must be unique"),
-        (b"i\ta\0i\tb", {"nul": True}, "stdin, lines 1 and 2: 'i' is given twice; ids must be unique"),
+        (b"i\0j\0i", {"nul": True}, "stdin, lines 1 and 3: 'i' is given twice; ids must be unique"),
         (b"a\n\tb.jpg\n", {}, "stdin, line 2: expected a path or id<TAB>path, found '\\tb.jpg'"),
         (b"a\t\n", {}, "stdin, line 1: expected a path or id<TAB>path, found 'a\\t'"),
         (b"a.jpg\0b.jpg\0", {}, "stdin, line 1: a NUL byte; for a list separated by NUL bytes give `nul`"),

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 from making import write_descriptors
+from scipy.io import loadmat
 
 from vggfeat.cli import run
 from vggfeat.cli.advice import told
@@ -89,8 +91,10 @@ def test_nothing_is_replaced_unasked(made, tmp_path):
 
 def test_another_suffix_is_refused(made, tmp_path):
     with pytest.raises(UsageError) as error:
-        export(made, tmp_path / "feats.mat")
-    assert str(error.value) == f"{tmp_path / 'feats.mat'}: the suffix says what to write: .npy or .csv"
+        export(made, tmp_path / "feats.tsv")
+    assert str(error.value) == (
+        f"{tmp_path / 'feats.tsv'}: the suffix says what to write: .npy, .npz, .csv, .mat, .parquet"
+    )
 
 
 def test_the_command_says_what_is_missing(made, tmp_path, capsys):
@@ -98,7 +102,7 @@ def test_the_command_says_what_is_missing(made, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'feats.npy'}\n"
     assert f"ids and labels: {tmp_path / 'feats.csv'}\n" in captured.err
-    assert "2 of 600 rows have no descriptor (failed or pending: see the column status)\n" in captured.err
+    assert "2 of 600 rows have no descriptor (failed or pending: see status)\n" in captured.err
     whole = write_descriptors(tmp_path / "whole.h5", DATASET, VALUES)
     assert run(["export", str(whole), "-o", str(tmp_path / "whole.csv"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -107,3 +111,79 @@ def test_the_command_says_what_is_missing(made, tmp_path, capsys):
         "rows": N,
         "missing": 0,
     }
+
+
+def read_arrays(path):
+    """Name -> array of an .npz or .mat file, text as lists of strings."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+    found = loadmat(path, chars_as_strings=True)
+    texts = {
+        name: [str(one.item()) if one.size else "" for one in found[name].ravel()] for name in TEXTS if name in found
+    }
+    return {name: value for name, value in found.items() if not name.startswith("__")} | texts
+
+
+TEXTS = ("ids", "subset", "status", "errors", "class_names")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat"])
+def test_arrays_hold_ids_labels_and_failures(made, tmp_path, suffix):
+    done = export(made, tmp_path / f"feats{suffix}")
+    assert (done.names, done.rows, done.missing) == (None, N, 2)
+    found = read_arrays(tmp_path / f"feats{suffix}")
+    held = read_descriptors(made)
+    assert found["descriptors"].dtype == np.float32
+    assert np.array_equal(found["descriptors"], held.read(), equal_nan=True)
+    odd = ODD if suffix == ".npz" else ODD.replace("\udce9", "\\udce9")
+    assert list(found["ids"]) == ["i0", odd, *held.ids[2:]]
+    assert np.array_equal(found["labels"].ravel(), held.labels)
+    assert list(found["class_names"]) == ["cats, big", "dogs"]
+    assert (found["status"][2], found["errors"][2], found["errors"][3]) == ("failed", "cannot be read", "")
+    assert (found["status"][0], found["status"][-1], found["subset"][0]) == ("done", "pending", "train")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(["feats.h5", f"feats{suffix}"])
+
+
+def test_parquet_holds_a_row_an_image(made, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    export(made, tmp_path / "feats.parquet")
+    table, held = parquet.read_table(tmp_path / "feats.parquet"), read_descriptors(made)
+    assert table.column_names == ["id", "label", "subset", "status", "error", "descriptor"]
+    assert table["id"].to_pylist() == ["i0", ODD.replace("\udce9", "\\udce9"), *held.ids[2:]]
+    assert table["label"].to_pylist() == [held.class_names[label] for label in held.labels]
+    assert table["error"].to_pylist() == [None, None, "cannot be read"] + [None] * (N - 3)
+    vectors = table["descriptor"].to_pylist()
+    assert [row for row, vector in enumerate(vectors) if vector is None] == [2, N - 1]
+    assert np.array_equal(
+        np.array([vector or [np.nan] * DIM for vector in vectors], np.float32), held.read(), equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat", ".parquet"])
+def test_the_other_kinds_of_labels_come_through(tmp_path, suffix):
+    multi = Dataset("toy", (Sample("a", "x", (1, 0)), Sample("b", "x", (-1, 1))), ("car", "dog"))
+    export(write_descriptors(tmp_path / "m.h5", multi, VALUES[:2]), tmp_path / f"m{suffix}")
+    plain = Dataset("images", (Sample("a", "x"),))
+    export(write_descriptors(tmp_path / "p.h5", plain, VALUES[:1]), tmp_path / f"p{suffix}")
+    if suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        assert parquet.read_table(tmp_path / "m.parquet").drop(["descriptor", "error"]).to_pylist() == [
+            {"id": "a", "label.car": 1, "label.dog": 0, "subset": "", "status": "done"},
+            {"id": "b", "label.car": -1, "label.dog": 1, "subset": "", "status": "done"},
+        ]
+        assert parquet.read_schema(tmp_path / "p.parquet").names == ["id", "subset", "status", "error", "descriptor"]
+        return
+    assert read_arrays(tmp_path / f"m{suffix}")["labels"].tolist() == [[1, 0], [-1, 1]]
+    assert set(read_arrays(tmp_path / f"p{suffix}")) == {"descriptors", "ids", "subset", "status", "errors"}
+
+
+def test_what_is_missing_or_too_large_is_said(made, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"^\.parquet needs the package pyarrow: pip install 'vggfeat\[parquet\]'$"):
+        export(made, tmp_path / "feats.parquet")
+    monkeypatch.setattr("vggfeat.stages.export.MOST_MAT", 4 * N * DIM - 1)
+    with pytest.raises(StoreError) as error:
+        export(made, tmp_path / "feats.mat")
+    assert str(error.value) == f"{tmp_path}/feats.mat: 600 x 5 values are too large for MATLAB's format: write .npy"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["feats.h5"]

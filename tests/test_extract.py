@@ -21,6 +21,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.images import decode, rescale
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.extractor import DescriptorSettings, Extractor
+from vggfeat.nets.layers import LAYERS
 from vggfeat.nets.networks import VGG, glorot_
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32"]
@@ -126,7 +127,7 @@ def test_activations_that_are_not_finite_fail_their_row_by_name(photos):
         ({"scales": ()}, "no scales: name at least one smallest side, such as 256"),
         ({"scales": (256, 256)}, "scales 256,256: one is named twice"),
         ({"aggregate": "mean"}, "no aggregation 'mean'; valid: stack, average, max"),
-        ({"layer": "scores"}, "no layer 'scores'; valid: fc6, fc7"),
+        ({"layer": "scores"}, f"no layer 'scores'; valid: {', '.join(LAYERS)}"),
         ({"store": "int8"}, "no number format of the file 'int8'; valid: float32, float16"),
         ({"resume": True, "overwrite": True}, "`resume` and `overwrite`: choose one"),
         (

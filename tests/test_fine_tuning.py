@@ -17,7 +17,7 @@ from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import RecipeError, TrainingError
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.stages.train import train
-from vggfeat.training import features
+from vggfeat.training import features, frozen
 from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.features import DONE, FAILED, FeatureFile, Layout
 from vggfeat.training.form import TrainingForm
@@ -93,7 +93,7 @@ class Listening(Observer):
 
 @pytest.fixture
 def few_at_a_time(monkeypatch):
-    monkeypatch.setattr("vggfeat.training.frozen.CHUNK", 4)
+    monkeypatch.setitem(frozen.CHUNK, "cpu", 4)
 
 
 # The same training, frozen layers computed once or at every update
@@ -155,7 +155,8 @@ def test_frozen_layers_run_once_for_each_crop(tree, source, tmp_path, monkeypatc
     size = (tmp_path / "run" / "features.f16").stat().st_size
     assert ROWS * 2 * 32 * 49 < size < ROWS * 2 * 32 * 49 + 9000
     assert heard.notes[-1] == (
-        f"layers conv1_1 to conv5_2 are frozen and run once: outputs for 2 crops of 12 images and for 3 to validate, in "
+        f"layers conv1_1 to conv5_2 are frozen and run once: outputs for 24 crops (2 an image) and 3 validation "
+        f"images, in "
         f"{tmp_path}/run/features.f16 (0 MB, computed now)"
     )
     seen.clear()
@@ -212,7 +213,7 @@ from vggfeat.training import features, frozen
 from vggfeat.training.observer import Observer
 from vggfeat.training.recipe import load_recipe
 
-frozen.CHUNK, features.COMMIT_SECONDS = 4, 0.0
+frozen.CHUNK["cpu"], features.COMMIT_SECONDS = 4, 0.0
 
 class Dying(Observer):
     def frozen(self, done, total):
@@ -360,7 +361,7 @@ def test_dropout_between_frozen_and_trained_layers_stays_random():
 def test_fine_tuning_has_defaults_of_its_own_that_anything_named_overrides(tmp_path):
     assert load_recipe().augment.crops == 0
     recipe = load_recipe(None, {"sgd.trainable": "fc"})
-    assert (recipe.augment.crops, recipe.sgd.learning_rate, recipe.schedule.measure) == (4, 0.001, "top1")
+    assert (recipe.augment.crops, recipe.sgd.learning_rate, recipe.schedule.measure) == (2, 0.001, "top1")
     assert load_recipe(None, {"sgd.trainable": "fc", "augment.crops": 0}).augment.crops == 0
     (tmp_path / "r.toml").write_text("[augment]\ncrops = 9\n")
     assert load_recipe(tmp_path / "r.toml", {"sgd.trainable": "fc8"}).augment.crops == 9
@@ -383,11 +384,11 @@ def test_the_command_fine_tunes_and_names_the_next_command(tree, source, tmp_pat
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path}/n.pt\n"
     assert "conv1_1, conv2_1, conv3_1, conv3_2, conv4_1, conv4_2, conv5_1, conv5_2, fc6, fc7 from " in captured.err
-    assert "layers conv1_1 to conv5_2 are frozen and run once: outputs for 1 crops of " in captured.err
+    assert "layers conv1_1 to conv5_2 are frozen and run once: outputs for 12 crops (1 an image) and 3 " in captured.err
     assert captured.err.splitlines()[-1] == f"next: vggfeat predict {tmp_path}/n.pt PICTURES"
     assert (tmp_path / "n.features.f16").exists()
     kept = load_recipe(tmp_path / "n.recipe.toml")
-    assert (kept.sgd.trainable, kept.augment.crops, kept.sgd.batch_size) == ("fc", 1, 32)
+    assert (kept.sgd.trainable, kept.augment.crops, kept.sgd.batch_size) == ("fc", 1, 64)
 
 
 def test_two_processes_fill_one_file_and_reach_the_weights_of_one(tree, source, tmp_path):

@@ -114,13 +114,13 @@ def test_what_cannot_be_read_says_why(tmp_path):
     assert reason(str(tmp_path / "missing.jpg")) == "no such file or directory"
     assert reason(str(tmp_path)) == "is a folder"
     os.mkfifo(tmp_path / "fifo.jpg")
-    assert reason(str(tmp_path / "fifo.jpg")) == "no regular file"
-    assert reason("/dev/zero") == "no regular file"
+    assert reason(str(tmp_path / "fifo.jpg")) == "not a regular file"
+    assert reason("/dev/zero") == "not a regular file"
     assert reason("a\0b.jpg") == "embedded null byte"
     assert reason(b"") == "empty file"
     assert reason(b"\0" * 100) == "no image: only zero bytes"
     assert reason(b"  <!DOCTYPE html><html>404</html>") == "no image: an HTML or XML page"
-    assert reason(b"hello, world") == ("no image of a known format (JPEG, PNG, WEBP, BMP, DIB, GIF, TIFF)")
+    assert reason(b"hello, world") == ("no image of a known format (JPEG, PNG, WEBP, BMP, DIB, GIF, TIFF, AVIF, HEIC)")
     assert reason(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").startswith("no image of a known format")
 
 
@@ -144,7 +144,7 @@ def test_damaged_files_raise_nothing_but_image_errors():
                 assert str(error)
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     header = encoded(Image.new("L", (1, 1)), "PNG")
     bomb = header.replace((1).to_bytes(4, "big") * 2, (30000).to_bytes(4, "big") * 2, 1)
     # The size is read before the checksum of the header chunk would be found wrong.
@@ -153,8 +153,6 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     chunk = bomb[12:29]
     bomb = bomb[:29] + zlib.crc32(chunk).to_bytes(4, "big") + bomb[33:]
     assert reason(bomb) == "more than 100 million pixels"
-    monkeypatch.setattr(images, "MAX_PIXELS", 5)
-    assert reason(encoded(Image.new("L", (2, 3)), "PNG")) == "2x3 pixels: more than 0 million pixels"
 
 
 def test_extreme_shapes_fail_instead_of_filling_the_memory():

@@ -289,10 +289,18 @@ def test_a_net_without_fully_connected_layers_gives_all_others(picture):
     assert close(DenseNet(net, "pool5")([picture]), DenseNet(whole, "pool5")([picture]), 0.02)
     with pytest.raises(UsageError) as caught:
         DenseNet(net)
-    assert str(caught.value) == (
-        "these weights of net A have no fully-connected layers, so no fc7; take `layer=pool5`, or another of conv1_1, "
-        "pool1, conv2_1, pool2, conv3_1, conv3_2, pool3, conv4_1, conv4_2, pool4, conv5_1, conv5_2, pool5"
-    )
+    assert str(caught.value) == "none has no fully-connected layers, so no fc7; take `layer=pool5`"
+
+
+def test_a_layer_that_a_named_net_does_not_have_is_refused_before_weights_are_looked_for(photos, tmp_path):
+    with pytest.raises(UsageError, match=r"^net D \(VGG-16\) has no layer 'conv3_4'; it has conv1_1, "):
+        vggfeat.extract(photos, net="D", weights="published", layer="conv3_4", output=tmp_path / "a.h5")
+
+
+def test_a_net_without_fully_connected_layers_scores_no_classes(photos):
+    net = glorot_(VGG("A", width=WIDTH, top=False))
+    with pytest.raises(UsageError, match=r"^none has no fully-connected layers, so it scores no classes$"):
+        vggfeat.evaluate(load_folder(photos.parent), net=net, scales=[224])
 
 
 # Files
@@ -419,7 +427,7 @@ def test_what_changes_a_value_changes_the_fingerprint(photos, tmp_path, changes,
         ({"layer": "conv6_1"}, "no layer 'conv6_1'; did you mean 'conv5_1'? valid: conv1_1, "),
         ({"layer": ("fc7", "fc7")}, "layers fc7, fc7: one is named twice"),
         ({"layer": ()}, "no layer: name at least one, such as fc7"),
-        ({"layer": "conv3_4"}, "no layer in net A 'conv3_4'; did you mean 'conv3_2'? valid: conv1_1, pool1, "),
+        ({"layer": "conv3_4"}, "net A (VGG-11) has no layer 'conv3_4'; it has conv1_1, pool1, "),
         ({"pool": "sum"}, "no pooling 'sum'; valid: avg, max, gem, none"),
         ({"pool": "none"}, "`pool=none` keeps the map of one 224x224 crop, whose length is fixed: it goes with `view"),
         ({"view": "crops"}, "no view 'crops'; valid: dense, center"),
@@ -472,6 +480,7 @@ def test_the_command_takes_layers_and_says_how_to_make_the_file_again(photos, tm
     assert run(["info", str(tmp_path / "a.h5"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert "--layer conv4_1 --layer pool5 --pool max --view center --normalise none" in told["command"]
+    assert (told["layer"], told["pool"], told["view"], told["normalise"]) == ("conv4_1+pool5", "max", "center", "none")
     assert run(["extract", str(photos), *FLAGS, "--pre-relu", "--layer", "pool5", "-o", str(tmp_path / "b.h5")]) == 2
     assert "pool5 has no ReLU, so no values before it: leave --pre-relu out" in capsys.readouterr().err
 

@@ -20,6 +20,7 @@ from vggfeat.stages.localise import localise
 from vggfeat.stages.train import train
 from vggfeat.training.augment import Augmentation, CentreView, Colours, CropView
 from vggfeat.training.crops import CropLoader, Job
+from vggfeat.training.form import TrainingForm
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.tasks import Localisation, box_targets, task_of
 
@@ -196,6 +197,19 @@ def test_fc_alone_leaves_the_convolutions_as_they_were(tmp_path):
     for key, value in before.items():
         if not key.startswith("classifier.6"):
             assert torch.equal(made[key], value) == key.startswith("features"), key
+
+
+def test_boxes_are_learned_from_kept_outputs_as_from_crops(tmp_path, monkeypatch):
+    """The targets, and the crops that miss their object, are kept with the outputs; float16 alone makes a difference."""
+    root = located_tree(tmp_path, train=4, val=1, size=(90, 48))  # narrow crops: some show no object
+    source = glorot_(VGG("A", width=1 / 64, num_classes=3), seed=5).save(tmp_path / "net.pt")
+    recipe, data = tiny(root, init__checkpoint=str(source), sgd__trainable="fc", augment__crops=3, schedule__epochs=3)
+    kept = train(recipe, data, output=tmp_path / "kept", device="cpu")
+    frozen = TrainingForm.frozen
+    monkeypatch.setattr(TrainingForm, "frozen", lambda self, crops: frozen(self, crops).half().float())
+    anew = train(recipe, data, output=tmp_path / "anew", device="cpu", cache=False)
+    assert all(torch.equal(value, weights(anew.last)[key]) for key, value in weights(kept.last).items())
+    assert kept.errors == anew.errors
 
 
 def test_a_resumed_run_reaches_the_bits_of_an_undisturbed_one(tmp_path):

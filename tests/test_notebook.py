@@ -12,7 +12,7 @@ from PIL import Image
 import vggfeat
 from vggfeat.classifiers.model_file import read_model
 from vggfeat.datasets import load_dataset
-from vggfeat.datasets.listing import as_dataset
+from vggfeat.datasets.folder import as_dataset
 from vggfeat.errors import UsageError
 from vggfeat.results import Result
 

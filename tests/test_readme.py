@@ -35,6 +35,7 @@ ONLY_PARSED = {
     "torchrun --nproc-per-node 8": "eight processes; tests/test_scale_out.py runs ranks, shards and merge",
     "#SBATCH --array=0-15": "needs SLURM; tests/test_scale_out.py runs shards and merge",
     "vggfeat train --net E": "needs ILSVRC; tests/test_train_stage.py trains narrow nets",
+    "vggfeat train --net D --init-from published": "needs Oxford's weights; tests/test_fine_tuning.py tunes narrow nets",
     "vggfeat evaluate --net D": "needs ILSVRC; tests/test_evaluate.py evaluates narrow nets",
     "vggfeat train --recipe recipes/D-384-localise.toml": "needs ILSVRC; tests/test_localise.py has narrow nets",
 }

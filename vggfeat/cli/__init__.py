@@ -28,7 +28,7 @@ VERBS = {
     "localise": "Predict boxes in ILSVRC's images and score them.",
     "extract": "Turn images into descriptors, in one HDF5 file.",
     "merge": "Join the shards of one extraction into one file.",
-    "export": "Write descriptors as a NumPy or CSV file, for other tools.",
+    "export": "Write descriptors as a NumPy, CSV, MATLAB or Parquet file, for other tools.",
     "svm": "Fit linear SVMs on descriptors and score them.",
     "similar": "The most similar images: neighbours of pictures, or near-duplicates.",
     "predict": "Classify new images with a trained net or a fitted model.",

@@ -12,7 +12,7 @@ from vggfeat.cli.options import common, layer_option
 @click.command()
 @click.argument("file")
 @click.option(
-    "--output", "-o", metavar="FILE.npy|FILE.csv", required=True, help="The file to write; its suffix says how."
+    "--output", "-o", metavar="FILE", required=True, help="The file to write: .npy, .npz, .csv, .mat or .parquet."
 )
 @layer_option("Take this layer; repeat to stack several.  [default: all that the file has]")
 @click.option("--overwrite", is_flag=True, help="Replace the file, and the names beside a matrix.")
@@ -21,17 +21,20 @@ from vggfeat.cli.options import common, layer_option
 def export(
     ctx: click.Context, file: str, output: str, layer: tuple[str, ...], overwrite: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Write descriptors as a NumPy or CSV file, for other tools.
+    """Write descriptors as a NumPy, CSV, MATLAB or Parquet file, for other tools.
 
     FILE.npy is an (N, D) float32 matrix for numpy.load, with FILE.csv beside it: a line an image, in the matrix's
     order, with the columns id, label, subset, status. FILE.csv has these columns, then f0, f1 and so on, for R and
-    pandas. A multi-label set has a column label.<class> of 1, 0 (difficult), -1 each. All rows of the descriptor
-    file keep their place: one that failed or is pending is NaN in the matrix, empty in CSV, and the exit code is 3.
+    pandas. FILE.npz and FILE.mat hold descriptors, ids, labels, class_names, subset, status and errors as arrays;
+    FILE.parquet has the columns id, label, subset, status, error, descriptor. A multi-label set has a column
+    label.<class> of 1, 0 (difficult), -1 each. All rows of the descriptor file keep their place: one that failed or is
+    pending is NaN in arrays, empty in tables, and the exit code is 3.
 
     \b
     Examples:
       vggfeat export feats.h5 -o feats.npy
       vggfeat export feats.h5 -o feats.csv
+      vggfeat export feats.h5 -o feats.parquet
     """
     from vggfeat.stages.export import export as run
 
@@ -41,7 +44,7 @@ def export(
         console.note(f"ids and labels: {done.names}")
     if done.missing and not quiet:
         missing = f"{done.missing} of {done.rows} rows have no descriptor"
-        console.note(f"{missing} (failed or pending: see the column status)")
+        console.note(f"{missing} (failed or pending: see status)")
     if as_json:
         console.print_json(done.as_json())
     else:

@@ -11,7 +11,16 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from, shard_of
-from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
+from vggfeat.cli.options import (
+    common,
+    data_option,
+    dataset_option,
+    device_options,
+    list_options,
+    megapixels_option,
+    net_options,
+    reading_options,
+)
 from vggfeat.cli.types import SCALES, Choice
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
 from vggfeat.nets.layers import LAYERS
@@ -68,8 +77,7 @@ from vggfeat.system.launch import launched
 @click.option("--store", type=Choice(STORES), default="float32", show_default=True)
 @dataset_option("It lies under the data root and has labels.")
 @data_option
-@click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
-@click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
+@list_options
 @click.option("--output", "-o", metavar="FILE", help="[default: descriptors/<dataset>-<net>-<weights>-...h5]")
 @click.option("--resume", is_flag=True, help="Go on with the file where it stopped; failed images are tried again.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
@@ -79,6 +87,7 @@ from vggfeat.system.launch import launched
     help="Extract part I of N alone, counted from 0, into <output>.shard-I-of-N.h5; vggfeat merge joins them.",
 )
 @reading_options
+@megapixels_option
 @device_options
 @common
 @click.pass_context
@@ -96,9 +105,9 @@ def extract(
 ) -> None:
     """Turn images into descriptors, in one HDF5 file.
 
-    Takes images, folders (searched recursively), tar files (plain or gzipped, not unpacked), a list on stdin (-, or a
-    pipe), or a data set. Prints the path of the file. A file that cannot be read as an image costs its own row alone;
-    the exit code is then 3. Under torchrun rank I of N is shard I/N.
+    Takes images, folders (searched recursively; a tree of classes keeps its labels), tar files (plain or gzipped, not
+    unpacked), a list on stdin (-, or a pipe), or a data set. Prints the path of the file. A file that cannot be read
+    as an image costs its own row alone; the exit code is then 3. Under torchrun rank I of N is shard I/N.
 
     \b
     Examples:
@@ -109,7 +118,7 @@ def extract(
     """
     launch = launched()
     part = shard_of(shard, launch)
-    samples = images_from(paths, list_file, nul, dataset, data, sharded=part is not None)
+    samples = images_from(paths, list_file, nul, dataset, data, sharded=part is not None, labelled=True)
     # Only now torch: a wrong argument or an empty list is answered at once.
     from vggfeat.stages.extract import extract as run
     from vggfeat.store import read_descriptors

@@ -5,28 +5,55 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from pathlib import Path
 
+import click
+from click.core import ParameterSource
+
+from vggfeat.cli import console
 from vggfeat.datasets import Dataset, load_dataset
+from vggfeat.datasets.folder import own_images
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.errors import UsageError
 from vggfeat.store.shards import Shard
 from vggfeat.system.launch import Launch
 
+_BENCHMARKS = ("caltech101", "caltech256", "VOCdevkit", "ilsvrc2012")
+"""Folders of a data root."""
+
 
 def images_from(
-    paths: tuple[str, ...], list_file: str | None, nul: bool, dataset: str | None, data: str, sharded: bool = False
+    paths: tuple[str, ...],
+    list_file: str | None,
+    nul: bool,
+    dataset: str | None,
+    data: str | None = None,
+    *,
+    sharded: bool = False,
+    labelled: bool = False,
 ) -> Dataset:
-    """The one source of images that was named; a pipe without arguments is a list, which `sharded` processes refuse."""
+    """The images of the one source that was named; a pipe without arguments is a list.
+
+    Args:
+        paths, list_file, nul, dataset: as on the command line.
+        data: the data root; None if the verb uses --data for something else.
+        sharded: several processes take part, which cannot share a list on stdin.
+        labelled: a folder that is a tree of classes brings its labels.
+    """
+    if dataset is None and data is not None and _typed("data"):
+        if paths or list_file:
+            raise UsageError("--data goes with --dataset: leave it out, or name no other images")
+        return _data_alone(data)
     if sum((bool(paths), dataset is not None, list_file is not None)) > 1:
         raise UsageError("images from PATHS, --list and --dataset: choose one")
     if dataset is not None:
-        return load_dataset(dataset, data)
+        return load_dataset(dataset, data or "data")
     if list_file is not None and list_file != "-":
         return from_list(list_file, nul=nul)
     if paths and paths != ("-",):
         if nul:
             raise UsageError("-0 describes a list: it goes with - or --list")
-        return from_paths(paths)
+        return own_images(paths) if labelled else from_paths(paths)
     if not paths and list_file is None and not _piped():
         raise UsageError("no images: name files or folders, pipe a list in, or give --dataset or --list")
     if sharded:
@@ -34,6 +61,21 @@ def images_from(
             "several processes cannot share a list on stdin: write it to a file and give every one --list FILE"
         )
     return from_list(sys.stdin.buffer, nul=nul)
+
+
+def _data_alone(data: str) -> Dataset:
+    """--data without --dataset: the user's own folder, unless it holds benchmark sets."""
+    held = [name for name in _BENCHMARKS if (Path(data) / name).is_dir()]
+    if held:
+        raise UsageError(f"{data} holds {' and '.join(held)}: say which data set with --dataset")
+    console.note(f"--data {data} without --dataset is read as --dataset folder")
+    return load_dataset("folder", data)
+
+
+def _typed(parameter: str) -> bool:
+    """Whether a parameter was typed, rather than a default or from the environment."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
 
 
 def shard_of(shard: str | None, launch: Launch | None) -> Shard | None:

@@ -16,6 +16,7 @@ from vggfeat.cli.recipes import options_from_recipe
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.outage import MAX_READ_FAILURES
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import DISPLAY_NAMES, WEIGHTS_NAMES
 from vggfeat.nets.layers import LAYERS
@@ -213,6 +214,15 @@ def reading_options(command: F) -> F:
     return command
 
 
+megapixels_option = click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, min_open=True),
+    default=MAX_MEGAPIXELS,
+    show_default=True,
+    help="Images of more million pixels fail.",
+)
+
+
 def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F], F]:
     """--dataset. Its names stand in the help text: as a metavar they do not fit 80 columns."""
     return click.option(
@@ -223,6 +233,16 @@ def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F
         show_default=default is not None,
         help=f"{listed(NAMES)}. {help}".strip(),
     )
+
+
+def list_options(command: F) -> F:
+    """--list and -0. Without -0 a name with a tab could be id<TAB>path too; such a line is refused."""
+    for option in (
+        click.option("-0", "nul", is_flag=True, help="NUL separates the list (find -print0), each entry being a path."),
+        click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path."),
+    ):
+        command = option(command)
+    return command
 
 
 def layer_option(help: str) -> Callable[[F], F]:
@@ -241,8 +261,12 @@ data_option = click.option(
 
 
 def recorded_net_options(command: F) -> F:
-    """--weights, --seed, --offline, --device, --precision and --workers, where a file records the nets to use."""
+    """For files that record nets and settings: --weights, --seed, --offline, --device, --precision, --exif and more."""
     for option in (
+        megapixels_option,
+        click.option(
+            "--exif/--no-exif", default=None, help="Apply EXIF orientation.  [default: as the descriptors were made]"
+        ),
         click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
         click.option(
             "--precision",

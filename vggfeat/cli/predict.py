@@ -10,7 +10,7 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
-from vggfeat.cli.options import common, data_option, dataset_option, recorded_net_options
+from vggfeat.cli.options import common, data_option, dataset_option, list_options, recorded_net_options
 from vggfeat.system.launch import default_workers
 
 
@@ -19,8 +19,7 @@ from vggfeat.system.launch import default_workers
 @click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
 @dataset_option("It lies under the data root.")
 @data_option
-@click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
-@click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
+@list_options
 @click.option("--all", "all_classes", is_flag=True, help="Every class's score, best first, not the best one's alone.")
 @recorded_net_options
 @common

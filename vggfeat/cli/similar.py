@@ -9,14 +9,13 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
-from vggfeat.cli.options import common, data_option, recorded_net_options
+from vggfeat.cli.options import common, data_option, list_options, recorded_net_options
 
 
 @click.command()
 @click.argument("features", metavar="FEATURES.h5")
 @click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
-@click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path.")
-@click.option("-0", "nul", is_flag=True, help="The list is separated by NUL bytes (find -print0).")
+@list_options
 @click.option("--count", "-k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of a picture.")
 @click.option("--at-least", type=float, default=0.98, show_default=True, help="Smallest cosine of near-duplicates.")
 @click.option(
@@ -51,7 +50,7 @@ def similar(
     """
     from vggfeat.stages.similar import similar as run
 
-    images = images_from(paths, list_file, nul, None, str(options["data"])) if paths or list_file else None
+    images = images_from(paths, list_file, nul, None) if paths or list_file else None
     with progress.Ticker("similar", quiet, unit="compared") as tick:
         result = run(features, images, progress=tick, **options)
     if as_json:

@@ -55,13 +55,13 @@ class _Side(click.ParamType):
     "--crops",
     type=click.IntRange(0),
     metavar="K",
-    help="K fixed crops an image: frozen layers run once for each. 0: new crops.  [default: 4 with frozen layers]",
+    help="K fixed crops an image: frozen layers run once for each. 0: new crops.  [default: 2 with frozen layers]",
 )
 @click.option("--cache/--no-cache", default=True, help="Keep the outputs of frozen layers on disk.  [default: cache]")
 @click.option("--S", "S", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
-@click.option("--epochs", type=int, help="[default: 74; with frozen layers 30]")
-@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256; frozen 32]")
+@click.option("--epochs", type=int, help="[default: 74; with frozen layers 20]")
+@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256; frozen 64]")
 @click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise, frozen 0.001]")
 @click.option("--seed", type=int, help="Of weights, crops, order, dropout.  [default: 0]")
 @click.option(
@@ -153,8 +153,6 @@ def train(
     if not result.finished:
         note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
-    if not quiet:
-        note(f"next: {_next(recipe, str(result.best), data)}")
     page = page_of_run(folder, RunFiles.of(output), output, data) if folder else None
     if as_json:
         print_json(result.as_json() | ({"report": str(page)} if page else {}))
@@ -162,8 +160,7 @@ def train(
         click.echo(result.best)
         if page:
             click.echo(page)
-        if recipe.task == "classify":
-            hint("train", quiet, path=str(result.best))
+        hint(_done(recipe), quiet, path=str(result.best))
     if result.failed:
         if not quiet:
             note(f"{len(result.failed)} images could not be read and were skipped")
@@ -171,15 +168,11 @@ def train(
         ctx.exit(SKIPPED if launched() is None else 0)
 
 
-def _next(recipe: Recipe, best: str, data: str) -> str:
-    """The command that uses the trained net."""
-    from vggfeat.page.commands import with_data
-
+def _done(recipe: Recipe) -> str:
+    """What was trained, by its name in hints.NEXT."""
     if recipe.task == "localise":
-        return with_data(f"vggfeat localise --protocol 1 --weights {shlex.quote(best)}", data)
-    if recipe.data.dataset == "ilsvrc2012":
-        return with_data(f"vggfeat evaluate --weights {shlex.quote(best)}", data)
-    return f"vggfeat predict {shlex.quote(best)} PICTURES"
+        return "train localise"
+    return "train ilsvrc2012" if recipe.data.dataset == "ilsvrc2012" else "train"
 
 
 def _setting(text: str) -> tuple[str, Any]:

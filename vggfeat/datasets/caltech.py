@@ -25,7 +25,7 @@ def _load(name: str, root: Path, classes: int) -> Dataset:
         raise DatasetError(
             f"no {name} at {root} (`data` names the folder that holds {name}/)", advice="download", dataset=name
         )
-    class_names = tuple(entry for entry in _names(root) if (root / entry).is_dir())
+    class_names = tuple(name for name, folder in _entries(root) if folder)
     if len(class_names) != classes:
         raise DatasetError(
             f"{root} holds {len(class_names)} class folders, {name} has {classes} (`dataset=folder` reads a part)",
@@ -34,17 +34,18 @@ def _load(name: str, root: Path, classes: int) -> Dataset:
         )
     samples = []
     for label, class_name in enumerate(class_names):
-        files = [file for file in _names(root / class_name) if file.lower().endswith(".jpg")]
+        files = [file for file, folder in _entries(root / class_name) if file.lower().endswith(".jpg") and not folder]
         if not files:
             raise DatasetError(f"{root / class_name} holds no images", advice="download", dataset=name)
         samples += [Sample(f"{class_name}/{file}", str(root / class_name / file), label) for file in files]
     return Dataset(name, tuple(samples), class_names)
 
 
-def _names(folder: Path) -> list[str]:
-    """The names in a folder, in byte order, hidden ones left out."""
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """(name, whether it is a folder) of what lies in a folder, in byte order, hidden names left out."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208
+        with os.scandir(folder) as found:
+            entries = [(entry.name, entry.is_dir()) for entry in found if not entry.name.startswith(".")]
     except OSError as error:
         raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
-    return sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
+    return sorted(entries, key=lambda entry: os.fsencode(entry[0]))

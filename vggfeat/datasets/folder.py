@@ -1,30 +1,53 @@
-"""A labelled data set of the user's own: a `<class>/*.jpg` tree, or a CSV of path,label."""
+"""A user's labelled data set: a `<class>/*.jpg` tree, one split into `train/` and `val/`, or a CSV of path,label."""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vggfeat.datasets.listing import labelled_tree
+from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
 from vggfeat.datasets.sample import Dataset, Sample
-from vggfeat.errors import DatasetError
+from vggfeat.errors import DatasetError, UsageError
+
+Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+log = logging.getLogger(__name__)
 
 SUBSETS = ("train", "val", "test")
+_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Names of a split's folders, and of subsets in a CSV -> subset."""
+
+_COLUMNS = {
+    **dict.fromkeys(("path", "file", "filename", "file_name", "filepath", "file_path"), "path"),
+    **dict.fromkeys(("image", "image_path", "image_name", "img"), "path"),
+    **dict.fromkeys(["label", "labels", "class", "class_name", "category", "target"], "label"),
+    **dict.fromkeys(("subset", "split", "part", "set"), "subset"),
+}
+"""Names of columns in a CSV's header -> what they hold."""
 SEPARATOR = ";"
 """Between the labels of one image in a CSV; a file with it anywhere is multi-label."""
 
 
 def load_folder(data_root: str | Path) -> Dataset:
-    """A tree of class folders, or a CSV file with the columns path, label and, if wanted, subset.
+    """A tree of class folders, or a CSV file with the columns path, label and optionally subset.
 
-    Raises DatasetError for a tree without classes or images and for a CSV line that makes no sense, naming it.
+    A root with `train/` beside `val/`, `valid/`, `validation/` or `test/`, each with class folders, is one data set
+    whose samples have these subsets; its classes are those of `train/`. A warning counts files that are left out.
+
+    Raises DatasetError for a tree without classes or images, a class that `train/` lacks, and for a CSV line that makes
+    no sense, naming it.
     """
     root = Path(data_root)
     if root.is_dir():
-        return _tree(root)
+        left_out = LeftOut()
+        dataset = _parts(root, left_out) or _tree(root, left_out)
+        left_out.warn()
+        return dataset
     if not root.exists():
         raise DatasetError(
             f"{root}: no such folder or CSV file; `data` names a <class>/*.jpg tree or a CSV of path,label"
@@ -32,19 +55,116 @@ def load_folder(data_root: str | Path) -> Dataset:
     return _table(root)
 
 
-def _tree(root: Path) -> Dataset:
+def _tree(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset:
     """Ids are the paths below the root; a class is a folder of the root, its images may lie deeper."""
-    found = list(labelled_tree(os.fspath(root)))
-    class_names = tuple(dict.fromkeys(name for name, _, _ in found))
-    if not found:
+    found = list(labelled_tree(os.fspath(root), left_out))
+    class_names = tuple(dict.fromkeys(name for name, _, _ in found if name))
+    if not class_names:
         raise DatasetError(f"{root}: no images in class folders; a labelled data set is a <class>/*.jpg tree")
+    stray = [id for name, id, _ in found if not name]
+    if stray and not quiet:
+        number = f"{len(stray)} image{'' if len(stray) == 1 else 's'}"
+        log.warning("%s: left out %s outside of the class folders, such as %s", root, number, stray[0])
     index = {name: label for label, name in enumerate(class_names)}
-    samples = tuple(Sample(id, path, index[name]) for name, id, path in found)
+    samples = tuple(Sample(id, path, index[name]) for name, id, path in found if name)
     return Dataset("folder", samples, class_names, exif=True)
 
 
+def _parts(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset | None:
+    """The trees of a root that is split into parts; None if its folders are the classes themselves."""
+    folders = {name: root / name for name in _PARTS if (root / name).is_dir()}
+    if "train" not in folders or len(folders) < 2 or not all(map(_has_classes, folders.values())):
+        return None
+    twice = [name for name in folders if _PARTS[name] == "val"]
+    if len(twice) > 1:
+        raise DatasetError(f"{root}: {' and '.join(twice)} are both its validation part; keep one")
+    trees = {name: _tree(folder, left_out, quiet) for name, folder in folders.items()}
+    class_names = trees["train"].class_names
+    for name, tree in trees.items():
+        strange = next((one for one in tree.class_names if one not in class_names), None)
+        if strange is not None:
+            raise DatasetError(f"{folders[name]}: class {strange!r} is not among the classes of {folders['train']}")
+    beside = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name not in folders)
+    beside = [name for name in beside if not name.startswith(".") and any(images_under(os.fspath(root / name)))]
+    if beside and not quiet:
+        log.warning("%s: left out %s, which is no part of the split", root, ", ".join(beside))
+    samples = [
+        replace(
+            sample,
+            id=f"{name}/{sample.id}",
+            labels=class_names.index(tree.class_names[sample.labels]),  # type: ignore[index]  # single-label
+            subset=_PARTS[name],
+        )
+        for name, tree in trees.items()
+        for sample in tree.samples
+    ]
+    return Dataset("folder", tuple(samples), class_names, exif=True)
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether a folder has folders with images: it is a part of a split, not a class."""
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return any(any(images_under(os.fspath(entry))) for entry in folders)
+
+
+def as_dataset(images: Images) -> Dataset:
+    """What a function takes as its images, as a data set: one already, a path, or several paths (see `own_images`).
+
+    Raises UsageError for pictures in memory, which have no path to be their id.
+    """
+    if isinstance(images, Dataset):
+        return images
+    if hasattr(images, "columns"):
+        raise UsageError("a table is no list of images: pass its column of paths, such as table['path']")
+    one = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)
+    return own_images([_path(image) for image in ([images] if one else images)])  # type: ignore[union-attr]
+
+
+def _path(image: object) -> str:
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    raise UsageError(
+        f"{type(image).__name__} is no path: images are paths of files, folders or tar files; "
+        "vggfeat.VGGFeatures describes pictures in memory"
+    )
+
+
+def own_images(paths: Sequence[str]) -> Dataset:
+    """The images that a user names, as `from_paths`; one folder that is clearly a tree of classes brings its labels."""
+    if len(paths) == 1 and os.path.isdir(paths[0]) and (dataset := class_tree(paths[0])) is not None:  # noqa: PTH112
+        return dataset
+    return from_paths(paths)
+
+
+def class_tree(root: str) -> Dataset | None:
+    """The labelled images of a folder that is clearly a tree of classes, with their paths as ids; None otherwise.
+
+    Clearly: two or more classes, and every image in one. The images are in the order of `listing.images_under`.
+    """
+    left_out = LeftOut()
+    try:
+        split = _parts(Path(root), LeftOut(), quiet=True)
+    except DatasetError:  # no split that can be used: pictures without labels
+        return None
+    known = {} if split is None else {sample.id: sample for sample in split.samples}
+    samples, names = [], dict[str, int]() if split is None else dict[str, int].fromkeys(split.class_names, 0)
+    for path in images_under(root, left_out):
+        below = os.path.relpath(path, root).replace(os.sep, "/")
+        class_name, slash, _ = below.partition("/")
+        if split is None and slash:
+            samples.append(Sample(path, path, names.setdefault(class_name, len(names))))
+        elif below in known:
+            samples.append(replace(known[below], id=path, path=path))
+        else:
+            return None
+    if len(names) < 2:
+        return None
+    left_out.warn()
+    return Dataset(NAME, tuple(samples), tuple(names), exif=True)
+
+
 def _table(file: Path) -> Dataset:
-    """Ids are the paths as the CSV has them, relative ones meant from the CSV's own folder."""
+    """Ids are the paths as in the CSV; relative ones start at the CSV's folder."""
     rows = _rows(file)
     multi = any(SEPARATOR in label for _, _, label, _ in rows)
     labels = [[name.strip() for name in label.split(SEPARATOR) if name.strip()] for _, _, label, _ in rows]
@@ -61,30 +181,29 @@ def _table(file: Path) -> Dataset:
 
 
 def _rows(file: Path) -> list[tuple[int, str, str, str]]:
-    """(line number, path, label, subset) of each row; a header `path,label[,subset]` and blank rows left out."""
-    try:
-        # Bytes that are no UTF-8 stay as surrogate escapes: they are a file name's own.
-        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise DatasetError(f"{file}: cannot be read: {error.strerror}") from error
-    if "\0" in text:
-        raise DatasetError(
-            f"{file}: not a text file; a labelled data set is a <class>/*.jpg tree or a CSV of path,label"
-        )
-    reader = csv.reader(io.StringIO(text, newline=""))
+    """(line number, path, label, subset) of each row; a header and blank rows left out."""
+    reader = csv.reader(io.StringIO(_text(file), newline=""))
     rows: list[tuple[int, str, str, str]] = []
     seen: dict[str, int] = {}
+    order: tuple[str, ...] = ("path", "label", "subset")
     for row in _parsed(file, reader):
         line = reader.line_num
         if not any(cell.strip() for cell in row):
             continue
-        if line == 1 and [cell.strip().lower() for cell in row] in (["path", "label"], ["path", "label", "subset"]):
+        if not rows and line == 1 and (header := _header(row)):
+            order = header
             continue
-        if not 2 <= len(row) <= 3 or not row[0]:
+        if not 2 <= len(row) <= 3:
             raise DatasetError(
                 f"{file}, line {line}: expected path,label or path,label,subset, found {','.join(row)!r}"
             )
-        path, label, subset = row[0], row[1].strip(), (row[2].strip() if len(row) == 3 else "")
+        cells = dict(zip(order, row, strict=False))
+        path, label, subset = (cells.get(name, "") for name in ("path", "label", "subset"))
+        label, subset = label.strip(), _PARTS.get(subset.strip(), subset.strip())
+        if not path:
+            raise DatasetError(
+                f"{file}, line {line}: expected path,label or path,label,subset, found {','.join(row)!r}"
+            )
         if subset and subset not in SUBSETS:
             raise DatasetError(f"{file}, line {line}: subset {subset!r} is none of {', '.join(SUBSETS)}")
         if path in seen:
@@ -93,11 +212,45 @@ def _rows(file: Path) -> list[tuple[int, str, str, str]]:
         rows.append((line, path, label, subset))
     if not rows:
         raise DatasetError(f"{file}: no rows; the columns are path,label")
+    _refuse_unknown_header(file, rows)
     return rows
 
 
+def _text(file: Path) -> str:
+    """The file's text; bytes outside UTF-8 are surrogate escapes, since they belong to file names."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read: {error.strerror}") from error
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DatasetError(f"{file}: a UTF-16 text; save it as UTF-8")
+    if b"\0" in content:
+        raise DatasetError(
+            f"{file}: not a text file; a labelled data set is a <class>/*.jpg tree or a CSV of path,label"
+        )
+    return content.decode("utf-8-sig", "surrogateescape")
+
+
+def _header(row: list[str]) -> tuple[str, ...]:
+    """What the columns hold, if the row is a header by its names; () otherwise."""
+    names = tuple(_COLUMNS.get(cell.strip().lower(), "") for cell in row)
+    return names if "" not in names and len(set(names)) == len(names) and {"path", "label"} <= set(names) else ()
+
+
+def _refuse_unknown_header(file: Path, rows: list[tuple[int, str, str, str]]) -> None:
+    """Raises DatasetError if the first row is no picture's where the others are: it would become a class."""
+    line, path, label, _ = rows[0]
+    if is_image(path) or not all(is_image(other) for _, other, _, _ in rows[1:]) or not rows[1:]:
+        return
+    if not (file.parent / path).exists():
+        raise DatasetError(
+            f"{file}, line {line}: {path!r}, {label!r} look like a header of other names; name the columns path,label "
+            "or path,label,subset"
+        )
+
+
 def _parsed(file: Path, reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """The rows, what the parser refuses made ours: a cell beyond all measure."""
+    """The rows; the parser's errors, such as a cell of more than 128 KB, become DatasetErrors."""
     try:
         yield from reader
     except csv.Error as error:

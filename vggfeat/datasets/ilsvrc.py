@@ -139,7 +139,7 @@ def _images(part: Path) -> Iterator[Image]:
     """The images of a part, ordered by class and file name; those of a tar file in its order."""
     for entry in _entries(part):
         if entry.is_dir():
-            files = (file for file in _entries(entry) if is_image(file.name))
+            files = (file for file in _entries(entry) if is_image(file.name) and not file.is_dir())
             yield from ((entry.name, file.name, file.path, None) for file in files)
         elif entry.name.endswith(".tar"):
             yield from _members(entry.path)

@@ -1,10 +1,13 @@
 """Pictures: decode, rescale, crop. The only file that opens them.
 
-Everything a stranger's file can do wrong ends in one ImageError with a short reason, before much memory is taken.
+`png`, `tiff` and `jpeg` look at a file's bytes, `pixels` turns whatever Pillow gives into RGB.
+
+Whatever an untrusted file does wrong ends in one ImageError with a short reason, before much memory is taken.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import warnings
@@ -15,10 +18,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
+from vggfeat.datasets import jpeg, png, tiff
+from vggfeat.datasets.pixels import from_deep, on_white, to_rgb, without_one_colour
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, ReadError
 from vggfeat.nets.catalog import Filter
+
+log = logging.getLogger(__name__)
 
 RGBImage = Image.Image
 """A loaded picture of Pillow's mode RGB."""
@@ -27,59 +35,183 @@ Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
 
 # An explicit list: Pillow also has readers that start other programs (EPS) or that nobody has tested here.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
-
-MAX_PIXELS = 100_000_000
-"""Most pixels of a file: 300 MB decoded. A larger header is a mistake or a decompression bomb."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF")
 
 MAX_RESCALED_PIXELS = 8_000_000
-"""Most pixels after rescaling: VGG-D's first layers then take about 4 GB in fp32. A 1x5000 picture at Q = 256
+"""Limit on pixels after rescaling: VGG-D's first layers then take about 4 GB in fp32. A 1x5000 picture at Q = 256
 would have 330 million; a panorama of 12:1 at Q = 768 still passes."""
 
-# Pillow warns of sizes that are errors here, and of oddities beside the pixels. Once and for all, and for Pillow alone:
-# filters are the whole process's, so that decoding threads which each set and restore them would lose others'.
+# Pillow warns of sizes that are errors here, and of oddities beside the pixels. Set once and for Pillow alone: filters
+# belong to the whole process, so decoding threads that set and restore them would lose others' filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+_MOST_BYTES = 1 << 30
+"""Limit on bytes read to mend a file; no picture within the pixel limit needs as many."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored picture upright."""
+
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
+
+_OTHER_FORMATS = {
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "zip: unpack it, or give its images as a tar file",
+    b"\x1f\x8b": "gzip: unpack it",
+}
+"""First bytes of files that are no pictures here -> their format."""
 
 Source = str | os.PathLike[str] | bytes | NDArray[Any] | Image.Image
 """A file's path or its bytes; or a picture in memory: Pillow's, or (H, W, 3) or (H, W) uint8 values."""
 
 
-def decode(source: Source, *, exif: bool = False) -> Image.Image:
+def decode(
+    source: Source, *, exif: bool = False, max_megapixels: float = MAX_MEGAPIXELS, name: str = ""
+) -> Image.Image:
     """An image file (path), its bytes or a picture in memory -> a loaded RGB picture.
 
-    Grey, palette, CMYK and 16-bit pictures are converted; transparency is laid on white; of an animation the first
-    frame counts. `exif` honours the EXIF orientation.
+    Grey, palette, CMYK and 16-bit pictures are converted; transparency becomes white; the first frame of an animation
+    counts. What lies beside the pixels costs nothing: damaged text, profiles and EXIF are ignored, and a JPEG file
+    that lacks its end mark alone is read with a warning. Viewers that differ: the majority of browsers, OpenCV and
+    ImageMagick is followed.
 
-    Raises ImageError with the reason: no image, truncated, too large; ReadError where its bytes cannot be had.
+    Args:
+        source: the picture.
+        exif: apply the EXIF orientation, or a TIFF file's; never XMP's, as in browsers and OpenCV.
+        max_megapixels: most million pixels. Above the default, Pillow's own limit is raised for the whole process.
+        name: what a warning calls it, where `source` is not a path.
+
+    Raises ImageError with the reason: not an image, truncated, too large; ReadError if its bytes cannot be read.
     """
+    if max_megapixels > MAX_MEGAPIXELS and Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, round(max_megapixels * 1e6))
     if not isinstance(source, str | os.PathLike | bytes):
-        picture = _in_memory(source)
-        return _to_rgb(ImageOps.exif_transpose(picture) if exif else picture)
+        picture = _in_memory(source, max_megapixels)
+        return _turned(to_rgb(picture), _orientation(picture) if exif else 1)
     with _open(source) as stream:
         try:
-            picture = Image.open(stream, formats=_FORMATS)
-            _check_size(picture.size)
-            # At full size: JPEG's own reduced decoding moves descriptors (cosine 0.972 at worst, Q = 256).
-            picture.load()
-            return _to_rgb(ImageOps.exif_transpose(picture) if exif else picture)
-        except ImageError:
-            raise
-        except UnidentifiedImageError:
-            raise ImageError(_not_an_image(stream)) from None
-        except Image.DecompressionBombError:
-            # Pillow's own limit, above ours, is checked while it reads the header.
-            raise ImageError(_too_large()) from None
-        except MemoryError:
-            raise ImageError("not enough memory to decode it") from None
+            return _decoded(stream, exif, max_megapixels)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno:  # the system's word; Pillow's own OSErrors have no number
-                raise ReadError((error.strerror or str(error)).lower()) from None
-            # Pillow's decoders raise nearly anything on damaged data (OSError, SyntaxError, struct.error, ...);
-            # for the run they all mean the same: this image has no pixels.
-            raise ImageError(f"damaged image: {error or type(error).__name__}") from None
+            failure = _failure(error, stream, max_megapixels)
+        try:
+            content = b"" if isinstance(failure, ReadError) else _mended(stream)
+            picture = _decoded(BytesIO(content), exif, max_megapixels)
+        except Exception:
+            raise failure from None
+        if content.endswith(jpeg.END):
+            log.warning("%s: lacks its end mark; all of its pixels are there", name or _shown(source))
+        return picture
+
+
+def _decoded(stream: BinaryIO, exif: bool, limit: float) -> Image.Image:
+    """A file's pixels; whatever Pillow raises for damaged data."""
+    head = stream.read(16)
+    stream.seek(0)
+    if tiff.is_tiff(head) and (directory := tiff.read_directory(stream)) is not None:
+        return _decoded_tiff(stream, directory, exif, limit)
+    picture = Image.open(stream, formats=_formats(head))
+    _check_size(picture.size, limit)
+    first = picture.tile[0] if picture.tile else None
+    # At full size: JPEG's own reduced decoding moves descriptors (cosine 0.972 at worst, Q = 256).
+    picture.load()
+    if picture.format == "PNG" and "transparency" in picture.info and picture.mode != "P" and first is not None:
+        rgb = without_one_colour(picture, str(first.args), stream)
+    else:
+        rgb = to_rgb(picture)
+    if picture.format == "GIF" and first is not None and first.extents is not None:
+        rgb = on_white(rgb, first.extents)
+    return _turned(rgb, _orientation(picture) if exif else 1)
+
+
+def _decoded_tiff(stream: BinaryIO, directory: tiff.Directory, exif: bool, limit: float) -> Image.Image:
+    """A TIFF file's pixels, where its tags say that Pillow reads them rightly or how to help it."""
+    if reason := tiff.refusal(directory):
+        raise ImageError(f"{reason}: convert it to 8 bits a channel")
+    deep = max(directory.bits) > 8 and len(directory.bits) == 1
+    white_is_zero = deep and directory.first(tiff.PHOTOMETRIC, tiff.MIN_IS_WHITE) == tiff.MIN_IS_WHITE
+    changes = {tiff.ORIENTATION: 1} if directory.orientation != 1 else {}  # or Pillow would turn it, asked or not
+    changes |= {tiff.PHOTOMETRIC: tiff.MIN_IS_BLACK} if white_is_zero else {}
+    try:
+        picture = Image.open(tiff.patched(stream, directory, changes), formats=("TIFF",))
+    except UnidentifiedImageError:
+        raise ImageError(f"{tiff.described(directory)}: convert it to 8 bits a channel") from None
+    _check_size(picture.size, limit)
+    picture.info.pop("xmp", None)  # Pillow would turn it by XMP too
+    picture.load()
+    colours = directory.tags.get(tiff.COLOUR_MAP, ())
+    if picture.mode == "P" and colours and max(colours) < 256:
+        # A colour map has 16 bits a value, but some writers give 8; libtiff, and so most viewers, tell it likewise.
+        picture.putpalette(bytes(int(value) for value in colours), "RGB;L")
+    rgb = from_deep(picture, (1 << max(directory.bits)) - 1, white_is_zero) if deep else to_rgb(picture)
+    return _turned(rgb, directory.orientation if exif else 1)
+
+
+def _failure(error: Exception, stream: BinaryIO, limit: float) -> ImageError:
+    """Whatever decoding raised, as the one error of this module."""
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(_not_an_image(stream))
+    if isinstance(error, Image.DecompressionBombError):  # Pillow checks its limit while it reads the header
+        return ImageError(_too_large(limit))
+    if isinstance(error, MemoryError):
+        return ImageError("not enough memory to decode it")
+    if isinstance(error, OSError) and error.errno:  # the system's error; Pillow's own OSErrors have no number
+        return ReadError((error.strerror or str(error)).lower())
+    # Pillow's decoders raise nearly anything on damaged data (OSError, SyntaxError, struct.error, ...).
+    return ImageError(f"damaged image: {error or type(error).__name__}")
+
+
+def _mended(stream: BinaryIO) -> bytes:
+    """The bytes of a damaged file without the damage, if no pixel is lost: bad metadata, or no end mark; else b""."""
+    stream.seek(0)
+    head = stream.read(8)
+    if not head.startswith((png.SIGNATURE, jpeg.START)):
+        return b""
+    data = head + stream.read(_MOST_BYTES)
+    if head == png.SIGNATURE:
+        return png.without_metadata(data)
+    if not jpeg.lacks_its_end_alone(data):
+        return b""
+    data = data.rstrip(b"\xff")  # the first half of the mark
+    endings = (Image.open(BytesIO(data + more + jpeg.END), formats=("JPEG",)) for more in jpeg.FOLLOWERS)
+    return data + jpeg.END if len({picture.convert("RGB").tobytes() for picture in endings}) == 1 else b""
+
+
+def _formats(head: bytes) -> tuple[str, ...]:
+    """Pillow's readers for a file that begins so. Raises ImageError for a format whose reader is not installed."""
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand in _HEIC_BRANDS:
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ImageError("HEIC needs the package pillow-heif: pip install 'vggfeat[heif]'") from None
+        pillow_heif.register_heif_opener()
+        return ("HEIF",)
+    if brand in _AVIF_BRANDS and "AVIF" not in Image.OPEN and "AVIF" not in _available():
+        raise ImageError("AVIF needs a Pillow that was built with it: pip install -U pillow")
+    return _FORMATS
+
+
+def _available() -> set[str]:
+    """Pillow's formats, once all of them are loaded."""
+    Image.init()
+    return set(Image.OPEN)
 
 
 _WANTED = (
@@ -88,7 +220,7 @@ _WANTED = (
 )
 
 
-def _in_memory(source: NDArray[Any] | Image.Image) -> Image.Image:
+def _in_memory(source: NDArray[Any] | Image.Image, limit: float) -> Image.Image:
     """An array's values, or a Pillow picture that may still have to be loaded."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or not (source.ndim == 2 or source.shape[2:] == (3,)) or not source.size:
@@ -96,11 +228,13 @@ def _in_memory(source: NDArray[Any] | Image.Image) -> Image.Image:
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         advice = "tensor.permute(1, 2, 0).numpy() makes one" if hasattr(source, "permute") else "or a path"
-        raise ImageError(f"{type(source).__name__} is no image: give a Pillow image or an array, {advice}; {_WANTED}")
-    _check_size(source.size)
+        raise ImageError(
+            f"{type(source).__name__} is not an image: give a Pillow image or an array, {advice}; {_WANTED}"
+        )
+    _check_size(source.size, limit)
     try:
         source.load()
-    except Exception as error:  # as in `decode`: Pillow's decoders raise nearly anything
+    except Exception as error:  # as in `_failure`: Pillow's decoders raise nearly anything
         raise ImageError(f"damaged image: {error or type(error).__name__}") from None
     return source
 
@@ -114,7 +248,7 @@ def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
         if stat.S_ISDIR(mode):
             raise ImageError("is a folder")
         if not stat.S_ISREG(mode):
-            raise ImageError("no regular file")
+            raise ImageError("not a regular file")
         return Path(source).open("rb")
     except OSError as error:
         raise ReadError((error.strerror or str(error)).lower()) from None
@@ -122,14 +256,18 @@ def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
         raise ImageError(str(error)) from None
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _shown(source: str | os.PathLike[str] | bytes) -> str:
+    return "a picture" if isinstance(source, bytes) else os.fspath(source)
+
+
+def _check_size(size: tuple[int, int], limit: float) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise ImageError(_too_large(f"{width}x{height} pixels: "))
+    if width * height > limit * 1e6:
+        raise ImageError(_too_large(limit, f"{width}x{height} pixels: "))
 
 
-def _too_large(size: str = "") -> str:
-    return f"{size}more than {MAX_PIXELS // 10**6} million pixels"
+def _too_large(limit: float, size: str = "") -> str:
+    return f"{size}more than {limit:g} million pixels"
 
 
 def _not_an_image(stream: BinaryIO) -> str:
@@ -142,40 +280,29 @@ def _not_an_image(stream: BinaryIO) -> str:
         return "no image: only zero bytes"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "no image: an HTML or XML page"
-    return f"no image of a known format ({', '.join(_FORMATS)})"
+    found = next((f", but {name}" for start, name in _OTHER_FORMATS.items() if head.startswith(start)), "")
+    return f"no image of a known format ({', '.join(_FORMATS)}, HEIC){found}"
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Any Pillow mode -> RGB, as a viewer would show it."""
-    mode = picture.mode
-    if mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    if mode.startswith("I"):
-        return _from_16_bit(picture)
-    if mode == "F":
-        raise ImageError("32-bit float pixels, whose range is unknown: convert it to 8 bits a channel")
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        opaque = Image.new("RGBA", picture.size, "white")
-        opaque.alpha_composite(picture.convert("RGBA"))
-        return opaque.convert("RGB")
-    if mode == "CMYK" and picture.format == "JPEG" and "adobe" not in picture.info:
-        # Pillow takes every CMYK JPEG for Adobe's, whose values are inverted; without its marker they are not.
-        picture = ImageChops.invert(picture)
-    return picture.convert("RGB")
+def _orientation(picture: Image.Image) -> int:
+    """A picture's EXIF orientation, 1 to 8, whatever else its EXIF block holds."""
+    block = picture.info.get("exif")
+    if block is None and "Raw profile type exif" in picture.info:  # PNG, by ImageMagick
+        try:
+            block = bytes.fromhex("".join(str(picture.info["Raw profile type exif"]).split("\n")[3:]))
+        except ValueError:
+            return 1
+    return tiff.exif_orientation(block) if isinstance(block, bytes) else 1
 
 
-def _from_16_bit(picture: Image.Image) -> Image.Image:
-    """Grey values 0 to 65535 -> 0 to 255, rounded (Pillow itself would clip them at 255)."""
-    values = np.asarray(picture).astype(np.int64)
-    if values.size and (values.min() < 0 or values.max() > 65535):
-        raise ImageError("32-bit integer pixels beyond 65535: convert it to 8 or 16 bits a channel")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 
 
 def crop(picture: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """The part inside a box (xmin, ymin, xmax, ymax; 0-based, half-open), cut at the picture's border.
+    """The part inside a box (xmin, ymin, xmax, ymax; 0-based, half-open), clipped to the picture.
 
-    Raises ImageError where nothing is left.
+    Raises ImageError if nothing is left.
     """
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(picture.width, round(box[2])), min(picture.height, round(box[3]))
@@ -194,7 +321,7 @@ def rescaled_size(width: int, height: int, Q: int) -> tuple[int, int]:
 def rescale(picture: Image.Image, Q: int, filter: Filter = "bilinear") -> Picture:
     """Isotropic rescaling to smallest side Q (Sect. 3.2), antialiased -> (H, W, 3) RGB.
 
-    Raises ImageError where the result would be too large (extreme shapes).
+    Raises ImageError if the result would be too large (extreme shapes).
     """
     size = rescaled_size(picture.width, picture.height, Q)
     if size[0] * size[1] > MAX_RESCALED_PIXELS:
@@ -206,7 +333,7 @@ def rescale(picture: Image.Image, Q: int, filter: Filter = "bilinear") -> Pictur
 def rescaled_crop(picture: Image.Image, Q: int, left: int, top: int, side: int, filter: Filter = "bilinear") -> Picture:
     """The square of `side` pixels at (left, top) of the picture rescaled to smallest side Q -> (side, side, 3) RGB.
 
-    Equal to cutting it out of `rescale`'s result (to one grey level), but computes the pixels of the square alone.
+    Equal to a crop of `rescale`'s result (to one grey level), but computes only the pixels of the square.
     Raises ImageError as `rescale` does, and ValueError for a square that is not inside.
     """
     width, height = rescaled_size(picture.width, picture.height, Q)
@@ -234,9 +361,9 @@ def write_outlined(
     outlines: Sequence[tuple[Sequence[float], str, str]],
     side: int = 480,
 ) -> None:
-    """The picture with boxes drawn on it, each with a colour and a caption, as a JPEG; small pictures are enlarged.
+    """Writes the picture as a JPEG with boxes drawn on it, each with a colour and a caption.
 
-    Boxes (xmin, ymin, xmax, ymax) are in the picture's own pixels; its smallest side becomes at least `side`.
+    Boxes (xmin, ymin, xmax, ymax) are in pixels of the picture, which is enlarged to a smallest side of `side`.
     """
     factor = max(1.0, side / min(picture.size))
     canvas = picture.resize((round(picture.width * factor), round(picture.height * factor)), _FILTERS["bicubic"])

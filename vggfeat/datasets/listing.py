@@ -1,13 +1,16 @@
-"""The user's own images: paths, folders, tar files and lists, as samples whose ids are the paths as given."""
+"""Users' own images: paths, folders, tar files and lists, as samples whose ids are the paths as given."""
 
-# A path stays the string, and the bytes, that the user gave: pathlib would tidy it.
+# A path stays the user's string and bytes; pathlib would normalise it.
 # ruff: noqa: PTH112, PTH116, PTH122
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,68 +18,95 @@ from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""What counts as an image inside a folder; a file named by itself may have any name."""
+log = logging.getLogger(__name__)
+
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp")
+_OTHERS = (".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
+IMAGE_SUFFIXES = frozenset({*_JPEG, *_OTHERS})
+"""What counts as an image inside a folder or tar file; a file named by itself may have any name."""
+
+_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw")
+_RARE = (".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".tga", ".ppm", ".pgm", ".pbm", ".exr", ".ico")
+_CONVERTIBLE = frozenset({*_RAW, *_RARE})
+"""Pictures that are not read here."""
 
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 NAME = "images"
-"""The data set name of images that carry no labels."""
+"""The data set name of the user's own images that are named one by one."""
 
 ARGUMENTS = "arguments"
 
-Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-
 Place = tuple[str, int]
 """Where an entry was given: a source ("stdin", a file's name, ARGUMENTS) and a line or position from 1."""
-
-
-def as_dataset(images: Images) -> Dataset:
-    """What a function takes as its images, as a data set: one already, a path, or several paths (see `from_paths`).
-
-    Raises UsageError for pictures in memory, which have no path to be their id.
-    """
-    if isinstance(images, Dataset):
-        return images
-    if hasattr(images, "columns"):
-        raise UsageError("a table is no list of images: pass its column of paths, such as table['path']")
-    one = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)
-    return from_paths([_path(image) for image in ([images] if one else images)])  # type: ignore[union-attr]
-
-
-def _path(image: object) -> str:
-    if isinstance(image, str | os.PathLike):
-        return os.fspath(image)
-    raise UsageError(
-        f"{type(image).__name__} is no path: images are paths of files, folders or tar files; "
-        "vggfeat.VGGFeatures describes pictures in memory"
-    )
 
 
 def from_paths(paths: Iterable[str]) -> Dataset:
     """The images that a user names one by one, in the order given.
 
     A folder stands for the images below it, a tar file (plain or gzipped) for those in it, and `{000..099}` for the
-    numbers where no shell has written them out. An image in a tar file has the id `<tar file>/<name in it>`; what a
-    damaged tar file has lost is one more sample, with the tar file's name as its id and the reason.
+    numbers where no shell has expanded them. An image in a tar file has the id `<tar file>/<name in it>`; the loss of
+    a damaged tar file is one more sample, with the tar file's name as its id and the reason. A warning counts the files
+    of folders and tar files that are left out because of their names.
 
-    Raises UsageError for a path that does not exist, DatasetError for a folder or tar file without images and a path
-    that is given twice.
+    Raises UsageError for paths that do not exist, naming all of them, DatasetError for a folder or tar file without
+    images and a path that is given twice.
     """
-    return _dataset(_named(paths))
+    left_out = LeftOut()
+    dataset = _dataset(_named(paths, left_out))
+    left_out.warn()
+    return dataset
+
+
+class LeftOut:
+    """Files that are passed over because they are not named as images, counted by suffix."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._places: dict[str, None] = {}
+
+    def add(self, place: str, name: str) -> None:
+        """Counts a file; `place` is the folder or tar file that the user named."""
+        self._counts[os.path.splitext(name)[1].lower()] += 1
+        self._places[place] = None
+
+    def warn(self) -> None:
+        """Logs what was left out, and what to do about it, in one line."""
+        if not self._counts:
+            return
+        number = self._counts.total()
+        kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in self._counts.most_common(8)]
+        kinds += ["..."] if len(self._counts) > 8 else []
+        advice = []
+        if pictures := sorted(_CONVERTIBLE & set(self._counts)):
+            advice.append(f"convert {', '.join(pictures)} to PNG or JPEG")
+        if self._counts[""]:
+            advice.append("give pictures without a suffix in a list")
+        if archives := sorted({".tar", ".tgz", ".gz"} & set(self._counts)):
+            advice.append(f"name the {', '.join(archives)} files themselves")
+        log.warning(
+            "%s: left out %d file%s not named as an image: %s%s",
+            " and ".join(list(self._places)[:2]) + (" and others" if len(self._places) > 2 else ""),
+            number,
+            "" if number == 1 else "s",
+            ", ".join(kinds),
+            f" ({'; '.join(advice)})" if advice else "",
+        )
 
 
 def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -> Dataset:
-    """The images of a list: one `path` or `id<TAB>path` a line, in the list's order; a tar file stands for its images.
+    """The images of a list: one path or id<TAB>path a line, in the list's order; a tar file stands for its images.
 
-    Lists are read as bytes: LF or CRLF ends a line, blank lines are skipped, names that are no UTF-8 survive. Whether
-    the files exist is left to the reader of the images, which costs a missing one its own row alone.
+    Lists are read as bytes: LF or CRLF ends a line, blank lines are skipped, names outside UTF-8 are kept. A missing
+    file costs its own row when it is read.
 
     Args:
         source: a file, or a binary stream such as sys.stdin.buffer.
-        nul: the entries end with NUL in place of a line break, as `find -print0` writes them.
+        nul: each entry is a path, whole, whatever it holds, and ends with NUL, as `find -print0` writes them.
 
-    Raises DatasetError for a list that cannot be read, a line that makes no sense and an id that occurs twice.
+    Raises DatasetError for a list that cannot be read, a line that makes no sense, one that could be id<TAB>path but is
+    also the name of a file, and an id that occurs twice.
     """
     if not isinstance(source, str | os.PathLike):
         return _dataset(_listed("stdin", source, nul))
@@ -103,11 +133,15 @@ def _dataset(entries: Iterable[tuple[Sample, Place]]) -> Dataset:
     return Dataset(NAME, tuple(samples), exif=True)
 
 
-def images_under(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Paths of the images below a folder, depth first, in byte order of the names; hidden names are left out.
+def images_under(
+    folder: str, left_out: LeftOut | None = None, above: tuple[tuple[int, int], ...] = (), top: str = ""
+) -> Iterator[str]:
+    """Paths of the images below a folder, depth first, in byte order of the names; hidden names are skipped.
 
-    Links are followed, but not into a folder that holds them, as with `find -L`; `above` has the (device, inode) of
-    the folders already entered. Raises DatasetError for a folder that cannot be read.
+    Links are followed, except into a folder that holds them, as with `find -L`; `above` has the (device, inode) of
+    the folders already entered, `top` the first one. Other files are counted in `left_out`.
+
+    Raises DatasetError for a folder that cannot be read.
     """
     try:
         status = os.stat(folder)
@@ -123,43 +157,57 @@ def images_under(folder: str, above: frozenset[tuple[int, int]] = frozenset()) -
             continue
         # os.path.isdir answers no for a link that leads nowhere or to itself, where entry.is_dir would raise.
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from images_under(entry.path, above | {key})
+            yield from images_under(entry.path, left_out, (*above, key), top or folder)
         elif is_image(entry.name):
             yield entry.path
+        elif left_out is not None:
+            left_out.add(top or folder, entry.name)
 
 
-def _named(paths: Iterable[str]) -> Iterator[tuple[Sample, Place]]:
-    for position, given in enumerate(paths, start=1):
-        for path in expanded(given):
-            if not os.path.lexists(path):
-                raise UsageError(f"{path}: no such file or folder")
-            for sample in _samples(path):
-                yield sample, (ARGUMENTS, position)
+def _named(paths: Iterable[str], left_out: LeftOut) -> Iterator[tuple[Sample, Place]]:
+    named = [(position, path) for position, given in enumerate(paths, start=1) for path in expanded(given)]
+    missing = [path for _, path in named if not os.path.lexists(path)]
+    if missing:
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        raise UsageError(f"{', '.join(missing[:8])}{more}: no such file or folder")
+    for position, path in named:
+        for sample in _samples(path, left_out):
+            yield sample, (ARGUMENTS, position)
 
 
-def _samples(path: str) -> Iterator[Sample]:
+def _samples(path: str, left_out: LeftOut) -> Iterator[Sample]:
     """The images that a path stands for."""
     if os.path.isdir(path):
-        images = list(images_under(path))
+        images = list(images_under(path, left_out))
         if not images:
+            left_out.warn()
             raise DatasetError(f"{path}: no images in this folder or below it ({_suffixes()})")
         yield from (Sample(image, image) for image in images)
     elif is_tar(path):
-        yield from images_in_tar(path)
+        yield from images_in_tar(path, left_out)
     else:
         yield Sample(path, path)
 
 
-def images_in_tar(path: str) -> Iterator[Sample]:
-    """The images of a tar file, in its order, hidden names left out. Raises DatasetError where there are none."""
+def images_in_tar(path: str, left_out: LeftOut | None = None) -> Iterator[Sample]:
+    """The images of a tar file, in its order; names are skipped and left out as in a folder.
+
+    Raises DatasetError if there are no images.
+    """
     count = 0
     for member in members(path):
-        name = member.name.rpartition("/")[2]
-        if not member.error and (name.startswith(".") or not is_image(name)):
+        if any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/")):
+            continue
+        whole = member.error and not is_image(member.name)  # the archive itself, or one inside, has lost something
+        if not is_image(member.name) and not whole:
+            if left_out is not None:
+                left_out.add(path, member.name)
             continue
         count += 1
         yield Sample(f"{path}/{member.name}" if member.name else path, path, span=member.span, error=member.error)
     if not count:
+        if left_out is not None:
+            left_out.warn()
         raise DatasetError(f"{path}: no images in this tar file ({_suffixes()})")
 
 
@@ -167,7 +215,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def expanded(path: str) -> Iterator[str]:
-    """`data-{000..099}.tar` -> the hundred names, as a shell writes them; a path that exists stands for itself."""
+    """`data-{000..099}.tar` -> the hundred names, as a shell expands them; an existing path stands for itself."""
     found = _RANGE.search(path)
     if found is None or os.path.lexists(path):
         yield path
@@ -181,7 +229,7 @@ def expanded(path: str) -> Iterator[str]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file is named as an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
@@ -190,50 +238,79 @@ def _suffixes() -> str:
 
 
 def _listed(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[Sample, Place]]:
-    for number, entry in _lines(stream, nul):
-        sample = _sample(entry, (source, number))
-        if b"\t" not in entry and is_tar(sample.path):
-            for member in images_in_tar(sample.path):
+    left_out = LeftOut()
+    tabbed = functools.cache(_names_with_tabs)
+    for number, entry in _lines(source, stream, nul):
+        sample = _whole(entry) if nul else _sample(entry, (source, number), tabbed)
+        if (nul or b"\t" not in entry) and is_tar(sample.path):
+            for member in images_in_tar(sample.path, left_out):
                 yield member, (source, number)
         else:
             yield sample, (source, number)
+    left_out.warn()
 
 
-def _lines(stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:
-    """Numbered entries that are not blank, their line ends (LF or CRLF, or NUL) taken off."""
+def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:
+    """Numbered entries that are not blank, without their ends (LF or CRLF, or NUL)."""
     if nul:
         entries: Iterable[bytes] = stream.read().split(b"\0")
     else:
         entries = (line.removesuffix(b"\n").removesuffix(b"\r") for line in stream)
     for number, entry in enumerate(entries, start=1):
         text = entry.removeprefix(_BOM) if number == 1 else entry
+        if number == 1 and text.startswith(_UTF_16):
+            raise DatasetError(f"{source}: a UTF-16 text; save the list as UTF-8")
         if text.strip():
             yield number, text
 
 
-def _sample(entry: bytes, place: Place) -> Sample:
-    """`path` or `id<TAB>path`, read as bytes so that names which are no UTF-8 survive."""
+def _whole(entry: bytes) -> Sample:
+    """A path, whatever it holds, read as bytes so that names outside UTF-8 are kept."""
+    return Sample(id=os.fsdecode(entry), path=os.fsdecode(entry))
+
+
+def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]]) -> Sample:
+    """A line: path or id<TAB>path."""
     if b"\0" in entry:
         raise DatasetError(f"{_where(place)}: a NUL byte; for a list separated by NUL bytes give `nul`")
     given_id, tab, path = entry.partition(b"\t")
     if not tab:
-        path = given_id
+        return _whole(entry)
+    if os.fsdecode(entry) in tabbed(os.fsdecode(given_id).rpartition("/")[0] or "."):
+        raise DatasetError(
+            f"{_where(place)}: {os.fsdecode(entry)!r} is a file's name, and could be id<TAB>path too; "
+            "give the list separated by NUL bytes (find -print0) with `nul`"
+        )
     if not given_id.strip() or not path.strip():
         raise DatasetError(f"{_where(place)}: expected a path or id<TAB>path, found {os.fsdecode(entry)!r}")
     return Sample(id=os.fsdecode(given_id), path=os.fsdecode(path))
+
+
+def _names_with_tabs(folder: str) -> frozenset[str]:
+    """What lies in a folder, or below, under a name with a tab, as a list would name it; usually nothing.
+
+    Read once a folder: to ask for each line of a long list whether it names a file would take a share an hour.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if "\t" in name]  # noqa: PTH208
+    except OSError:
+        return frozenset()
+    found = [name if folder == "." else os.path.join(folder, name) for name in names]  # noqa: PTH118
+    below = [os.path.join(top, file) for name in found for top, _, files in os.walk(name) for file in files]  # noqa: PTH118
+    return frozenset([*found, *below, *(f"./{name}" for name in (*found, *below) if folder == ".")])
 
 
 def _where(place: Place) -> str:
     return f"{place[0]}, line {place[1]}"
 
 
-def labelled_tree(root: str) -> Iterator[tuple[str, str, str]]:
+def labelled_tree(root: str, left_out: LeftOut | None = None) -> Iterator[tuple[str, str, str]]:
     """(class, id, path) of each image of a `<class>/*.jpg` tree, the id being the path below the root.
 
-    Classes and images are in byte order of their names; images deeper inside a class belong to it too.
+    Classes and images are in byte order of their names; images deeper inside a class belong to it too. An image beside
+    the class folders has the class "".
     """
-    for path in images_under(root):
+    for path in images_under(root, left_out):
         below = os.path.relpath(path, root).replace(os.sep, "/")
         class_name, slash, _ = below.partition("/")
-        if slash:
-            yield class_name, below, path
+        yield class_name if slash else "", below, path

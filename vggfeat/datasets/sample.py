@@ -41,6 +41,13 @@ class Sample:
         return self.path if self.span is None else read_member(self.path, *self.span)
 
 
+MAX_MEGAPIXELS = 100.0
+"""Default limit on an image's million pixels: 300 MB decoded. Most larger ones are decompression bombs."""
+
+OWN = ("images", "folder")
+"""Names of data sets that are a user's own pictures, whose EXIF orientation counts; benchmarks ignore it."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A list of samples with their classes."""

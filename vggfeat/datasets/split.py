@@ -32,7 +32,7 @@ def load_training_set(
 ) -> TrainingSet:
     """A single-label data set, split for training.
 
-    For "folder", `data` may hold `train/` and `val/`, each a `<class>/*.jpg` tree. Without a validation part, the
+    For "folder", `data` may hold `train/` and `val/` (see `load_folder`). Without a validation part, the
     fraction (rounded, at least one image) of each class with two or more images is held out, drawn by the seed.
 
     `boxes`: for localisation; images without a bounding box are left out.
@@ -41,7 +41,7 @@ def load_training_set(
     localisation on one without boxes.
     """
     root = Path(data)
-    dataset = _located(name, data) if boxes else _whole(name, data)
+    dataset = _located(name, data) if boxes else load_dataset(name, data)
     if any(not isinstance(sample.labels, int) for sample in dataset.samples):
         raise UsageError(f"{name} has several labels an image; training takes data sets with one class an image")
     if len(dataset.class_names) < 2:
@@ -64,14 +64,6 @@ def _located(name: str, data: str | Path) -> Dataset:
     return replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.boxes))
 
 
-def _whole(name: str, data: str | Path) -> Dataset:
-    """A data set; for a folder with `train/` and `val/`, both trees."""
-    root = Path(data)
-    if name == "folder" and (root / "train").is_dir() and (root / "val").is_dir():
-        return _two_trees(root)
-    return load_dataset(name, data)
-
-
 Subset = Literal["val", "test", "train", "all"]
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
 
@@ -83,7 +75,7 @@ def load_evaluation_set(name: str, data: str | Path, subset: Subset = "val") -> 
     """
     if name == "ilsvrc2012":
         return load_dataset(name, data, **({} if subset == "all" else {"parts": (subset,)}))
-    dataset = _whole(name, data)
+    dataset = load_dataset(name, data)
     if any(isinstance(sample.labels, tuple) for sample in dataset.samples):
         raise UsageError(f"{name} has several labels an image; top-1 and top-5 errors take one class an image")
     return dataset
@@ -123,19 +115,6 @@ def _as_held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, .
             f"{len(train)} images, so the ones it has not seen are unknown: `subset=all` takes them all"
         )
     return held_out
-
-
-def _two_trees(root: Path) -> Dataset:
-    train, val = (load_dataset("folder", root / part) for part in ("train", "val"))
-    strange = sorted(set(val.class_names) - set(train.class_names))
-    if strange:
-        raise DatasetError(f"{root / 'val'}: class {strange[0]!r} is not among the classes of {root / 'train'}")
-    samples = [
-        Sample(f"{part}/{sample.id}", sample.path, train.class_names.index(names[sample.labels]), subset=part)  # type: ignore[index]
-        for part, tree, names in (("train", train, train.class_names), ("val", val, val.class_names))
-        for sample in tree.samples
-    ]
-    return Dataset("folder", tuple(samples), train.class_names, train.exif)
 
 
 def _hold_out(samples: tuple[Sample, ...], fraction: float, seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

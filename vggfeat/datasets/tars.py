@@ -1,14 +1,15 @@
-"""Tar files of images, read where they lie: plain ones at any place, gzipped ones in sequence."""
+"""Tar files of images, read in place: plain ones at any offset, gzipped ones in sequence."""
 
 from __future__ import annotations
 
 import functools
 import os
+import posixpath
 import tarfile
 import threading
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,63 +17,83 @@ from vggfeat.errors import DatasetError, ImageError, ReadError
 
 _PLAIN = (".tar",)
 _GZIPPED = (".tar.gz", ".tgz")
-_OTHERS = (".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz")
+_OTHERS = (".tar.bz2", ".tar.xz", ".tar.zst", ".tbz2", ".txz", ".zip")
+
+_GZIP = b"\x1f\x8b"
+_COMPRESSED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+"""First bytes of other archives, whatever their name."""
+
+_NO_FILES = (b"V", b"N", b"D")
+"""GNU's volume label, list of long names and listed folder: headers that leave no file."""
+_CONTINUED = b"M"
+"""GNU's header of a file that began in another volume."""
 
 CHUNK = 1 << 14
-"""Compressed bytes taken at once. What a damaged gzip file still gives ends at most so far before the damage."""
+"""Compressed bytes read at once: at most as many before a damage are lost with it."""
 
 MOST_BYTES = 1 << 30
-"""No picture that may be decoded needs near as many: a member that claims more is not taken into memory."""
+"""Limit on a member's bytes, far above any picture: one that claims more is not read into memory."""
 
 WINDOW = 16 << 20
-"""Bytes kept of what was passed in a gzipped tar file: decoding threads ask for its members nearly in order."""
+"""Bytes kept behind the position in a gzipped tar file: decoding threads ask for members nearly in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file inside a tar file, or one that is lost."""
+    """A regular file inside a tar file, or one that cannot be read."""
 
     name: str
-    """Its path inside; `inner.tar/name` inside of a tar file in it; "" for the archive itself."""
+    """Its path inside; `inner.tar/name` in a tar file inside it; "" for the archive itself."""
     span: tuple[int, int] | None
     """(offset, length) in the archive's bytes, uncompressed; None where it cannot be read."""
     error: str = ""
     """Why it cannot be read."""
+    target: str | None = None
+    """The member that a hard link names; only before `members` has resolved it."""
+    kept: bool = True
+    """Whether unpacking leaves a file of its own here; otherwise it only replaces what had that name."""
 
 
 def is_tar(path: str) -> bool:
-    """Whether a file's name is a tar file's. Raises DatasetError for a compression that is not read here."""
+    """Whether a file is named as a tar file. Raises DatasetError for an archive that is not read here."""
     name = path.lower()
     if name.endswith(_OTHERS):
-        raise DatasetError(f"{path}: tar files are read plain or with gzip: uncompress it")
+        unpack = "unpack it" if name.endswith(".zip") else "uncompress it"
+        raise DatasetError(f"{path}: tar files are read, plain or with gzip: {unpack}")
     return name.endswith(_PLAIN + _GZIPPED)
 
 
 def members(path: str) -> Iterator[Member]:
-    """The regular files of a tar file, and of tar files in it, in its order; it is not unpacked.
+    """The regular files that `tar x` would leave, of tar files inside too, in the archive's order; nothing is unpacked.
 
-    A damaged or cut archive gives what lies before the damage, then a member of the archive's own name with the
-    reason. Raises DatasetError where the file cannot be read at all.
+    Of several members of one name the last counts. A hard link is the file that it names. Archives that follow the
+    first (`cat a.tar b.tar`) are read as with `tar --ignore-zeros`. A damaged or cut archive gives what lies before the
+    damage, then a member of the archive's own name with the reason; a file that cannot be read in place is one with
+    an error. Whether it is gzipped is decided by its first bytes, as tar does.
+
+    Raises DatasetError if the file cannot be read at all.
     """
     try:
         with _open(path) as stream:
-            yield from _members(stream, "", 0)
+            yield from _surviving(_archives(stream, "", 0))
     except OSError as error:
         raise DatasetError(f"{path}: this tar file cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
 def read_member(path: str, offset: int, length: int) -> bytes:
-    """The bytes of a member. Raises ImageError where the tar file ends too early or claims more bytes than a
-    picture has, ReadError where it has gone.
+    """The bytes of a member.
+
+    Raises ImageError if the tar file ends too early or claims more bytes than a picture has, ReadError if it cannot be
+    read.
     """
     if length > MOST_BYTES:
         raise ImageError(f"claims {length} bytes, more than any picture has")
     try:
-        if path.lower().endswith(_GZIPPED):
-            status = Path(path).stat()
-            content = _sequence(path, status.st_size, status.st_mtime_ns).read(offset, length)
-        else:
-            with open(path, "rb") as stream:  # noqa: PTH123 - as in images.py
+        with open(path, "rb") as stream:  # noqa: PTH123 - for each picture: pathlib would cost time
+            if stream.read(len(_GZIP)) == _GZIP:
+                status = os.fstat(stream.fileno())
+                content = _sequence(path, status.st_size, status.st_mtime_ns).read(offset, length)
+            else:
                 room = max(0, stream.seek(0, os.SEEK_END) - offset)  # a header may claim more than any memory holds
                 stream.seek(offset)
                 content = stream.read(min(length, room))
@@ -96,39 +117,117 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from None
 
 
-def _members(stream: Any, inside: str, start: int) -> Iterator[Member]:
-    """The members of an archive that lies at `start` of the whole, its names below `inside`."""
+def _surviving(found: Iterable[Member]) -> list[Member]:
+    """The files that are there once everything is unpacked, each in the place of the last member of its name."""
+    there: dict[str, Member] = {}
+    inside: dict[str, list[str]] = {}
+    for member in found:
+        place = posixpath.normpath(member.name.lstrip("/")) if member.name else ""
+        if not member.error:
+            there.pop(place, None)
+            for former in inside.pop(place, ()):  # of a tar file that comes again
+                there.pop(former, None)
+        if not member.kept:
+            continue
+        if member.target is not None:
+            target = there.get(posixpath.normpath(member.target.lstrip("/")))
+            error = "" if target else f"a hard link to {member.target}, which is not in this tar file"
+            member = replace(target or member, name=member.name, target=None, error=target.error if target else error)
+        there[f"{place}\0" if member.error else place] = member  # the archive itself may also have lost something
+        outer = place.rpartition(".tar/")[0]
+        if outer:
+            inside.setdefault(f"{outer}.tar", []).append(place)
+    return list(there.values())
+
+
+def _archives(stream: Any, inside: str, start: int) -> Iterator[Member]:
+    """The members of an archive at `start` of the whole, and of archives behind it; their names are below `inside`.
+
+    `tar x` ends at the first archive, but nobody appends one in order to lose it. Other bytes behind the end are not
+    an archive's.
+    """
+    at: int | None = stream.tell()
+    while at is not None:
+        at = yield from _members(stream, inside, start)
+        at = None if at is None else _next_archive(stream, at)
+
+
+def _next_archive(stream: Any, position: int) -> int | None:
+    """Goes to the next header after the end mark at `position`; None if only zeros or other data follow."""
+    stream.seek(position)
+    while block := stream.read(tarfile.BLOCKSIZE):
+        if block.strip(b"\0"):
+            try:
+                tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+            except tarfile.HeaderError:
+                return None
+            stream.seek(position)
+            return position
+        position += len(block)
+    return None
+
+
+def _members(stream: Any, inside: str, start: int) -> Generator[Member, None, int | None]:
+    """The members of one archive, from the stream's position; returns where its end mark is, None if damaged."""
     last = ""
     try:
         with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
-            for member in tar:
-                name = inside + member.name.removeprefix("./")
-                span = (start + member.offset_data, member.size)
-                if not member.isfile():
+            for header in tar:
+                name = inside + header.name.removeprefix("./")
+                span = (start + header.offset_data, header.size)
+                if header.isdir() or header.type in _NO_FILES:
                     continue
-                if name.lower().endswith(_PLAIN):
-                    yield from _members(tar.extractfile(member), f"{name}/", span[0])
-                elif member.issparse():
-                    yield Member(name, None, "stored as a sparse file: unpack the tar file")
+                if header.isfile() and name.lower().endswith(_PLAIN):
+                    yield Member(name, None, kept=False)
+                    yield from _archives(tar.extractfile(header), f"{name}/", span[0])
                 else:
-                    yield Member(name, span)
-                last = name
+                    yield _member(header, name, span, inside)
+                last = name if header.isfile() else last
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            return tar.offset
     except tarfile.TarError as error:
-        reason = getattr(stream, "damage", "") or str(error)
+        reason = getattr(stream, "damage", "") or _compression(stream) or str(error)
         where = f"damaged after {last}" if last else "no readable tar file"
         yield Member(inside.removesuffix("/"), None, f"{where}: {reason}; what follows is lost")
+        return None
+
+
+def _member(header: tarfile.TarInfo, name: str, span: tuple[int, int], inside: str) -> Member:
+    """What a header that is no folder leaves when unpacked."""
+    if header.islnk():
+        return Member(name, None, target=inside + header.linkname.removeprefix("./"))
+    if header.issparse():
+        return Member(name, None, "stored as a sparse file: unpack the tar file")
+    if header.type == _CONTINUED:
+        return Member(name, None, "begun in another volume of the tar file: join them and unpack it")
+    if header.isfile() or header.type not in tarfile.SUPPORTED_TYPES:
+        return Member(name, span)  # tar unpacks what it does not know as a regular file
+    return Member(name, None, kept=False)  # a symbolic link, a device
+
+
+def _compression(stream: Any) -> str:
+    """How an archive is compressed that cannot be read; "" if it is not."""
+    if isinstance(stream, _Inflated):
+        return ""
+    stream.seek(0)
+    head = stream.read(8)
+    return next((f"it is compressed with {name}" for start, name in _COMPRESSED.items() if head.startswith(start)), "")
 
 
 def _open(path: str) -> Any:
-    return _Inflated(path) if path.lower().endswith(_GZIPPED) else Path(path).open("rb")
+    stream = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
+    head = stream.read(8)
+    stream.seek(0)
+    if head.startswith(_GZIP):
+        stream.close()
+        return _Inflated(path)
+    return stream
 
 
 class _Inflated:
-    """The content of a gzip file as a stream that only goes forward.
+    """The content of a gzip file as a stream that goes forward, and back within what was read last.
 
-    Python's own raises at damage and drops what it had; this one gives all that comes before, then ends with the
-    reason in `damage`.
+    Python's gzip drops data at a damage; this stream gives everything before it, then ends with the reason in `damage`.
     """
 
     def __init__(self, path: str) -> None:
@@ -136,6 +235,7 @@ class _Inflated:
         self._engine = zlib.decompressobj(wbits=31)
         self._ready = bytearray()
         self._position = 0
+        self._last = b""
         self._ended = False
         self.damage = ""
 
@@ -145,6 +245,7 @@ class _Inflated:
             self._inflate()
         out = bytes(self._ready[:size])
         del self._ready[:size]
+        self._last = out or self._last
         self._position += len(out)
         return out
 
@@ -174,9 +275,13 @@ class _Inflated:
         return self._position
 
     def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
-        """Goes forward to a position."""
-        if whence != os.SEEK_SET or position < self._position:
+        """Goes to a position, at most back to where the last read began."""
+        back = self._position - position
+        if whence != os.SEEK_SET or back > len(self._last):
             raise OSError("a gzip stream only goes forward")
+        if back > 0:
+            self._ready[:0] = self._last[-back:]
+            self._last, self._position = b"", position
         while self._position < position and self.read(min(WINDOW, position - self._position)):
             pass
         return self._position
@@ -193,7 +298,7 @@ class _Inflated:
 
 
 class _Sequence:
-    """Parts of a gzip file, cheap where each begins after the last one or at most WINDOW before it."""
+    """Parts of a gzip file; cheap if each begins after the last one or at most WINDOW before it."""
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -77,6 +77,11 @@ def load_voc2012_action(data_root: str | Path) -> Dataset:
     for subset in ("train", "val"):
         samples += _persons(root, subset, _person_labels(sets, subset))
     samples += _persons(root, "test", dict.fromkeys(_test_persons(root, sets), (UNLABELLED,) * len(ACTIONS)))
+    seen: dict[str, str] = {}
+    for sample in samples:
+        first = seen.setdefault(sample.id, sample.subset)
+        if first != sample.subset:
+            raise DatasetError(f"{sets}: person {sample.id} is named in {first} and in {sample.subset}")
     return Dataset("voc2012-action", tuple(samples), ACTIONS)
 
 
@@ -84,11 +89,15 @@ def _classification(name: str, root: Path, labelled: tuple[str, ...]) -> Dataset
     """The images of each subset in the order of `ImageSets/Main/<subset>.txt`."""
     sets = _sets_folder(name, root, "Main")
     samples: list[Sample] = []
+    seen: dict[str, str] = {}
     for subset in ("train", "val", "test"):
         file = sets / f"{subset}.txt"
         if subset not in labelled and not file.exists():
             continue
-        ids = [words[0] for _, words in _lines(file, (1, 2))]
+        ids = []
+        for number, (id, *_) in _lines(file, (1, 2)):
+            _once(seen, id, file, number)
+            ids.append(id)
         if subset in labelled:
             columns = [_image_labels(sets / f"{class_name}_{subset}.txt", file, ids) for class_name in CLASSES]
             labels = list(zip(*columns, strict=True))
@@ -98,6 +107,14 @@ def _classification(name: str, root: Path, labelled: tuple[str, ...]) -> Dataset
             Sample(id, str(_image(root, id)), values, subset=subset) for id, values in zip(ids, labels, strict=True)
         ]
     return Dataset(name, tuple(samples), CLASSES)
+
+
+def _once(seen: dict[str, str], name: str, file: Path, number: int) -> None:
+    """Raises DatasetError for an image or person that the lists of a data set name twice."""
+    place = f"{file.name}, line {number}"
+    first = seen.setdefault(name, place)
+    if first != place:
+        raise DatasetError(f"{file}, line {number}: {name} is named twice, first in {first}; ids must be unique")
 
 
 def _sets_folder(name: str, root: Path, task: str) -> Path:

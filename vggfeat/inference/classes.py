@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def places(wanted: Sequence[str], names: Sequence[str]) -> tuple[NDArray[np.intp], str | None]:
-    """Where each wanted class stands in `names`: (K,), and the first that is missing there (then (0,)), or None."""
+    """Positions of the wanted classes in `names`: (K,), and None; or an empty array and the first that is missing."""
     place = {name: position for position, name in enumerate(names)}
     lacking = next((name for name in wanted if name not in place), None)
     return np.array([] if lacking is not None else [place[name] for name in wanted], dtype=np.intp), lacking
@@ -30,13 +30,15 @@ def aligned(images: Dataset, nets: Sequence[VGG]) -> tuple[Dataset, list[NDArray
     net that names its outputs must have every class; one that does not has the data set's classes in their order (for
     ILSVRC that of the sorted wnids, as all published nets have them).
 
-    Raises DatasetError, naming the net and the first class that it lacks.
+    Raises DatasetError, naming the net and the first class that it lacks, and UsageError for a net without
+    fully-connected layers.
     """
     named = [name for net in nets for name in net.class_names]
     class_names = tuple(dict.fromkeys((*images.class_names, *named)))
     columns = []
     for net in nets:
         what = f"net {net.net} ({net.weights_name})"
+        net.need("scores")
         if net.class_names:
             its_columns, lacking = places(class_names, net.class_names)
             if lacking is not None:

@@ -17,7 +17,7 @@ from vggfeat.errors import DeviceError, UsageError
 from vggfeat.inference.batching import Extents, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
-from vggfeat.nets.layers import check_layers, layer_shape, trunk_layers
+from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.system.devices import tf32
@@ -94,7 +94,8 @@ class DenseNet:
         most_padding: float | None = None,
     ) -> None:
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        check_layers((layer for layer in self.layers if layer != SCORES), net.spec, top=net.has_top)
+        for layer in self.layers:
+            net.need(layer)
         self.precision = net.precision
         self.device = next(net.parameters()).device
         self.filter = net.preprocessing.filter

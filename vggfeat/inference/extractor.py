@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vggfeat.datasets.decoding import Decoded
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError
 from vggfeat.inference.crops import centre_crop
 from vggfeat.inference.dense import DenseNet
@@ -45,11 +46,19 @@ class Extractor(Runner[list[Pooled], Described]):
         nets: nets to stack, in order; all at one precision and on one device.
         settings: layers, scales, aggregation, flips, region.
         workers: threads that decode and rescale ahead of the nets.
+        max_megapixels: images of more million pixels fail.
 
     Raises UsageError without a net.
     """
 
-    def __init__(self, nets: Sequence[VGG], settings: DescriptorSettings, *, workers: int = 2) -> None:
+    def __init__(
+        self,
+        nets: Sequence[VGG],
+        settings: DescriptorSettings,
+        *,
+        workers: int = 2,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ) -> None:
         if not nets:
             raise UsageError("no net to extract with")
         self.nets = tuple(nets)
@@ -58,7 +67,7 @@ class Extractor(Runner[list[Pooled], Described]):
         regions = ("image", "box") if settings.region == "both" else (settings.region,)
         self._runs = [(net, region) for net in dense for region in regions]
         wanted = [(region, net.filter, Q) for region in regions for net in dense for Q in settings.scales]
-        super().__init__(dense, wanted, exif=settings.exif, workers=workers)
+        super().__init__(dense, wanted, exif=settings.exif, workers=workers, max_megapixels=max_megapixels)
 
     @property
     def layer_dims(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.datasets import Sample
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.posteriors import scales_for, training_scale
@@ -54,6 +55,7 @@ class NetPredictor:
         exif: honour the EXIF orientation, as for users' own pictures.
         device, precision: as `load_net` takes them; None is "auto".
         workers: decoding threads.
+        max_megapixels: images of more million pixels fail.
 
     Raises ModelError for a missing file or a net that learned boxes, UsageError for one without fully-connected layers.
     """
@@ -66,6 +68,7 @@ class NetPredictor:
         device: str | None = None,
         precision: str | None = None,
         workers: int = 2,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         if not Path(net).is_file():
             raise ModelError(f"{net}: no such file")
@@ -77,7 +80,14 @@ class NetPredictor:
         self.class_names = loaded.class_names or tuple(map(str, range(classes)))
         """The net's own names, or the classes' numbers from 0."""
         S = training_scale(loaded.weights_name, loaded.training_record) or UNKNOWN_SCALE
-        self._scorer = Scorer([loaded], [scales_for(S, "single")], [np.arange(classes)], exif=exif, workers=workers)
+        self._scorer = Scorer(
+            [loaded],
+            [scales_for(S, "single")],
+            [np.arange(classes)],
+            exif=exif,
+            workers=workers,
+            max_megapixels=max_megapixels,
+        )
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """The predictions of these images, in their order, block by block."""

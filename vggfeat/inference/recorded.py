@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vggfeat.datasets import Dataset
+from vggfeat.datasets.sample import MAX_MEGAPIXELS, OWN
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import DescriptorSettings, Fetching
@@ -19,7 +21,10 @@ def recorded_extractors(
     path: Path,
     inputs: Sequence[Mapping[str, Any]],
     *,
-    exif: bool = True,
+    dataset: str,
+    images: Dataset | None = None,
+    exif: bool | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
     weights: Sequence[str] = (),
     seed: int | None = None,
     device: str | None = None,
@@ -33,7 +38,11 @@ def recorded_extractors(
     Args:
         path: the file with the records, for messages.
         inputs: what `Extractor.provenance` recorded.
-        exif: honour the EXIF orientation, as for users' own pictures.
+        dataset: name of the data set that the records are of.
+        images: the new images.
+        exif: apply the EXIF orientation; None: as recorded, if the records are of a user's own pictures, else as for
+            `images`, because a benchmark's record says nothing of other pictures.
+        max_megapixels: images of more million pixels fail.
         weights: names or files in place of the recorded ones, one a net in their order; the hash must be the same.
         seed: of nets with random weights; None is the recorded one.
         device, precision, offline: as `load_net` takes them; None is the recorded precision.
@@ -59,7 +68,9 @@ def recorded_extractors(
                     path, net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
                 )
             its_nets.append(loaded[key])
-        extractors.append(Extractor(its_nets, DescriptorSettings.of(one, exif), workers=workers))
+        recorded = one["exif"] if dataset in OWN or images is None else images.exif
+        settings = DescriptorSettings.of(one, recorded if exif is None else exif)
+        extractors.append(Extractor(its_nets, settings, workers=workers, max_megapixels=max_megapixels))
     return extractors
 
 

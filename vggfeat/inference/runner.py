@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from vggfeat.datasets import Sample, images
 from vggfeat.datasets.decoding import Decoded, Decoders, collected
 from vggfeat.datasets.images import Picture
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError
 from vggfeat.inference.dense import DenseNet
 from vggfeat.nets.catalog import Filter
@@ -40,12 +41,22 @@ class Runner(ABC, Generic[Work, Found]):
         wanted: the rescaled pictures that `run` takes of each sample; nets that share a filter share them.
         exif: honour the EXIF orientation.
         workers: threads that decode and rescale ahead of the nets.
+        max_megapixels: images of more million pixels fail.
     """
 
-    def __init__(self, nets: Sequence[DenseNet], wanted: Iterable[Wanted], *, exif: bool, workers: int) -> None:
+    def __init__(
+        self,
+        nets: Sequence[DenseNet],
+        wanted: Iterable[Wanted],
+        *,
+        exif: bool,
+        workers: int,
+        max_megapixels: float = MAX_MEGAPIXELS,
+    ) -> None:
         self._dense = tuple(nets)
         self._wanted = tuple(dict.fromkeys(wanted))
         self._exif = exif
+        self._max_megapixels = max_megapixels
         self._pool = Decoders(workers)
 
     @property
@@ -75,7 +86,7 @@ class Runner(ABC, Generic[Work, Found]):
         self._pool.end()
 
     def _rescaled(self, sample: Sample) -> Rescaled:
-        picture = images.decode(sample.source(), exif=self._exif)
+        picture = images.decode(sample.source(), exif=self._exif, max_megapixels=self._max_megapixels, name=sample.id)
         parts = {region: _region(picture, sample, region) for region, _, _ in self._wanted}
         pictures = {(region, filter, Q): images.rescale(parts[region], Q, filter) for region, filter, Q in self._wanted}
         return Rescaled(sample, picture.size, pictures)

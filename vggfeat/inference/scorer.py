@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vggfeat.datasets.decoding import Decoded
 from vggfeat.datasets.images import Picture
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import unknown_name
 from vggfeat.inference.crops import GRID, centre_crop, grid_crops
 from vggfeat.inference.dense import DenseNet
@@ -36,6 +37,7 @@ class Scorer(Runner[Tensor, Described]):
             crops and their mirror images; "both": the average of these two; "center": the central crop alone.
         exif: honour the EXIF orientation.
         workers: threads that decode and rescale ahead of the nets.
+        max_megapixels: images of more million pixels fail.
 
     Raises UsageError where a value makes no sense.
     """
@@ -49,6 +51,7 @@ class Scorer(Runner[Tensor, Described]):
         view: View = "dense",
         exif: bool = False,
         workers: int = 2,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         if view not in VIEWS:
             raise unknown_name("view", view, VIEWS)
@@ -58,7 +61,7 @@ class Scorer(Runner[Tensor, Described]):
         self.scales = tuple(map(tuple, scales))
         dense = [DenseNet(net, "scores") for net in nets]
         wanted = [("image", net.filter, Q) for net, its in zip(dense, self.scales, strict=True) for Q in its]
-        super().__init__(dense, wanted, exif=exif, workers=workers)
+        super().__init__(dense, wanted, exif=exif, workers=workers, max_megapixels=max_megapixels)
         self._columns = [torch.from_numpy(its).to(net.device) for its, net in zip(columns, dense, strict=True)]
 
     @property

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
+from vggfeat.nets.catalog import net_spec
 from vggfeat.nets.layers import LAYERS, has_relu
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
+from vggfeat.store.provenance import LATER
 from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ class DescriptorSettings:
             "exif": self.exif,
         }
         usual = DescriptorSettings()
-        changed = {name: getattr(self, name) for name in _LATER if getattr(self, name) != getattr(usual, name)}
+        changed = {name: getattr(self, name) for name in LATER if getattr(self, name) != getattr(usual, name)}
         return record | changed
 
     @classmethod
@@ -134,11 +136,8 @@ class DescriptorSettings:
             layers=tuple(record["layer"].split(LAYER_SEPARATOR)),
             region=record["region"],
             exif=exif,
-            **{name: record[name] for name in _LATER if name in record},
+            **{name: record[name] for name in LATER if name in record},
         )
-
-
-_LATER = ("pool", "view", "pre_relu", "normalise")
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,12 @@ class NetChoice:
     fetching: Fetching | None = None
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None
     """What the weights expect of an image, one for all nets or one each; None: what the weights say."""
+
+    def check_names(self) -> None:
+        """Raises UsageError for a name that is not in Table 1, before anything is read or fetched."""
+        for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
+            if isinstance(name, str):
+                net_spec(name)
 
     def load(self, layers: Sequence[str] = ()) -> list[VGG]:
         """The nets with their weights; layers that a net does not have are refused before anything is fetched."""

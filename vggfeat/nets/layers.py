@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import FC_CHANNELS, INPUT_SIDE, NETS, Conv, NetSpec, scaled
 
 HIDDEN = ("fc6", "fc7")
@@ -62,19 +60,3 @@ def layer_shape(spec: NetSpec, layer: str, width: float = 1.0) -> tuple[int, int
         return scaled(FC_CHANNELS, width), 1
     its = trunk_layers(spec)[layer]
     return scaled(its.channels, width), INPUT_SIDE // its.stride
-
-
-def check_layers(layers: Iterable[str], spec: NetSpec, *, top: bool = True) -> None:
-    """Raises UsageError for a layer that a net does not have, naming those that it has.
-
-    `top`: whether the net has its fully-connected layers.
-    """
-    valid = [name for name in spec.layer_names if top or name not in HIDDEN]
-    for layer in layers:
-        if layer in HIDDEN and not top:
-            raise UsageError(
-                f"these weights of net {spec.name} have no fully-connected layers, so no {layer}; take "
-                f"`layer={valid[-1]}`, or another of {', '.join(valid)}"
-            )
-        if layer not in valid:
-            raise unknown_name(f"layer in net {spec.name}", layer, valid)

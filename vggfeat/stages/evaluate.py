@@ -30,7 +30,6 @@ from vggfeat.inference.settings import (
     View,
     WeightsLike,
 )
-from vggfeat.nets.catalog import net_spec
 from vggfeat.page.commands import evaluate_command, fuse_command, with_report
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
@@ -104,16 +103,15 @@ def evaluate(
         raise UsageError(f"{flag} is about the file that `output` names: give `output=FILE`")
     if view not in VIEWS:
         raise unknown_name("view", view, VIEWS)
-    for name in [net] if isinstance(net, str) else net if isinstance(net, list | tuple) else ():
-        if isinstance(name, str):
-            net_spec(name)  # refuses an unknown one before any image is looked for
+    choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing)
+    choice.check_names()
     numbers = None if submission is None else ilsvrc_numbers(data)
     images = dataset if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
     _check_labels(images, output, per_class, submission, report)
     check_writable(submission, report and Path(report, PAGE))
     from vggfeat.inference.scorer import Scorer
 
-    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(("scores",))
+    nets = choice.load(("scores",))
     if isinstance(dataset, str):
         images = evaluation_part(images, subset, nets[0].training_record)
     images, columns = aligned(images, nets)

@@ -1,14 +1,15 @@
-"""Descriptors for other tools: a NumPy matrix with a CSV of names beside it, or one CSV file."""
+"""Descriptors for other tools: NumPy, CSV, MATLAB and Parquet files, each with ids, labels and status."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,14 @@ from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
 from vggfeat.store.locking import OutputLock
 from vggfeat.system.files import replacing
 
-FORMATS = (".npy", ".csv")
+FORMATS = (".npy", ".npz", ".csv", ".mat", ".parquet")
+
+MOST_MAT = (1 << 32) - (1 << 16)
+"""Bytes of the largest array in a MATLAB file (version 5)."""
+
+PARQUET_ROWS = 1024
+"""Rows of a row group: 48 MB of the paper's longest descriptors."""
+
 _STATUS = {PENDING: "pending", DONE: "done", FAILED: "failed"}
 
 Progress = Callable[[int, int, int], None]
@@ -50,12 +58,17 @@ def export(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Writes all rows of a descriptor file, in its order, as `.npy` or `.csv`; the memory needed does not grow with it.
+    """Writes all rows of a descriptor file, in its order, in the format of `output`'s suffix.
 
-    `.npy`: (N, D) float32, and beside it a `.csv` of the same name with the columns id, label, subset, status. `.csv`:
-    these columns, then f0 to f<D - 1> with 9 digits, which float32 survives. `label` is the class's name; of a
-    multi-label set there is a column `label.<class>` of 1, 0 (difficult), -1 each; unlabelled images have none. A row
-    that is failed or pending keeps its place.
+    - `.npy`: (N, D) float32, and beside it a `.csv` of the same name with the columns id, label, subset, status.
+    - `.csv`: these columns, then f0 to f<D - 1> with 9 digits, which float32 survives.
+    - `.npz`, `.mat`: the arrays descriptors (N, D) float32, ids, subset, status, errors (N,) of text, and of labelled
+      images labels (class numbers from 0 (N,), or 1, 0 (difficult), -1 (N, K)) and class_names (K,).
+    - `.parquet`: the columns id, label, subset, status, error, descriptor (a list of D float32; needs pyarrow).
+
+    In tables `label` is the class's name; a multi-label set has a column `label.<class>` of 1, 0 (difficult), -1 for
+    each class, unlabelled images have no such column. A failed or pending row keeps its place: NaN in arrays, empty in
+    tables. Memory does not grow with the number of descriptors, except for `.mat`.
 
     Args:
         descriptors: the file that `extract` or `merge` wrote.
@@ -64,11 +77,12 @@ def export(
         overwrite: replace it, and the file of names.
         progress: called with (rows written, rows, rows without a descriptor).
 
-    Raises UsageError for another suffix, StoreError for a file that cannot be read or that exists.
+    Raises UsageError for another suffix or a missing package, StoreError for a file that cannot be read, that exists,
+    or that is too large for its format.
     """
     target = Path(output)
     if target.suffix not in FORMATS:
-        raise UsageError(f"{target}: the suffix says what to write: {' or '.join(FORMATS)}")
+        raise UsageError(f"{target}: the suffix says what to write: {', '.join(FORMATS)}")
     made = read_descriptors(Path(descriptors))
     made = made.choose(layer) if layer else made
     names = target.with_suffix(".csv") if target.suffix == ".npy" else None
@@ -76,26 +90,101 @@ def export(
         for path in (target, *([] if names is None else [names])):
             if path.exists() and not overwrite:
                 raise StoreError(f"{path} exists: `overwrite` replaces it, `output` names another file")
-        if names is None:
-            _write_csv(made, target, progress, values=True)
-        else:
+        if names is not None:
             _write_csv(made, names, None, values=False)
-            _write_npy(made, target, progress)
+        _WRITERS[target.suffix](made, target, progress)
     return Exported(target, names, len(made), len(made) - len(made.done))
 
 
 def _write_npy(made: Descriptors, target: Path, progress: Progress | None) -> None:
-    # Written as a stream rather than through a memory map: a full disk is then an error that names the file.
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(made), made.dim)}
     with replacing(target) as temporary, temporary.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for _, values in _blocks(made, progress):
-            stream.write(values.astype("<f4", copy=False).tobytes())
+        _stream_matrix(made, stream, progress)
 
 
-def _write_csv(made: Descriptors, target: Path, progress: Progress | None, *, values: bool) -> None:
+def _stream_matrix(made: Descriptors, stream: IO[bytes], progress: Progress | None) -> None:
+    """The descriptors in NumPy's format. A stream, not a memory map: a full disk is an error that names the file."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(made), made.dim)}
+    np.lib.format.write_array_header_1_0(stream, header)
+    for _, values in _blocks(made, progress):
+        stream.write(values.astype("<f4", copy=False).tobytes())
+
+
+def _write_npz(made: Descriptors, target: Path, progress: Progress | None) -> None:
+    with (
+        replacing(target) as temporary,
+        temporary.open("wb") as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        with archive.open("descriptors.npy", "w", force_zip64=True) as entry:
+            _stream_matrix(made, entry, progress)
+        for name, values in _arrays(made).items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(values), allow_pickle=False)
+
+
+def _write_mat(made: Descriptors, target: Path, progress: Progress | None) -> None:
+    from scipy.io import savemat
+
+    if 4 * len(made) * made.dim > MOST_MAT:
+        raise StoreError(f"{target}: {len(made)} x {made.dim} values are too large for MATLAB's format: write .npy")
+    arrays = _arrays(made)
+    for name, values in arrays.items():
+        if isinstance(values, list):  # a cell array
+            arrays[name] = np.array(list(map(_utf8, values)), dtype=object)
+    matrix = np.concatenate([values for _, values in _blocks(made, progress)] or [made.read()])
+    with replacing(target) as temporary, temporary.open("wb") as stream:
+        savemat(stream, {"descriptors": matrix, **arrays}, oned_as="column")
+
+
+def _write_parquet(made: Descriptors, target: Path, progress: Progress | None) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UsageError(".parquet needs the package pyarrow: pip install 'vggfeat[parquet]'") from None
+    arrays, labels, errors = pyarrow.array, _Labels(made), made.errors()
+    text, number = pyarrow.string(), pyarrow.int8()
+    single = made.labels is None or made.labels.ndim == 1
+    fields = [("id", text), *((name, text if single else number) for name in labels.columns)]
+    fields += [("subset", text), ("status", text), ("error", text)]
+    schema = pyarrow.schema([*fields, ("descriptor", pyarrow.list_(pyarrow.float32(), made.dim))])
+    with replacing(target) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+        for start, block in _blocks(made, progress, PARQUET_ROWS):
+            rows = range(start, start + len(block))
+            table = [[*_names(made, labels, row), errors.get(made.ids[row])] for row in rows]
+            columns = [
+                arrays(
+                    [int(value) for value in column] if field.type == number else list(map(_utf8, column)), field.type
+                )
+                for column, field in zip(zip(*table, strict=True), schema, strict=False)
+            ]
+            missing = arrays(made.status[start : start + len(block)] != DONE)
+            values = pyarrow.FixedSizeListArray.from_arrays(arrays(block.ravel()), made.dim, mask=missing)
+            writer.write_table(pyarrow.Table.from_arrays([*columns, values], schema=schema))
+
+
+def _utf8(text: str | None) -> str | None:
+    """A text with its bytes outside UTF-8 as escapes such as `\\udce9`, for formats that take UTF-8 alone."""
+    return text if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _arrays(made: Descriptors) -> dict[str, Any]:
+    """What belongs to the matrix, as arrays and lists of text."""
+    errors = made.errors()
+    arrays: dict[str, Any] = {
+        "ids": made.ids,
+        "subset": made.subset,
+        "status": [_STATUS[int(value)] for value in made.status],
+        "errors": [errors.get(id, "") for id in made.ids],
+    }
+    if made.labels is not None:
+        arrays |= {"labels": made.labels, "class_names": list(made.class_names)}
+    return arrays
+
+
+def _write_csv(made: Descriptors, target: Path, progress: Progress | None, *, values: bool = True) -> None:
     labels = _Labels(made)
-    # Names that are no UTF-8 go out as the bytes that they are.
+    # Names outside UTF-8 are written as their bytes.
     with (
         replacing(target) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
@@ -113,11 +202,20 @@ def _write_csv(made: Descriptors, target: Path, progress: Progress | None, *, va
                 stream.write(form % tuple(value.tolist()) if made.status[row] == DONE else empty)
 
 
-def _blocks(made: Descriptors, progress: Progress | None) -> Iterator[tuple[int, NDArray[np.float32]]]:
+_WRITERS = {
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+    ".csv": _write_csv,
+    ".mat": _write_mat,
+    ".parquet": _write_parquet,
+}
+
+
+def _blocks(made: Descriptors, progress: Progress | None, rows: int = 256) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """(first row, values) block by block."""
     missing = len(made) - len(made.done)
     start = 0
-    for values in made.blocks():
+    for values in made.blocks(rows):
         yield start, values
         start += len(values)
         if progress is not None:

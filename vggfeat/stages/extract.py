@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vggfeat.datasets.listing import Images, as_dataset
+from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.datasets.outage import MAX_READ_FAILURES
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
 from vggfeat.inference.extractor import Extractor
@@ -58,6 +59,7 @@ def extract(
     overwrite: bool = False,
     shard: Shard | str | None = None,
     max_read_failures: int = MAX_READ_FAILURES,
+    max_megapixels: float = MAX_MEGAPIXELS,
     width: float = 1.0,
     seed: int = 0,
     device: str | None = None,
@@ -71,7 +73,8 @@ def extract(
     """Writes one descriptor an image into an HDF5 file and returns its path (Appendix B).
 
     Args:
-        images: paths of images, folders (searched recursively) and tar files, or a Dataset, which brings its labels.
+        images: paths of images, folders (searched recursively) and tar files, or a Dataset. One folder that is a tree
+            of classes (`<class>/*.jpg`, or these in `train/` and `val/`) brings its labels, as a Dataset does.
         net: name of Table 1 ("D" by default), or a net from `load_net`; several are stacked into one descriptor.
         weights: as `load_net` takes them; one for all nets, or one a net.
         scales: smallest sides Q in pixels, at least 224.
@@ -94,6 +97,7 @@ def extract(
             the parts. They are whole blocks of the list, so the joined values are those of one process, bit for bit.
         max_read_failures: images in a row that cannot be read, as when a disk has gone, before the run stops with
             their rows still to do; 0 never stops.
+        max_megapixels: images of more million pixels fail.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
         preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
@@ -126,7 +130,7 @@ def extract(
     nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(layers)
     path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
     path = path if part is None else part.path(path)
-    extractor = Extractor(nets, settings, workers=options.threads)
+    extractor = Extractor(nets, settings, workers=options.threads, max_megapixels=max_megapixels)
     try:
         with DescriptorWriter(
             path,

@@ -8,7 +8,8 @@ from typing import Any
 
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.datasets.listing import Images, as_dataset
+from vggfeat.datasets.folder import Images, as_dataset
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.net_predictor import NetPredictor, Prediction, is_net
@@ -22,7 +23,9 @@ class Predictor:
 
     Args:
         model: a file that `vggfeat svm -o` wrote.
-        exif: honour the EXIF orientation, as for users' own pictures.
+        images: the new images, which say whether EXIF orientation counts if a benchmark's model does not.
+        exif: apply the EXIF orientation; None: as recorded (see `recorded_extractors`).
+        max_megapixels: images of more million pixels fail.
         weights: names or files in place of those that the model records, one a net in its order; their hash must be
             the recorded one.
         seed: of nets whose weights were random; None is the recorded one.
@@ -36,7 +39,9 @@ class Predictor:
         self,
         model: str | Path,
         *,
-        exif: bool = True,
+        images: Dataset | None = None,
+        exif: bool | None = None,
+        max_megapixels: float = MAX_MEGAPIXELS,
         weights: Sequence[str] = (),
         seed: int | None = None,
         device: str | None = None,
@@ -51,7 +56,10 @@ class Predictor:
         self._extractors = recorded_extractors(
             self.path,
             self.model.inputs,
+            dataset=str(self.model.record.get("dataset", "")),
+            images=images,
             exif=exif,
+            max_megapixels=max_megapixels,
             weights=weights,
             seed=seed,
             device=device,
@@ -105,7 +113,8 @@ def predict(
 
     Args:
         model: a file that `svm` wrote (`output`), or a net's checkpoint that `train` wrote.
-        images: paths of images, folders and tar files, or a Dataset.
+        images: paths of images, folders and tar files, or a Dataset; their EXIF orientation counts as for the model's
+            own images, or as `exif` says.
         progress: called with (images done, images, images failed).
         options: those of `Predictor`; a net takes those of `NetPredictor` alone.
 
@@ -114,11 +123,8 @@ def predict(
     images = as_dataset(images)
     if not images.samples:
         raise UsageError("no images to predict")
-    predictor: NetPredictor | Predictor
-    if is_net(model):
-        predictor = _net_predictor(model, images, options)
-    else:
-        predictor = Predictor(model, exif=images.exif, **options)
+    net = is_net(model)
+    predictor = _net_predictor(model, images, options) if net else Predictor(model, images=images, **options)
     failed = 0
     try:
         for done, prediction in enumerate(predictor.predict(images.samples), start=1):
@@ -132,8 +138,11 @@ def predict(
 
 def _net_predictor(model: str | Path, images: Dataset, options: dict[str, Any]) -> NetPredictor:
     """A net brings its weights. Raises UsageError for options that name others."""
-    taken = {name: value for name, value in options.items() if name in ("device", "precision", "workers")}
+    taken = {
+        name: value for name, value in options.items() if name in ("device", "precision", "workers", "max_megapixels")
+    }
     given = next((name for name in ("weights", "seed") if options.get(name) not in (None, (), [])), None)
     if given is not None:
         raise UsageError(f"`{given}` goes with a fitted model; {model} is a net, which has its weights")
-    return NetPredictor(model, exif=images.exif, **taken)
+    exif = options.get("exif")
+    return NetPredictor(model, exif=images.exif if exif is None else exif, **taken)

@@ -132,7 +132,13 @@ def _neighbours(
     if not images.samples:
         raise UsageError("no images to compare")
     options["workers"] = options.get("workers") or default_workers()
-    (extractor,) = recorded_extractors(held.path, [held.attributes["settings"]], exif=images.exif, **options)
+    (extractor,) = recorded_extractors(
+        held.path,
+        [held.attributes["settings"]],
+        dataset=str(held.attributes["dataset"]),
+        images=images,
+        **options,
+    )
     failures: dict[int, str] = {}
     described = []
     try:

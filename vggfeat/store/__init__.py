@@ -5,8 +5,7 @@ version, a process killed at any instant leaves a file that opens.
 
 `schema` lays a file out and checks it, `writer` fills and resumes it (`rows` writes in place), `reader` reads it,
 `shards` says which rows are whose, `merging` joins shards, `locking` keeps a second writer away from an output,
-`pooling` has the arithmetic of a descriptor, `neighbours` searches, `matching` compares files, `provenance` checks the
-recorded settings.
+`pooling` has the arithmetic of a descriptor, `neighbours` searches, `provenance` checks the recorded settings.
 
 Names are imported on first use (PEP 562), so that the command line's help imports no h5py.
 """

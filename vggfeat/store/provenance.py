@@ -17,14 +17,14 @@ _SETTINGS = {
     "precision": str,
 }
 
-_LATER = {"pool": str, "pre_relu": bool, "normalise": str}
+LATER = {"pool": str, "view": str, "pre_relu": bool, "normalise": str}
 """Settings that are recorded only where they are not the usual ones."""
 
 
 def check_provenance(recorded: Any) -> None:
     """Raises ValueError, naming the entry, unless the data are what `Extractor.provenance` records."""
     _check_types("settings", recorded, _SETTINGS)
-    _check_types("settings", recorded, {name: kind for name, kind in _LATER.items() if name in recorded})
+    _check_types("settings", recorded, {name: kind for name, kind in LATER.items() if name in recorded})
     posteriors = recorded["layer"] == "posteriors"
     if posteriors:
         _check_types("settings", recorded, {"view": str})

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vggfeat._version import __version__
 from vggfeat.errors import StoreError
 from vggfeat.store.layers import StoredLayer, stored_layers
-from vggfeat.store.provenance import check_provenance
+from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
 
@@ -115,6 +115,7 @@ def attributes_of(
         "preprocessing": json.dumps([net["preprocessing"] for net in nets], sort_keys=True),
         "layer_dims": np.asarray(layer_dims),
         **{name: settings[name] for name in copied},
+        **({} if settings["layer"] == "posteriors" else {name: settings[name] for name in LATER if name in settings}),
         **dict(sorted(versions.items())),
         **(portion.attributes() if portion is not None else {}),
     }

@@ -18,10 +18,13 @@ from vggfeat.training.features import DONE, FeatureFile, Layout, gigabytes
 from vggfeat.training.record import data_digest, plain
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest
+from vggfeat.training.trainer import CPU_MICRO_BATCH
 from vggfeat.training.watch import UnreadableImages
 
-CHUNK = 32
-"""Crops computed between looks at a request to stop."""
+CHUNK = {"cpu": CPU_MICRO_BATCH}
+"""Crops computed together, by the type of device; a request to stop is heard between them."""
+
+GPU_CHUNK = 64
 
 
 class FrozenOutputs:
@@ -119,7 +122,8 @@ class FrozenOutputs:
         ]
         for rule, least_seen, entries in parts:
             loader = self.setup.loader(rule, self.start.net.preprocessing.filter, least_seen)
-            chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
+            size = CHUNK.get(self.setup.ranks.device.type, GPU_CHUNK)
+            chunks = [entries[start : start + size] for start in range(0, len(entries), size)]
             batches = loader.batches([[job for _, job in chunk] for chunk in chunks])
             for chunk, batch in zip(chunks, batches, strict=True):
                 self._write(file, chunk, batch)
@@ -154,8 +158,9 @@ class FrozenOutputs:
         frozen = self.setup.recipe.frozen
         left = "all there" if not pending else f"{total - pending} there" if pending < total else "computed now"
         self.setup.observer.note(
-            f"layers {frozen[0]} to {frozen[-1]} are frozen and run once: outputs for {self.crops} crops of {train} "
-            f"images and for {val} to validate, in {self.path} ({gigabytes(self.layout.size)}, {left})"
+            f"layers {frozen[0]} to {frozen[-1]} are frozen and run once: outputs for {train * self.crops} crops "
+            f"({self.crops} an image) and {val} validation images, in {self.path} "
+            f"({gigabytes(self.layout.size)}, {left})"
         )
 
     def _fingerprint(self) -> str:

@@ -138,12 +138,8 @@ class Trainer:
     def frozen(self, batch: Batch) -> Tensor:
         """The frozen layers' outputs for a batch of crops: (N, ...) float32 on the CPU."""
         self.net.eval()
-        found = []
-        for start in range(0, len(batch.labels), CPU_MICRO_BATCH):
-            part = slice(start, start + CPU_MICRO_BATCH)
-            with self._autocast():
-                found.append(self.form.frozen(self.prepared(batch.crops[part], batch.shifts[part])).float().cpu())
-        return torch.cat(found)
+        with self._autocast():
+            return self.form.frozen(self.prepared(batch.crops, batch.shifts)).float().cpu()
 
     def _judged(self, outputs: Tensor, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
         """The weighted losses (n,) of a micro-batch, and its totals."""
