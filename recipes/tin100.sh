@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Do learned features beat random ones, deeper nets shallower ones, several scales one? On images that are free to have:
+# Do learned features beat random ones, deeper nets shallower ones, several scales a single one? On free images:
 # nets A, D and E trained on 100 classes of ILSVRC at 64x64 pixels, then Caltech-101 by its whole protocol.
 #
 #   TIN100=DIR DATA=DIR recipes/tin100.sh OUT
 #
 # TIN100: a folder with tin100-{train-0..3,val,bbox}.tar.gz, ILSVRC's folders inside. DATA: the data root of caltech101.
-# OUT takes everything: nets, descriptors, one JSON file a score, and table.md in the end. Whatever is there already is
-# not made again, so a run that was stopped goes on by the same command.
+# OUT receives nets, descriptors, a JSON file per score, and at the end table.md. Existing files are kept, so the same
+# command continues an interrupted run.
 #
 # To fit it to a machine: WIDTH (1), EPOCHS_A (20), EPOCHS (10, of D and E), TRAIN and TRAIN_DEEP (further flags of training,
 # for all nets, for D and E), NETS ("D E"), SCALES (256,384,512) and DEEP_SCALES (of D and E), which begin with the same one,

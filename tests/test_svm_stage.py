@@ -582,3 +582,32 @@ def test_a_users_model_is_fitted_on_all_images_and_a_benchmarks_on_the_first_spl
     dataset, values = clusters([40, 40], name="caltech101")
     svm([write_descriptors(tmp_path / "c.h5", dataset, values)], C=1, output=tmp_path / "b.h5")
     assert read_model(tmp_path / "b.h5").record["fitted_on"] == 60
+
+
+@pytest.mark.parametrize("C", [1.0, (0.1, 1.0)])
+def test_progress_moves_within_a_split(C, tmp_path):
+    dataset, values = clusters([20, 25, 30])
+    path = write_descriptors(tmp_path / "d.h5", dataset, values)
+    heard = []
+    svm([path], C=C, rounds=Rounds(2), progress=lambda *step: heard.append(step))
+    assert heard == [(done, 8, 0) for done in range(1, 9)]
+
+
+# A fit far from its optimum is no result.
+
+
+@pytest.mark.parametrize("C", ["1e300", "1e200", "1,1e300", "1e-300,1e150"])
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+def test_a_cost_at_which_no_svm_is_found_ends_the_command(
+    toy: Path, tmp_path: Path, C: str, solver: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["svm", str(toy), "--C", C, "--solver", solver, "-o", str(tmp_path / "m.h5"), "--num-splits", "1"])
+    out, err = capsys.readouterr()
+    if code == 0:  # solved after all: then the gap proves it
+        assert read_model(tmp_path / "m.h5").record["mean"] > 0.5
+        return
+    assert code == 1 and out == ""
+    assert err.splitlines()[-1] == (
+        f"vggfeat: --C {float(C.split(',')[-1]):g}: no SVM found, the duality gap stays above 1%; take a smaller C"
+    )
+    assert not (tmp_path / "m.h5").exists()

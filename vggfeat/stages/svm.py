@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import platform
 import time
@@ -22,7 +23,7 @@ from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.fusion import Features, open_features
 from vggfeat.classifiers.protocols.results import ByClass, SplitResult, SVMResult
 from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
-from vggfeat.classifiers.protocols.selection import Outcome, Settings, fit_all, mean_of, measure_of, run_split
+from vggfeat.classifiers.protocols.selection import STEPS, Outcome, Settings, fit_all, mean_of, measure_of, run_split
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
@@ -84,12 +85,11 @@ def svm(
         archive: .tar file to write for VOC's evaluation server.
         report: folder for a page with the result, its images and how to repeat it.
         data: data root with the pictures for the page.
-        progress: called with (splits done, splits, 0).
+        progress: called with (steps done, steps, 0): each split reads, chooses C, fits and scores.
 
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
     start = time.perf_counter()
-    tick = progress or (lambda done, total, failed: None)
     layers = (layer,) if isinstance(layer, str) else layer
     files = [files] if isinstance(files, str | Path) else files
     features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
@@ -103,12 +103,16 @@ def svm(
         splits_file.write_splits(write_splits, features.dataset, chosen)
     work = chosen if server is None else [*chosen, server]
     outcomes: list[Outcome] = []
+    steps = itertools.count(1)
+
+    def report_step(_step: str) -> None:
+        if progress is not None:
+            progress(next(steps), len(work) * len(STEPS), 0)
+
     for done, split in enumerate(work):
-        tick(done, len(work), 0)
-        outcomes.append(run_split(features, split, settings))
+        outcomes.append(run_split(features, split, settings, report_step))
         laps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcomes[-1].seconds.items())
         log.info("split %d of %d: score %.4f; %s", done + 1, len(work), outcomes[-1].value, laps)
-    tick(len(work), len(work), 0)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
     command = _command(features, settings, rounds or Rounds(), splits)
