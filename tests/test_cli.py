@@ -163,7 +163,7 @@ def test_info_knows_a_checkpoint_and_refuses_other_files(tmp_path, capsys):
     (tmp_path / "text").write_text("hello")
     assert run(["info", str(tmp_path / "text")]) == 1
     assert capsys.readouterr().err == (
-        f"vggfeat: {tmp_path / 'text'} is not a descriptor file, checkpoint or model of vggfeat's\n"
+        f"vggfeat: {tmp_path / 'text'} is not a descriptor file, checkpoint, model or weights file\n"
     )
 
 

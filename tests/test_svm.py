@@ -205,7 +205,18 @@ def test_solver_liblinear_masks_rows_by_class_and_bears_a_class_without_positive
 def test_more_rows_than_the_gram_matrix_holds_go_to_liblinear_with_a_word():
     X, y = blobs()
     with pytest.warns(UserWarning, match="120 rows are more than the 100"):
-        SVMPath(X, y, limits=Limits(gram_rows=100, primal_features=10)).fit(1.0)
+        SVMPath(X, y, limits=Limits(gram_rows=100, primal_features=10, many_features=39)).fit(1.0)
+
+
+def test_many_rows_of_few_features_are_fitted_in_blocks_of_a_memory_map(tmp_path):
+    X, y = blobs(n=700, dtype=np.float32)
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    limits = Limits(gram_rows=100, primal_features=10, many_features=40, held_bytes=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = SVMPath(mapped, y, estimator=LinearSVM(tol=1e-9), limits=limits).fit(1.0)
+    np.testing.assert_allclose(ours.coef_, rival(X, y).coef_, atol=1e-4)
 
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-8])
@@ -453,7 +464,9 @@ def test_the_bench_reports_plain_figures_of_a_small_size(size, rows):
 
 
 def test_the_bench_names_its_sizes_when_asked_for_another():
-    with pytest.raises(ValueError, match="unknown size 'mnist'; choose one of caltech101, caltech256, voc, all"):
+    with pytest.raises(
+        ValueError, match="unknown size 'mnist'; choose one of caltech101, caltech256, pool5, wide, many, voc, all"
+    ):
         bench_svm.bench_svm("mnist")
 
 

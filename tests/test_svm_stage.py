@@ -591,3 +591,23 @@ def test_progress_moves_within_a_split(C, tmp_path):
     heard = []
     svm([path], C=C, rounds=Rounds(2), progress=lambda *step: heard.append(step))
     assert heard == [(done, 8, 0) for done in range(1, 9)]
+
+
+# A fit far from its optimum is no result.
+
+
+@pytest.mark.parametrize("C", ["1e300", "1e200", "1,1e300", "1e-300,1e150"])
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+def test_a_cost_at_which_no_svm_is_found_ends_the_command(
+    toy: Path, tmp_path: Path, C: str, solver: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["svm", str(toy), "--C", C, "--solver", solver, "-o", str(tmp_path / "m.h5"), "--num-splits", "1"])
+    out, err = capsys.readouterr()
+    if code == 0:  # solved after all: then the gap proves it
+        assert read_model(tmp_path / "m.h5").record["mean"] > 0.5
+        return
+    assert code == 1 and out == ""
+    assert err.splitlines()[-1] == (
+        f"vggfeat: --C {float(C.split(',')[-1]):g}: no SVM found, the duality gap stays above 1%; take a smaller C"
+    )
+    assert not (tmp_path / "m.h5").exists()

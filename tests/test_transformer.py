@@ -120,3 +120,44 @@ def test_what_is_no_image_is_named(images: Any, error: type[Exception], text: st
 def test_settings_are_checked_by_fit() -> None:
     with pytest.raises(UsageError, match="scale 100 is under 224"):
         VGGFeatures(**{**NARROW, "scales": (100,)}).fit([])
+
+
+# scikit-learn's own checks. The kind: manners of an estimator that do not depend on what its input is.
+
+CHECKS = [
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_valid_tag_types",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_mixin_order",
+]
+"""All checks that fit nothing. The others fit rows of random numbers, in 2-D arrays, sparse matrices or data frames,
+which are no images: `two_d_array` is False. Some also expect an error before `fit`: `requires_fit` is False, because the
+weights are fixed; or one for NaN and for another number of columns: `no_validation`, because images have neither."""
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_scikit_learns_checks_that_need_no_numbers_pass(name):
+    from sklearn.utils import estimator_checks
+
+    getattr(estimator_checks, name)("VGGFeatures", VGGFeatures("A", weights=None, width=0.0625, scales=(224,)))
+
+
+def test_its_output_has_names_and_a_container():
+    from sklearn.exceptions import NotFittedError
+    from sklearn.pipeline import make_pipeline
+
+    features = VGGFeatures("A", weights=None, width=0.0625, scales=(224,))
+    with pytest.raises(NotFittedError):
+        features.get_feature_names_out()
+    names = features.fit(None).get_feature_names_out()
+    assert len(names) == features.n_features_out_ == 256
+    assert names[:2].tolist() == ["fc7_224_0", "fc7_224_1"]
+    picture = np.zeros((1, 32, 32, 3), dtype=np.uint8)
+    steps = make_pipeline(features, "passthrough").set_output(transform="default")
+    assert isinstance(steps.fit(picture).transform(picture), np.ndarray)
+    assert steps.get_feature_names_out().tolist() == names.tolist()

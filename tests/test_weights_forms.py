@@ -40,6 +40,7 @@ from weights_forms import (
     without_top,
 )
 
+from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.errors import UsageError, WeightsError
 from vggfeat.nets.known import OXFORD_D, OXFORD_D_BIAS
@@ -56,6 +57,9 @@ from vggfeat.nets.preprocessing import (
     preprocessing_of,
 )
 from vggfeat.nets.weights import load_net, load_nets
+from vggfeat.page.commands import making_command
+from vggfeat.stages.info import info
+from vggfeat.store import read_descriptors
 
 STATE = random_state()
 
@@ -329,6 +333,19 @@ def test_a_choice_against_the_files_own_word_wins_and_is_said(tmp_path: Path, ca
     ]
 
 
+def test_info_says_what_a_weights_file_of_any_form_is(tmp_path: Path) -> None:
+    for form in ("safetensors", "keras weights", "onnx zoo", "matconvnet 7.3", "npy"):
+        path = WRITERS[form](tmp_path, "D", with_first(without_top(STATE), OXFORD_D, OXFORD_D_BIAS))
+        found = info(path).as_json()
+        assert (found["kind"], found["net"], found["width"], found["num_classes"]) == ("weights", "D", WIDTH, 0)
+        assert (found["source"], found["license"]) == ("oxford's net D", "CC BY 4.0 (Oxford VGG)")
+        assert found["layers"][-1] == "pool5"
+    path = WRITERS["npz"](tmp_path, "D", STATE)
+    found = info(path).as_json()
+    assert (found["kind"], found["preprocessing"], found["num_classes"]) == ("weights", None, 1000)
+    assert info(load(path, preprocessing="oxford").save(tmp_path / "own.pt"))["kind"] == "checkpoint"
+
+
 def test_one_preprocessing_serves_all_nets_or_each_has_its_own(tmp_path: Path) -> None:
     path = bare_trunk(tmp_path, "D", without_top(STATE))
     options: dict[str, Any] = {"device": "cpu"}
@@ -366,6 +383,17 @@ def test_matconvnets_mean_colour_is_taken_and_a_mean_image_is_not(
         found = load(path).preprocessing
         assert found.channels == preprocessing.channels
         assert found.mean == pytest.approx(preprocessing.mean, abs=1e-4)
+
+
+def test_the_command_takes_preprocessing_and_records_it(tmp_path: Path, photos: Path, capsys: Any) -> None:
+    path = bare_trunk(tmp_path, "D", without_top(STATE))
+    words = ["extract", str(photos), "--weights", str(path), "--layer", "pool5", "--scales", "256", "--quiet"]
+    assert run([*words, "-o", str(tmp_path / "a.h5")]) == 1
+    assert "say it with --preprocessing: oxford (BGR" in capsys.readouterr().err
+    assert run([*words, "-o", str(tmp_path / "a.h5"), "--preprocessing", "oxford"]) == 0
+    made = read_descriptors(tmp_path / "a.h5")
+    assert made.attributes["settings"]["nets"][0]["preprocessing"]["mean"] == [103.939, 116.779, 123.68]
+    assert "--preprocessing oxford" in making_command(made)
 
 
 # --- before anything is fetched ---

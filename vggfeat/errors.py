@@ -34,6 +34,14 @@ class WeightsError(VggfeatError):
     """A weights file or name cannot be used; the message says why."""
 
 
+class UnknownFormError(WeightsError):
+    """A file is no weights file of any known form."""
+
+
+class PreprocessingError(WeightsError):
+    """Nothing tells what a file's weights expect of an image."""
+
+
 class DownloadError(VggfeatError):
     """A file could not be fetched, or what came is not what was published."""
 

@@ -130,6 +130,11 @@ def topk_error(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
     return float(np.mean(others >= k))
 
 
+def percent(share: float) -> float:
+    """A share in %, rounded so that 0.343 is 34.3 and not 34.300000000000004."""
+    return round(100 * share, 10)
+
+
 def localisation_error(
     labels: ArrayLike, truth: Sequence[ArrayLike], classes: ArrayLike, boxes: ArrayLike, k: int = 5
 ) -> float:

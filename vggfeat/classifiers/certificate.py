@@ -44,7 +44,7 @@ class Certificate:
             # the gap, so its rounding errors are small beside the gap.
             g = 2 * cost[k] * slack[k] * y[k] - beta[k]
             single = g.astype(self.gram.dtype)
-            square = row_dot(single, single @ self.gram.K)
+            square = row_dot(single, self.gram.product(single))
             dual_quad = 2 * row_dot(beta[k], f[k]) - quad[k] + 2 * row_dot(g, f[k]) + square
             primal, distance = objective_and_gap(slack[k], cost[k], quad[k], dual_quad)
             gap[k] = np.minimum(gap[k], relative(distance, primal))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import Array, Double
@@ -27,6 +25,8 @@ class Solution:
     n_iter: NDArray[np.int64]
     values: Array
     """The Gram engine's beta (K, n) with w = X' beta; the other engines' weights (K, D + 1), the bias's last."""
+    bound: Double | None = None
+    """(K,) the largest dual value found, where the engine computes it: a lower bound of the optimum."""
 
 
 @dataclass
@@ -62,6 +62,8 @@ class Engine(ABC):
     def __init__(self, problem: Problem) -> None:
         self.X, self.positive, self.unit = problem.X, problem.positive, problem.unit
         self.scaling, self.tol, self.limits = problem.scaling, problem.tol, problem.limits
+        self.open_above = self.tol
+        """A larger gap is reported as an unfinished fit."""
 
     @abstractmethod
     def solve(self, rows: Rows, Cs: Sequence[Double], start: list[Solution] | None = None) -> list[Solution]:
@@ -89,19 +91,9 @@ class Engine(ABC):
     def fitted(self, weights: Array, gap: Double, n_iter: NDArray[np.int64]) -> Fitted:
         """weights (K, D + 1), whose bias feature has the value `scaling`, as coef and intercept."""
         weights = weights.astype(self.X.dtype, copy=False)
-        return Fitted(
-            np.ascontiguousarray(weights[:, :-1]), weights[:, -1] * weights.dtype.type(self.scaling), gap, n_iter
-        )
-
-    def warn_if_open(self, gap: Double) -> None:
-        """Issues a ConvergenceWarning if a gap is above tol."""
-        if (gap > self.tol).any():
-            warnings.warn(
-                f"{np.count_nonzero(gap > self.tol)} of {len(gap)} fits stopped short of the optimum: the largest "
-                f"relative duality gap is {gap.max():.1e}, tol is {self.tol:.0e}; scale the features or lower C",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
+        intercept = weights[:, -1] * weights.dtype.type(self.scaling)
+        finite = np.isfinite(weights).all(axis=1) & np.isfinite(intercept)
+        return Fitted(np.ascontiguousarray(weights[:, :-1]), intercept, np.where(finite, gap, np.inf), n_iter)
 
 
 class WeightsEngine(Engine):

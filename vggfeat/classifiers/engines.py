@@ -15,7 +15,8 @@ def choose_engine(problem: Problem, loss: str, solver: str) -> Engine:
     n, d = problem.X.shape
     limits = problem.limits
     if solver != "liblinear" and loss == "squared_hinge":
-        if d <= limits.primal_features and d < n:
+        few = limits.primal_features if n <= limits.gram_rows else max(limits.primal_features, limits.many_features)
+        if d <= few and d < n:
             return PrimalEngine(problem)
         if solver == "newton" or n <= limits.gram_rows:
             return GramEngine(problem)

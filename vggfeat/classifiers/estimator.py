@@ -10,20 +10,25 @@ each fit proves that it found the optimum.
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.classifiers.engine import Engine, Problem, Solution
 from vggfeat.classifiers.engines import choose_engine
 from vggfeat.classifiers.limits import Limits
-from vggfeat.classifiers.targets import encode_labels, unit_costs
+from vggfeat.classifiers.objective import SILENT
+from vggfeat.classifiers.targets import SPARSE, encode_labels, unit_costs
 
 
 class LinearSVM(ClassifierMixin, BaseEstimator):
@@ -46,7 +51,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         Largest relative duality gap (P - D) / P of any class. LIBLINEAR gets 10 tol as its own stopping tolerance, so
         that both defaults correspond.
     solver : {"auto", "newton", "liblinear"}
-        "auto" takes "newton" for the squared hinge with up to 40,000 rows or 256 features, else "liblinear".
+        "auto" takes "newton" for the squared hinge with up to 40,000 rows or 512 features, else "liblinear".
 
     Attributes
     ----------
@@ -54,8 +59,14 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     intercept_ : (K,)
     classes_ : the labels in order, or the column indices of an indicator y
     n_features_in_ : D
-    duality_gap_ : (K,) relative gaps of coef_ and intercept_ in float64; NaN for the plain hinge
+    duality_gap_ : (K,) relative gaps of coef_ and intercept_ in float64; infinity for weights that are not finite, else
+        NaN for the plain hinge
     n_iter_ : (K,) Newton steps, or LIBLINEAR's sweeps
+
+    Notes
+    -----
+    A process that was forked after torch has worked hangs at torch's next product. Where descriptors are extracted in
+    the same program, start workers by "spawn" or "forkserver"; joblib's default, loky, is safe.
 
     References
     ----------
@@ -92,8 +103,9 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         labels. sample_weight, (N,) or (N, K), multiplies C; 0 leaves a sample out of all classes, or of one class
         (VOC's difficult images). Raises ValueError for NaN, shapes that do not agree, and a single class.
         """
-        problem = SVMPath(X, y, sample_weight, estimator=self)
-        solutions = problem.engine.solve(problem.all_rows, [problem.per_class(self.C)])
+        # A copy is checked and fitted, so that a failure leaves an earlier fit whole.
+        problem = SVMPath(X, y, sample_weight, estimator=copy.copy(self))
+        solutions = problem.solve(problem.all_rows, [problem.per_class(self.C)])
         return problem.install([self], solutions)[0]
 
     @classmethod
@@ -164,6 +176,8 @@ class SVMPath:
     ) -> None:
         self.estimator = LinearSVM() if estimator is None else estimator
         _check_parameters(self.estimator)
+        if scipy.sparse.issparse(y):
+            raise TypeError(SPARSE.format("y"))
         checked = validate_data(
             self.estimator, X, y, dtype=[np.float64, np.float32], multi_output=True, ensure_all_finite=False
         )
@@ -172,8 +186,8 @@ class SVMPath:
         labels: NDArray[Any] = checked[1]
         self.classes, self.positive, self.multilabel = encode_labels(labels)
         of_class = self.estimator.class_weight
-        unit = unit_costs(self.positive, self.classes, labels, self.multilabel, of_class, sample_weight)
-        scaling, tol = float(self.estimator.intercept_scaling), float(self.estimator.tol)
+        unit = unit_costs(self.positive, self.classes, self.multilabel, of_class, sample_weight)
+        scaling, tol = np.float64(self.estimator.intercept_scaling), float(self.estimator.tol)  # overflows to infinity
         problem = Problem(self.X, self.positive.T, unit.T, scaling, tol, limits or Limits())
         self.engine: Engine = choose_engine(problem, self.estimator.loss, self.estimator.solver)
         self.all_rows = np.arange(len(self.X))
@@ -196,13 +210,14 @@ class SVMPath:
         solutions = self._solve(rows, costs)
         self._solved = (rows, costs, solutions)
         self.gaps = np.stack([solution.gap for solution in solutions])
-        return np.stack([self.engine.scores(solution, asked).T for solution in solutions])
+        with np.errstate(**SILENT):
+            return np.stack([self.engine.scores(solution, asked).T for solution in solutions])
 
     def fit(self, C: float | ArrayLike, rows: ArrayLike | None = None) -> LinearSVM:
         """A fitted copy of the estimator with this C, a float or (K,), on all rows or on the given ones."""
         cost = self.per_class(C)
         chosen = self.all_rows if rows is None else self._rows(rows)
-        solutions = self.engine.solve(chosen, [cost], start=self._nearest(cost))
+        solutions = self.solve(chosen, [cost], start=self._nearest(cost))
         return self.install([clone(self.estimator).set_params(C=C)], solutions)[0]
 
     def fits(self, Cs: Iterable[float | ArrayLike]) -> list[LinearSVM]:
@@ -213,23 +228,53 @@ class SVMPath:
 
     def per_class(self, C: float | ArrayLike) -> NDArray[np.float64]:
         """C as (K,) float64; ValueError if it is neither a positive number nor K of them."""
-        values = np.asarray(C, dtype=np.float64)
+        try:
+            values = np.asarray(C, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"C must be a number or one per class, got {C!r}") from error
         if values.shape not in ((), (self.n_problems,)):
             raise ValueError(f"C has shape {values.shape}; it must be a number or one per class, ({self.n_problems},)")
         if not np.all((values > 0) & np.isfinite(values)):
             raise ValueError(f"C must be positive and finite, got {C!r}")
         return np.broadcast_to(values, (self.n_problems,)).copy()
 
+    def solve(
+        self, rows: NDArray[np.intp], costs: Sequence[NDArray[np.float64]], start: list[Solution] | None = None
+    ) -> list[Solution]:
+        """The engine's solutions. Overflow is no error here: it shows in the gaps."""
+        with np.errstate(**SILENT):
+            return self.engine.solve(rows, costs, start)
+
     def install(self, svms: list[LinearSVM], solutions: list[Solution]) -> list[LinearSVM]:
-        """Sets the learnt attributes of each svm from its solution of this problem; returns the svms."""
-        for svm, fitted in zip(svms, self.engine.finish(solutions), strict=True):
+        """Sets the learnt attributes of each svm from its solution of this problem; returns the svms.
+
+        Weights that are not finite have the gap infinity. Issues a ConvergenceWarning if a gap is above tol.
+        """
+        with np.errstate(**SILENT):
+            finished = self.engine.finish(solutions)
+        self._warn_if_open(np.concatenate([fitted.gap for fitted in finished]))
+        for svm, fitted in zip(svms, finished, strict=True):
             svm.coef_, svm.intercept_ = fitted.coef, fitted.intercept
             svm.duality_gap_, svm.n_iter_ = fitted.gap, fitted.n_iter
             svm.classes_, svm._multilabel = self.classes, self.multilabel
             svm.n_features_in_ = self.X.shape[1]
             if hasattr(self.estimator, "feature_names_in_"):
                 svm.feature_names_in_ = self.estimator.feature_names_in_
+            elif hasattr(svm, "feature_names_in_"):
+                del svm.feature_names_in_
         return svms
+
+    def _warn_if_open(self, gap: NDArray[np.float64]) -> None:
+        """Issues a ConvergenceWarning if a gap is above the engine's limit."""
+        open_ = gap > self.engine.open_above
+        if open_.any():
+            warnings.warn(
+                f"{np.count_nonzero(open_)} of {len(gap)} fits stopped short of the optimum: the largest "
+                f"relative duality gap is {np.nanmax(gap):.1e}, tol is {self.estimator.tol:.0e}; "
+                "scale the features or lower C",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     def _grid(self, Cs: Iterable[float | ArrayLike]) -> list[NDArray[np.float64]]:
         costs = [self.per_class(C) for C in Cs]
@@ -240,7 +285,7 @@ class SVMPath:
     def _solve(self, rows: NDArray[np.intp], costs: Sequence[NDArray[np.float64]]) -> list[Solution]:
         """Solutions in the order of costs, found from the smallest C to the largest."""
         order = sorted(range(len(costs)), key=lambda at: float(np.log(costs[at]).sum()))
-        found = self.engine.solve(rows, [costs[at] for at in order])
+        found = self.solve(rows, [costs[at] for at in order])
         return [found[order.index(at)] for at in range(len(costs))]
 
     def _nearest(self, cost: NDArray[np.float64]) -> list[Solution] | None:

@@ -6,12 +6,11 @@ Source: Halko et al. (SIAM Review 2011) for the randomised eigenvectors.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from vggfeat.classifiers.limits import Limits
-from vggfeat.classifiers.objective import Array, Double, row_dot
+from vggfeat.classifiers.objective import Array, Double, row_dot, solve_positive
 
 SHRINK = 0.1
 """Accuracy of a Newton step: more is wasted, because the active set changes first."""
@@ -20,10 +19,14 @@ MAX_CG = 200
 
 
 class Gram:
-    """K = X X' + s^2 (n, n) of n rows; its leading eigenvectors are computed when first needed."""
+    """K = X X' + s^2 (n, n) of n rows; its leading eigenvectors are computed when first needed.
 
-    def __init__(self, K: Array, limits: Limits, direct: bool = False) -> None:
+    factor is X with the bias feature, (n, D + 1), if products by way of it are cheaper than with K: 2 (D + 1) < n.
+    """
+
+    def __init__(self, K: Array, limits: Limits, *, factor: Array | None = None, direct: bool = False) -> None:
         self.K = K
+        self.factor = factor if factor is not None and 2 * factor.shape[1] < len(K) else None
         self.limits = limits
         self.direct = direct or len(K) <= limits.double_rows
         self.n = len(K)
@@ -36,6 +39,17 @@ class Gram:
         """Largest active set to factorise: |F|^3/3 operations then cost as much as iterating."""
         return self.n if self.direct else int((8.0 * self.n**2) ** (1 / 3))
 
+    def part(self, rows: NDArray[np.intp]) -> Gram:
+        """The Gram matrix of some of the rows: a contiguous copy, because products read it many times."""
+        factor = None if self.factor is None else self.factor[rows]
+        return Gram(self.K[np.ix_(rows, rows)], self.limits, factor=factor)
+
+    def product(self, beta: Array) -> Array:
+        """K beta (k, n) of beta (k, n)."""
+        if self.factor is None:
+            return beta @ self.K
+        return (beta @ self.factor) @ self.factor.T
+
     def prepare(self) -> None:
         """Computes the eigenvectors now, before several threads need them."""
         if self.n > self.direct_limit:
@@ -47,10 +61,14 @@ class Gram:
             rng = np.random.default_rng(0)  # any start works; a fixed one makes runs repeat
             basis = rng.standard_normal((self.n, min(self.n, self.limits.ritz + 8))).astype(self.dtype)
             for _ in range(2):
-                image = self.K @ basis
+                image = self.product(basis.T).T
                 with threadpool_limits(1, "blas"):  # threads cost more than they save in small calls
                     basis = np.linalg.qr(image)[0]
-            image = self.K @ basis
+            image = self.product(basis.T).T
+            if not np.isfinite(image).all():  # an overflow: no preconditioner, and the gaps will tell
+                none = np.zeros((self.n, 0), dtype=self.dtype)
+                self._ritz = none, none, self.diagonal
+                return self._ritz
             values, turn = np.linalg.eigh((basis.T @ image).astype(np.float64))
             keep = slice(-min(self.limits.ritz, self.n), None)
             scale = np.sqrt(np.maximum(values[keep], 1e-7 * values[-1]))
@@ -65,8 +83,13 @@ def gram_of(X: Array, intercept_scaling: float, limits: Limits) -> Gram:
     """K of the rows of X (n, D), the bias feature included; float64 up to `limits.double_rows` rows, else float32."""
     X = X.astype(np.float64 if len(X) <= limits.double_rows else np.float32, copy=False)
     K = X @ X.T
-    K += K.dtype.type(intercept_scaling**2)
-    return Gram(K, limits)
+    K += K.dtype.type(intercept_scaling) * K.dtype.type(intercept_scaling)
+    return Gram(K, limits, factor=with_bias(X, intercept_scaling))
+
+
+def with_bias(X: Array, intercept_scaling: float) -> Array:
+    """X (n, D) and the bias feature, (n, D + 1), in the dtype of X."""
+    return np.column_stack([X, np.full(len(X), intercept_scaling, dtype=X.dtype)])
 
 
 def factorised_solution(K: Array, h: Array, target: Array) -> Array:
@@ -75,16 +98,9 @@ def factorised_solution(K: Array, h: Array, target: Array) -> Array:
     solution = np.zeros_like(target)
     if not len(active):
         return solution
-    square, ridge, diagonal = np.ix_(active, active), 1 / h[active], slice(None, None, len(active) + 1)
-    system = K[square]
-    system.ravel()[diagonal] += ridge
-    try:
-        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-    except np.linalg.LinAlgError:  # a huge C in float32: 1/h is lost to rounding beside a singular K_FF
-        system = K[square]
-        system.ravel()[diagonal] += ridge + 100 * np.finfo(K.dtype).eps * np.trace(system)
-        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-    solution[active] = scipy.linalg.cho_solve(factor, target[active], check_finite=False)
+    system = K[np.ix_(active, active)]
+    system.ravel()[:: len(active) + 1] += 1 / h[active]
+    solution[active] = solve_positive(system, target[active])
     return solution
 
 
@@ -163,7 +179,7 @@ def conjugate_gradient_step(
         Hp *= a
         r -= Hp
         z = M.apply(r)
-        Kz = z @ gram.K
+        Kz = gram.product(z)
         new = row_dot(r, Kz)
         # The product of the next direction is known by now, so its step is free: finished classes take it too.
         last = (new - M.excess() <= enough) | (new <= shrink * first)

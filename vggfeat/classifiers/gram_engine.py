@@ -59,7 +59,6 @@ class GramEngine(Engine):
         fitted: list[Fitted] = []
         for start in range(0, len(solutions), at_once):
             fitted += self._finish(solutions[start : start + at_once], certificate)
-        self.warn_if_open(np.concatenate([one.gap for one in fitted]))
         return fitted
 
     def _finish(self, solutions: Sequence[Solution], certificate: Certificate) -> list[Fitted]:
@@ -90,7 +89,7 @@ class GramEngine(Engine):
         if len(rows) == len(self.X) and np.array_equal(rows, np.arange(len(rows))):
             return self.gram
         if self._part is None or not np.array_equal(self._part[0], rows):
-            self._part = (rows, Gram(self.gram.K[np.ix_(rows, rows)], self.limits))
+            self._part = (rows, self.gram.part(rows))
         return self._part[1]
 
     def _betas(self, start: list[Solution], rows: Rows) -> Array:

@@ -12,6 +12,9 @@ from vggfeat.classifiers.certificate import Certificate
 from vggfeat.classifiers.engine import Fitted, Problem, Rows, Solution, WeightsEngine
 from vggfeat.classifiers.objective import Double, objective_and_gap, relative, row_dot
 
+MAX_SIZE = 1e30
+"""Largest C |x|^2, and its inverse the least, for LIBLINEAR, which loops without end on extreme ones."""
+
 
 class LiblinearEngine(WeightsEngine):
     """scikit-learn's LinearSVC, one class after another."""
@@ -19,6 +22,7 @@ class LiblinearEngine(WeightsEngine):
     def __init__(self, problem: Problem, loss: str) -> None:
         super().__init__(problem)
         self.loss = loss
+        self.open_above = np.finfo(np.float64).max  # LIBLINEAR warns itself when it stops short
 
     def solve(self, rows: Rows, Cs: Sequence[Double], start: list[Solution] | None = None) -> list[Solution]:
         """See Engine; every fit is cold, because LIBLINEAR takes no start."""
@@ -42,6 +46,10 @@ class LiblinearEngine(WeightsEngine):
             # LinearSVC refuses a single class, although the problem has a solution: add a sample of zeros with no cost.
             X, positive = np.vstack([X, np.zeros(X.shape[1])]), np.append(positive, not positive[0])
             unit = np.append(unit, 1e-30)
+        with np.errstate(over="ignore"):
+            size = C * unit.max() * np.square(X).sum(axis=1).max() * max(self.scaling, 1.0) ** 2
+        if not 1 / MAX_SIZE < size < MAX_SIZE:  # a vanishing cost has the solution 0
+            return np.full(X.shape[1] + 1, 0.0 if size < 1 else np.nan), 0
         svc = LinearSVC(
             C=C,
             loss=self.loss,

@@ -13,7 +13,11 @@ class Limits:
     """Most rows for the Gram matrix: in float32 it takes 4 n^2 bytes, 6.4 GB here, and once more for the training rows'
     part while C is chosen."""
     primal_features: int = 256
-    """Up to here (D + 1)^2 Hessians, in float64, cost less than products with the Gram matrix."""
+    """Up to here Hessians of the D + 1 weights cost less than products with the Gram matrix."""
+    many_features: int = 512
+    """Up to here the primal also serves more than `gram_rows` rows: 45,000 x 256 took a third of LIBLINEAR's time."""
+    held_bytes: int = 2 * 2**30
+    """Memory for copies of X and for the arrays of the classes that are solved at a time, in the primal."""
     double_rows: int = 1000
     """Up to this many rows the Gram matrix is in float64 and factorised. float32 loses about 1e-6 of each margin, which
     matters only where rounding, not the optimum, would decide; at these sizes float64 costs no noticeable time, and one

@@ -19,13 +19,24 @@ from threadpoolctl import threadpool_limits
 
 from vggfeat.classifiers.gram import Gram, conjugate_gradient_step, factorised_solution
 from vggfeat.classifiers.limits import Limits
-from vggfeat.classifiers.objective import Array, Double, line_search, objective_and_gap, relative, row_dot, support_gap
+from vggfeat.classifiers.objective import (
+    SILENT,
+    Array,
+    Double,
+    line_search,
+    objective_and_gap,
+    relative,
+    row_dot,
+    support_gap,
+)
 from vggfeat.system.launch import available_cores
 
 PATIENCE, MAX_DIRECT = 4, 4000
 """After this many steps, larger active sets are factorised too: at large C float32 conjugate gradients stall."""
 MAX_NEWTON_SINGLE, FLOOR_SINGLE = 20, 3e-7
 """float32 stops at this gap or after this many steps; `refine` does the rest."""
+MAX_STALLS = 3
+"""Steps without a lower objective after which a class stops: rounding decides, not the optimum."""
 LADDER_START, LADDER_TOL = 0.1, 1e-2
 """A cold start climbs from this C |x|^2, where nearly all samples are active but the ridge 1/(2C) rules."""
 
@@ -50,13 +61,16 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
     max_steps = gram.limits.newton_steps
     if beta.dtype == np.float32:
         tol, max_steps = max(tol, FLOOR_SINGLE), MAX_NEWTON_SINGLE
+    lowest, stalls = np.full(len(y), np.inf), np.zeros(len(y), dtype=np.int64)
     live = np.arange(len(y))
     for turn in range(max_steps + 1):
         y_, c_, b_, f_ = y[live], cost[live], beta[live], f[live]
         slack = 1 - y_ * f_
         np.maximum(slack, 0, out=slack)
         gap[live], primal = support_gap(gram.diagonal, y_, c_, b_, f_, slack)
-        go = gap[live] > tol
+        stalls[live] += primal >= lowest[live] * (1 - 1e-13)
+        lowest[live] = np.minimum(primal, lowest[live])
+        go = (gap[live] > tol) & np.isfinite(primal) & (stalls[live] < MAX_STALLS)
         if turn == max_steps or not go.any():
             break
         live, y_, c_, b_, f_, slack, primal = live[go], y_[go], c_[go], b_[go], f_[go], slack[go], primal[go]
@@ -67,12 +81,12 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
         if small.any():
             new = np.stack([factorised_solution(gram.K, *one) for one in zip(h[small], y_[small], strict=True)])
             # The whole product of the new beta, not the step's, so that rounding errors do not add up in f.
-            step[small], K_step[small] = new - b_[small], new @ gram.K - f_[small]
+            step[small], K_step[small] = new - b_[small], gram.product(new) - f_[small]
         if not small.all():
             big = np.flatnonzero(~small)
             alpha = 2 * c_[big] * slack[big] * y_[big]
             g = alpha - b_[big]
-            Kg = g @ gram.K
+            Kg = gram.product(g)
             quad, dual_quad = row_dot(b_[big], f_[big]), row_dot(alpha, f_[big] + Kg)
             primal_big, distance = objective_and_gap(slack[big], c_[big], quad, dual_quad)
             gap[live[big]] = np.minimum(gap[live[big]], relative(distance, primal_big))
@@ -82,6 +96,7 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
             if len(big):
                 enough = tol * primal_big[on]  # twice the gap that |X' r|^2 stands for, before one more step
                 step[big], K_step[big] = conjugate_gradient_step(gram, h[big], g[on], Kg[on], enough)
+        moving &= np.isfinite(step).all(axis=1) & np.isfinite(K_step).all(axis=1)  # after an overflow: stay
         if not moving.all():
             live, y_, c_, b_, f_ = live[moving], y_[moving], c_[moving], b_[moving], f_[moving]
             step, K_step = step[moving], K_step[moving]
@@ -105,9 +120,9 @@ def refine(
     if not 0 < len(rows) <= MAX_DIRECT:
         return None
     near = X[rows].astype(np.float64)
-    gram = Gram(near @ near.T + scaling**2, limits, direct=True)
+    gram = Gram(near @ near.T + np.float64(scaling) ** 2, limits, direct=True)
     start = np.where(y * beta > 0, beta, 0)[None, rows]
-    state = State(start, start @ gram.K, np.zeros(1), np.zeros(1, dtype=np.int64))
+    state = State(start, gram.product(start), np.zeros(1), np.zeros(1, dtype=np.int64))
     better = np.zeros_like(beta)
     better[rows] = newton(gram, y[None, rows], cost[None, rows], state, tol).beta[0]
     return better
@@ -127,7 +142,8 @@ def path(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None
 
     def run(group: NDArray[np.intp]) -> list[State]:
         begin = None if start is None else start[group]
-        return _walk(gram, y[group], unit[group], [C[group] for C in Cs], begin, tol)
+        with np.errstate(**SILENT):
+            return _walk(gram, y[group], unit[group], [C[group] for C in Cs], begin, tol)
 
     with threadpool_limits(max(1, cores // len(groups)), "blas"), ThreadPoolExecutor(min(cores, len(groups))) as pool:
         parts = list(pool.map(run, groups))
@@ -142,7 +158,7 @@ def _walk(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | Non
     zero = np.zeros_like(y)
     state = State(zero, zero, np.zeros(len(y)), np.zeros(len(y), dtype=np.int64))
     if start is not None:
-        state = replace(state, beta=start, f=start @ gram.K)
+        state = replace(state, beta=start, f=gram.product(start))
     else:
         for C in _ladder(gram, unit, Cs[0]):
             state = newton(gram, y, C[:, None] * unit, state, LADDER_TOL)
@@ -171,5 +187,7 @@ def _ladder(gram: Gram, unit: Array, C: Array) -> list[Array]:
     if gram.n <= gram.direct_limit:
         return []
     size = float((C[:, None] * unit).max() * gram.diagonal.mean())
+    if not np.isfinite(size):
+        return []
     rungs = max(0, int(np.ceil(np.log10(max(size, 1e-30) / LADDER_START))))
     return [C * C.dtype.type(10.0**-rung) for rung in range(rungs, 0, -1)]

@@ -12,11 +12,17 @@ Source: Fan et al., LIBLINEAR (JMLR 2008), for the objective, its dual and the p
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
 Double = NDArray[np.float64]
+
+SILENT: Any = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
+"""np.errstate of a fit, needed in every thread: an overflow has an infinite gap, and the fit warns of that."""
 
 
 def row_dot(a: Array, b: Array) -> Double:
@@ -42,8 +48,9 @@ def objective_and_gap(slack: Array, cost: Array, quad: Double, dual_quad: Double
 
 
 def relative(gap: Double, primal: Double) -> Double:
-    """gap / primal, at least 0; 0 if primal is 0, for a class whose samples all have cost 0."""
-    return np.divide(np.maximum(gap, 0), primal, out=np.zeros_like(gap), where=primal > 0)
+    """gap / primal, at least 0; infinity unless both are finite; 0 if primal is 0: all of a class's samples cost 0."""
+    found = np.divide(np.maximum(gap, 0), primal, out=np.zeros_like(gap), where=primal > 0)
+    return np.where(np.isfinite(gap) & np.isfinite(primal), found, np.inf)
 
 
 def support_gap(
@@ -71,6 +78,26 @@ def support_gap(
     best = np.divide(total**2, 2 * curvature, out=np.zeros_like(total), where=curvature > 0)
     primal = quad / 2 + loss
     return relative(primal - best, primal), primal
+
+
+def solve_positive(system: Array, target: Array) -> Array:
+    """(n,) the solution of a symmetric system (n, n) that is positive definite up to rounding; NaN if it overflowed.
+
+    Huge C or collinear columns leave a system that is singular to rounding. Its diagonal then grows until it can be
+    factorised, which still gives a direction of descent; the duality gap tells how good the result is.
+    """
+    diagonal = system.diagonal()
+    size = float(np.abs(diagonal).sum())
+    if not (np.isfinite(size) and np.isfinite(target).all()):
+        return np.full_like(target, np.nan)
+    potrf = scipy.linalg.lapack.get_lapack_funcs("potrf", (system,))
+    for ridge in (0.0, 1e2, 1e4, 1e6):
+        shifted = system.copy()
+        shifted.ravel()[:: len(system) + 1] += system.dtype.type(ridge * np.finfo(system.dtype).eps * size)
+        factor, failed = potrf(shifted.T, lower=True, overwrite_a=True)  # symmetric, and .T is in LAPACK's order
+        if not failed:
+            return scipy.linalg.cho_solve((factor, True), target, check_finite=False)
+    return np.full_like(target, np.nan)
 
 
 def line_search(y: Array, cost: Array, f: Array, f_step: Array, slope: Double, curve: Double) -> Double:

@@ -1,48 +1,171 @@
-"""Newton's method on the D + 1 weights of squared-hinge SVMs, in float64."""
+"""Newton's method on the D + 1 weights of many squared-hinge SVMs: for fewer features than rows.
+
+Class k's Hessian is I + C M with M = 2 sum u_i x_i x_i' over its active rows, u the costs at C = 1. M does not depend
+on C, and from one step or one C to the next few rows enter or leave it. So each class keeps M in float32 and adds or
+subtracts the outer products of these rows. Gradients, margins and duality gaps are float64 products for all classes of
+a group together, so that float32 costs at most a further step, never accuracy.
+
+With alpha = 2 c max(0, 1 - y f) as the dual point, X' alpha is the other half of the gradient: the certificate is free.
+
+Sources: Keerthi and DeCoste (JMLR 2005); Chapelle (Neural Computation 2007).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from vggfeat.classifiers.objective import Double, line_search, objective_and_gap, relative, row_dot
+from vggfeat.classifiers.newton import MAX_STALLS
+from vggfeat.classifiers.objective import (
+    Double,
+    line_search,
+    objective_and_gap,
+    relative,
+    row_dot,
+    solve_positive,
+)
+from vggfeat.classifiers.table import Table
+
+EXACT_AFTER = 6
+"""Steps at one C after which a class computes its Hessian anew in float64, because float32 does not suffice."""
+
+
+@dataclass
+class PrimalState:
+    """k problems at one C: weights (k, D + 1), their margins f (k, n); relative gaps, steps, dual values, (k,) each."""
+
+    weights: Double
+    f: Double
+    gap: Double
+    steps: NDArray[np.int64]
+    bound: Double
+
+
+class Hessians:
+    """M = 2 sum u x x' over the active rows of each of k classes, kept up to date by the rows that change sides."""
+
+    def __init__(self, table: Table, unit: Double) -> None:
+        self.table = table
+        self.unit = unit
+        self.counted = unit > 0
+        """(k, n) the rows that count for a class at all."""
+        self.uniform = bool((unit[self.counted] == 1).all())
+        self.active = np.zeros(unit.shape, dtype=bool)
+        """(k, n) the rows that M holds."""
+        self.M = np.zeros((len(unit), table.dim, table.dim), dtype=np.float32)
+
+    def step(self, k: int, active: NDArray[np.bool_], C: float, down: Double, exact: bool) -> Double:
+        """(I + C M)^-1 down, (D + 1,), of class k with these active rows (n,)."""
+        if not exact:
+            self._update(k, active)
+            system = np.float32(C) * self.M[k]
+            system.ravel()[:: len(system) + 1] += np.float32(1)
+            found = solve_positive(system, down.astype(np.float32))
+            if np.isfinite(found).all():
+                return found.astype(np.float64)
+        rows = np.flatnonzero(active)
+        # The triangle of a QR factorisation: squares of unscaled or collinear features would lose half of the digits.
+        triangle = np.eye(self.table.dim)
+        for start in range(0, len(rows), self.table.block):
+            part = rows[start : start + self.table.block]
+            scaled = self.table.rows(part) * np.sqrt(2 * C * self.unit[k, part])[:, None]
+            if not np.isfinite(scaled).all():
+                return np.full_like(down, np.nan)
+            triangle = np.asarray(np.linalg.qr(np.vstack([triangle, scaled]), mode="r"))
+        return scipy.linalg.cho_solve((triangle, False), down, check_finite=False)
+
+    def _update(self, k: int, active: NDArray[np.bool_]) -> None:
+        """Brings M of class k to these active rows on the cheapest of three ways."""
+        enter, leave = np.flatnonzero(active & ~self.active[k]), np.flatnonzero(self.active[k] & ~active)
+        flips, build = len(enter) + len(leave), int(np.count_nonzero(active))
+        cut = len(active) - build if self.uniform else len(active)
+        if build < min(flips, cut):
+            self.M[k] = self._outer(k, np.flatnonzero(active))
+        elif cut < flips:
+            self.M[k] = self.table.gram() - self._outer(k, np.flatnonzero(~active), whole=True)
+        else:
+            if len(enter):
+                self.M[k] += self._outer(k, enter)
+            if len(leave):
+                self.M[k] -= self._outer(k, leave)
+        self.active[k] = active
+
+    def _outer(self, k: int, rows: NDArray[np.intp], whole: bool = False) -> NDArray[np.float32]:
+        """2 sum u x x' over some rows, (D + 1, D + 1); whole: u = 1 for rows that do not count, too."""
+        weight = np.full(len(rows), 2.0) if whole or self.uniform else 2 * self.unit[k, rows]
+        return self.table.outer(rows, weight)
+
+
+def walk(
+    table: Table, y: Double, unit: Double, Cs: Sequence[Double], start: Double, tol: float, max_steps: int
+) -> list[PrimalState]:
+    """One solution per entry (k,) of Cs, ascending at best: each starts the next. start is weights (k, D + 1)."""
+    hessians = Hessians(table, unit)
+    zero = np.zeros(len(y))
+    state = PrimalState(start, table.scores(start), zero, zero.astype(np.int64), zero)
+    before, found = state, []
+    for turn, C in enumerate(Cs):
+        cost = C[:, None] * unit
+        ahead = _extrapolate(y, cost, before, state) if turn > 1 else state
+        solved = primal_newton(hessians, y, C, cost, ahead, tol, max_steps)
+        before, state = state, solved
+        found.append(solved)
+    return found
+
+
+def _extrapolate(y: Double, cost: Double, before: PrimalState, state: PrimalState) -> PrimalState:
+    """The best point at the new cost on the line through the last two solutions: it saves about one step."""
+    step, f_step = state.weights - before.weights, state.f - before.f
+    slope, curve = row_dot(state.weights, step), row_dot(step, step)
+    t = line_search(y, cost, state.f, f_step, slope, curve)[:, None]
+    t[~np.isfinite(t)] = 0
+    return PrimalState(state.weights + t * step, state.f + t * f_step, state.gap, state.steps, state.bound)
 
 
 def primal_newton(
-    X: Double, y: Double, cost: Double, weights: Double, tol: float, max_steps: int
-) -> tuple[Double, Double, NDArray[np.int64]]:
-    """(weights (k, D), relative gaps (k,), steps (k,)) by Newton's method on the weights, from given ones.
+    hessians: Hessians, y: Double, C: Double, cost: Double, state: PrimalState, tol: float, max_steps: int
+) -> PrimalState:
+    """Newton steps on k problems from `state` until each one's relative gap is at most tol.
 
-    X (n, D) holds the bias feature. The dual point 2 c slack needs only X' alpha, the gradient's other half.
+    y (k, n) is 1 or -1, C is (k,), cost (k, n) is C times the costs at C = 1.
     """
-    weights, f = weights.copy(), weights @ X.T
-    gap, steps = np.full(len(y), np.inf), np.zeros(len(y), dtype=np.int64)
-    live = np.arange(len(y))
+    table, k = hessians.table, len(y)
+    weights, f = state.weights.copy(), state.f.copy()
+    gap, bound, lowest = np.full(k, np.inf), np.full(k, -np.inf), np.full(k, np.inf)
+    steps, stalls = np.zeros(k, dtype=np.int64), np.zeros(k, dtype=np.int64)
+    live = np.arange(k)
     for turn in range(max_steps + 1):
         y_, c_, w_, f_ = y[live], cost[live], weights[live], f[live]
         slack = np.maximum(1 - y_ * f_, 0)
-        pull = (2 * c_ * slack * y_) @ X  # X' (alpha y)
+        pull = table.pull(2 * c_ * slack * y_)  # X' (alpha y)
         primal, distance = objective_and_gap(slack, c_, row_dot(w_, w_), row_dot(pull, pull))
-        gap[live] = relative(distance, primal)
-        go = gap[live] > tol
+        gap[live], bound[live] = relative(distance, primal), primal - distance
+        stalls[live] += primal >= lowest[live] * (1 - 1e-13)
+        lowest[live] = np.minimum(primal, lowest[live])
+        go = (gap[live] > tol) & np.isfinite(primal) & (stalls[live] < MAX_STALLS)
         if turn == max_steps or not go.any():
             break
         live, y_, c_, w_, f_, slack, pull = live[go], y_[go], c_[go], w_[go], f_[go], slack[go], pull[go]
-        h = 2 * c_ * (slack > 0)
-        step = np.stack([_primal_step(X, weight, down) for weight, down in zip(h, pull - w_, strict=True)])
-        f_step = step @ X.T
+        active = (slack > 0) & hessians.counted[live]
+        step = np.stack(
+            [
+                hessians.step(one, active[at], C[one], pull[at] - w_[at], exact=bool(steps[one] >= EXACT_AFTER))
+                for at, one in enumerate(live.tolist())
+            ]
+        )
+        f_step = table.scores(step)
+        sound = np.isfinite(step).all(axis=1) & np.isfinite(f_step).all(axis=1)  # after an overflow: stay
+        if not sound.all():
+            live, y_, c_, w_, f_ = live[sound], y_[sound], c_[sound], w_[sound], f_[sound]
+            step, f_step = step[sound], f_step[sound]
+        if not len(live):
+            break
         t = line_search(y_, c_, f_, f_step, row_dot(w_, step), row_dot(step, step))[:, None]
         weights[live] = w_ + t * step
-        f[live] = weights[live] @ X.T
+        f[live] = f_ + t * f_step
         steps[live] += 1
-    return weights, gap, steps
-
-
-def _primal_step(X: Double, h: Double, down: Double) -> Double:
-    """(I + X' diag(h) X)^-1 down, (D,)."""
-    active = np.flatnonzero(h)
-    rows = X[active] * np.sqrt(h[active, None])
-    hessian = rows.T @ rows
-    hessian.ravel()[:: len(hessian) + 1] += 1
-    return scipy.linalg.solve(hessian, down, assume_a="pos", check_finite=False)
+    return PrimalState(weights, f, gap, steps, bound)

@@ -1,41 +1,84 @@
-"""Newton's method on the weights themselves: the engine for fewer features than rows."""
+"""Newton's method on the weights themselves: the engine for fewer features than rows, and for very many rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
-from vggfeat.classifiers.engine import Fitted, Rows, Solution, WeightsEngine
-from vggfeat.classifiers.objective import Double, groups_of
-from vggfeat.classifiers.primal import primal_newton
+from vggfeat.classifiers.engine import Fitted, Problem, Rows, Solution, WeightsEngine
+from vggfeat.classifiers.objective import SILENT, Double, relative, row_dot
+from vggfeat.classifiers.primal import PrimalState, walk
+from vggfeat.classifiers.table import Table
+from vggfeat.system.launch import available_cores
 
 
 class PrimalEngine(WeightsEngine):
-    """Newton's method on the D + 1 weights themselves, in float64: for fewer features than rows."""
+    """Newton's method on the D + 1 weights, all classes of a group at a time; groups run on the cores in parallel."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._table: Table | None = None
 
     def solve(self, rows: Rows, Cs: Sequence[Double], start: list[Solution] | None = None) -> list[Solution]:
         """See Engine."""
-        X = np.column_stack([self.X[rows], np.full(len(rows), self.scaling)]).astype(np.float64, copy=False)
-        k = len(self.positive)
-        weights = np.zeros((k, X.shape[1]))
-        if start is not None:
-            for at, solution in enumerate(start):
-                weights[at] = solution.values[at]
+        table = self._of(rows)
+        table.prepare()
+        begin = np.zeros((len(self.positive), table.dim))
+        for k, solution in enumerate(start or ()):
+            begin[k] = solution.values[k]
+        cores = available_cores()
+        groups = self._groups(table, cores)
+
+        def run(group: NDArray[np.intp]) -> list[PrimalState]:
+            y = np.where(self.positive[group][:, rows], 1.0, -1.0)
+            unit = self.unit[group][:, rows]
+            with np.errstate(**SILENT):
+                return walk(table, y, unit, [C[group] for C in Cs], begin[group], self.tol, self.limits.newton_steps)
+
+        workers = min(cores, len(groups))
+        with threadpool_limits(max(1, cores // workers), "blas"), ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(run, groups))
         found = []
-        for C in Cs:
-            gap, steps, new = np.empty(k), np.zeros(k, dtype=np.int64), np.empty_like(weights)
-            for part in groups_of(k, len(rows)):
-                y = np.where(self.positive[part][:, rows], 1.0, -1.0)
-                cost = C[part, None] * self.unit[part][:, rows]
-                new[part], gap[part], steps[part] = primal_newton(
-                    X, y, cost, weights[part], self.tol, self.limits.newton_steps
-                )
-            weights = new
-            found.append(Solution(rows, C, gap, steps, weights))
+        for C, same in zip(Cs, zip(*parts, strict=True), strict=True):
+            gap, steps, weights, bound = (
+                np.concatenate([getattr(state, name) for state in same])
+                for name in ("gap", "steps", "weights", "bound")
+            )
+            found.append(Solution(rows, C, gap, steps, weights, bound))
         return found
 
     def finish(self, solutions: Sequence[Solution]) -> list[Fitted]:
-        """See Engine. The gaps are those of the float64 weights."""
-        self.warn_if_open(np.concatenate([one.gap for one in solutions]))
-        return [self.fitted(one.values, one.gap, one.n_iter) for one in solutions]
+        """See Engine. The gaps are those of the rounded weights, against the dual value found in float64."""
+        fitted = []
+        for one in solutions:
+            rounded = one.values.astype(self.X.dtype).astype(np.float64)
+            fitted.append(self.fitted(one.values, self._gap(one, rounded), one.n_iter))
+        return fitted
+
+    def _gap(self, solution: Solution, weights: Double) -> Double:
+        table, gap = self._of(solution.rows), np.empty(len(weights))
+        for group in self._groups(table, 1):
+            y = np.where(self.positive[group][:, solution.rows], 1.0, -1.0)
+            slack = np.maximum(1 - y * table.scores(weights[group]), 0)
+            cost = solution.C[group, None] * self.unit[group][:, solution.rows]
+            primal = row_dot(weights[group], weights[group]) / 2 + row_dot(cost * slack, slack)
+            assert solution.bound is not None
+            gap[group] = relative(primal - solution.bound[group], primal)
+        return gap
+
+    def _of(self, rows: Rows) -> Table:
+        """The table of some rows; the last one is kept."""
+        if self._table is None or not np.array_equal(self._table.chosen, rows):
+            self._table = Table(self.X, rows, self.scaling, self.limits.held_bytes)
+        return self._table
+
+    def _groups(self, table: Table, cores: int) -> list[NDArray[np.intp]]:
+        """The classes in as few groups as the cores and `held_bytes` allow, each thread at one of them."""
+        k = len(self.positive)
+        of_class = 8 * (10 * table.n + table.dim**2)  # bytes of a class's arrays while it is solved
+        at_once = max(1, self.limits.held_bytes // (of_class * cores))
+        return np.array_split(np.arange(k), max(min(cores, k), -(-k // at_once)))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import column_or_1d, compute_class_weight
+from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+SPARSE = (
+    "Sparse data was passed for {}, but dense data is required. Use '.toarray()' to convert to a dense numpy array."
+)
+"""scikit-learn's words for a sparse X."""
 
 
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
@@ -32,30 +40,40 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], boo
 def unit_costs(
     positive: NDArray[np.bool_],
     classes: NDArray[Any],
-    y: NDArray[Any],
     multilabel: bool,
-    class_weight: dict[Any, float] | str | None,
+    class_weight: Mapping[Any, float] | str | None,
     sample_weight: ArrayLike | None,
 ) -> NDArray[np.float64]:
-    """(N, K) factors of C; a broadcast view where all are 1."""
-    weight: NDArray[np.float64] = np.ones(())
+    """(N, K) factors of C; a broadcast view if all are 1. A factor of 0 removes the sample from that class's problem.
+
+    class_weight follows LIBLINEAR: with two single-label classes or an indicator's "balanced", both sides have a
+    weight; with more classes, or an indicator's dict, only the positive samples of each class.
+
+    Raises ValueError for weights that are not finite numbers of at least 0, of a wrong shape, or 0 for every sample.
+    """
+    weight: NDArray[np.float64] = np.broadcast_to(1.0, (len(positive), 1))
     if sample_weight is not None:
         weight = _sample_weight(sample_weight, positive.shape)
     if class_weight is None:
         return np.broadcast_to(weight, positive.shape)
-    if multilabel:
-        of_positive, of_negative = _indicator_weights(positive, class_weight)
+    two_sided = multilabel or len(classes) == 2
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        of_positive, of_negative = _balanced(positive, weight, 2 if two_sided else None)
+    elif isinstance(class_weight, Mapping):
+        given = _class_weights(class_weight, classes, multilabel)
+        of_positive, of_negative = (given[1:], given[:1]) if two_sided and not multilabel else (given, np.ones(1))
     else:
-        labels = np.ravel(y)
-        plain = weight[:, 0] if weight.ndim == 2 and weight.shape[1] == 1 else None
-        of_class = compute_class_weight(class_weight, classes=classes, y=labels, sample_weight=plain)
-        # LIBLINEAR's rule: with two classes both weights count, with more only the positive class's own.
-        of_positive, of_negative = (of_class[1:], of_class[:1]) if len(classes) == 2 else (of_class, np.ones(1))
-    return weight * np.where(positive, of_positive, of_negative)
+        raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {class_weight!r}")
+    unit = weight * np.where(positive, of_positive, of_negative)
+    if not unit.any():
+        raise ValueError("class_weight and sample_weight are zero for every sample: nothing is left to fit")
+    return unit
 
 
 def _sample_weight(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
     """sample_weight as (N, 1) or (N, K) float64; ValueError for another shape, NaN or a negative weight."""
+    if scipy.sparse.issparse(sample_weight):
+        raise TypeError(SPARSE.format("sample_weight"))
     weight = np.asarray(sample_weight, dtype=np.float64)
     if weight.ndim == 0:
         weight = np.full(shape[0], float(weight))
@@ -70,17 +88,40 @@ def _sample_weight(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[
     return weight[:, None] if weight.ndim == 1 else weight
 
 
-def _indicator_weights(
-    positive: NDArray[np.bool_], class_weight: dict[Any, float] | str
+def _balanced(
+    positive: NDArray[np.bool_], weight: NDArray[np.float64], num_classes: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(K,) factors of the positive and of the negative samples of each column."""
-    n, k = positive.shape
-    if class_weight == "balanced":
-        count = positive.sum(axis=0)
-        return n / (2 * np.maximum(count, 1)), n / (2 * np.maximum(n - count, 1))
-    if not isinstance(class_weight, dict):
-        raise ValueError(f"class_weight must be None, 'balanced' or a dict, got {class_weight!r}")
-    unknown = sorted(set(class_weight) - set(range(k)), key=str)
-    if unknown:
-        raise ValueError(f"class_weight has the key {unknown[0]!r}, but y has columns 0 to {k - 1}")
-    return np.array([class_weight.get(at, 1.0) for at in range(k)], dtype=np.float64), np.ones(k)
+    """(K,) factors of the positive and of the negative samples of each column.
+
+    As scikit-learn: a class's factor is the total weight over its own weight and the number of classes. Weights are
+    counted in place of samples, so that a weight of 0 is the same as removal. num_classes None: the classes with any
+    weight, whose negative samples keep the factor 1.
+    """
+    total = np.broadcast_to(weight.sum(axis=0), positive.shape[1])
+    of_class = np.einsum("nk,nk->k", np.broadcast_to(weight, positive.shape), positive)
+    if num_classes is None:
+        present = (positive.T.astype(np.float64) @ weight) > 0  # (K, 1 or K): by column of weights
+        return _ratio(total, present.sum(axis=0) * of_class), np.ones(1)
+    return _ratio(total, num_classes * of_class), _ratio(total, num_classes * (total - of_class))
+
+
+def _ratio(total: NDArray[np.float64], part: NDArray[np.float64]) -> NDArray[np.float64]:
+    """total / part; 1 where part is 0, for a side without samples."""
+    return np.divide(total, part, out=np.ones_like(total), where=part > 0)
+
+
+def _class_weights(class_weight: Mapping[Any, float], classes: NDArray[Any], multilabel: bool) -> NDArray[np.float64]:
+    """(len(classes),) weights, 1 for a class that is not named.
+
+    A key that is not a class is an error that names it. Like scikit-learn, labels allow such keys if every class is
+    named, so that one dict serves folds that lack a class.
+    """
+    names = classes.tolist()
+    for name, value in class_weight.items():
+        if not (isinstance(value, Real) and 0 <= value < float("inf")):
+            raise ValueError(f"class_weight of {name!r} is {value!r}; it must be finite and at least 0")
+    unknown = [key for key in class_weight if key not in names]
+    if unknown and (multilabel or any(name not in class_weight for name in names)):
+        there = f"columns 0 to {len(names) - 1}" if multilabel else f"the classes {', '.join(map(repr, names))}"
+        raise ValueError(f"class_weight has the key {unknown[0]!r}, but y has {there}")
+    return np.array([class_weight.get(name, 1.0) for name in names], dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import importlib
 import os
 import signal
@@ -44,6 +45,10 @@ the same two cores took four times as long as one after the other (42 s; 8 s wit
 faster with it."""
 
 
+class _ClosedStdoutError(Exception):
+    """Stdout is a closed pipe. No OSError, which click would turn into exit code 1."""
+
+
 class _Verbs(click.Group):
     """A group that imports a verb's file when the verb is called."""
 
@@ -60,6 +65,16 @@ class _Verbs(click.Group):
         if not ctx.resilient_parsing and args and args[0] not in VERBS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], VERBS)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ClosedStdoutError from error
+        except KeyboardInterrupt as error:  # click would fail to print where the terminal has gone
+            with contextlib.suppress(OSError):
+                click.echo(file=sys.stderr)  # closes the line of a terminal's ^C
+            raise click.Abort from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -91,6 +106,8 @@ def vggfeat(ctx: click.Context) -> None:
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends like Ctrl-C
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)  # so does a closed terminal
     sys.unraisablehook = _raise_interrupts_again
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
@@ -116,9 +133,9 @@ def run(args: list[str] | None = None) -> int:
         with own_log():
             code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as error:
-        # The reader of stdout has gone (`vggfeat nets | head -1`), which is no failure. click and rich turn a broken
-        # pipe into SystemExit. With stdout on /dev/null the interpreter's last flush is quiet too.
+    except (_ClosedStdoutError, BrokenPipeError, SystemExit) as error:
+        # The reader of stdout has gone (`vggfeat nets | head -1`), which is no failure. rich turns a broken pipe into
+        # SystemExit. With stdout on /dev/null the interpreter's last flush is quiet too.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -171,5 +188,6 @@ def _raise_interrupts_again(unraisable: Any) -> None:
 def _report(message: str, code: int) -> int:
     """Prints an error as one line, with line breaks replaced and control characters made visible."""
     line = "".join(c if c.isprintable() else " " if c == "\n" else ascii(c)[1:-1] for c in message)
-    print(f"vggfeat: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(f"vggfeat: {line}", file=sys.stderr)
     return code

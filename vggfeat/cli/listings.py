@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
+from vggfeat.cli.columns import columns, show
 from vggfeat.nets.catalog import ALIASES
 from vggfeat.system.text import printable
 
@@ -24,29 +24,21 @@ KNOWN_AS = {net: alias.upper().replace("VGG", "VGG-") for alias, net in ALIASES.
 
 def print_nets(rows: Sequence[NetRow]) -> None:
     """Prints Tables 1 and 2, then the published weights. 80 columns hold both."""
-    nets = _table("net", "known as", ">layers", ">params", "convolutions")
+    nets = columns("net", "known as", ">layers", ">params", "convolutions")
     for row in rows:
         parameters = f"{row['parameters'] / 1e6:.0f}M"
         known = KNOWN_AS.get(row["net"], "")
         nets.add_row(row["net"], known, str(row["weight_layers"]), parameters, _blocks(row["layers"]))
-    weights = _table("weights", "net", ">top-1 error %", ">top-5 error %", "licence")
+    weights = columns("weights", "net", ">top-1 error %", ">top-5 error %", "licence")
     for row in rows:
         for one in row["weights"]:
             errors = ("-" if one[key] is None else f"{one[key]:.1f}" for key in ("top1_error", "top5_error"))
             weights.add_row(one["source"], row["net"], *errors, one["license"].partition(" (")[0])
     out = Console(highlight=False)
-    out.print(nets)
+    show(out, nets)
     out.print("2x64: two 3x3 convolutions with 64 channels; +1x1: and a 1x1 convolution.\n")
-    out.print(weights)
+    show(out, weights)
     out.print("Errors on ILSVRC-2012 val, as published.")
-
-
-def _table(*columns: str) -> Table:
-    """An empty table; columns whose names start with `>` are aligned to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
-    return table
 
 
 def _blocks(layers: Sequence[str]) -> str:

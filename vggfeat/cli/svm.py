@@ -30,7 +30,7 @@ from vggfeat.store.aggregates import AGGREGATES
     type=Choice(SOLVERS),
     default=SOLVERS[0],
     show_default=True,
-    help="auto: newton, or liblinear for the plain hinge and for over 40,000 images.",
+    help="auto: newton, or liblinear for the plain hinge, or over 40,000 images of over 512 values.",
 )
 @click.option("--loss", type=Choice(LOSSES), default=LOSSES[0], show_default=True)
 @click.option(

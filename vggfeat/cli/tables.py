@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vggfeat.cli.columns import columns, show
 from vggfeat.cli.console import note, stderr
 from vggfeat.metrics import chance_topk_error
 from vggfeat.nets.wording import net_words
@@ -41,22 +42,18 @@ def print_svm(result: SVMResult) -> None:
     """Prints an SVM run's scores on stderr: each split, the classes if few, mean and deviation."""
     multi = result.measure == "mAP"
     label = "mAP" if multi else "mean class recall"
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("split", "train", "val", "test", "C", f"{label} %", "seconds"):
-        table.add_column(name, justify="right")
+    table = columns(">split", ">train", ">val", ">test", ">C", f">{label} %", ">seconds")
     for number, split in enumerate(result.splits, start=1):
         counts = [str(count) for count in (split.train, split.val, split.test)]
         C = "per class" if isinstance(split.C, dict) else f"{split.C:.3g}"
         table.add_row(str(number), *counts, C, _percent(split.value), f"{sum(split.seconds.values()):.1f}")
     console = stderr()
     if len(result.per_class) <= PER_CLASS_SHOWN:
-        classes = Table(box=None, pad_edge=False, header_style="bold")
-        classes.add_column("class")
-        classes.add_column("AP %" if multi else "recall %", justify="right")
+        classes = _table("class", "AP %" if multi else "recall %")
         for name, value in result.per_class.items():
             classes.add_row(Text(printable(name)), _percent(value))
-        console.print(classes)
-    console.print(table)
+        show(console, classes)
+    show(console, table)
     if result.left_out:
         note(f"left out, without a descriptor: {len(result.left_out)}, {printable(result.left_out[0])} first")
     files = ", ".join(printable(file["path"]) for file in result.descriptors)
@@ -81,7 +78,7 @@ def print_evaluation(result: Evaluation) -> None:
         table.add_row(Text(printable(name)), row.view, ",".join(map(str, row.scales)), str(row.images), *errors)
     if any(row.top1_error is not None for row in result.rows):
         table.add_row("chance", "", "", "", *(f"{chance_topk_error(result.classes, k):.1f}" for k in (1, 5)))
-    console.print(table)
+    show(console, table)
 
 
 def print_localisation(result: Localisation) -> None:
@@ -98,7 +95,7 @@ def print_localisation(result: Localisation) -> None:
     for name, value in (("the whole image", result.whole_image), ("the mean box of training", result.mean_box)):
         error = _optional(value, ".1f")
         table.add_row(name, "", "", count, *((error, "-") if central else ("-", error)))
-    stderr().print(table)
+    show(stderr(), table)
     if result.unlocated:
         note(f"{result.unlocated} images have no box to compare with and are left out")
 
@@ -108,14 +105,14 @@ def _print_classes(console: Console, errors: dict[str, float | None], confusions
     classes = _table("class", "top-1 error %")
     for name, error in worst[:PER_CLASS_SHOWN]:
         classes.add_row(Text(printable(name)), _optional(error, ".1f"))
-    console.print(classes)
+    show(console, classes)
     if len(worst) > PER_CLASS_SHOWN:
         note(f"the worst {PER_CLASS_SHOWN} of {len(worst)} classes (--json has all)")
     pairs = _table("true class", "images")
     pairs.add_column("taken for")
     for pair in confusions:
         pairs.add_row(Text(printable(pair.true)), str(pair.count), Text(printable(pair.predicted)))
-    console.print(pairs)
+    show(console, pairs)
 
 
 def _percent(value: float | None) -> str:
@@ -147,7 +144,7 @@ def _print_bench_svm(out: Console, figures: SVMBench) -> None:
             f"{row.cold_ratio:.0f}",
             f"{row.max_gap:.0e}",
         )
-    out.print(table)
+    show(out, table)
     for name, row in figures.sizes.items():
         if row.liblinear_scaled:
             out.print(f"* {name}: LinearSVC timed on {row.liblinear_classes_timed} of {row.classes} classes and scaled")
@@ -166,7 +163,7 @@ def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
         )
     scales, machine = ",".join(map(str, extract.scales)), extract.machine
     out.print(f"extract: net {extract.net}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
-    out.print(table)
+    show(out, table)
     out.print(f"plain torchvision loop: {_optional(extract.plain_torchvision_images_per_second, '.2f')} images/s")
     out.print(f"decoding and rescaling alone: {extract.loader_images_per_second:.0f} images/s on one core")
 
@@ -186,7 +183,7 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
         f"train: net {train['net']}, width {train['width']:g}, batch {train['batch_size']}; {machine['name']}, "
         f"{machine['threads']} threads"
     )
-    out.print(table)
+    show(out, table)
     out.print(f"plain torchvision loop: {_optional(train['plain_torchvision_images_per_second'], '.1f')} images/s")
     for row in train["loader"]:
         out.print(f"loader alone, threads {row['threads']}: {row['images_per_second']:.0f} crops/s")
@@ -206,17 +203,13 @@ def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
     for row in sorted(rows, key=lambda row: -row["mean"]):
         table.add_row(row["features"], f"{row['mean']:.1%}", "" if row["std"] is None else f"{row['std']:.1%}")
     out = Console(highlight=False)
-    out.print(table)
+    show(out, table)
     out.print(f"5 new digits, 3 labelled images of each, 5 random splits; {seconds:.0f} s in all")
 
 
-def _table(first: str, *columns: str) -> Table:
+def _table(first: str, *numbers: str) -> Table:
     """A table of numbers under a first column of names."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+    return columns(first, *(f">{name}" for name in numbers))
 
 
 def _optional(value: float | None, form: str) -> str:

@@ -21,7 +21,7 @@ class Row(Result):
     top1_error: float | None
     """In %; None without labels."""
     top5_error: float | None
-    """In %; None as well where there are fewer than 5 classes."""
+    """In %; None, too, with 5 classes or fewer."""
     flip: bool | None = None
     precision: str | None = None
     path: str | None = None

@@ -16,7 +16,7 @@ from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.localiser import Localiser, best_boxes
 from vggfeat.inference.posteriors import TOP
 from vggfeat.inference.settings import RunOptions
-from vggfeat.metrics import localisation_error
+from vggfeat.metrics import localisation_error, percent
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
 """Match scores up to which boxes may be merged; the validation part says which is best."""
@@ -82,7 +82,7 @@ def error_of(samples: Sequence[Sample], answers: Sequence[Answer], k: int) -> fl
     truth = [np.array(s.boxes) * (a.size * 2) for s, a in zip(samples, answers, strict=True)]
     classes, boxes = np.array([a.classes for a in answers]), np.array([a.boxes for a in answers])
     labels = [int(s.labels) for s in samples]  # type: ignore[arg-type]  # single-label
-    return 100 * localisation_error(labels, truth, classes, boxes, min(k, classes.shape[1]))
+    return percent(localisation_error(labels, truth, classes, boxes, min(k, classes.shape[1])))
 
 
 @dataclass(frozen=True)

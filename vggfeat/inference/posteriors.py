@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vggfeat.classifiers.protocols.fusion import check_distinct, match_rows
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.settings import ScaleRule
-from vggfeat.metrics import class_recalls, confusion_matrix, topk_error
+from vggfeat.metrics import class_recalls, confusion_matrix, percent, topk_error
 from vggfeat.store import PENDING, Descriptors, read_descriptors
 
 LAYER = "posteriors"
@@ -110,7 +110,7 @@ class Errors:
     top1_error: float | None
     """None without labels or images."""
     top5_error: float | None
-    """None as well where there are fewer than 5 classes."""
+    """None, too, with 5 classes or fewer."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class Posteriors:
         count, top1, top5 = int(done.sum()), None, None
         if self.labels is not None and count:
             labels, values = self.labels[done], self.values[done]
-            top1 = 100 * topk_error(labels, values, 1)
-            top5 = 100 * topk_error(labels, values, TOP) if len(self.class_names) >= TOP else None
+            top1 = percent(topk_error(labels, values, 1))
+            top5 = percent(topk_error(labels, values, TOP)) if len(self.class_names) > TOP else None
         return Errors(count, top1, top5)
 
     def per_class(self) -> tuple[dict[str, float | None], tuple[Confusion, ...]]:
@@ -166,7 +166,7 @@ class Posteriors:
         labels, predicted = self.labels[self.done], self.values[self.done].argmax(axis=1)
         recalls = class_recalls(labels, predicted, len(names))
         errors = {
-            name: None if np.isnan(recall) else 100 * (1 - float(recall))
+            name: None if np.isnan(recall) else percent(1 - float(recall))
             for name, recall in zip(names, recalls, strict=True)
         }
         counts = confusion_matrix(labels, predicted, len(names))

@@ -55,6 +55,9 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
     Attributes:
         n_features_out_: length D of a descriptor.
 
+    A process that was forked after torch has worked hangs at torch's next product: start workers by "spawn" or
+    "forkserver"; joblib's default, loky, is safe.
+
     References:
         Simonyan and Zisserman, arXiv 1409.1556, Appendix B.
     """

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from vggfeat.errors import WeightsError
+from vggfeat.errors import UnknownFormError, WeightsError
 from vggfeat.nets.catalog import NETS
 from vggfeat.nets.checkpoints import load_checked
 from vggfeat.nets.contents import Contents, Layer
@@ -73,7 +73,7 @@ def _read(path: Path) -> Contents:
         return read_onnx(path)
     if path.suffix == ".caffemodel" or start[:1] in (b"\x0a", b"\x12", b"\xa2"):  # fields name, layers, layer
         return Contents(read_caffemodel(path), "caffe")
-    raise WeightsError(f"{path}: no weights file that vggfeat reads ({FORMS})")
+    raise UnknownFormError(f"{path}: no weights file that vggfeat reads ({FORMS})")
 
 
 def _read_zip(path: Path) -> Contents:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from vggfeat.errors import WeightsError
+from vggfeat.errors import PreprocessingError
 from vggfeat.nets.contents import Contents
 from vggfeat.nets.known import FILES, MISSING_MEANS, Known, by_layout, by_values
 from vggfeat.nets.preprocessing import NAMED, Preprocessing
@@ -31,7 +31,7 @@ def recognised(path: Path, content: Contents, sha256: str) -> Known | None:
 def decided(what: str, content: Contents, known: Known | None, chosen: Preprocessing | None) -> Preprocessing:
     """The preprocessing of a file's weights: the chosen one, or what the file, its values or its layout say.
 
-    Raises WeightsError, with the choices, where nothing decides it.
+    Raises PreprocessingError, with the choices, where nothing decides it.
     """
     outputs = content.outputs
     found = content.preprocessing or (known.preprocessing if known else by_layout(content.layout, outputs))
@@ -44,7 +44,7 @@ def decided(what: str, content: Contents, known: Known | None, chosen: Preproces
         missing = MISSING_MEANS.get(outputs or 0)
         reason = f" ({outputs} outputs: {missing})" if missing else ""
         choices = ", ".join(f"{name} ({_told(one)})" for name, one in NAMED.items())
-        raise WeightsError(
+        raise PreprocessingError(
             f"{what}: neither its layout nor its values tell which input it expects{reason}; say it with "
             f"`preprocessing`: {choices}, or a TOML file with channels, scale, mean, std and filter"
         )

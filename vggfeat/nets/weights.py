@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from vggfeat.errors import UsageError, WeightsError, nearest
+from vggfeat.errors import PreprocessingError, UsageError, WeightsError, nearest
 from vggfeat.nets.building import build
 from vggfeat.nets.cache import published_file
 from vggfeat.nets.catalog import DISPLAY_NAMES, NUM_CLASSES, WEIGHTS_NAMES, net_spec, weights_rows
+from vggfeat.nets.contents import Contents
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
@@ -153,13 +154,29 @@ def _check_published(net: str, weights: str, width: float, num_classes: int, cho
         raise UsageError(f"`weights={weights}`: published weights score {NUM_CLASSES} classes, not {num_classes}")
 
 
+def open_weights(path: Path) -> tuple[VGG, bool, bool]:
+    """A file's net, whether vggfeat wrote the file, and whether the file tells the preprocessing, for `info`."""
+    model, content = _unprepared(path, None)
+    try:
+        model.preprocessing = decided(str(path), content, model.origin, None)
+    except PreprocessingError:
+        return model, False, False
+    return model, content.net is not None, True
+
+
 def _from_file(path: Path, net: str | None, chosen: Preprocessing | None) -> VGG:
+    model, content = _unprepared(path, net)
+    model.preprocessing = decided(str(path), content, model.origin, chosen)
+    return model
+
+
+def _unprepared(path: Path, net: str | None) -> tuple[VGG, Contents]:
+    """A file's net, its preprocessing still to be set, and what the file says."""
     content = read_weights(path)
     model = build(str(path), content, net)
     model.weights_name, model.weights_sha256 = path.name, digests(path, "sha256")["sha256"]
     model.origin = recognised(path, content, model.weights_sha256)
-    model.preprocessing = decided(str(path), content, model.origin, chosen)
-    return model
+    return model, content
 
 
 def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import h5py
 
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
-from vggfeat.errors import StoreError, VggfeatError
+from vggfeat.errors import StoreError, UnknownFormError, VggfeatError
 from vggfeat.nets.wording import nets_words
 from vggfeat.page.commands import extract_command, fit_command, making_command, train_command
 from vggfeat.results import Result
@@ -34,17 +33,15 @@ class Info(Result):
 
 
 def info(path: str | Path) -> Info:
-    """Describes a file of vggfeat's: its kind, contents and provenance.
+    """Describes a file of vggfeat's, or a weights file of any form: its kind, contents and provenance.
 
     Raises VggfeatError for any other file.
     """
     path = Path(path)
     if not path.is_file():
         raise VggfeatError(f"{path}: no such file")
-    if zipfile.is_zipfile(path):
-        return _checkpoint(path)
     if not h5py.is_hdf5(path):
-        raise VggfeatError(f"{path} is not a descriptor file, checkpoint or model of vggfeat's")
+        return _weights(path)
     try:
         return _descriptors(path)
     except StoreError as error:
@@ -69,33 +66,43 @@ def _descriptors(path: Path) -> Info:
     return Info(str(path), kind if made.portion is None else f"{kind}, {made.portion}", facts, making_command(made))
 
 
-def _checkpoint(path: Path) -> Info:
-    from vggfeat.nets.weights import load_net
-    from vggfeat.training.state import RunFiles  # torch, only for a checkpoint
+def _weights(path: Path) -> Info:
+    """A checkpoint of vggfeat's, or weights of another form; their preprocessing is None where nothing tells it."""
+    from vggfeat.nets.weights import open_weights
+    from vggfeat.training.state import RunFiles  # torch, only for weights
 
-    net = load_net(None, path, device="cpu")
+    try:
+        net, own, told = open_weights(path)
+    except UnknownFormError:
+        raise VggfeatError(f"{path} is not a descriptor file, checkpoint, model or weights file") from None
+    origin = net.origin
     facts = {
         "net": net.net,
         "width": net.width,
         "num_classes": net.num_classes,
         "parameters": sum(p.numel() for p in net.parameters()),
-        "preprocessing": vars(net.preprocessing),
+        "preprocessing": vars(net.preprocessing) if told else None,
         "weights_sha256": net.fingerprint(),
+        **({} if origin is None else {"source": origin.title, "license": origin.license}),
+        **({} if net.has_top else {"layers": list(net.spec.layer_names[:-2])}),
         "class_names": list(net.class_names),
         "training": net.training_record,
     }
     recipe = net.training_record.get("recipe")
     command = train_command(recipe, output=str(RunFiles.output_of(path))) if recipe else None
-    return Info(str(path), "checkpoint", facts, command)
+    return Info(str(path), "checkpoint" if own else "weights", facts, command)
 
 
 def _model(path: Path, error: StoreError) -> Info:
-    """A fitted SVM's file. Raises `error`, the reason why it is no descriptor file, for any other file."""
+    """A fitted SVM's file, or weights in HDF5. Raises `error`, why it is no descriptor file, for any other file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             is_model = bool(file.attrs.get("format") == MODEL_FORMAT)
+            holds_weights = "layer_names" in file.attrs or "model_weights" in file or "layers" in file
     except DAMAGE:
         raise error from None
+    if holds_weights:
+        return _weights(path)
     if not is_model:
         raise error
     model = read_model(path)

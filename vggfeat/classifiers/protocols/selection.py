@@ -15,8 +15,11 @@ from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
 from vggfeat.classifiers.protocols.splits import Split
-from vggfeat.errors import DatasetError, UsageError
+from vggfeat.errors import DatasetError, TrainingError, UsageError
 from vggfeat.metrics import Definition, average_precision, class_recalls
+
+MAX_GAP = 0.01
+"""Largest relative duality gap of a fit whose score is reported: beyond, it is not the SVM that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ def run_split(
 ) -> Outcome:
     """Chooses C, refits and scores; `progress` is called with each of STEPS when it is done.
 
-    Raises DatasetError for a class without any training image, StoreError for descriptors that are not finite.
+    Raises DatasetError for a class without any training image, StoreError for descriptors that are not finite,
+    TrainingError for a fit that is far from its optimum.
     """
     clock = _Clock(progress)
     train, val, test = (rows_of(features, ids) for ids in (split.train, split.val, split.test))
@@ -104,6 +108,8 @@ def run_split(
             raise UsageError("the split has no validation images to choose C with: give one value, such as `C=1`")
         at = np.arange(len(fitted))
         scores = problem.scores(settings.Cs, at[: len(train)], at[len(train) :])
+        for cost, one in zip(settings.Cs, scores, strict=True):
+            _refuse_unless(bool(np.isfinite(one).all()), cost)
         curve = np.stack([_per_class(features, val, one, settings) for one in scores])
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
     clock.lap("choose")
@@ -147,8 +153,16 @@ def choose(
 
 
 def fit(problem: SVMPath, C: NDArray[np.float64]) -> LinearSVM:
-    """A fit on all rows of the problem."""
-    return problem.fit(float(C[0]) if (C[0] == C).all() else C)
+    """A fit on all rows of the problem. Raises TrainingError if it is far from its optimum."""
+    svm = problem.fit(float(C[0]) if (C[0] == C).all() else C)
+    far = svm.duality_gap_ > MAX_GAP
+    _refuse_unless(not far.any(), C[int(far.argmax())])
+    return svm
+
+
+def _refuse_unless(solved: bool, C: float) -> None:
+    if not solved:
+        raise TrainingError(f"`C={C:g}`: no SVM found, the duality gap stays above {MAX_GAP:.0%}; take a smaller C")
 
 
 def mean_of(per_class: NDArray[np.float64]) -> float:

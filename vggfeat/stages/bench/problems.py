@@ -22,5 +22,8 @@ class Size:
 SIZES = {
     "caltech101": Size(classes=102, dim=4096, per_class=24),
     "caltech256": Size(classes=257, dim=12288, per_class=48, signal=0.37, timed_classes=MIN_TIMED_CLASSES),
+    "pool5": Size(classes=102, dim=512, per_class=24),
+    "wide": Size(classes=102, dim=256, per_class=24),
+    "many": Size(classes=100, dim=512, per_class=500, timed_classes=1),
     "voc": Size(classes=20, dim=8192, samples=5011, signal=1.0),
 }

@@ -1,0 +1,79 @@
+"""How a command ends when its reader or its terminal goes. The kind: an ending that is no failure of the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+CODE = """
+import sys, time
+import click
+from vggfeat.cli import VERBS, main
+from vggfeat import cli
+{before}
+@click.command()
+def verb():
+    {body}
+VERBS["verb"] = "a verb of this test"
+cli._Verbs.get_command = lambda self, ctx, name: verb
+main(["verb"])
+"""
+
+BODIES = {
+    "print": "[print('x' * 200) for _ in range(20_000)]",
+    "click.echo": "[click.echo('x' * 200) for _ in range(20_000)]",
+    "the binary buffer": "[(sys.stdout.buffer.write(b'x' * 200 + b'\\n'), sys.stdout.buffer.flush()) for _ in range(20_000)]",
+    "rich": "from rich.console import Console; [Console().print('x' * 70) for _ in range(5_000)]",
+    "rows": "from vggfeat.cli.console import print_rows; [print_rows([('x' * 200, 'a', 1.0)]) for _ in range(20_000)]",
+    "the last flush alone": "print('x' * 200); print('y' * 7000); time.sleep(0.5)",
+}
+
+
+def start(body: str, before: str = "", **options) -> subprocess.Popen:
+    code = CODE.format(body=body, before=before)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_closed_stdout_ends_quietly_with_exit_code_0(name):
+    process = start(BODIES[name])
+    if name != "the last flush alone":
+        assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
+def test_a_hangup_ends_as_sigterm_and_ctrl_c_do(name):
+    process = start("print('ready', flush=True); time.sleep(60)")
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(getattr(signal, name))
+    assert process.wait(30) == 130
+    assert process.stderr.read().strip() == b"vggfeat: interrupted"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_under_nohup_a_hangup_is_still_ignored():
+    process = start(
+        "print('ready', flush=True); time.sleep(1.5); print('done', flush=True)",
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == b"done\n" and process.wait(30) == 0
+
+
+def test_a_hangup_whose_terminal_has_gone_has_the_same_code():
+    process = start("print('ready', flush=True); time.sleep(60)", before="import os")
+    assert process.stdout.readline() == b"ready\n"
+    process.stderr.close()
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 130
