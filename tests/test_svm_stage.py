@@ -519,7 +519,7 @@ def test_the_command_prints_json_or_the_models_path_alone(
     assert set(result["splits"][0]) >= {"seed", "C", "value"}
     assert set(result["descriptors"][0]) >= {"path", "net", "weights", "scales", "aggregate"}
     score = f"mean class recall {100 * result['mean']:.1f} +- {100 * result['std']:.1f} % (chance 25.0)"
-    assert f"folder: {score} over 3 splits; net D (oxford); " in err
+    assert f"folder: {score} over 3 splits\nnet D (oxford); " in err
     assert result["chance"] == 0.25
     model = tmp_path / "m.h5"
     assert run(["svm", str(toy), "--C", "1", "-o", str(model), "--quiet"]) == 0

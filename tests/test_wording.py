@@ -65,7 +65,7 @@ def test_scores_of_random_weights_say_so_in_the_table_the_json_the_page_and_info
     assert info(random_net)["nets"] == info(tmp_path / "m.h5")["nets"] == words
     assert info(tmp_path / "m.h5")["chance"] == 0.2
     assert run(["svm", str(random_net), "--C", "1", "--num-splits", "1"]) == 0
-    assert f"(chance 20.0); net {words}; " in capsys.readouterr().err
+    assert f"(chance 20.0)\nnet {words}; " in capsys.readouterr().err
 
 
 def test_chance_for_average_precision_is_the_share_of_positive_test_images(tmp_path):

@@ -61,7 +61,8 @@ def print_svm(result: SVMResult) -> None:
     deviation = "" if result.std is None else f" +- {_percent(result.std)}"
     splits = f" over {len(result.splits)} splits" if deviation else ""
     score = f"{label} {_percent(result.mean)}{deviation} % (chance {_percent(result.chance)}){splits}"
-    note(f"{result.dataset}: {score}; net {nets}; {files}")
+    note(f"{result.dataset}: {score}")
+    note(f"net {nets}; {files}")
 
 
 def print_evaluation(result: Evaluation) -> None:
