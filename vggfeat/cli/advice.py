@@ -29,6 +29,7 @@ RECIPE_FLAGS = {
     "init.scheme": "init",
     "init.std": "init_std",
     "init.checkpoint": "init_from",
+    "init.preprocessing": "preprocessing",
     "task": "task",
     "localise.head": "head",
 }

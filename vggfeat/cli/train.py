@@ -44,6 +44,9 @@ class _Side(click.ParamType):
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers: a file, or published.")
+@click.option(
+    "--preprocessing", metavar="NAME|FILE.toml", help="What the weights of CKPT expect, where it does not say."
+)
 @click.option("--init", type=Choice(INIT_SCHEMES), help="How layers that are not in CKPT start.  [default: glorot]")
 @click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
 @click.option(
