@@ -186,7 +186,10 @@ def test_a_resumed_shard_must_come_from_the_same_list(tmp_path):
 
 def test_svm_and_info_say_what_a_shard_is(tmp_path, monkeypatch):
     path = write(tmp_path / "a.h5", shard=Shard(0, 2))
-    assert refused(lambda: open_features([path])) == (f"{path} is shard 0/2 of a list of 75: merge all of them")
+    assert refused(lambda: open_features([path])) == (
+        f"{path} is shard 0/2 of a list of 75: merge all of them: "
+        f"'vggfeat merge {tmp_path}/a.shard-*-of-2.h5 -o {tmp_path}/a.h5'"
+    )
     described = info(path)
     assert described["kind"] == "descriptors, shard 0/2 of a list of 75"
     assert described["command"].endswith("--shard 0/2 --dataset toy")
