@@ -194,6 +194,11 @@ def test_a_header_of_other_names_is_refused(tmp_path: Path, first: str) -> None:
     assert len(load_dataset("folder", tmp_path / "t.csv").samples) == 3
 
 
+def test_a_header_that_no_file_could_be_called_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"{'x' * 5000},y\na.jpg,x\nb.jpg,y\n")
+    assert "look like a header of other names" in refused(load_dataset, "folder", tmp_path / "t.csv")
+
+
 # In a tar file whatever `tar x` would leave as a regular file is a row or a named failure.
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.system.files import exists
 
 Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -242,7 +243,7 @@ def _refuse_unknown_header(file: Path, rows: list[tuple[int, str, str, str]]) ->
     line, path, label, _ = rows[0]
     if is_image(path) or not all(is_image(other) for _, other, _, _ in rows[1:]) or not rows[1:]:
         return
-    if not (file.parent / path).exists():
+    if not exists(file.parent / path):
         raise DatasetError(
             f"{file}, line {line}: {path!r}, {label!r} look like a header of other names; name the columns path,label "
             "or path,label,subset"

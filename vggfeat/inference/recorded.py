@@ -15,6 +15,7 @@ from vggfeat.inference.settings import DescriptorSettings, Fetching
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
+from vggfeat.system.files import is_file
 
 
 def recorded_extractors(
@@ -79,7 +80,7 @@ def _recorded_net(
 ) -> VGG:
     """The net of a record, its weights checked."""
     name = weights or recorded["weights"]
-    if weights is None and name not in NAMES and not Path(name).is_file():
+    if weights is None and name not in NAMES and not is_file(name):
         raise ModelError(f"{path} needs the weights {name} of net {recorded['net']}: give the file with `weights`")
     random = name == "none"
     seed = recorded.get("seed", 0) if seed is None else seed

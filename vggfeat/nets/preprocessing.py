@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vggfeat.errors import UsageError, nearest
+from vggfeat.system.files import is_file
 
 Filter = Literal["bilinear", "bicubic"]
 
@@ -88,7 +89,7 @@ def preprocessing_of(choice: str | os.PathLike[str] | Preprocessing) -> Preproce
     if str(choice) in NAMED:
         return NAMED[str(choice)]
     path = Path(choice)
-    if not path.is_file():
+    if not is_file(path):
         near = nearest(str(choice), NAMED)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(f"no preprocessing {str(choice)!r}: no such file, and not one of {', '.join(NAMED)}{hint}")

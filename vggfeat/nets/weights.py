@@ -22,6 +22,7 @@ from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.fetch import Progress
+from vggfeat.system.files import exists, is_file
 from vggfeat.system.hashes import digests
 
 log = logging.getLogger(__name__)
@@ -189,9 +190,9 @@ def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
 
 def _existing(weights: str | os.PathLike[str]) -> Path:
     path = Path(weights)
-    if path.is_file():
+    if is_file(path):
         return path
-    if path.exists():
+    if exists(path):
         raise WeightsError(f"{path}: not a regular file; expected a weights file")
     near = nearest(str(weights), NAMES)
     hint = f"; did you mean {near!r}?" if near else ""

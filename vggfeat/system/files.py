@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all; asking about names of any kind."""
 
 from __future__ import annotations
 
@@ -53,3 +53,13 @@ def _beside(target: Path) -> Path:
         raise VggfeatError(f"{target}: cannot write here: {error.strerror}") from error
     os.close(handle)
     return Path(name)
+
+
+def is_file(name: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name is there; False, where pathlib raises, for a name that no system takes."""
+    return os.path.isfile(name)  # noqa: PTH113
+
+
+def exists(name: str | os.PathLike[str]) -> bool:
+    """Whether anything of this name is there; False, where pathlib raises, for a name that no system takes."""
+    return os.path.exists(name)  # noqa: PTH110
