@@ -202,7 +202,7 @@ def test_a_descriptor_that_is_not_finite_is_named_by_the_command(
         file["descriptors"][7, 3] = bad
     assert run(["svm", str(path), "--quiet"]) == 1
     assert capsys.readouterr().err == (
-        f"vggfeat: {path}: the descriptor of 'class000/0007.jpg' is not finite (NaN); extract it anew\n"
+        f"vggfeat: {path}: the descriptor of 'class000/0007.jpg' is not finite (NaN); extract it again\n"
     )
 
 
