@@ -157,6 +157,9 @@ def test_its_output_has_names_and_a_container():
     names = features.fit(None).get_feature_names_out()
     assert len(names) == features.n_features_out_ == 256
     assert names[:2].tolist() == ["fc7_224_0", "fc7_224_1"]
+    assert features.set_params(scales=224).fit(None).get_feature_names_out().tolist() == names.tolist()
+    assert features.set_params(aggregate="max").fit(None).get_feature_names_out()[1] == "fc7_1"
+    features.set_params(aggregate="stack")
     picture = np.zeros((1, 32, 32, 3), dtype=np.uint8)
     steps = make_pipeline(features, "passthrough").set_output(transform="default")
     assert isinstance(steps.fit(picture).transform(picture), np.ndarray)

@@ -144,12 +144,12 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         `input_features` is scikit-learn's own and says nothing of images.
         """
         check_is_fitted(self, "n_features_out_")
-        stacked = self.aggregate == "stack"
+        stacked, scales = self.aggregate == "stack", as_scales(self.scales)
         return np.array(
             [
                 f"{layer}_{Q}_{number}" if stacked else f"{layer}_{number}"
                 for layer, dim in self._layer_dims.items()
-                for Q in (self.scales if stacked else self.scales[:1])
+                for Q in (scales if stacked else scales[:1])
                 for number in range(dim)
             ],
             dtype=object,
