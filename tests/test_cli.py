@@ -8,16 +8,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 import pytest
+from making import settings
 from rich.console import Console
 
 from vggfeat import cli
 from vggfeat.cli import VERBS, progress, run, vggfeat
 from vggfeat.cli.options import debugging
 from vggfeat.nets.catalog import NETS
+from vggfeat.nets.preprocessing import OXFORD, RANDOM, TORCHVISION
+from vggfeat.page.commands import extract_command
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -419,3 +423,21 @@ def test_options_take_their_choices_from_the_library():
         if set(words) == names
     ]
     assert retyped == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected", "flags"),
+    [
+        ("none", RANDOM, []),
+        ("none", OXFORD, ["--preprocessing", "oxford"]),
+        ("none", replace(RANDOM, scale=2.0), ["--preprocessing", "FILE.toml"]),
+        ("oxford", OXFORD, []),
+        ("bare.pth", TORCHVISION, ["--preprocessing", "torchvision"]),
+        ("trained.pt", replace(RANDOM, mean=(1.0, 2.0, 3.0)), []),
+    ],
+)
+def test_a_repeated_extraction_says_what_the_weights_do_not(weights, expected, flags):
+    net = {"net": "D", "weights": weights, "weights_sha256": "0", "width": 1.0, "preprocessing": asdict(expected)}
+    words = shlex.split(extract_command(settings(nets=[net]), "images"))
+    at = words.index("--preprocessing") if "--preprocessing" in words else len(words)
+    assert words[at : at + 2] == flags

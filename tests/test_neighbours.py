@@ -98,3 +98,19 @@ def test_long_vectors_do_not_overflow(tmp_path):
         file["descriptors"][2] = file["descriptors"][1] * np.float32(1e30)
     found = near_duplicates(read_descriptors(path), 0.999999)
     assert found.rows.tolist() == [[1, 2]]
+
+
+def test_all_equal_descriptors_are_similar_to_one(tmp_path):
+    dataset, values = clusters([200, 200], dim=300)
+    values[200:] = 3 * values[:200]
+    path = write_descriptors(tmp_path / "f.h5", dataset, values)
+    found = near_duplicates(read_descriptors(path), 1)
+    assert {tuple(pair) for pair in found.rows.tolist()} == {(row, row + 200) for row in range(200)}
+    assert found.cosines.max() <= 1
+    assert nearest(read_descriptors(path), values[:, 0], 2).cosines.max() <= 1
+
+
+def test_long_descriptors_are_read_in_blocks_of_fewer_rows():
+    assert neighbours.tile_of(512) == neighbours.TILE
+    assert neighbours.tile_of(100_000) * 100_000 * 16 <= neighbours.MEMORY
+    assert neighbours.tile_of(10**9) == 1

@@ -98,11 +98,26 @@ def test_names_that_would_break_the_lines_are_json_strings(library, tmp_path, ca
     assert json.loads(line.split("\t")[0]) == str(odd)
 
 
+def test_nets_of_the_same_weights_that_expect_other_input_stay_two(library, tmp_path):
+    root, _ = library
+    pictures = from_paths([str(root / "1.png"), str(root / "2.png")])
+    both = extract(
+        pictures, net=["A", "A"], preprocessing=["oxford", "torchvision"], output=tmp_path / "b.h5", **SETTINGS
+    )
+    found = similar(both, pictures, count=1, device="cpu")
+    assert [query.matches[0][0] for query in found.queries] == [query.id for query in found.queries]
+    assert [query.matches[0][1] for query in found.queries] == pytest.approx([1, 1], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("args", "message", "code"),
     [
         (["--at-least", "0"], "--at-least 0: expected a cosine above 0, at most 1", 2),
         (["-k", "0"], "Invalid value for '--count' / '-k'", 2),
+        (["-0"], "-0 goes with pictures: name some, or give - or --list", 2),
+        (["-k", "3"], "--count goes with pictures: name some, or give - or --list", 2),
+        (["--device", "cpu"], "--device goes with pictures: name some, or give - or --list", 2),
+        (["x.jpg", "--at-least", "0.5"], "--at-least goes with a file alone", 2),
     ],
 )
 def test_wrong_numbers_are_refused(library, args, message, code, capfd):

@@ -9,7 +9,7 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, data_option, dataset_option, device_options, net_options, reading_options
+from vggfeat.cli.options import GIVEN, common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import UsageError, nearest
@@ -121,10 +121,6 @@ def evaluate(
         if not quiet:
             tables.print_failures(result.failed, len(result.failed) + result.rows[-1].images, where="with --json")
         ctx.exit(SKIPPED)
-
-
-GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
-"""By a flag, or by a recipe."""
 
 
 def _refuse_settings(ctx: click.Context, settings: dict[str, Any]) -> None:

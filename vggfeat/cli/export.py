@@ -33,7 +33,7 @@ def export(
     \b
     Examples:
       vggfeat export feats.h5 -o feats.npy
-      vggfeat export feats.h5 -o feats.csv
+      vggfeat export feats.h5 -o table.csv
       vggfeat export feats.h5 -o feats.parquet
     """
     from vggfeat.stages.export import export as run

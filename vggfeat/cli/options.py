@@ -35,6 +35,9 @@ def listed(names: Iterable[str]) -> str:
 NET_NAMES = listed(list(DISPLAY_NAMES.values()))
 """The nets, as help texts name them."""
 
+GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
+"""By a flag, or by a recipe."""
+
 _debug = False
 
 

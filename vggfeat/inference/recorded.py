@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def recorded_extractors(
     for one in inputs:
         its_nets = []
         for net in one["nets"]:
-            key = (net["weights_sha256"], precision or one["precision"])
+            # All of the record: files of the same weights may be other nets (A-LRN) or expect other input.
+            key = (json.dumps(net, sort_keys=True), precision or one["precision"])
             name: str | None = next(given)
             if key not in loaded:
                 loaded[key] = _recorded_net(
@@ -85,7 +87,10 @@ def _recorded_net(
     random = name == "none"
     seed = recorded.get("seed", 0) if seed is None else seed
     # A file need not tell its preprocessing; the record does.
-    expects = Preprocessing.from_record(recorded["preprocessing"]) if recorded["preprocessing"] else None
+    try:
+        expects = Preprocessing.from_record(recorded["preprocessing"]) if recorded["preprocessing"] else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path}: damaged record of a net's preprocessing ({error})") from error
     width = recorded["width"] if random else 1.0
     net = load_net(recorded["net"], name, width=width, seed=seed, preprocessing=expects, **options)
     if net.fingerprint() != recorded["weights_sha256"]:

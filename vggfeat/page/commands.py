@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.nets.catalog import WEIGHTS_NAMES
-from vggfeat.nets.preprocessing import NAMED
+from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.training.recipe import Recipe, completed, load_recipe
@@ -143,10 +143,20 @@ def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "
 
 
 def _preprocessing(nets: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What files of weights were taken to expect, where it has a name: the files need not tell it themselves."""
+    """What the weights were taken to expect, where they do not tell it themselves and it has a name.
+
+    Files may tell it or not, so a name is given anyway; without one the file decides, or is refused.
+    """
     names = {json.dumps(asdict(one), sort_keys=True): name for name, one in NAMED.items()}
-    found = [names.get(json.dumps(dict(net["preprocessing"]), sort_keys=True)) for net in nets]
-    if None in found or all(net["weights"] in WEIGHTS_NAMES for net in nets):
+    usual = json.dumps(asdict(RANDOM), sort_keys=True)
+    found: list[str | None] = []
+    told = True
+    for net in nets:
+        expected = json.dumps(dict(net["preprocessing"]), sort_keys=True)
+        random = net["weights"] == "none"
+        told &= expected == usual if random else net["weights"] in WEIGHTS_NAMES
+        found.append(names.get(expected, "FILE.toml" if random else None))
+    if told or None in found:
         return []
     if len(set(found)) == 1:
         found = found[:1]

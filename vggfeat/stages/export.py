@@ -25,8 +25,8 @@ FORMATS = (".npy", ".npz", ".csv", ".mat", ".parquet")
 MOST_MAT = (1 << 32) - (1 << 16)
 """Bytes of the largest array in a MATLAB file (version 5)."""
 
-PARQUET_ROWS = 1024
-"""Rows of a row group: 48 MB of the paper's longest descriptors."""
+BLOCK_BYTES = 48 << 20
+"""Bytes of descriptors read at a time: a map kept whole (`pool=none`) has millions of values an image."""
 
 _STATUS = {PENDING: "pending", DONE: "done", FAILED: "failed"}
 
@@ -149,7 +149,7 @@ def _write_parquet(made: Descriptors, target: Path, progress: Progress | None) -
     fields += [("subset", text), ("status", text), ("error", text)]
     schema = pyarrow.schema([*fields, ("descriptor", pyarrow.list_(pyarrow.float32(), made.dim))])
     with replacing(target) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
-        for start, block in _blocks(made, progress, PARQUET_ROWS):
+        for start, block in _blocks(made, progress, most=1024):
             rows = range(start, start + len(block))
             table = [[*_names(made, labels, row), errors.get(made.ids[row])] for row in rows]
             columns = [
@@ -211,8 +211,9 @@ _WRITERS = {
 }
 
 
-def _blocks(made: Descriptors, progress: Progress | None, rows: int = 256) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(first row, values) block by block."""
+def _blocks(made: Descriptors, progress: Progress | None, most: int = 256) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """(first row, values) block by block, of at most `most` rows."""
+    rows = max(1, min(most, BLOCK_BYTES // (4 * made.dim)))
     missing = len(made) - len(made.done)
     start = 0
     for values in made.blocks(rows):

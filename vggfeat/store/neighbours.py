@@ -18,7 +18,10 @@ MEMORY = 1 << 30
 """Bytes of descriptors held at once, by default."""
 
 TILE = 4096
-"""Rows of a block that is read from the file, and so the sides of one product of cosines (64 MiB)."""
+"""Most rows of a block that is read from the file, and so the sides of one product of cosines (64 MiB)."""
+
+ROUNDING = 1e-6
+"""What float32 may take from a cosine: equal descriptors are similar to 1 within this."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Pairs:
     """Pairs above the threshold, of which only the most similar may be kept."""
 
 
+def tile_of(dim: int, memory: int = MEMORY) -> int:
+    """Rows in a block of descriptors of `dim` values: a few blocks and their units fit into `memory` bytes."""
+    return max(1, min(TILE, memory // (16 * dim)))
+
+
 def nearest(
     features: Descriptors, queries: NDArray[np.floating], k: int, *, progress: Progress | None = None
 ) -> Neighbours:
@@ -61,8 +69,8 @@ def nearest(
         )
     units = _units(np.asarray(queries, dtype=np.float32))
     best = Neighbours(np.empty((len(units), 0), np.int64), np.empty((len(units), 0), np.float32))
-    for rows, block in _blocks(features):
-        cosines = np.concatenate([best.cosines, units @ block.T], axis=1)
+    for rows, block in _blocks(features, tile_of(features.dim)):
+        cosines = np.concatenate([best.cosines, np.minimum(units @ block.T, np.float32(1))], axis=1)
         candidates = np.concatenate([best.rows, np.broadcast_to(rows, (len(units), len(rows)))], axis=1)
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         best = Neighbours(np.take_along_axis(candidates, order, 1), np.take_along_axis(cosines, order, 1))
@@ -82,7 +90,7 @@ def near_duplicates(
     """The pairs of rows whose cosine is `at_least` that, the `most` similar ones where there are more.
 
     Every pair is compared: N rows of D values cost N^2 D multiplications, and the file is read
-    4 N D / `memory` times.
+    about 8 N D / `memory` times. Equal descriptors count as similar to 1, whatever float32 makes of their product.
 
     Args:
         features: the file; pending and failed rows are left out, and so are descriptors of zeros.
@@ -93,18 +101,19 @@ def near_duplicates(
     """
     if not 0 < at_least <= 1:
         raise UsageError(f"`at_least={at_least:g}`: expected a cosine above 0, at most 1")
-    held = max(TILE, memory // (4 * features.dim) // TILE * TILE)
+    tile = tile_of(features.dim, memory)
+    held = max(tile, memory // (8 * features.dim) // tile * tile)
     kept = _BestPairs(most)
     done, total = 0, len(features.done) * (len(features.done) + 1) // 2
     for first, chunk in _chunks(features, held):
-        for rows, block in _blocks(features, since=int(first[0])):
-            for place in range(0, len(first), TILE):
-                mine = first[place : place + TILE]
+        for rows, block in _blocks(features, tile, since=int(first[0])):
+            for place in range(0, len(first), tile):
+                mine = first[place : place + tile]
                 if mine[0] > rows[-1]:
                     continue
-                cosines = chunk[place : place + TILE] @ block.T
+                cosines = chunk[place : place + tile] @ block.T
                 cosines[mine[:, None] >= rows] = -np.inf  # each pair once
-                left, right = np.nonzero(cosines >= at_least)
+                left, right = np.nonzero(cosines >= at_least - ROUNDING)
                 kept.add(np.stack([mine[left], rows[right]], axis=1), cosines[left, right])
                 done += int((mine[:, None] <= rows).sum())
             if progress is not None:
@@ -143,10 +152,10 @@ def _units(values: Float) -> Float:
     return units
 
 
-def _blocks(features: Descriptors, since: int = 0) -> Iterator[tuple[NDArray[np.int64], Float]]:
-    """(rows, their unit descriptors) of the rows that are done, in the file's order, at most TILE at a time."""
-    start = since // TILE * TILE
-    for block in features.blocks(TILE, start=start):
+def _blocks(features: Descriptors, tile: int, since: int = 0) -> Iterator[tuple[NDArray[np.int64], Float]]:
+    """(rows, their unit descriptors) of the rows that are done, in the file's order, at most `tile` at a time."""
+    start = since // tile * tile
+    for block in features.blocks(tile, start=start):
         rows = features.done[(features.done >= max(start, since)) & (features.done < start + len(block))]
         if len(rows):
             yield rows, _units(block[rows - start])
