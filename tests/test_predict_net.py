@@ -89,7 +89,7 @@ def test_nets_that_cannot_classify_are_refused(photos, tmp_path):
     ):
         next(predict(boxes, pictures(photos), device="cpu"))
     trunk = str(VGG("A", width=1 / 16, top=False).save(tmp_path / "trunk.pt"))
-    with pytest.raises(UsageError, match=r"^trunk\.pt has no fully-connected layers, so no class scores"):
+    with pytest.raises(UsageError, match=r"^trunk\.pt has no fully-connected layers, so it scores no classes"):
         next(predict(trunk, pictures(photos), device="cpu"))
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(WeightsError, match=r"broken\.pt: no readable torch file"):

@@ -115,11 +115,11 @@ VALUES = (
             ImageError,
             f"image 0 (0): array of float64 (40, 50, 3): {VALUES}",
         ),
-        ([7], ImageError, f"image 0 (0): int is no image: give a Pillow image or an array, or a path; {VALUES}"),
+        ([7], ImageError, f"image 0 (0): int is not an image: give a Pillow image or an array, or a path; {VALUES}"),
         (
             torch.zeros(1, 3, 40, 50),
             ImageError,
-            "image 0 (0): Tensor is no image: give a Pillow image or an array, tensor.permute(1, 2, 0).numpy() makes "
+            "image 0 (0): Tensor is not an image: give a Pillow image or an array, tensor.permute(1, 2, 0).numpy() makes "
             f"one; {VALUES}",
         ),
         (Image.new("RGB", (40, 50)), UsageError, "VGGFeatures takes a list of images, not one: [Image]"),
