@@ -89,7 +89,7 @@ def test_nets_that_cannot_classify_are_refused(photos, tmp_path):
     ):
         next(predict(boxes, pictures(photos), device="cpu"))
     trunk = str(VGG("A", width=1 / 16, top=False).save(tmp_path / "trunk.pt"))
-    with pytest.raises(UsageError, match=r"^trunk\.pt has no fully-connected layers, so no class scores"):
+    with pytest.raises(UsageError, match=r"^trunk\.pt has no fully-connected layers, so it scores no classes"):
         next(predict(trunk, pictures(photos), device="cpu"))
     (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(WeightsError, match=r"broken\.pt: no readable torch file"):
@@ -103,6 +103,22 @@ def test_options_of_models_are_refused_for_a_net(photos, tmp_path, capsys, flag,
     assert capsys.readouterr().err == (
         f"vggfeat: {flag} goes with a fitted model; {path} is a net, which has its weights\n"
     )
+
+
+def test_a_net_file_that_does_not_tell_its_preprocessing_takes_it(photos, tmp_path, capsys):
+    from weights_forms import mcn, random_state
+
+    path = str(mcn(tmp_path, "A", random_state("A", width=1 / 16, classes=3)))
+    assert run(["predict", path, str(photos), "--device", "cpu"]) == 1
+    assert "which input it expects; say it with --preprocessing: oxford (BGR" in capsys.readouterr().err
+    assert run(["predict", path, str(photos), "--device", "cpu", "--preprocessing", "oxford", "--json", "--all"]) == 0
+    net = load_net(None, path, device="cpu", preprocessing="oxford")
+    same = str(net.save(tmp_path / "same.pt"))
+    said = json.loads(capsys.readouterr().out)["images"]
+    assert run(["predict", same, str(photos), "--device", "cpu", "--json", "--all"]) == 0
+    assert said == json.loads(capsys.readouterr().out)["images"]
+    assert run(["predict", path, str(photos), "--device", "cpu", "--preprocessing", "oxfrod"]) == 2
+    assert "no preprocessing 'oxfrod'" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(photos, tmp_path, capsys):

@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 
 import vggfeat
 from vggfeat import LinearSVM, VGGFeatures, read_descriptors
-from vggfeat.errors import ImageError, UsageError
+from vggfeat.errors import ImageError, PreprocessingError, UsageError
 
 NARROW: dict[str, Any] = {"net": "A", "weights": None, "width": 1 / 32, "scales": (224, 256), "device": "cpu"}
 
@@ -80,6 +80,20 @@ def test_a_change_of_parameters_changes_the_net(paths: list[Path]) -> None:
     assert not np.allclose(first, other)
 
 
+def test_a_file_that_does_not_tell_its_preprocessing_takes_it(paths: list[Path], tmp_path: Path) -> None:
+    state = vggfeat.load_net("A", None, width=1 / 32, device="cpu").state_dict()
+    trunk = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features")}
+    torch.save(trunk, tmp_path / "net.pth")
+    options: dict[str, Any] = {"layer": "pool5", "scales": (224,), "device": "cpu"}
+    transformer = VGGFeatures("A", tmp_path / "net.pth", **options)
+    with pytest.raises(PreprocessingError, match="say it with `preprocessing`: oxford"):
+        transformer.fit(paths)
+    found = transformer.set_params(preprocessing="oxford").fit_transform(paths[:1])
+    net = vggfeat.load_net(None, tmp_path / "net.pth", preprocessing="oxford", device="cpu")
+    assert np.array_equal(found, VGGFeatures(net, **options).fit_transform(paths[:1]))
+    assert not np.allclose(found, transformer.set_params(preprocessing="torchvision").transform(paths[:1]))
+
+
 VALUES = (
     "an image has (H, W, 3) or (H, W) uint8 values from 0 to 255; values from 0 to 1 become such by "
     "(255 * x).round().astype('uint8')"
@@ -101,11 +115,11 @@ VALUES = (
             ImageError,
             f"image 0 (0): array of float64 (40, 50, 3): {VALUES}",
         ),
-        ([7], ImageError, f"image 0 (0): int is no image: give a Pillow image or an array, or a path; {VALUES}"),
+        ([7], ImageError, f"image 0 (0): int is not an image: give a Pillow image or an array, or a path; {VALUES}"),
         (
             torch.zeros(1, 3, 40, 50),
             ImageError,
-            "image 0 (0): Tensor is no image: give a Pillow image or an array, tensor.permute(1, 2, 0).numpy() makes "
+            "image 0 (0): Tensor is not an image: give a Pillow image or an array, tensor.permute(1, 2, 0).numpy() makes "
             f"one; {VALUES}",
         ),
         (Image.new("RGB", (40, 50)), UsageError, "VGGFeatures takes a list of images, not one: [Image]"),
