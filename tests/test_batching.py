@@ -146,7 +146,7 @@ def test_a_picture_that_does_not_fit_alone_is_named():
     with pytest.raises(DeviceError) as error:
         ShortOfMemory(NARROW["A"], most=0)(pictures_of([(224, 300)]))
     assert str(error.value) == (
-        "a 300x224 picture alone fills the memory of cpu: take smaller `scales`, `precision=bf16` or `device=cpu`"
+        "a 300x224 picture alone fills the memory of cpu: take `precision=bf16` or `device=cpu`"
     )
 
 

@@ -222,3 +222,10 @@ def test_info_describes_a_model(made: SimpleNamespace, capsys: pytest.CaptureFix
     described = json.loads(capsys.readouterr().out)
     assert (described["kind"], described["classes"], described["fitted_on"]) == ("model", 2, 8)
     assert [one["nets"][0]["net"] for one in described["inputs"]] == ["A", "B"]
+
+
+def test_a_models_nets_have_their_preprocessing(made: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["predict", str(made.model), str(made.root / "tree"), "--preprocessing", "oxford"]) == 2
+    assert capsys.readouterr().err == (
+        f"vggfeat: --preprocessing goes with a net; {made.model} is a fitted model, which records its nets'\n"
+    )

@@ -105,6 +105,22 @@ def test_options_of_models_are_refused_for_a_net(photos, tmp_path, capsys, flag,
     )
 
 
+def test_a_net_file_that_does_not_tell_its_preprocessing_takes_it(photos, tmp_path, capsys):
+    from weights_forms import mcn, random_state
+
+    path = str(mcn(tmp_path, "A", random_state("A", width=1 / 16, classes=3)))
+    assert run(["predict", path, str(photos), "--device", "cpu"]) == 1
+    assert "which input it expects; say it with --preprocessing: oxford (BGR" in capsys.readouterr().err
+    assert run(["predict", path, str(photos), "--device", "cpu", "--preprocessing", "oxford", "--json", "--all"]) == 0
+    net = load_net(None, path, device="cpu", preprocessing="oxford")
+    same = str(net.save(tmp_path / "same.pt"))
+    said = json.loads(capsys.readouterr().out)["images"]
+    assert run(["predict", same, str(photos), "--device", "cpu", "--json", "--all"]) == 0
+    assert said == json.loads(capsys.readouterr().out)["images"]
+    assert run(["predict", path, str(photos), "--device", "cpu", "--preprocessing", "oxfrod"]) == 2
+    assert "no preprocessing 'oxfrod'" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_named(photos, tmp_path, capsys):
     assert run(["predict", str(tmp_path / "gone.pt"), str(photos)]) == 1
     assert capsys.readouterr().err == f"vggfeat: {tmp_path}/gone.pt: no such file\n"

@@ -16,6 +16,8 @@ from sklearn.utils.estimator_checks import check_estimator
 from vggfeat.classifiers import gram_engine
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.limits import Limits
+from vggfeat.classifiers.primal import walk
+from vggfeat.classifiers.table import Table
 from vggfeat.stages.bench import svm as bench_svm
 
 TIGHT = 1e-11
@@ -268,6 +270,18 @@ def test_scores_along_a_path_are_those_of_fits_on_the_training_rows(engine):
         )
 
 
+@pytest.mark.parametrize("shape", [(120,), (120, 4)])
+@pytest.mark.parametrize("replace", [False, True], ids=["permutation", "bootstrap"])
+def test_each_row_keeps_its_weight_in_a_permutation_or_a_bootstrap_of_all_rows(engine, replace, shape):
+    X, y = blobs()
+    rng = np.random.default_rng(3)
+    weight, rows = rng.uniform(0, 3, shape), rng.choice(120, 120, replace=replace)
+    path = SVMPath(X, y, weight, estimator=LinearSVM(tol=TIGHT), limits=ENGINES[engine])
+    (scores,) = path.scores([1.0], rows, np.arange(120))
+    alone = fit("primal", X[rows], y[rows], weight[rows], tol=TIGHT)
+    np.testing.assert_allclose(scores, alone.decision_function(X), atol=1e-3 if engine == "gram32" else 1e-5)
+
+
 @pytest.mark.parametrize("solver", ["newton", "liblinear"])
 def test_the_refit_after_a_path_equals_a_cold_fit_on_all_rows(engine, solver):
     X, y = blobs()
@@ -314,6 +328,35 @@ def test_an_unreachable_gap_is_said_not_hidden():
     with pytest.warns(ConvergenceWarning, match="stopped short of the optimum"):
         svm = SVMPath(X, y, limits=Limits(newton_steps=1)).fit(1e4)
     assert svm.duality_gap_.max() > 1e-5
+
+
+def table_of(X):
+    table = Table(X, np.arange(len(X)), 1.0, held_bytes=1 << 30)
+    table.prepare()
+    return table
+
+
+def test_the_primals_solutions_along_a_path_hold_nothing_of_the_rows_length():
+    X, y = blobs()
+    sign = np.where(np.arange(4)[:, None] == y, 1.0, -1.0)
+    Cs = [np.full(4, C) for C in (0.1, 1.0, 10.0)]
+    states = walk(table_of(X), sign, np.ones((4, 120)), Cs, np.zeros((4, 41)), 1e-5, 50)
+    assert len(states) == 3
+    assert max(array.size for state in states for array in vars(state).values()) == 4 * 41
+
+
+def test_the_primals_bound_is_the_largest_so_far_and_below_the_optimum():
+    rng = np.random.default_rng(1)
+    X = 1e3 * rng.standard_normal((60, 6))
+    X[:, 5] = X[:, 0] + 1e-6 * rng.standard_normal(60)
+    sign = np.where(rng.random(60) < 0.5, 1.0, -1.0)[None]  # such dual values rise and fall
+    args = table_of(X), sign, np.ones((1, 60)), [np.array([1e4])], np.zeros((1, 7)), 1e-12
+    states = [walk(*args, steps)[0] for steps in range(12)]
+    bounds = np.array([state.bound[0] for state in states])
+    assert (np.diff(bounds) >= 0).all() and bounds[-1] > bounds[0]
+    weights = states[-1].weights[0]
+    slack = np.maximum(0, 1 - sign[0] * (X @ weights[:-1] + weights[-1]))
+    assert bounds[-1] <= (weights @ weights / 2 + 1e4 * slack @ slack) * (1 + 1e-12)
 
 
 def test_duplicate_rows_count_like_weights(engine):

@@ -366,6 +366,16 @@ def test_kept_scales_are_aggregated_anew(tmp_path: Path) -> None:
     )
 
 
+def test_the_result_says_how_a_layer_was_pooled_where_not_as_usual(tmp_path: Path) -> None:
+    dataset, values = clusters([12, 12])
+    later = {"pool": "max", "view": "center", "pre_relu": True, "normalise": "none"}
+    usual = write_descriptors(tmp_path / "u.h5", dataset, values)
+    other = write_descriptors(tmp_path / "o.h5", dataset, values, layer="conv5_3", **later)
+    first, second = svm([usual, other], C=1)["descriptors"]
+    assert not set(later) & set(first) and first["layer"] == "fc7"
+    assert {name: second[name] for name in ("layer", *later)} == {"layer": "conv5_3", **later}
+
+
 def test_some_of_the_kept_scales_serve_alone(tmp_path: Path) -> None:
     dataset, _ = clusters([12, 12])
     values = np.abs(np.random.default_rng(0).standard_normal((24, 3, 5)))
@@ -594,6 +604,21 @@ def test_progress_moves_within_a_split(C, tmp_path):
 
 
 # A fit far from its optimum is no result.
+
+
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+def test_costs_whose_fits_stopped_short_while_choosing_are_named(
+    toy: Path, solver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="vggfeat"):
+        svm([toy], C=(0.1, 1.0, 1e20, 1e24), solver=solver, rounds=Rounds(1))
+    if solver == "liblinear":  # it knows no gaps until the fit
+        assert caplog.messages == []
+        return
+    assert caplog.messages == [
+        "C 1e+20, 1e+24: the validation values are not those of the optimum, because fits stopped short (largest "
+        "duality gap 1.0e+00, allowed 0.01); scale the features, or take a smaller C"
+    ]
 
 
 @pytest.mark.parametrize("C", ["1e300", "1e200", "1,1e300", "1e-300,1e150"])

@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 
 import vggfeat
 from vggfeat import LinearSVM, VGGFeatures, read_descriptors
-from vggfeat.errors import ImageError, UsageError
+from vggfeat.errors import ImageError, PreprocessingError, UsageError
 
 NARROW: dict[str, Any] = {"net": "A", "weights": None, "width": 1 / 32, "scales": (224, 256), "device": "cpu"}
 
@@ -78,6 +78,20 @@ def test_a_change_of_parameters_changes_the_net(paths: list[Path]) -> None:
     first = transformer.transform(paths[:1])
     other = transformer.set_params(seed=1).transform(paths[:1])
     assert not np.allclose(first, other)
+
+
+def test_a_file_that_does_not_tell_its_preprocessing_takes_it(paths: list[Path], tmp_path: Path) -> None:
+    state = vggfeat.load_net("A", None, width=1 / 32, device="cpu").state_dict()
+    trunk = {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features")}
+    torch.save(trunk, tmp_path / "net.pth")
+    options: dict[str, Any] = {"layer": "pool5", "scales": (224,), "device": "cpu"}
+    transformer = VGGFeatures("A", tmp_path / "net.pth", **options)
+    with pytest.raises(PreprocessingError, match="say it with `preprocessing`: oxford"):
+        transformer.fit(paths)
+    found = transformer.set_params(preprocessing="oxford").fit_transform(paths[:1])
+    net = vggfeat.load_net(None, tmp_path / "net.pth", preprocessing="oxford", device="cpu")
+    assert np.array_equal(found, VGGFeatures(net, **options).fit_transform(paths[:1]))
+    assert not np.allclose(found, transformer.set_params(preprocessing="torchvision").transform(paths[:1]))
 
 
 VALUES = (
@@ -157,6 +171,9 @@ def test_its_output_has_names_and_a_container():
     names = features.fit(None).get_feature_names_out()
     assert len(names) == features.n_features_out_ == 256
     assert names[:2].tolist() == ["fc7_224_0", "fc7_224_1"]
+    assert features.set_params(scales=224).fit(None).get_feature_names_out().tolist() == names.tolist()
+    assert features.set_params(aggregate="max").fit(None).get_feature_names_out()[1] == "fc7_1"
+    features.set_params(aggregate="stack")
     picture = np.zeros((1, 32, 32, 3), dtype=np.uint8)
     steps = make_pipeline(features, "passthrough").set_output(transform="default")
     assert isinstance(steps.fit(picture).transform(picture), np.ndarray)

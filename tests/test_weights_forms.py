@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import struct
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,7 +184,7 @@ def test_keras_own_head_is_left_out_with_a_word(write: Any, tmp_path: Path, capl
     model = keras_model("D", STATE, head=(256, 10))
     path = tmp_path / ("net.weights.h5" if write is keras_weights else "net.keras")
     (model.save_weights if write is keras_weights else model.save)(path)
-    assert_same(load(path), without_top(STATE))
+    assert_same(load(path, preprocessing="oxford"), without_top(STATE))
     assert (
         caplog.messages[0] == f"{path}: its fully-connected layers are not those of a net of Table 1 and are left out"
     )
@@ -193,7 +196,7 @@ def test_keras_nested_model_with_a_head_is_read(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((224, 224, 3)), keras_model("D", STATE, top=False), keras.layers.Flatten()])
     model.add(keras.layers.Dense(5))
     model.save(tmp_path / "net.keras")
-    assert_same(load(tmp_path / "net.keras"), without_top(STATE))
+    assert_same(load(tmp_path / "net.keras", preprocessing="oxford"), without_top(STATE))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -270,6 +273,19 @@ def test_the_number_of_outputs_tells_other_training_sets(
     with pytest.raises(WeightsError, match="neither its layout nor its values tell which input it expects") as caught:
         load(path)
     assert ("mean image (places365CNN_mean.binaryproto)" in str(caught.value)) == (classes in (365, 1365))
+
+
+@pytest.mark.parametrize("write", [keras_weights, keras_archive])
+def test_keras_3_without_a_head_of_table_1_does_not_tell_its_preprocessing(write: Any, tmp_path: Path) -> None:
+    """A user's own net has the names of keras.applications' there; in the legacy layout it has not."""
+    path = write(tmp_path, "D", without_top(STATE))
+    with pytest.raises(WeightsError, match="neither its layout nor its values tell which input it expects; say it"):
+        load(path)
+    assert load(WRITERS["keras legacy"](tmp_path, "D", without_top(STATE))).preprocessing == OXFORD
+    model = keras_model("D", STATE, head=(256, 10))
+    (model.save_weights if write is keras_weights else model.save)(path)
+    with pytest.raises(WeightsError, match="neither its layout nor its values tell which input it expects; say it"):
+        load(path)
 
 
 def test_the_error_lists_the_choices_in_one_line_and_names_the_flag_in_a_shell(tmp_path: Path) -> None:
@@ -611,6 +627,120 @@ def test_onnx_graphs_that_compute_something_else_are_refused(change: Any, messag
         load(changed_onnx(path, change))
 
 
+def first(graph: Any, kind: str) -> Any:
+    return next(node for node in graph.node if node.op_type == kind)
+
+
+def setting(kind: str, **settings: Any) -> Callable[[Any], None]:
+    """Gives the first operator of a kind other settings; None takes one away."""
+
+    def change(graph: Any) -> None:
+        node = first(graph, kind)
+        kept = [one for one in node.attribute if one.name not in settings]
+        given = [helper.make_attribute(name, value) for name, value in settings.items() if value is not None]
+        del node.attribute[:]
+        node.attribute.extend([*kept, *given])
+
+    return change
+
+
+def without(kind: str, every: bool = False) -> Callable[[Any], None]:
+    """Takes out the first operator of a kind, or all of them."""
+
+    def change(graph: Any) -> None:
+        for node in [node for node in graph.node if node.op_type == kind][: None if every else 1]:
+            for other in graph.node:
+                other.input[:] = [node.input[0] if name == node.output[0] else name for name in other.input]
+            graph.node.remove(node)
+
+    return change
+
+
+def moved_pooling(graph: Any) -> None:
+    without("MaxPool")(graph)
+    insert(graph, "Relu", "MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+
+
+def normalised_at_the_end(graph: Any) -> None:
+    """Between conv5_3 and its ReLU."""
+    place = max(i for i, node in enumerate(graph.node) if node.op_type == "Conv")
+    graph.node.insert(place + 1, helper.make_node("Sigmoid", [graph.node[place].output[0]], ["inserted"]))
+    graph.node[place + 2].input[0] = "inserted"
+
+
+def bypassed(graph: Any) -> None:
+    """conv3_3 reads the map that conv3_2 reads."""
+    convs = [node for node in graph.node if node.op_type == "Conv"]
+    convs[6].input[0] = convs[5].input[0]
+
+
+PAD = "whose padding does not keep the size$"
+STEP = r"vgg\.onnx: has the weights of net D \(VGG-16\), but computes something else: its step "
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (setting("Conv", auto_pad="VALID", pads=None), PAD),
+        (setting("Conv", auto_pad="VALID"), PAD),
+        (setting("Conv", auto_pad="ODD", pads=None), PAD),
+        (setting("Conv", pads=None), PAD),
+        (setting("Conv", pads=[0, 0, 2, 2]), PAD),
+        (setting("MaxPool", strides=[1, 1]), "5 is MaxPool 2x2 of stride 1x1, not MaxPool 2x2 of stride 2x2$"),
+        (setting("MaxPool", strides=None), "5 is MaxPool 2x2 of stride 1x1, not MaxPool 2x2 of stride 2x2$"),
+        (setting("MaxPool", kernel_shape=[3, 3]), "5 is MaxPool 3x3 of stride 2x2, not MaxPool 2x2 of stride 2x2$"),
+        (setting("MaxPool", pads=[1] * 4), "5 is MaxPool 2x2 of stride 2x2, padded or dilated, not MaxPool 2x2 of"),
+        (without("Relu", every=True), "2 is Conv, not Relu$"),
+        (without("Relu"), "2 is Conv, not Relu$"),
+        (without("MaxPool"), "5 is Conv, not MaxPool 2x2 of stride 2x2$"),
+        (without("MaxPool", every=True), "5 is Conv, not MaxPool 2x2 of stride 2x2$"),
+        (moved_pooling, "2 is MaxPool 2x2 of stride 2x2, not Relu$"),
+        (lambda graph: insert(graph, "MaxPool", "LRN", size=5, alpha=5e-4, bias=2.0), "5 is LRN, not MaxPool 2x2 of"),
+        (normalised_at_the_end, "30 is Sigmoid, not Relu$"),
+        (bypassed, "15 is Conv of an earlier map, not Conv$"),
+        (
+            lambda graph: insert(graph, "Conv", "Transpose", perm=[0, 1, 3, 2]),
+            r"it has an operator Transpose \('inserted'\) of order \[0, 1, 3, 2\]$",
+        ),
+    ],
+)
+@pytest.mark.parametrize("top", [True, False])
+def test_onnx_trunks_with_other_steps_than_their_nets_are_refused(
+    change: Any, message: str, top: bool, tmp_path: Path
+) -> None:
+    path = changed_onnx(onnx_zoo(tmp_path, "D", STATE if top else without_top(STATE)), change)
+    with pytest.raises(WeightsError, match=STEP + message if message[0].isdigit() else message):
+        load(path)
+
+
+def test_onnx_without_the_last_pooling_is_refused(tmp_path: Path) -> None:
+    path = onnx_zoo(tmp_path, "D", without_top(STATE))
+    changed_onnx(path, lambda graph: graph.node.pop())
+    with pytest.raises(WeightsError, match=STEP + "31 is missing, not MaxPool 2x2 of stride 2x2$"):
+        load(path)
+
+
+def test_onnx_padding_may_be_said_as_same(tmp_path: Path) -> None:
+    path = onnx_zoo(tmp_path, "D", STATE)
+    for padding in ("SAME_UPPER", "SAME_LOWER"):
+        changed_onnx(path, setting("Conv", auto_pad=padding, pads=None))
+        assert_same(load(path), STATE)
+
+
+def test_onnx_tells_a_with_local_response_normalisation_from_a(tmp_path: Path) -> None:
+    state = random_state("A", width=1 / 64)
+    path = onnx_zoo(tmp_path, "A", state)
+    assert load(path).net == "A"
+    with pytest.raises(UsageError, match=r"holds net A \(VGG-11\), not A-LRN"):
+        load_net("A-LRN", path, device="cpu")
+    constants = {"size": 5, "alpha": 5e-4, "beta": 0.75, "bias": 2.0}
+    changed_onnx(path, lambda graph: insert(graph, "MaxPool", "LRN", **constants))
+    assert load(path).net == "A-LRN"
+    changed_onnx(path, setting("LRN", alpha=1e-4))
+    with pytest.raises(WeightsError, match="its step 3 is LRN of other constants, not MaxPool 2x2 of stride 2x2$"):
+        load(path)
+
+
 def test_something_between_onnxs_fully_connected_layers_leaves_the_head_out(tmp_path: Path, caplog: Any) -> None:
     """The layers would fit, but a batch normalisation between them would be lost."""
 
@@ -670,6 +800,79 @@ def test_forms_that_are_not_read_say_what_they_are_and_how_to_convert(
     with pytest.raises(WeightsError, match=f"^{re.escape(f'{tmp_path / name}: {message}')}") as caught:
         load(tmp_path / name)
     assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["net.ckpt", "net.meta", "net.t7", "net.pb"])
+def test_torchs_older_format_is_read_under_any_suffix(name: str, tmp_path: Path) -> None:
+    torch.save(dict(STATE), tmp_path / name, _use_new_zipfile_serialization=False)
+    assert_same(load(tmp_path / name), STATE)
+
+
+def mat_element(kind: int, content: bytes) -> bytes:
+    return struct.pack("<II", kind, len(content)) + content
+
+
+def mat_file(folder: Path, *elements: bytes) -> Path:
+    (folder / "net.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + b"".join(elements))
+    return folder / "net.mat"
+
+
+def mat_numbers(size: int) -> bytes:
+    """The content of a matrix `layers` of this many bytes, all 0."""
+    flags = mat_element(6, struct.pack("<II", 9, 0))
+    sides = mat_element(5, struct.pack("<ii", 1, size))
+    return flags + sides + mat_element(1, b"layers") + b"\0\0" + mat_element(2, bytes(size))
+
+
+MAT_BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "nested": (
+        lambda: mat_element(15, zlib.compress(mat_element(15, mat_numbers(8)))),
+        "a compressed element that holds an element of type 15, not a matrix",
+    ),
+    "nested behind a matrix": (
+        lambda: mat_element(
+            15,
+            zlib.compress(
+                mat_element(14, mat_numbers(8)) + mat_element(15, zlib.compress(mat_element(14, mat_numbers(1 << 24))))
+            ),
+        ),
+        r"a compressed matrix that has not the \d+ bytes that it claims",
+    ),
+    "a claim": (
+        lambda: mat_element(15, zlib.compress(struct.pack("<II", 14, 1 << 30) + mat_numbers(8))),
+        "a compressed matrix that claims 1073741824 bytes, more than it can have",
+    ),
+    "a small claim": (
+        lambda: mat_element(15, zlib.compress(struct.pack("<II", 14, 64) + mat_numbers(1 << 24))),
+        "a compressed matrix that has not the 64 bytes that it claims",
+    ),
+    "cut short": (
+        lambda: mat_element(15, zlib.compress(mat_element(14, mat_numbers(4096)))[:-8]),
+        r"a compressed matrix that has not the \d+ bytes that it claims",
+    ),
+}
+
+
+@pytest.mark.parametrize("bomb", MAT_BOMBS)
+def test_a_matlab_file_that_swells_is_refused_before_it_takes_memory(bomb: str, tmp_path: Path) -> None:
+    content, message = MAT_BOMBS[bomb]
+    path = mat_file(tmp_path, content())
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsError, match=rf"net\.mat: .*{message}"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_compressed_matlab_file_is_read(tmp_path: Path) -> None:
+    from scipy.io import loadmat, savemat
+
+    path = matconvnet(tmp_path, "D", STATE)
+    content = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+    savemat(path, content, do_compression=True)
+    assert_same(load(path), STATE)
 
 
 def test_torchscript_is_named_and_not_run(tmp_path: Path) -> None:

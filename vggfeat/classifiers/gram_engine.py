@@ -35,7 +35,7 @@ class GramEngine(Engine):
         """See Engine."""
         gram = self._of(rows)
         dtype = gram.dtype
-        unit = self.unit if len(rows) == len(self.X) else self.unit[:, rows]
+        unit = self.unit if self._is_all(rows) else self.unit[:, rows]
         states = newton.path(
             gram,
             self.signs(rows, dtype),
@@ -86,11 +86,15 @@ class GramEngine(Engine):
 
     def _of(self, rows: Rows) -> Gram:
         """The Gram matrix of some rows; the last one is kept. It is contiguous, because products read it many times."""
-        if len(rows) == len(self.X) and np.array_equal(rows, np.arange(len(rows))):
+        if self._is_all(rows):
             return self.gram
         if self._part is None or not np.array_equal(self._part[0], rows):
             self._part = (rows, self.gram.part(rows))
         return self._part[1]
+
+    def _is_all(self, rows: Rows) -> bool:
+        """Whether the rows are those of X in their order; a bootstrap has their number, a permutation the same rows."""
+        return np.array_equal(rows, np.arange(len(self.X)))
 
     def _betas(self, start: list[Solution], rows: Rows) -> Array:
         """(K, len(rows)): each class's earlier beta where it was fitted on the same rows, else 0."""

@@ -13,7 +13,7 @@ Sources: Keerthi and DeCoste (JMLR 2005); Chapelle (Neural Computation 2007).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -103,7 +103,10 @@ class Hessians:
 def walk(
     table: Table, y: Double, unit: Double, Cs: Sequence[Double], start: Double, tol: float, max_steps: int
 ) -> list[PrimalState]:
-    """One solution per entry (k,) of Cs, ascending at best: each starts the next. start is weights (k, D + 1)."""
+    """One solution per entry (k,) of Cs, ascending at best: each starts the next. start is weights (k, D + 1).
+
+    The solutions come without their margins f (k, 0), so that memory does not grow by k n for each C.
+    """
     hessians = Hessians(table, unit)
     zero = np.zeros(len(y))
     state = PrimalState(start, table.scores(start), zero, zero.astype(np.int64), zero)
@@ -113,7 +116,7 @@ def walk(
         ahead = _extrapolate(y, cost, before, state) if turn > 1 else state
         solved = primal_newton(hessians, y, C, cost, ahead, tol, max_steps)
         before, state = state, solved
-        found.append(solved)
+        found.append(replace(solved, f=np.empty((len(y), 0))))
     return found
 
 
@@ -143,7 +146,9 @@ def primal_newton(
         slack = np.maximum(1 - y_ * f_, 0)
         pull = table.pull(2 * c_ * slack * y_)  # X' (alpha y)
         primal, distance = objective_and_gap(slack, c_, row_dot(w_, w_), row_dot(pull, pull))
-        gap[live], bound[live] = relative(distance, primal), primal - distance
+        gap[live] = relative(distance, primal)
+        # Minus the rounding error, which a huge early objective would carry above the optimum.
+        bound[live] = np.fmax(bound[live], primal - distance - np.spacing(primal))
         stalls[live] += primal >= lowest[live] * (1 - 1e-13)
         lowest[live] = np.minimum(primal, lowest[live])
         go = (gap[live] > tol) & np.isfinite(primal) & (stalls[live] < MAX_STALLS)

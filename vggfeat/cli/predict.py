@@ -21,6 +21,9 @@ from vggfeat.system.launch import default_workers
 @data_option
 @list_options
 @click.option("--all", "all_classes", is_flag=True, help="Every class's score, best first, not the best one's alone.")
+@click.option(
+    "--preprocessing", metavar="NAME|FILE.toml", help="What a net's weights expect of an image, where they do not say."
+)
 @recorded_net_options
 @common
 @click.pass_context

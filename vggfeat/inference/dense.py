@@ -188,8 +188,8 @@ class DenseNet:
         if len(sizes) == 1:
             height, width = sizes[0]
             raise DeviceError(
-                f"a {width}x{height} picture alone fills the memory of {self.device}: take smaller `scales`, "
-                "`precision=bf16` or `device=cpu`"
+                f"a {width}x{height} picture alone fills the memory of {self.device}: take `precision=bf16` "
+                "or `device=cpu`"
             )
         if self._cuda:
             torch.cuda.empty_cache()

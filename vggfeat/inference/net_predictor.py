@@ -16,6 +16,7 @@ from vggfeat.errors import ModelError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.posteriors import scales_for, training_scale
 from vggfeat.inference.scorer import Scorer
+from vggfeat.inference.settings import PreprocessingLike
 from vggfeat.nets.weights import load_net
 
 UNKNOWN_SCALE = (256, 256)
@@ -54,6 +55,7 @@ class NetPredictor:
         net: a checkpoint that `train` wrote, or torchvision's .pth.
         exif: honour the EXIF orientation, as for users' own pictures.
         device, precision: as `load_net` takes them; None is "auto".
+        preprocessing: what the weights expect of an image, as `load_net` takes it; None is what the file says.
         workers: decoding threads.
         max_megapixels: images of more million pixels fail.
 
@@ -67,12 +69,13 @@ class NetPredictor:
         exif: bool = True,
         device: str | None = None,
         precision: str | None = None,
+        preprocessing: PreprocessingLike = None,
         workers: int = 2,
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         if not Path(net).is_file():
             raise ModelError(f"{net}: no such file")
-        loaded = load_net(None, net, device=device, precision=precision or "auto")
+        loaded = load_net(None, net, device=device, precision=precision or "auto", preprocessing=preprocessing)
         recipe = loaded.training_record.get("recipe")
         if isinstance(recipe, dict) and recipe.get("task") == "localise":
             raise ModelError(f"{net}: this net predicts boxes, not classes: give a net trained with `task=classify`")

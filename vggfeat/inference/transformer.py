@@ -16,7 +16,7 @@ from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling
+from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling, PreprocessingLike
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate, as_scales
@@ -40,7 +40,8 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     Args:
         net: name in Table 1, or a net from `load_net`.
-        weights, width, seed, device, precision, offline: as `load_net` takes them; not for a net that is loaded.
+        weights, preprocessing, width, seed, device, precision, offline: as `load_net` takes them; not for a net that is
+            loaded.
         scales: smallest sides Q in pixels, at least 224.
         aggregate: "stack", "average" or "max" over the scales.
         flip: average with the mirror image.
@@ -76,6 +77,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         pre_relu: bool = False,
         normalise: Normalisation = "l2",
         exif: bool = True,
+        preprocessing: PreprocessingLike = None,
         width: float = 1.0,
         seed: int = 0,
         device: str | None = None,
@@ -94,6 +96,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         self.pre_relu = pre_relu
         self.normalise = normalise
         self.exif = exif
+        self.preprocessing = preprocessing
         self.width = width
         self.seed = seed
         self.device = device
@@ -144,12 +147,12 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         `input_features` is scikit-learn's own and says nothing of images.
         """
         check_is_fitted(self, "n_features_out_")
-        stacked = self.aggregate == "stack"
+        stacked, scales = self.aggregate == "stack", as_scales(self.scales)
         return np.array(
             [
                 f"{layer}_{Q}_{number}" if stacked else f"{layer}_{number}"
                 for layer, dim in self._layer_dims.items()
-                for Q in (self.scales if stacked else self.scales[:1])
+                for Q in (scales if stacked else scales[:1])
                 for number in range(dim)
             ],
             dtype=object,
@@ -176,7 +179,8 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         """The net, loaded once for its parameters."""
         if isinstance(self.net, VGG):
             return self.net
-        options = {name: getattr(self, name) for name in ("width", "seed", "device", "precision", "offline")}
+        names = ("preprocessing", "width", "seed", "device", "precision", "offline")
+        options = {name: getattr(self, name) for name in names}
         key = (self.net, self.weights, *options.values())
         if getattr(self, "_key", None) != key:
             self._net, self._key = load_net(self.net, self.weights, **options), key

@@ -45,6 +45,15 @@ class NetSpec:
         return tuple(layer for layer in self.layers if isinstance(layer, Conv))
 
     @property
+    def steps(self) -> tuple[str, ...]:
+        """What the convolutional part computes, in order, under ONNX' names."""
+        pooling = "MaxPool 2x2 of stride 2x2"
+        words = {"M": (pooling,), "LRN": ("LRN",)}
+        return tuple(
+            step for layer in self.layers for step in (("Conv", "Relu") if isinstance(layer, Conv) else words[layer])
+        )
+
+    @property
     def weight_layers(self) -> int:
         """Depth as the paper counts it: convolutions and the three fully-connected layers."""
         return len(self.convs) + 3
@@ -114,6 +123,10 @@ NETS: dict[str, NetSpec] = {
     }.items()
 }
 
+
+LRN = {"size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0}
+"""Constants of A-LRN's normalisation (Krizhevsky et al. 2012), whose sum is divided by `size`, as torch and ONNX do;
+Krizhevsky's is not, so his alpha of 1e-4 becomes 5e-4."""
 
 ALIASES = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 """torchvision's names; C has 16 layers too, but D is the net that everybody calls VGG-16."""

@@ -53,6 +53,8 @@ class Contents:
     """Whether a format describes whole models, so that fully-connected layers may be the user's own and not a net's."""
     own_head: bool = False
     """Whether the file is known to have a head of another form; only its convolutions are in `layers`."""
+    steps: tuple[str, ...] = ()
+    """What a graph computes, in order and in the words of `NetSpec.steps`, head included; empty for weights alone."""
     net: str | None = None
     """Name in Table 1, where the file says it."""
     width: float | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import torch
 
 from vggfeat.errors import UsageError, WeightsError
@@ -33,6 +36,14 @@ def identified(what: str, content: Contents, net: str | None) -> NetSpec:
         raise WeightsError(
             f"{what}: its {len(content.layers)} layers have the shapes of no net of Table 1, at no width factor"
         )
+    if content.steps:
+        computed = [spec for spec in found if _difference(spec, content.steps) is None]
+        if not computed:
+            raise WeightsError(
+                f"{what}: has the weights of net {DISPLAY_NAMES[found[0].name]}, but computes something else: "
+                f"{_difference(found[0], content.steps)}"
+            )
+        found = computed
     if net is None:
         return found[0]
     asked = net_spec(net)
@@ -70,6 +81,16 @@ def width_of(spec: NetSpec, shapes: list[Shape]) -> float | None:
     simple = found[-1] / full[-1]
     width = simple if low < simple < high else (low + high) / 2
     return width if width > 0 and layer_shapes(spec, width, top) == shapes else None
+
+
+def _difference(spec: NetSpec, steps: Sequence[str]) -> str | None:
+    """Where a graph first leaves the convolutional part of a net, up to the graph's last convolution at least."""
+    convs = [place for place, step in enumerate(steps, start=1) if step == "Conv"]
+    trunk = steps[: max([len(spec.steps), *convs])]
+    for place, (want, have) in enumerate(zip_longest(spec.steps, trunk), start=1):
+        if want != have:
+            return f"its step {place} is {have or 'missing'}, not {want or 'in the net'}"
+    return None
 
 
 def _names(spec: NetSpec, top: bool) -> list[str]:

@@ -22,7 +22,7 @@ from vggfeat.nets.preprocessing import (
     Preprocessing,
 )
 
-Layout = Literal["caffe", "keras", "torchvision", "jcjohnson", "mxnet", "mcn", "other"]
+Layout = Literal["caffe", "keras", "keras3", "torchvision", "jcjohnson", "mxnet", "mcn", "other"]
 """A way to name and store layers; it decides the preprocessing where one publisher alone uses it (`by_layout`)."""
 
 
@@ -98,9 +98,9 @@ def by_layout(layout: Layout, outputs: int | None) -> Preprocessing | None:
     Args:
         outputs: of the last layer; None without fully-connected layers.
     """
-    if layout in ("caffe", "keras"):
+    if layout in ("caffe", "keras", "keras3"):
         return {1000: OXFORD, _FACES: VGG_FACE, _PLACES_205: PLACES205}.get(outputs or 0) or (
-            # keras.applications' names, without top: preprocess_input's "caffe" mode.
+            # keras.applications' names (block1_conv1, ..), without top: preprocess_input's "caffe" mode.
             OXFORD if layout == "keras" and outputs is None else None
         )
     if layout == "mcn":  # conv1_1.weight, .. in torch: vgg_face_dag.pth, whose meta.mean is in RGB order

@@ -15,6 +15,7 @@ from vggfeat.nets.catalog import (
     DISPLAY_NAMES,
     FC_CHANNELS,
     INPUT_SIDE,
+    LRN,
     NUM_CLASSES,
     RANDOM,
     NetSpec,
@@ -226,8 +227,7 @@ def _trunk(spec: NetSpec, width: float) -> tuple[nn.Sequential, int]:
             # Round up, as Caffe does, so that no border of a larger image is dropped.
             modules.append(nn.MaxPool2d(2, 2, ceil_mode=True))
         elif layer == "LRN":
-            # torch divides the sum by n, Krizhevsky does not: his alpha 1e-4 is n * 1e-4 here.
-            modules.append(nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
+            modules.append(nn.LocalResponseNorm(int(LRN["size"]), LRN["alpha"], LRN["beta"], LRN["k"]))
         else:
             out = scaled(layer.channels, width)
             modules += [

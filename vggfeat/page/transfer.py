@@ -15,6 +15,7 @@ from vggfeat.page.evidence import Scored, rankings
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
 from vggfeat.page.paper import TRANSFER, transfer_table
 from vggfeat.page.pictures import Pictures
+from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.system.files import replacing
 
 CURVES = 24
@@ -153,13 +154,26 @@ def _nets(report: Report) -> str:
 
 
 def _setting(report: Report) -> str:
-    made = dict.fromkeys(
-        f"{one['aggregate']} over Q {_numbers(one['scales'])}"
-        if len(one["scales"]) > 1
-        else f"Q {_numbers(one['scales'])}"
-        for one in report.result.descriptors
-    )
+    made = dict.fromkeys(", ".join(_of_file(one)) for one in report.result.descriptors)
     return "; ".join(made)
+
+
+def _of_file(one: Mapping[str, Any]) -> list[str]:
+    """The scales, then the layer where it is not fc7, and how it was taken."""
+    scales = f"Q {_numbers(one['scales'])}"
+    layer = one["layer"].replace(LAYER_SEPARATOR, " and ")
+    return [
+        f"{one['aggregate']} over {scales}" if len(one["scales"]) > 1 else scales,
+        *([] if layer == "fc7" else [f"layer {layer}"]),
+        *_taken(one),
+    ]
+
+
+def _taken(one: Mapping[str, Any]) -> list[str]:
+    """The settings of a layer that are recorded only where they are not the usual ones."""
+    words = [f"{name} {one[name]}" for name in ("pool", "view") if name in one]
+    words += ["before the ReLU"] if one.get("pre_relu") else []
+    return words + ([f"normalisation {one['normalise']}"] if "normalise" in one else [])
 
 
 def _splits(report: Report) -> Part:
@@ -238,9 +252,10 @@ def provenance(
         made[f"{prefix}net"] = f"{one['net']}, weights {one['weights']}"
         made[f"{prefix}sha256 of the weights"] = one["weights_sha256"].replace("+", " + ")
         flips = "averaged with the mirror image" if one["flip"] else "no mirror image"
+        layer = ", ".join((f"layer {one['layer']}", *_taken(one)))
         made[f"{prefix}images"] = (
-            f"Q {_numbers(one['scales'])}, {one['aggregate']}; {flips}; layer {one['layer']}; region {one['region']}; "
-            f"precision {one['precision']}"
+            f"Q {_numbers(one['scales'])}, {one['aggregate']}; {flips}; "
+            f"{layer}; region {one['region']}; precision {one['precision']}"
         )
         made[f"{prefix}extracted with"] = ", ".join(
             f"{key.removesuffix('_version')} {one[key]}"

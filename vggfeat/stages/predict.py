@@ -124,6 +124,8 @@ def predict(
     if not images.samples:
         raise UsageError("no images to predict")
     net = is_net(model)
+    if not net and options.pop("preprocessing", None) is not None:
+        raise UsageError(f"`preprocessing` goes with a net; {model} is a fitted model, which records its nets'")
     predictor = _net_predictor(model, images, options) if net else Predictor(model, images=images, **options)
     failed = 0
     try:
@@ -139,7 +141,9 @@ def predict(
 def _net_predictor(model: str | Path, images: Dataset, options: dict[str, Any]) -> NetPredictor:
     """A net brings its weights. Raises UsageError for options that name others."""
     taken = {
-        name: value for name, value in options.items() if name in ("device", "precision", "workers", "max_megapixels")
+        name: value
+        for name, value in options.items()
+        if name in ("device", "precision", "preprocessing", "workers", "max_megapixels")
     }
     given = next((name for name in ("weights", "seed") if options.get(name) not in (None, (), [])), None)
     if given is not None:

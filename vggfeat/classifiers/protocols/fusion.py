@@ -14,6 +14,7 @@ from vggfeat.errors import DatasetError, StoreError
 from vggfeat.nets.wording import nets_words
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
+from vggfeat.store.provenance import LATER
 from vggfeat.store.shards import whole_path
 
 ROWS_AT_ONCE = 512
@@ -113,7 +114,7 @@ class Features:
             column += dim
 
     def provenance(self) -> list[dict[str, Any]]:
-        """For each file its path and how it was made, as results report it."""
+        """For each file its path and how it was made, as results report it; LATER settings where not the usual ones."""
         names = ("net", "weights", "weights_sha256", "layer", "flip", "region", "precision", "fingerprint")
         return [
             {
@@ -121,6 +122,7 @@ class Features:
                 "nets": nets_words(file.attributes["settings"]["nets"]),
                 **used,
                 **{name: file.attributes[name] for name in names},
+                **{name: file.attributes[name] for name in LATER if name in file.attributes},
             }
             for file, used in zip(self.files, self._pooling(), strict=True)
         ]

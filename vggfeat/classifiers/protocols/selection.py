@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from vggfeat.classifiers.protocols.rules import Measure, rows_of
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.errors import DatasetError, TrainingError, UsageError
 from vggfeat.metrics import Definition, average_precision, class_recalls
+
+log = logging.getLogger(__name__)
 
 MAX_GAP = 0.01
 """Largest relative duality gap of a fit whose score is reported: beyond, it is not the SVM that was asked for."""
@@ -110,6 +113,7 @@ def run_split(
         scores = problem.scores(settings.Cs, at[: len(train)], at[len(train) :])
         for cost, one in zip(settings.Cs, scores, strict=True):
             _refuse_unless(bool(np.isfinite(one).all()), cost)
+        _warn_of_gaps(settings.Cs, problem)
         curve = np.stack([_per_class(features, val, one, settings) for one in scores])
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
     clock.lap("choose")
@@ -163,6 +167,20 @@ def fit(problem: SVMPath, C: NDArray[np.float64]) -> LinearSVM:
 def _refuse_unless(solved: bool, C: float) -> None:
     if not solved:
         raise TrainingError(f"`C={C:g}`: no SVM found, the duality gap stays above {MAX_GAP:.0%}; take a smaller C")
+
+
+def _warn_of_gaps(Cs: tuple[float, ...], problem: SVMPath) -> None:
+    """Says at which C the last scores are not those of the optimum; LIBLINEAR's gaps are NaN, unknown."""
+    assert problem.gaps is not None
+    far = problem.gaps > MAX_GAP
+    if far.any():
+        log.warning(
+            "C %s: the validation values are not those of the optimum, because fits stopped short (largest duality "
+            "gap %.1e, allowed %g); scale the features, or take a smaller C",
+            ", ".join(f"{C:g}" for C, its in zip(Cs, far, strict=True) if its.any()),
+            problem.gaps[far].max(),
+            MAX_GAP,
+        )
 
 
 def mean_of(per_class: NDArray[np.float64]) -> float:

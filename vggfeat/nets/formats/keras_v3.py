@@ -2,7 +2,8 @@
 
 The layout: `layers/<layer>/vars/0` and `1` are a layer's kernel and bias; nested models repeat it below their own name.
 A layer's name is its class and a count (`conv2d`, `conv2d_1`, ..); the `config.json` of a `.keras` file has the user's
-names. HDF5 lists names alphabetically, so numbers are sorted by value.
+names. HDF5 lists names alphabetically, so numbers are sorted by value. A user's own net has the same names as
+`keras.applications`', so a file without Table 1's head does not tell its preprocessing.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def read_groups(path: Path, file: h5py.File, size: int) -> Contents:
         layers.append(Layer.from_hwio(name, arrays[0], arrays[1], layers))
     if not layers:
         raise WeightsError(f"{path}: no layer in it has weights")
-    return Contents(layers, "keras", any_head=True)
+    return Contents(layers, "keras3", any_head=True)
 
 
 def _layers(group: h5py.Group, above: str, depth: int) -> Iterator[tuple[str, h5py.Group]]:

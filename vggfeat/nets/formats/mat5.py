@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from vggfeat.nets.catalog import NETS
+
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _TEXT = 1, 2, 4
 _NUMBERS = {
@@ -35,6 +37,10 @@ _NUMBERS = {
 MAX_DEPTH = 16
 _PEEK = 256
 """Bytes of a compressed variable that hold its name."""
+_DEFLATE_RATIO = 1032
+"""Most bytes that deflate makes of one."""
+MAX_INFLATED = 9 * NETS["E"].parameters()
+"""Bytes of a compressed variable: the deepest net in float64, and an eighth more for all else."""
 
 
 def read_mat5(path: Path, wanted: Collection[str]) -> dict[str, Any]:
@@ -60,10 +66,23 @@ class _File:
         for kind, content in self.elements(data):
             if kind == _COMPRESSED:
                 start = zlib.decompressobj().decompress(content, _PEEK)
-                if self.name(memoryview(start)[8:]) in wanted:
-                    yield from self.variables(memoryview(zlib.decompress(content)), wanted)
+                if (name := self.name(memoryview(start)[8:])) in wanted:
+                    yield name, self.value(self.inflated(content), 0)
             elif kind == _MATRIX and (name := self.name(content)) in wanted:
                 yield name, self.value(content, 0)
+
+    def inflated(self, content: memoryview) -> memoryview:
+        """The one matrix in a compressed element. Raises ValueError for other content, and before more is inflated."""
+        stream = zlib.decompressobj()
+        kind, size = (int(n) for n in np.frombuffer(stream.decompress(content, 8), f"{self.order}u4", 2))
+        if kind != _MATRIX:
+            raise ValueError(f"a compressed element that holds an element of type {kind}, not a matrix")
+        if size > min(_DEFLATE_RATIO * len(content), MAX_INFLATED):
+            raise ValueError(f"a compressed matrix that claims {size} bytes, more than it can have")
+        matrix = stream.decompress(stream.unconsumed_tail, size + 8)  # up to 7 bytes pad it
+        if not stream.eof or len(matrix) < size:
+            raise ValueError(f"a compressed matrix that has not the {size} bytes that it claims")
+        return memoryview(matrix)[:size]
 
     def elements(self, data: memoryview) -> Iterator[tuple[int, memoryview]]:
         """(type, content) of each element, one after the other."""

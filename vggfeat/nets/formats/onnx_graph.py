@@ -3,11 +3,13 @@
 The graph is walked in its order, which ONNX fixes: Conv, Gemm and MatMul give the layers, whatever their names. Weights
 may be initialisers or constants, transposed or reshaped on their way; a bias may be a separate Add. Keras' exports turn
 the last map to H, W, C order before they flatten it, which the walk notices. A convolutional part that computes
-something else than a net of Table 1 is refused; a head of another form is left out.
+something else than a net of Table 1 is refused, here or by the order of its operators (`identify`); a head of another
+form is left out.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 from vggfeat.errors import WeightsError
+from vggfeat.nets.catalog import LRN
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
 
@@ -23,7 +26,9 @@ Array = np.ndarray[Any, Any]
 MAX_NODES = 10_000
 """Operators; a VGG net has about 60."""
 
-_PASSIVE = {"Relu", "MaxPool", "Identity", "Dropout", "Cast", "Transpose", "Constant"}
+_IDLE = {"Identity", "Dropout", "Cast", "Transpose", "Constant"}
+"""Operators that change no value."""
+_PASSIVE = _IDLE | {"Relu", "MaxPool", "LRN"}
 """Operators that a trunk has besides Conv and the Add of a bias."""
 _FLATTENING = {"Reshape", "Flatten", "Shape", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze"}
 """Operators that may also stand between a net's fully-connected layers."""
@@ -50,7 +55,9 @@ def read_onnx(path: Path) -> Contents:
     if not graph.layers:
         raise WeightsError(f"{path}: an ONNX model without convolutions")
     zoo = graph.layers[0].name.startswith("vgg0_conv0")
-    return Contents(graph.layers, "mxnet" if zoo else "other", any_head=True, own_head=graph.own_head)
+    return Contents(
+        graph.layers, "mxnet" if zoo else "other", any_head=True, own_head=graph.own_head, steps=tuple(graph.steps)
+    )
 
 
 class _Graph:
@@ -61,6 +68,10 @@ class _Graph:
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
         self.constants: dict[str, Array] = {}
         self.layers: list[Layer] = []
+        self.steps: list[str] = []
+        """What the operators compute, in order, as `catalog.NetSpec.steps` tells it."""
+        self.newest = ""
+        """Output of the newest operator."""
         self.open_output = ""
         """Output of the newest layer while its bias may still come as an Add."""
         self.channels_last = False
@@ -77,6 +88,7 @@ class _Graph:
         for place, node in enumerate(self.graph.node):
             if self._folded(node):
                 continue
+            before, self.newest = self.newest, node.output[0]
             if node.op_type == "Conv":
                 self._convolution(node)
             elif node.op_type in ("Gemm", "MatMul"):
@@ -89,6 +101,8 @@ class _Graph:
                 self._turn(node)
             elif place < last_product and node.op_type not in _PASSIVE | _FLATTENING and not _idle_pool(node):
                 self.own_head = True
+            if node.op_type not in _IDLE or before not in ("", *node.input):
+                self.steps.append(_step(node) if before in ("", *node.input) else f"{node.op_type} of an earlier map")
             if (
                 self.open_output
                 and self.open_output in node.input
@@ -107,7 +121,10 @@ class _Graph:
         if kernel is None or kernel.ndim != 4 or not plain:
             raise _RefusedError(f"it has {_told(node)} that is no convolution of stride 1 with stored weights")
         side = kernel.shape[2]
-        if settings.get("auto_pad", b"NOTSET") in (b"NOTSET", b"") and set(settings.get("pads") or [0]) != {side // 2}:
+        padding = settings.get("auto_pad") or b"NOTSET"
+        same = padding in (b"SAME_UPPER", b"SAME_LOWER")
+        explicit = set(settings.get("pads") or [0]) if padding == b"NOTSET" else {0}
+        if not same and explicit != {side // 2}:
             raise _RefusedError(f"it has {_told(node)} whose padding does not keep the size")
         bias = self._constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         self._add(node, kernel, bias)
@@ -153,7 +170,7 @@ class _Graph:
             self.channels_last = True
         elif order == _TO_CHANNELS_FIRST:
             self.channels_last = False
-        elif any(one.weight.ndim == 4 for one in self.layers):
+        else:
             raise _RefusedError(f"it has {_told(node)} of order {order}")
 
     def _folded(self, node: Any) -> bool:
@@ -192,6 +209,20 @@ class _Graph:
                 )
             self.constants[name] = numpy_helper.to_array(tensor)
         return self.constants.get(name)
+
+
+def _step(node: Any) -> str:
+    """What an operator computes, in the words of `catalog.NetSpec.steps` where Table 1 has it."""
+    settings = _attributes(node)
+    if node.op_type == "MaxPool":
+        kernel, strides = ("x".join(map(str, settings.get(name) or [1, 1])) for name in ("kernel_shape", "strides"))
+        plain = not any(settings.get("pads") or []) and set(settings.get("dilations") or [1]) == {1}
+        return f"MaxPool {kernel} of stride {strides}" + ("" if plain else ", padded or dilated")
+    if node.op_type == "LRN":
+        found = {"alpha": 1e-4, "beta": 0.75, "k": settings.get("bias", 1.0), **settings}  # with ONNX' defaults
+        same = all(math.isclose(found[name], value, rel_tol=1e-6) for name, value in LRN.items())
+        return "LRN" if same else "LRN of other constants"
+    return str(node.op_type)[:40]
 
 
 def _idle_pool(node: Any) -> bool:

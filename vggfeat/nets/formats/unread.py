@@ -35,7 +35,11 @@ def unread_form(path: Path, start: bytes) -> str | None:
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - 8))
         end = stream.read()
-    if end == _SSTABLE_END or path.suffix in (".ckpt", ".index", ".meta") or ".ckpt.data-" in path.name:
+    if end == _SSTABLE_END or ".ckpt.data-" in path.name:
+        return _TENSORFLOW
+    if start[:1] == b"\x80":  # a pickle: torch's older format, under whatever suffix
+        return None
+    if path.suffix in (".ckpt", ".index", ".meta"):
         return _TENSORFLOW
     if path.suffix == ".t7" or start[:4] in (b"\x03\0\0\0", b"\x04\0\0\0"):  # a torch object, a torch class
         return _TORCH_7
