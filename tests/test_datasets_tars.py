@@ -5,6 +5,7 @@ import io
 import os
 import random
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -215,5 +216,66 @@ def test_number_ranges_are_written_out_where_no_shell_has(tmp_path, monkeypatch)
     assert contents(from_paths(["d-{00..02}.tar"])) == {f"d-{i:02}.tar/x.jpg": bytes([i]) for i in range(3)}
     with pytest.raises(UsageError, match=r"^d-03\.tar, d-04\.tar: no such file or folder$"):
         from_paths(["d-{02..04}.tar"])
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    for endless in ("d-{0..99999999999}.tar", "{9999999..0}", "{0..9999}/{1..9999}.tar", f"{{0..{'9' * 99}}}"):
+        with pytest.raises(UsageError) as error:
+            from_paths([endless])
+        assert str(error.value) == f"{endless}: stands for more than 1,000,000 names; give a smaller range"
+    assert sum(1 for _ in expanded("{0..999}/{1..1000}")) == 1_000_000
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r": no such file or folder$"):
+        from_paths([f"{{0..{'9' * 5000}}}"])  # more digits than Python turns into a number
     (tmp_path / "odd{1..2}.jpg").touch()
     assert [sample.id for sample in from_paths(["odd{1..2}.jpg"]).samples] == ["odd{1..2}.jpg"]
+
+
+DESCRIBING = {"GNU name": b"L", "GNU link": b"K", "pax": b"x", "global pax": b"g", "Solaris pax": b"X"}
+
+
+def described(kind: bytes, content: bytes, claimed: int) -> bytes:
+    """A tar file: a.jpg, then a header that describes b.jpg and claims so many bytes, then b.jpg."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, claimed
+    first, second = (tar_bytes({name: b"x"}, format=tarfile.GNU_FORMAT)[:1024] for name in ("a.jpg", "b.jpg"))
+    return first + header.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512) + second + bytes(1024)
+
+
+@pytest.mark.parametrize("kind", DESCRIBING.values(), ids=DESCRIBING)
+@pytest.mark.parametrize("claimed", [(1 << 20) + 1, 32 << 20, 1 << 50, -512])
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_a_name_or_pax_header_that_claims_too_much_is_a_damage_and_is_not_read(tmp_path, suffix, claimed, kind):
+    data = described(kind, b"n" * min(max(claimed, 0), 32 << 20), claimed)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(gzip.compress(data, 1) if suffix == "tar.gz" else data)
+    del data
+    tracemalloc.start()
+    try:
+        found = from_paths([str(path)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 << 20  # a chunk of 16 KiB may hold a thousand times as much
+    assert [sample.id for sample in found.samples] == [f"{path}/a.jpg", str(path)]
+    assert found.samples[1].error == (
+        f"damaged after a.jpg: a name or pax header claims {claimed} bytes; what follows is lost"
+    )
+
+
+def test_such_a_header_in_front_of_everything_leaves_the_tar_file_unreadable_by_name(tmp_path):
+    (tmp_path / "a.tar").write_bytes(described(b"L", b"", 1 << 21)[1024:])
+    found = from_paths([str(tmp_path / "a.tar")]).samples
+    assert [sample.error for sample in found] == [
+        "no readable tar file: a name or pax header claims 2097152 bytes; what follows is lost"
+    ]
+
+
+def test_headers_of_a_mebibyte_are_read(tmp_path):
+    name = "deep/" * 50 + "b.jpg"
+    pax = b"%d path=%s\n" % (len(name) + 10, name.encode())
+    for kind, content in ((b"L", name.encode()), (b"x", pax)):
+        (tmp_path / "a.tar").write_bytes(described(kind, content.ljust(1 << 20, b"\0"), 1 << 20))
+        assert list(contents(from_paths([str(tmp_path / "a.tar")]))) == [
+            f"{tmp_path}/a.tar/a.jpg",
+            f"{tmp_path}/a.tar/{name}",
+        ]

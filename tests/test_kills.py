@@ -229,7 +229,7 @@ def test_a_stopped_svm_writes_nothing_and_says_so(tmp_path, how):
     file = write_descriptors(tmp_path / "toy.h5", dataset, values)
     out = tmp_path / "out" / "m.h5"
     lines = stopped(how, ["svm", str(file), "--num-splits", "20", "-o", str(out)])
-    assert lines[-2:] == ["stopped; no model was written, and the same command begins again", "vggfeat: interrupted"]
+    assert lines[-2:] == ["stopped; no model was written; the same command starts again", "vggfeat: interrupted"]
     assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
@@ -254,7 +254,7 @@ def test_a_signal_that_python_drops_stops_the_command_all_the_same(tmp_path, she
     dataset, values = clusters([60] * 30, dim=400)
     file = write_descriptors(tmp_path / "toy.h5", dataset, values)
     assert stopped(signal.SIGTERM, ["svm", str(file), "--num-splits", "20"], UNHEARD + shell) == [
-        "stopped; no model was written, and the same command begins again",
+        "stopped; no model was written; the same command starts again",
         "vggfeat: interrupted",
     ]
 

@@ -9,7 +9,10 @@ import io
 import logging
 import struct
 import sys
+import tracemalloc
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from raw_pictures import chunk, packed, png, tiff
 
+from vggfeat.datasets import tiff as tags_of
 from vggfeat.datasets.images import decode
 from vggfeat.errors import ImageError
 
@@ -198,6 +202,84 @@ def test_a_tiffs_orientation_is_applied_when_asked_alone(orientation: int, order
     )
     assert np.array_equal(pixels(made), stored)
     assert np.array_equal(pixels(made, exif=True), upright(stored, orientation))
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Most bytes that Python's allocator held during a call."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("tag", [None, 258, 320], ids=["strange tags", "bits", "cut colour map"])
+def test_a_tiff_of_long_tags_at_the_same_bytes_takes_little_memory(tag: int | None) -> None:
+    """A count of 3 << 16, once for each of 4000 tags or again and again for one."""
+    number, rows = 3 << 16, 4000
+    entries = [entry(tag or 1000 + i, 4, number, struct.pack("<I", 8)) for i in range(rows)]
+    start = 1 << 19 if tag == 320 else 1 << 20  # bytes for a whole tag, or not
+    table = struct.pack("<H", rows + 1) + b"".join([SIX, *entries])
+    made = b"II*\0" + struct.pack("<I", start) + bytes(start - 8) + table
+    found = []
+    assert peak(lambda: found.append(tags_of.read_directory(io.BytesIO(made)))) < 8 << 20
+    assert found[0].orientation == 6
+
+
+def test_an_exif_block_is_asked_for_its_orientation_alone() -> None:
+    colours = entry(320, 3, 30_000, struct.pack("<I", 0))
+    block = exif_block(*[colours] * 200, SIX) + bytes(60_000)
+    found = []
+    assert peak(lambda: found.append(tags_of.exif_orientation(block))) < 200_000
+    assert found == [6]
+
+
+def test_the_first_values_of_a_long_tag_count() -> None:
+    made = tiff(
+        4, 4, bytes(64), photometric=1, bits=[8] * 2000, tags={274: ("H", [3] * 5000), 320: ("H", range(3 << 8))}
+    )
+    directory = tags_of.read_directory(io.BytesIO(made))
+    assert directory is not None
+    assert directory.orientation == 3
+    assert directory.bits == (8,) * 1024
+    assert directory.tags[320] == tuple(range(3 << 8))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "photometric", "bits"), [(6, 1, 8), (1, 0, 16)], ids=["turned", "deep and white is zero"]
+)
+def test_a_huge_tiff_that_would_be_changed_in_memory_is_refused_by_name(
+    tmp_path: Path, orientation: int, photometric: int, bits: int
+) -> None:
+    path = tmp_path / "sparse.tif"
+    tags = {274: ("H", [orientation])}
+    path.write_bytes(tiff(10, 6, packed(ramp(bits), bits), photometric=photometric, bits=[bits], tags=tags))
+    small = np.asarray(decode(path))
+    with path.open("r+b") as file:
+        file.truncate(1 << 26)
+    assert np.array_equal(decode(path), small)
+    assert peak(lambda: decode(path)) < 100 << 20  # about the file's 64 MiB, not twice as much
+    with path.open("r+b") as file:
+        file.truncate((1 << 30) + 1)
+
+    def refused() -> None:
+        with pytest.raises(ImageError) as error:
+            decode(path)
+        assert str(error.value) == (
+            "a TIFF file of 1073741825 bytes, too large to be read into memory: save it as PNG or JPEG"
+        )
+
+    assert peak(refused) < 1 << 20
+
+
+def test_a_huge_tiff_that_needs_no_change_is_read_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.tif"
+    path.write_bytes(tiff(10, 6, packed(ramp(8), 8), photometric=1, bits=[8]))
+    small = np.asarray(decode(path))
+    with path.open("r+b") as file:
+        file.truncate((1 << 30) + 1)
+    assert np.array_equal(decode(path, exif=True), small)
 
 
 def upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:

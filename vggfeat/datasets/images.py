@@ -147,7 +147,7 @@ def _decoded_tiff(stream: BinaryIO, directory: tiff.Directory, exif: bool, limit
     changes = {tiff.ORIENTATION: 1} if directory.orientation != 1 else {}  # or Pillow would turn it, asked or not
     changes |= {tiff.PHOTOMETRIC: tiff.MIN_IS_BLACK} if white_is_zero else {}
     try:
-        picture = Image.open(tiff.patched(stream, directory, changes), formats=("TIFF",))
+        picture = Image.open(tiff.patched(stream, directory, changes, _MOST_BYTES), formats=("TIFF",))
     except UnidentifiedImageError:
         raise ImageError(f"{tiff.described(directory)}: convert it to 8 bits a channel") from None
     _check_size(picture.size, limit)

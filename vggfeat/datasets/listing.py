@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import re
 from collections import Counter
@@ -50,8 +51,8 @@ def from_paths(paths: Iterable[str]) -> Dataset:
     a damaged tar file is one more sample, with the tar file's name as its id and the reason. A warning counts the files
     of folders and tar files that are left out because of their names.
 
-    Raises UsageError for paths that do not exist, naming all of them, DatasetError for a folder or tar file without
-    images and a path that is given twice.
+    Raises UsageError for paths that do not exist, naming all of them, and for ranges of over 1,000,000 names;
+    DatasetError for a folder or tar file without images and a path that is given twice.
     """
     left_out = LeftOut()
     dataset = _dataset(_named(paths, left_out))
@@ -211,15 +212,23 @@ def images_in_tar(path: str, left_out: LeftOut | None = None) -> Iterator[Sample
         raise DatasetError(f"{path}: no images in this tar file ({_suffixes()})")
 
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,99})\.\.(\d{1,99})\}")
+
+_MOST_NAMES = 1_000_000
+"""Limit on the names that the ranges of one path stand for: a larger number is a slip, and its list fills memory."""
 
 
 def expanded(path: str) -> Iterator[str]:
-    """`data-{000..099}.tar` -> the hundred names, as a shell expands them; an existing path stands for itself."""
+    """`data-{000..099}.tar` -> the hundred names, as a shell expands them; an existing path stands for itself.
+
+    Raises UsageError for more than 1,000,000 names.
+    """
     found = _RANGE.search(path)
     if found is None or os.path.lexists(path):
         yield path
         return
+    if math.prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(path)) > _MOST_NAMES:
+        raise UsageError(f"{path}: stands for more than {_MOST_NAMES:,} names; give a smaller range")
     first, last = found.groups()
     padded = any(len(number) > 1 and number.startswith("0") for number in (first, last))
     width = max(len(first), len(last)) if padded else 0

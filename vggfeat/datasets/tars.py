@@ -28,6 +28,18 @@ _NO_FILES = (b"V", b"N", b"D")
 _CONTINUED = b"M"
 """GNU's header of a file that began in another volume."""
 
+_DESCRIBING = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+"""Headers whose content describes the next member: GNU's long names and pax headers."""
+
+_MOST_DESCRIBING = 1 << 20
+"""Limit on the bytes of such a header, far above any name: tarfile reads them into memory, whatever it claims."""
+
 CHUNK = 1 << 14
 """Compressed bytes read at once: at most as many before a damage are lost with it."""
 
@@ -115,6 +127,12 @@ class _Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> Any:
+        """Where tarfile reads what a header describes; its source names this method for subclasses to override."""
+        if self.type in _DESCRIBING and not 0 <= self.size <= _MOST_DESCRIBING:
+            raise tarfile.ReadError(f"a name or pax header claims {self.size} bytes")
+        return super()._proc_member(tarfile_)  # type: ignore[misc]
 
 
 def _surviving(found: Iterable[Member]) -> list[Member]:

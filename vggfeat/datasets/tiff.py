@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
-BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION, PLANAR = 258, 259, 262, 266, 274, 284
-COLOUR_MAP, INK_SET, EXTRA, SAMPLE_FORMAT, COEFFICIENTS, SUBSAMPLING, REFERENCE = 320, 332, 338, 339, 529, 530, 532
+from vggfeat.errors import ImageError
+
+BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, PLANAR = 258, 259, 262, 274, 284
+COLOUR_MAP, INK_SET, SAMPLE_FORMAT, COEFFICIENTS, SUBSAMPLING, REFERENCE = 320, 332, 339, 529, 530, 532
+
+_USED = frozenset({BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, PLANAR, COLOUR_MAP, INK_SET, SAMPLE_FORMAT})
+_USED |= {COEFFICIENTS, SUBSAMPLING, REFERENCE}
+"""Tags that are read: a file may have thousands of others, all of them long."""
 
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 """The photometric interpretations that are read."""
@@ -31,8 +39,11 @@ _FORMATS = {2: "signed", 3: "float", 5: "complex integer", 6: "complex float"}
 _TYPES = {1: "B", 3: "H", 4: "I", 5: "II", 10: "ii", 13: "I", 16: "Q"}
 """Field type -> its struct format; text and other types are skipped."""
 
-_MOST_VALUES = 3 << 16
-"""Values of the longest tag that is read, a colour map of 16 bits."""
+_LONGEST_MAP = 3 << 16
+"""Values of the longest colour map, one of 16 bits. A tag that claims more is damaged."""
+
+_MOST_VALUES = 1024
+"""Values read of any other tag; the longest ones have one value for each sample of a pixel."""
 
 _UPRIGHT = range(1, 9)
 
@@ -68,8 +79,11 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_directory(stream: BinaryIO) -> Directory | None:
-    """The tags of the first image; None where there are none to be read. Damaged tags are left out."""
+def read_directory(stream: BinaryIO, wanted: Collection[int] = _USED) -> Directory | None:
+    """The wanted tags of the first image; None where there are none to be read. Damaged tags are left out.
+
+    Of a tag that comes twice the first one counts; of a long one, except a colour map, the first 1024 values.
+    """
     stream.seek(0)
     head = stream.read(16)
     if not is_tiff(head):
@@ -83,10 +97,13 @@ def read_directory(stream: BinaryIO) -> Directory | None:
         entries = stream.read(size * min(count, 4096))
         tags: dict[int, tuple[float, ...]] = {}
         places: dict[int, int] = {}
+        seen: set[int] = set()
         for at in range(0, len(entries) - size + 1, size):
             tag, kind, number = struct.unpack_from(order + ("HHQ" if big else "HHI"), entries, at)
-            if kind not in _TYPES or not 0 < number <= _MOST_VALUES or tag in tags:
+            if tag not in wanted or tag in seen or kind not in _TYPES or not 0 < number <= _LONGEST_MAP:
                 continue
+            seen.add(tag)  # even if it is cut off: thousands of entries may point to the same bytes
+            number = number if tag == COLOUR_MAP else min(number, _MOST_VALUES)
             place = start + at + size - room
             values = _values(stream, order, big, _TYPES[kind], number, place, entries[at + size - room : at + size])
             if values:
@@ -150,22 +167,31 @@ def described(directory: Directory) -> str:
     return f"{order}TIFF file of {bits}-bit {name} pixels{samples}"
 
 
-def patched(stream: BinaryIO, directory: Directory, changes: Mapping[int, int]) -> BinaryIO:
-    """The file with other values of tags that are one short number, in memory; the stream itself without changes."""
+def patched(stream: BinaryIO, directory: Directory, changes: Mapping[int, int], most_bytes: int) -> BinaryIO:
+    """The file with other values of tags that are one short number, in memory; the stream itself without changes.
+
+    Raises ImageError for a file of more than `most_bytes` that would have to be changed.
+    """
     changes = {tag: value for tag, value in changes.items() if tag in directory.places}
     if not changes:
         return stream
+    size = stream.seek(0, os.SEEK_END)
+    if size > most_bytes:
+        raise ImageError(f"a TIFF file of {size} bytes, too large to be read into memory: save it as PNG or JPEG")
     stream.seek(0)
-    content = bytearray(stream.read())
+    content = BytesIO()
+    shutil.copyfileobj(stream, content)  # a whole read would be in memory twice
     for tag, value in changes.items():
-        struct.pack_into(directory.order + "H", content, directory.places[tag], value)
-    return BytesIO(content)
+        content.seek(directory.places[tag])
+        content.write(struct.pack(directory.order + "H", value))
+    content.seek(0)
+    return content
 
 
 def exif_orientation(block: bytes) -> int:
     """The orientation, 1 to 8, of an EXIF block as JPEG, PNG and WebP carry it; 1 where it has no readable one."""
     block = block.removeprefix(b"Exif\0\0")
-    directory = read_directory(BytesIO(block))
+    directory = read_directory(BytesIO(block), (ORIENTATION,))
     return 1 if directory is None else directory.orientation
 
 
