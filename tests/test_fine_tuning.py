@@ -1,11 +1,14 @@
 """Frozen layers run once for each fixed crop, and training on their kept outputs equals training on the crops."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +22,18 @@ from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.stages.train import train
 from vggfeat.training import features, frozen
 from vggfeat.training.augment import Augmentation, Colours
+from vggfeat.training.begin import begin
 from vggfeat.training.features import DONE, FAILED, FeatureFile, Layout
 from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Observer
-from vggfeat.training.recipe import Recipe, completed, load_recipe
+from vggfeat.training.ranks import Ranks
+from vggfeat.training.recipe import Recipe, Sgd, completed, load_recipe
+from vggfeat.training.record import files_digest
+from vggfeat.training.setup import RunSetup
+from vggfeat.training.signals import StopRequest
+from vggfeat.training.state import RunFiles
 from vggfeat.training.trainer import Trainer
+from vggfeat.training.watch import UnreadableImages
 
 GREY = Colours((100.0, 110.0, 120.0), (0.2, 0.02, 0.01), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 CROPS = 2
@@ -186,6 +196,55 @@ def test_another_source_of_the_frozen_layers_is_noticed(tree, source, tmp_path):
     assert heard.crops[-1] == (ROWS, ROWS)
 
 
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_changed_picture_is_noticed(tree, source, tmp_path, part):
+    recipe, data = tuned(tree, source, schedule__epochs=1)
+    train(recipe, data, output=tmp_path / "run", device="cpu")
+    path = getattr(data, part)[0].path
+    Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path)
+    heard = Listening()
+    train(recipe, data, output=tmp_path / "run", device="cpu", overwrite=True, observer=heard)
+    assert heard.crops[-1] == (ROWS, ROWS)
+
+
+def test_the_files_digest_tells_sizes_times_tar_members_and_boxes_apart(tree):
+    _, data = tuned(tree, "")
+    first, *others = data.train
+
+    def digest(**changes):
+        return files_digest(replace(data, train=(replace(first, **changes), *others)))
+
+    before = {digest(), digest(span=(0, 9)), digest(span=(9, 9)), digest(boxes=((0, 0, 1, 1),)), digest(path="lost")}
+    assert len(before) == 5
+    assert digest() in before
+    path = Path(first.path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert digest() not in before
+    kept = path.stat()
+    with path.open("ab") as file:
+        file.write(b"0")
+    longer = digest()
+    os.truncate(path, kept.st_size)
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert digest() != longer
+
+
+def test_frozen_layers_with_random_weights_are_named(tree, source, tmp_path):
+    def notes(**changes):
+        heard = Listening()
+        recipe, data = tuned(tree, source, schedule__epochs=1, **changes)
+        train(recipe, data, output=tmp_path / "run", device="cpu", overwrite=True, observer=heard)
+        return [note for note in heard.notes if "with random weights" in note]
+
+    told = (
+        "frozen layers with random weights: {}; `sgd.trainable` freezes them and `init.checkpoint` does not fill them"
+    )
+    assert notes() == []
+    assert notes(init__checkpoint="") == [told.format("8, the first conv1_1")]
+    assert notes(net="B") == [told.format("6, the first conv1_2")]
+    assert notes(net="B", init__scheme="identity") == []
+
+
 # Interrupted
 
 
@@ -254,17 +313,20 @@ def test_a_damaged_file_of_outputs_is_made_again(tree, source, tmp_path):
 
 
 def test_unreadable_images_are_told_once_weigh_nothing_and_are_tried_again(tree, source, tmp_path):
-    good = (tree / "red" / "0.png").read_bytes()
-    (tree / "red" / "0.png").write_bytes(b"")
+    path = tree / "red" / "0.png"
+    good = path.read_bytes()
+    path.write_bytes(bytes(len(good)))
+    written = path.stat().st_mtime_ns
     recipe, data = tuned(tree, source)
     data = data.__class__(**{**data.__dict__, "train": data.train + data.val})  # so that it is trained on
     heard = Listening()
     result = train(recipe, data, output=tmp_path / "run", device="cpu", observer=heard)
     assert result.failed == ("red/0.png",)
-    assert heard.notes.count("skipped red/0.png: empty file") == 1
+    assert sum(note.startswith("skipped red/0.png: ") for note in heard.notes) == 1
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["val_loss"] > 0
-    (tree / "red" / "0.png").write_bytes(good)
+    path.write_bytes(good)
+    os.utime(path, ns=(written, written))  # as after an outage: the file itself has not changed
     heard = Listening()
     longer, _ = tuned(tree, source, schedule__epochs=4)
     train(longer, data, output=tmp_path / "run", device="cpu", resume=True, observer=heard)
@@ -366,6 +428,8 @@ def test_fine_tuning_has_defaults_of_its_own_that_anything_named_overrides(tmp_p
     (tmp_path / "r.toml").write_text("[augment]\ncrops = 9\n")
     assert load_recipe(tmp_path / "r.toml", {"sgd.trainable": "fc8"}).augment.crops == 9
     assert load_recipe(None, {"sgd.trainable": "all"}) == Recipe()
+    # By another name for "all" nothing is frozen either.
+    assert load_recipe(None, {"sgd.trainable": "conv1_1"}) == Recipe(sgd=Sgd(trainable="conv1_1"))
 
 
 def test_a_record_older_than_fixed_crops_had_none():
@@ -391,6 +455,39 @@ def test_the_command_fine_tunes_and_names_the_next_command(tree, source, tmp_pat
     assert (kept.sgd.trainable, kept.augment.crops, kept.sgd.batch_size) == ("fc", 1, 64)
 
 
+def test_the_command_names_the_flags_of_frozen_random_layers(tree, tmp_path, capsys):
+    arguments = ["train", "--net", "A", "--width", "0.0625", "--trainable", "fc", "--S", "224", "--epochs", "1"]
+    where = ["--dataset", "folder", "--data", str(tree), "-o", str(tmp_path / "n.pt"), "--device", "cpu"]
+    assert run([*arguments, *where]) == 0
+    assert "the first conv1_1; --trainable freezes them and --init-from does not fill them" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+class OneOfTwo(Ranks):
+    """The first of two processes, which meets the other one nowhere."""
+
+    def shared(self, value):
+        return value
+
+    def gathered(self, entries):
+        return entries
+
+    def any(self, *asked):
+        return list(asked)
+
+
+@pytest.mark.usefixtures("few_at_a_time")
+def test_the_progress_of_two_processes_ends_at_the_number_of_crops(tree, source, tmp_path):
+    heard, alone = Listening(), Ranks(0, 1, torch.device("cpu"))
+    setup = RunSetup(*tuned(tree, source), RunFiles.of(tmp_path / "run"), alone, 0, heard)
+    start = begin(setup, resume=False)
+    outputs = frozen.FrozenOutputs(replace(setup, ranks=OneOfTwo(0, 2, alone.device)), start)
+    with contextlib.closing(outputs):
+        outputs.prepare(StopRequest(), UnreadableImages([], 0, heard))
+    assert heard.crops == [(8, ROWS), (16, ROWS), (24, ROWS), (ROWS, ROWS)], "14 crops here, 13 there"
+
+
 def test_two_processes_fill_one_file_and_reach_the_weights_of_one(tree, source, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vggfeat"]
     arguments = ["train", "--net", "A", "--width", "0.0625", "--init-from", source, "--trainable", "fc", "--S", "224"]
@@ -412,9 +509,6 @@ def test_two_processes_fill_one_file_and_reach_the_weights_of_one(tree, source, 
 
 
 def test_a_batch_of_kept_outputs_runs_at_once_on_a_cpu():
-    from vggfeat.training.ranks import Ranks
-    from vggfeat.training.recipe import Sgd
-
     net = glorot_(VGG("A", width=1 / 32, num_classes=5), seed=1)
     alone = Ranks(0, 1, torch.device("cpu"))
     sgd = Sgd(batch_size=64, trainable="fc")

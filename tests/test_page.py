@@ -429,14 +429,28 @@ def test_a_training_page_shows_every_epoch_and_sets_off_the_best(tmp_path: Path)
         for e, (rate, val) in enumerate([(0.01, 80.0), (0.01, 61.5), (0.001, 62.0)], start=1)
     ]
     path = write_training_page(
-        tmp_path, "Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"]
+        tmp_path, "Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"], measure="top1"
     )
     page = path.read_text(encoding="utf-8")
-    assert "61.5 %<small>least validation top-1 error, after epoch 2 of 3</small>" in page
+    assert "61.5 %<small>validation top-1 error of the best epoch, 2 of 3 (least top1)</small>" in page
     assert re.search(r'<tr class="ours"><th scope="row">2</th><td>1.500</td>', page)
     assert (tmp_path / "curves.svg").stat().st_size > 1000
-    empty = write_training_page(tmp_path / "none", "Net A", [], {}, []).read_text(encoding="utf-8")
+    empty = write_training_page(tmp_path / "none", "Net A", [], {}, [], measure="top1").read_text(encoding="utf-8")
     assert "<svg" not in empty
+
+
+@pytest.mark.parametrize(("measure", "epoch"), [("top1", 1), ("top5", 3), ("loss", 4)])
+def test_a_training_page_sets_off_the_epoch_of_the_best_checkpoint(tmp_path: Path, measure: str, epoch: int) -> None:
+    # (top-1, top-5, loss): the loss decides between equal errors, then the earlier epoch.
+    values = [(50.0, 30.0, 2.0), (60.0, 20.0, 1.9), (60.0, 20.0, 1.8), (70.0, 21.0, 1.5), (60.0, 20.0, 1.8)]
+    rows = [
+        {"kind": "epoch", "epoch": e, "rate": 0.01, "loss": 1.0, "top1": 1.0, "top5": 1.0}
+        | {"val_top1": top1, "val_top5": top5, "val_loss": loss}
+        for e, (top1, top5, loss) in enumerate(values, start=1)
+    ]
+    page = write_training_page(tmp_path, "Net A", rows, {}, [], measure=measure).read_text(encoding="utf-8")
+    assert f"of the best epoch, {epoch} of 5 (least {measure})" in page
+    assert re.findall(r'<tr class="ours"><th scope="row">(\d)', page) == [str(epoch)]
 
 
 def test_an_evaluations_page_equals_its_json(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from vggfeat.nets.weights import load_net
 from vggfeat.stages.train import train
 from vggfeat.training.observer import Observer
 from vggfeat.training.recipe import load_recipe
+from vggfeat.training.state import RunFiles, RunState
+from vggfeat.training.watch import Watch
 
 TINY = {
     "net": "A",
@@ -380,7 +383,10 @@ def test_first_weights_that_are_far_too_large_stop_at_once(tree, tmp_path):
     big.save(tmp_path / "big.pt")
     recipe, data = tiny(tree, init__checkpoint=str(tmp_path / "big.pt"))
     with pytest.raises(
-        TrainingError, match=r"^the first loss is .*, chance is 1.10: the first weights are far too large; "
+        TrainingError,
+        match=r"^the first loss is .*, chance is 1.10: the first weights are far too large; check the weights of "
+        r".*big\.pt \(`init.checkpoint`\) and what they expect \(`init.preprocessing`\), or lower "
+        r"`sgd.learning_rate` \(now 0.01\)$",
     ):
         train(recipe, data, output=tmp_path / "run", device="cpu")
 
@@ -394,6 +400,30 @@ def test_a_stalled_start_stops_with_advice(tree, tmp_path):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
     assert train(patient, data, output=tmp_path / "patient", device="cpu").finished
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "loss", "advice"),
+    [
+        ("", 1.1, "begin with `init.scheme=glorot` or data-dependent, or `init.checkpoint` of a trained A, or change"),
+        ("a.pt", 1.1, "check the weights of a.pt (`init.checkpoint`) and what they expect (`init.preprocessing`), or"),
+        ("", 1e9, "begin with `init.scheme=glorot`, or with"),
+        ("a.pt", 1e9, "check the weights of a.pt (`init.checkpoint`) and what they expect (`init.preprocessing`), or"),
+        ("", math.nan, "lower `sgd.learning_rate` (now 0.01), or begin with `init.scheme=glorot`;"),
+        (
+            "a.pt",
+            math.nan,
+            "lower `sgd.learning_rate` (now 0.01), or check the weights of a.pt (`init.checkpoint`) and",
+        ),
+    ],
+)
+def test_a_run_that_began_with_a_checkpoint_is_not_told_to_begin_at_random(tmp_path, checkpoint, loss, advice):
+    recipe = load_recipe(None, {"init.checkpoint": checkpoint, "init.stall_steps": 1})
+    watch = Watch(recipe, 1.1, RunFiles.of(tmp_path / "run"))
+    with pytest.raises(TrainingError, match=re.escape(advice)) as caught:
+        watch.loss(loss, RunState(step=1), 0.01)
+    assert ("glorot" in str(caught.value)) == (not checkpoint)
+    assert "`sgd.learning_rate`" in str(caught.value)
 
 
 def test_a_net_that_begins_trained_is_not_stalled(tree, tmp_path):

@@ -70,7 +70,12 @@ class _Side(click.ParamType):
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, as schedule.patience=3."
 )
-@click.option("--output", "-o", metavar="DIR|FILE.pt", help="[default: checkpoints/<dataset>-<net>-<S>]")
+@click.option(
+    "--output",
+    "-o",
+    metavar="DIR|FILE.pt",
+    help="[default: checkpoints/<dataset>-<net>-<S>[-<trainable>][-localise-<head>]]",
+)
 @click.option("--report", "folder", metavar="DIR", help="A page with the curves and the command that repeats the run.")
 @click.option("--resume", is_flag=True, help="Continue the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")

@@ -8,6 +8,7 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
+from vggfeat.cli.advice import in_flags
 from vggfeat.cli.console import note, stderr
 from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker, clock
 from vggfeat.page import plots
@@ -59,6 +60,7 @@ class TrainingDisplay(Observer):
 
     def note(self, text: str) -> None:
         """Prints a line, above the table."""
+        text = in_flags(text)
         if self._live is not None:
             self._live.console.print(text, markup=False)
         elif not self.quiet:

@@ -36,11 +36,17 @@ def page_of_run(folder: str | Path, files: RunFiles, output: str, data: str) -> 
     }
     title = f"Net {recipe.net} trained on {recipe.data.dataset}"
     command = train_command(asdict(recipe), output, data)
-    return write_page(folder, title, read_metrics(files.metrics), made, [command])
+    return write_page(folder, title, read_metrics(files.metrics), made, [command], measure=schedule.measure)
 
 
 def write_page(
-    folder: str | Path, title: str, rows: Sequence[dict[str, Any]], made: Mapping[str, str], commands: Sequence[str]
+    folder: str | Path,
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    made: Mapping[str, str],
+    commands: Sequence[str],
+    *,
+    measure: str,
 ) -> Path:
     """Writes folder/index.html, and curves.svg and curves.png beside it, and returns the page's path.
 
@@ -50,14 +56,16 @@ def write_page(
         rows: the lines of metrics.jsonl.
         made: how the net was trained: aspect -> description.
         commands: command lines that repeat it.
+        measure: the recipe's `schedule.measure`, which chooses the best checkpoint.
     """
     folder = Path(folder)
     drawn = plots.place(folder)
     epochs = epochs_of(rows)
-    best = min(epochs, key=lambda row: row["val_top1"], default=None)
+    # As training chooses its best checkpoint: the loss decides between equals, then the earlier epoch.
+    best = min(epochs, key=lambda row: (row[f"val_{measure}"], row["val_loss"]), default=None)
     lead = []
     if best is not None:
-        words = f"least validation top-1 error, after epoch {best['epoch']} of {len(epochs)}"
+        words = f"validation top-1 error of the best epoch, {best['epoch']} of {len(epochs)} (least {measure})"
         lead.append(tag("p", f"{best['val_top1']:.1f} %", tag("small", words), class_="headline"))
     shown = []
     if drawn is None:

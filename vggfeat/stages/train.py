@@ -77,7 +77,8 @@ def train(
     Args:
         recipe: everything that decides the result.
         dataset: the images.
-        output: a folder, or a file ending in .pt; by default `checkpoints/<dataset>-<net>-<S>`.
+        output: a folder, or a file ending in .pt; by default `checkpoints/<dataset>-<net>-<S>`, then
+            `-<trainable>` unless that is "all", and `-localise-<head>` for boxes.
         resume: go on with the run in `output`, or begin it where there is none. overwrite: begin anew.
         workers: decoding threads of each process; 0 decodes between updates; by default one a core.
         device: a name of torch's; by default the best one here.

@@ -80,6 +80,12 @@ def _initialised(setup: RunSetup) -> Start:
     red, green, blue = (max(std, 1.0) if adapted else 1.0 for std in colours.std)
     net.preprocessing = Preprocessing("RGB", 1.0, colours.mean, (red, green, blue), "bilinear")
     origin, copied = _copy(setup, net) if init.checkpoint else ("", [])
+    untrained = [name for name in setup.recipe.frozen if name not in copied]
+    if untrained and init.scheme != "identity":
+        setup.observer.note(
+            f"frozen layers with random weights: {len(untrained)}, the first {untrained[0]}; `sgd.trainable` freezes "
+            "them and `init.checkpoint` does not fill them"
+        )
     if adapted and setup.ranks.first:  # the other processes receive its weights before the first update
         standardise_(net, _example_crops(setup, net), but=copied)
     return Start(_trainer(setup, net), _plateau(setup), RunState(), colours, origin)

@@ -15,7 +15,7 @@ from vggfeat.training.augment import CentreView
 from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, CropRule, Job
 from vggfeat.training.features import DONE, FeatureFile, Layout, gigabytes
-from vggfeat.training.record import data_digest, plain
+from vggfeat.training.record import data_digest, files_digest, plain
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest
 from vggfeat.training.trainer import CPU_MICRO_BATCH
@@ -56,7 +56,8 @@ class FrozenOutputs:
         try:
             for batch, rows in self._computed(file, mine):
                 done += len(rows)
-                self.setup.observer.frozen(self.setup.ranks.world * done, len(pending))
+                # The other processes' progress is not known: their shares differ by one at most.
+                self.setup.observer.frozen(min(self.setup.ranks.world * done, len(pending)), len(pending))
                 unreadable.report(batch.failures)
                 if stop.asked:
                     break
@@ -164,11 +165,13 @@ class FrozenOutputs:
         )
 
     def _fingerprint(self) -> str:
-        """A hash of everything that changes an output: images, crops, frozen weights, number format."""
+        """A hash of everything that changes an output: images and their files, boxes, crops, frozen weights, number
+        format."""
         recipe, net = self.setup.recipe, self.start.net
         augment = {name: value for name, value in plain(recipe.augment).items() if name != "colour_images"}
         described = {
             "data": data_digest(self.setup.dataset),
+            "files": files_digest(self.setup.dataset),
             "exif": self.setup.dataset.exif,
             "augment": augment,
             "colours": plain(self.start.colours),

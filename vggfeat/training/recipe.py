@@ -242,7 +242,9 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
         for section in reversed(sections):
             nested = {section: nested}
         table = _merged(table, _checked(Recipe, nested, ""))
-    usual = FINE_TUNING_DEFAULTS if table.get("sgd", {}).get("trainable", "all") != "all" else {}
+    spec = net_spec(table.get("net", Recipe.net))
+    first = first_trained(table.get("sgd", {}).get("trainable", Sgd.trainable), spec)
+    usual = FINE_TUNING_DEFAULTS if first != spec.weighted_names[0] else {}
     return _build(Recipe, _merged(_merged(usual, TASK_DEFAULTS.get(table.get("task", ""), {})), table))
 
 

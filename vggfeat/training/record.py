@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from vggfeat.datasets.split import TrainingSet
@@ -44,6 +46,26 @@ def data_digest(dataset: TrainingSet) -> str:
     for part in (dataset.train, dataset.val):
         for sample in part:
             digest.update(f"\n{sample.id}\t{sample.labels}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def files_digest(dataset: TrainingSet) -> str:
+    """A hash of the images' boxes and files: each one's size and time of change, its tar file's for a member.
+
+    A copy of the data differs here, and not in `data_digest`.
+    """
+
+    @cache  # a tar file holds many images
+    def version(path: str) -> str:
+        try:
+            status = Path(path).stat()
+        except (OSError, ValueError):  # ValueError: NUL in a name
+            return "missing"
+        return f"{status.st_size} {status.st_mtime_ns}"
+
+    digest = hashlib.sha256()
+    for sample in (*dataset.train, *dataset.val):
+        digest.update(f"{version(sample.path)}\t{sample.span}\t{sample.boxes}\n".encode())
     return digest.hexdigest()
 
 

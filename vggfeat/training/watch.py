@@ -43,15 +43,18 @@ class Watch:
         """
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss} at update {state.step} (rate {rate:g}): {self._lower_rate}, or begin with "
-                f"`init.scheme=glorot`; {self._last_good}"
+                f"the loss became {loss} at update {state.step} (rate {rate:g}): {self._lower_rate}, or "
+                f"{self._other_start('begin with `init.scheme=glorot`')}; {self._last_good}"
             )
         if state.early_loss is None:
             state.early_loss = state.smooth_loss = loss
             if loss > WILD_LOSS * max(self.chance, 1.0):
                 raise TrainingError(
                     f"the first loss is {loss:.3g}, chance is {self.chance:.2f}: the first weights are far too large; "
-                    "begin with `init.scheme=glorot`, or with `init.scheme=gaussian` `init.std=0.01`"
+                    + self._other_start(
+                        "begin with `init.scheme=glorot`, or with `init.scheme=gaussian` `init.std=0.01`"
+                    )
+                    + f", or {self._lower_rate}"
                 )
         state.smooth_loss += SMOOTHING * (loss - state.smooth_loss)
         if state.moving or not 0 < self.recipe.init.stall_steps <= state.step:
@@ -60,9 +63,11 @@ class Watch:
         if not state.moving:
             raise TrainingError(
                 f"the loss has not moved in {state.step} updates ({state.early_loss:.3f} at first, "
-                f"{state.smooth_loss:.3f} now, chance {self.chance:.3f}): begin with `init.scheme=glorot` or "
-                "data-dependent, or `init.checkpoint` of a trained A, or change `sgd.learning_rate`; "
-                "`init.stall_steps=0` waits longer"
+                f"{state.smooth_loss:.3f} now, chance {self.chance:.3f}): "
+                + self._other_start(
+                    "begin with `init.scheme=glorot` or data-dependent, or `init.checkpoint` of a trained A"
+                )
+                + ", or change `sgd.learning_rate`; `init.stall_steps=0` waits longer"
             )
 
     def weights(self, net: VGG, state: RunState, rate: float) -> None:
@@ -81,6 +86,13 @@ class Watch:
                 f"the validation loss became {val.loss} at update {state.step} (rate {rate:g}): {self._lower_rate}; "
                 f"{self._last_good}"
             )
+
+    def _other_start(self, random: str) -> str:
+        """Advice on the first weights: `random` where they were random, else to check the checkpoint."""
+        checkpoint = self.recipe.init.checkpoint
+        if not checkpoint:
+            return random
+        return f"check the weights of {checkpoint} (`init.checkpoint`) and what they expect (`init.preprocessing`)"
 
     @property
     def _lower_rate(self) -> str:
