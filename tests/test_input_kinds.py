@@ -24,6 +24,7 @@ from vggfeat.datasets.folder import class_tree
 from vggfeat.datasets.images import decode
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.datasets.split import load_training_set
+from vggfeat.datasets.tars import members
 from vggfeat.errors import DatasetError, ImageError
 from vggfeat.store import Descriptors
 
@@ -564,3 +565,14 @@ def test_recorded_exif_settings_hold_for_new_pictures_and_a_flag_wins(
     best = json.loads(capsys.readouterr().out)["queries"][0]["matches"][0]
     assert best["id"] == ("upright.png" if (asked or (recorded,)) == ("--exif",) else "a.png")
     assert best["cosine"] > 0.99999
+
+
+def test_a_chain_of_name_headers_is_damage(tmp_path: Path) -> None:
+    """tarfile calls itself for each header that names the next member."""
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 5
+    link = name.tobuf(tarfile.GNU_FORMAT) + b"long".ljust(512, b"\0")
+    (tmp_path / "t.tar").write_bytes(tarfile.TarInfo("a.jpg").tobuf(tarfile.GNU_FORMAT) + link * 2000)
+    kept, lost = members(str(tmp_path / "t.tar"))
+    assert (kept.name, kept.error) == ("a.jpg", "")
+    assert lost.error.startswith("damaged after a.jpg: maximum recursion depth exceeded")

@@ -275,7 +275,7 @@ def test_a_merge_stopped_half_way_leaves_no_file_and_the_next_one_is_whole(tmp_p
         assert (done.returncode, list(filter(None, done.stderr.splitlines()))) == (
             130,
             [
-                "stopped; nothing was written, the shards are as they were, and the same command begins again",
+                "stopped; nothing was written, the shards are as they were; the same command starts again",
                 "vggfeat: interrupted",
             ],
         )

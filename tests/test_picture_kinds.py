@@ -189,7 +189,8 @@ def test_tiffs_that_pillow_does_not_know_are_refused_by_name(photometric: int, b
 
 @pytest.mark.parametrize("orientation", [*range(1, 9), 0, 77])
 @pytest.mark.parametrize("order", ["<", ">"], ids=["II", "MM"])
-def test_a_tiffs_orientation_is_applied_when_asked_alone(orientation: int, order: str) -> None:
+@pytest.mark.parametrize("form", ["H", "I"])
+def test_a_tiffs_orientation_is_applied_when_asked_alone(orientation: int, order: str, form: str) -> None:
     stored = ramp(8, 3).reshape(6, 10, 3)
     made = tiff(
         10,
@@ -198,7 +199,7 @@ def test_a_tiffs_orientation_is_applied_when_asked_alone(orientation: int, order
         photometric=2,
         bits=[8] * 3,
         order=order,
-        tags={274: ("H", [orientation])},
+        tags={274: (form, [orientation])},
     )
     assert np.array_equal(pixels(made), stored)
     assert np.array_equal(pixels(made, exif=True), upright(stored, orientation))

@@ -203,7 +203,8 @@ def _members(stream: Any, inside: str, start: int) -> Generator[Member, None, in
                 last = name if header.isfile() else last
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             return tar.offset
-    except tarfile.TarError as error:
+    except (tarfile.TarError, RecursionError) as error:
+        # tarfile calls itself for each name header in front of a member: hundreds of them are damage.
         reason = getattr(stream, "damage", "") or _compression(stream) or str(error)
         where = f"damaged after {last}" if last else "no readable tar file"
         yield Member(inside.removesuffix("/"), None, f"{where}: {reason}; what follows is lost")

@@ -55,8 +55,8 @@ class Directory:
     order: str
     """"<" or ">", the byte order."""
     tags: Mapping[int, tuple[float, ...]]
-    places: Mapping[int, int]
-    """Offset of the value of each tag of one short number."""
+    places: Mapping[int, tuple[int, str]]
+    """Offset and form ("H" or "I") of the value of each tag of one short or long number."""
 
     def first(self, tag: int, default: int) -> int:
         """A tag's first value."""
@@ -96,7 +96,7 @@ def read_directory(stream: BinaryIO, wanted: Collection[int] = _USED) -> Directo
         size, room = (20, 8) if big else (12, 4)
         entries = stream.read(size * min(count, 4096))
         tags: dict[int, tuple[float, ...]] = {}
-        places: dict[int, int] = {}
+        places: dict[int, tuple[int, str]] = {}
         seen: set[int] = set()
         for at in range(0, len(entries) - size + 1, size):
             tag, kind, number = struct.unpack_from(order + ("HHQ" if big else "HHI"), entries, at)
@@ -108,8 +108,8 @@ def read_directory(stream: BinaryIO, wanted: Collection[int] = _USED) -> Directo
             values = _values(stream, order, big, _TYPES[kind], number, place, entries[at + size - room : at + size])
             if values:
                 tags[tag] = values
-                if kind == 3 and number == 1:
-                    places[tag] = place
+                if _TYPES[kind] in ("H", "I") and number == 1:
+                    places[tag] = (place, _TYPES[kind])
         return Directory(order, tags, places)
     except (struct.error, OSError, ValueError, OverflowError):
         return None
@@ -168,7 +168,7 @@ def described(directory: Directory) -> str:
 
 
 def patched(stream: BinaryIO, directory: Directory, changes: Mapping[int, int], most_bytes: int) -> BinaryIO:
-    """The file with other values of tags that are one short number, in memory; the stream itself without changes.
+    """The file with other values of tags that are one whole number, in memory; without changes the stream itself.
 
     Raises ImageError for a file of more than `most_bytes` that would have to be changed.
     """
@@ -182,8 +182,9 @@ def patched(stream: BinaryIO, directory: Directory, changes: Mapping[int, int], 
     content = BytesIO()
     shutil.copyfileobj(stream, content)  # a whole read would be in memory twice
     for tag, value in changes.items():
-        content.seek(directory.places[tag])
-        content.write(struct.pack(directory.order + "H", value))
+        place, form = directory.places[tag]
+        content.seek(place)
+        content.write(struct.pack(directory.order + form, value))
     content.seek(0)
     return content
 
