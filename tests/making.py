@@ -79,3 +79,15 @@ def two_classes(folder: Path, number: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
     return folder
+
+
+def striped_tree(folder: Path) -> Path:
+    """Three classes of five pictures, each class with a colour and stripes that tell it from the others."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        (folder / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng.integers(0, 60, (24, 30, 3), dtype=np.uint8)
+            pixels[:: label + 1, :, 2 - label] += 180
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from making import striped_tree
 from PIL import Image
 
 from vggfeat.cli import run
@@ -43,15 +44,7 @@ ROWS = IMAGES * CROPS + VALIDATION
 
 @pytest.fixture
 def tree(tmp_path):
-    """Three classes of five pictures, each class of its own colour and stripes."""
-    rng = np.random.default_rng(0)
-    for label, name in enumerate(("blue", "green", "red")):
-        (tmp_path / "tree" / name).mkdir(parents=True)
-        for i in range(5):
-            pixels = rng.integers(0, 60, (24, 30, 3), dtype=np.uint8)
-            pixels[:: label + 1, :, 2 - label] += 180
-            Image.fromarray(pixels).save(tmp_path / "tree" / name / f"{i}.png")
-    return tmp_path / "tree"
+    return striped_tree(tmp_path / "tree")
 
 
 @pytest.fixture

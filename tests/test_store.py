@@ -7,6 +7,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from making import settings
 
 from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
@@ -21,19 +22,13 @@ RNG = np.random.default_rng(0)
 VALUES = RNG.random((N, sum(DIMS) * 2), dtype=np.float32)
 KEPT = RNG.random((N, sum(DIMS) * 2), dtype=np.float32)
 
-SETTINGS = {
-    "nets": [
+SETTINGS = settings(
+    nets=[
         {"net": net, "weights": "oxford", "weights_sha256": digest, "width": 1.0, "preprocessing": {"mean": [1, 2, 3]}}
         for net, digest in (("D", "aa"), ("E", "bb"))
     ],
-    "scales": SCALES,
-    "aggregate": "stack",
-    "flip": True,
-    "layer": "fc7",
-    "region": "image",
-    "exif": False,
-    "precision": "fp32",
-}
+    scales=SCALES,
+)
 DATASET = Dataset("toy", tuple(Sample(f"i{i}", f"{i}.jpg", i % 3, subset="train") for i in range(N)), ("a", "b", "c"))
 
 

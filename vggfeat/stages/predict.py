@@ -9,12 +9,11 @@ from typing import Any
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.folder import Images, as_dataset
-from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.net_predictor import NetPredictor, Prediction, is_net
 from vggfeat.inference.recorded import recorded_extractors
-from vggfeat.inference.settings import Fetching, Progress
+from vggfeat.inference.settings import Progress
 from vggfeat.store.pooling import Described, stack_unit
 
 
@@ -22,52 +21,19 @@ class Predictor:
     """Loads what a model needs, then scores images.
 
     Args:
-        model: a file that `vggfeat svm -o` wrote.
-        images: the new images, which say whether EXIF orientation counts if a benchmark's model does not.
-        exif: apply the EXIF orientation; None: as recorded (see `recorded_extractors`).
-        max_megapixels: images of more million pixels fail.
-        weights: names or files in place of those that the model records, one a net in its order; their hash must be
-            the recorded one.
-        seed: of nets whose weights were random; None is the recorded one.
-        device, precision, offline: as `load_net` takes them; None is the recorded precision.
-        workers: decoding threads.
+        model: a file that `svm` wrote (`output`).
+        options: those of `vggfeat.inference.recorded.recorded_extractors`: images, exif, max_megapixels, weights, seed,
+            device, precision, offline, workers, progress.
 
     Raises ModelError where the weights are not those that the descriptors were made with.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        *,
-        images: Dataset | None = None,
-        exif: bool | None = None,
-        max_megapixels: float = MAX_MEGAPIXELS,
-        weights: Sequence[str] = (),
-        seed: int | None = None,
-        device: str | None = None,
-        precision: str | None = None,
-        offline: bool | None = None,
-        workers: int = 2,
-        progress: Fetching | None = None,
-    ) -> None:
+    def __init__(self, model: str | Path, **options: Any) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
         self.class_names = self.model.class_names
-        self._extractors = recorded_extractors(
-            self.path,
-            self.model.inputs,
-            dataset=str(self.model.record.get("dataset", "")),
-            images=images,
-            exif=exif,
-            max_megapixels=max_megapixels,
-            weights=weights,
-            seed=seed,
-            device=device,
-            precision=precision,
-            offline=offline,
-            workers=workers,
-            progress=progress,
-        )
+        dataset = str(self.model.record.get("dataset", ""))
+        self._extractors = recorded_extractors(self.path, self.model.inputs, dataset=dataset, **options)
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """The predictions of these images, in their order, block by block.
