@@ -1,4 +1,4 @@
-"""`python -m vggfeat`, and what torchrun starts: `torchrun -m vggfeat extract ...`."""
+"""The command line as a module: `python -m vggfeat`, or `torchrun -m vggfeat`."""
 
 from vggfeat.cli import main
 

@@ -79,9 +79,9 @@ def members(path: str) -> Iterator[Member]:
     """The regular files that `tar x` would leave, of tar files inside too, in the archive's order; nothing is unpacked.
 
     Of several members of one name the last counts. A hard link is the file that it names. Archives that follow the
-    first (`cat a.tar b.tar`) are read as with `tar --ignore-zeros`. A damaged or cut archive gives what lies before the
-    damage, then a member of the archive's own name with the reason; a file that cannot be read in place is one with
-    an error. Whether it is gzipped is decided by its first bytes, as tar does.
+    first (`cat a.tar b.tar`) are read too, as by a GNU tar that ignores zeros. A damaged or cut archive gives what lies
+    before the damage, then a member of the archive's own name with the reason; a file that cannot be read in place
+    becomes a member with an error. The first bytes decide whether the archive is gzipped, as in tar.
 
     Raises DatasetError if the file cannot be read at all.
     """

@@ -112,7 +112,7 @@ def localise(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Localisation:
-    """Predicts boxes with nets of `train --task localise` and scores them.
+    """Predicts boxes with nets that were trained for localisation, and scores them (Appendix A).
 
     Protocol 1: the central crop's box of the image's own class. Protocol 2: boxes over the whole image, for the five
     classes that the posteriors or the classifier prefer, merged; several nets' boxes are united before.
@@ -124,7 +124,7 @@ def localise(
         weights: checkpoints of the localisation nets, or nets from `load_net`.
         scales: smallest sides Q in pixels for all nets, or a list of them for each net; by default the scale at which
             each was trained.
-        posteriors: files of `evaluate -o`; several are averaged.
+        posteriors: files that `evaluate` wrote (`output`); several are averaged.
         classifier: a checkpoint, or a net, that guesses the classes and rates each window.
         flip: in protocol 2 the mirrored images too.
         threshold: match score up to which boxes are merged; by default the best on every tenth image, which the errors

@@ -43,7 +43,7 @@ class TrainResult(Result):
     """Whether this process speaks for all under torchrun."""
 
     def as_json(self) -> dict[str, Any]:
-        """The names of `train --json`."""
+        """Plain data, under the names of the command's JSON."""
         return {
             "path": str(self.best),
             "last": str(self.last),

@@ -133,7 +133,7 @@ class TrainBenchmark(Result):
     """None where two processes cannot be measured."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, under the names of `bench --json`."""
+        """Plain data, under the names of the command's JSON."""
         both = self.synchronisation
         return super().as_json() | {
             "runs": [row.as_json() for row in self.runs],
