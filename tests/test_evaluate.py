@@ -21,6 +21,7 @@ from vggfeat.cli import run
 from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.split import evaluation_part, load_evaluation_set, load_training_set
 from vggfeat.errors import DatasetError, StoreError, UsageError
+from vggfeat.inference.classes import aligned
 from vggfeat.inference.crops import grid_crops
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.posteriors import Errors, Made, Posteriors, joined, scales_for
@@ -28,7 +29,7 @@ from vggfeat.inference.scorer import Scorer
 from vggfeat.nets.catalog import NETS, RANDOM, TORCHVISION
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.page.commands import making_command
-from vggfeat.stages.evaluate import aligned, evaluate, evaluate_files
+from vggfeat.stages.evaluate import evaluate, evaluate_files
 from vggfeat.store import DescriptorWriter
 from vggfeat.store.pooling import Described
 

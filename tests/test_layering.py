@@ -166,6 +166,8 @@ def test_torchvision_is_a_yardstick_only():
         ["nets"],
         ["extract", "--scales", "x"],
         ["extract", "missing.jpg"],
+        ["extract", "photo.jpg", "-o", "there.h5"],
+        ["extract", "photo.jpg", "-o", "there.h5", "--resume", "--overwrite"],
         ["nosuch"],
         ["--version"],
         ["svm", "--dataset", "caltech256"],
@@ -173,6 +175,8 @@ def test_torchvision_is_a_yardstick_only():
     ],
 )
 def test_help_and_wrong_arguments_are_answered_without_torch(args, tmp_path):
+    for name in ("photo.jpg", "there.h5"):
+        (tmp_path / name).touch()
     code = (
         "import sys; from vggfeat.cli import run; run(sys.argv[1:])\n"
         "assert 'torch' not in sys.modules, 'torch was imported'"

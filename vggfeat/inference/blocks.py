@@ -7,16 +7,18 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vggfeat.datasets import Sample
 from vggfeat.datasets.decoding import READ_TIMEOUT, Decoded, collected
 from vggfeat.datasets.outage import never_read, until_outage
-from vggfeat.inference.runner import Found, Runner, Work
 from vggfeat.inference.settings import RunOptions
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 from vggfeat.store.pooling import Described
 from vggfeat.system.memory import keep_freed_memory, release_free_memory
+
+if TYPE_CHECKING:  # imports torch
+    from vggfeat.inference.runner import Found, Runner, Work
 
 log = logging.getLogger(__name__)
 

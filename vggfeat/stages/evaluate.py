@@ -15,7 +15,8 @@ from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.inference.classes import aligned as aligned
+from vggfeat.inference.blocks import blocks_of, describe_blocks, fill
+from vggfeat.inference.classes import aligned
 from vggfeat.inference.evaluation import Evaluation, Row
 from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, scales_for, training_scale
 from vggfeat.inference.settings import (
@@ -35,7 +36,7 @@ from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
-from vggfeat.store import DescriptorWriter
+from vggfeat.store import DescriptorWriter, check_output
 from vggfeat.system.files import check_writable
 
 if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fused without
@@ -109,6 +110,8 @@ def evaluate(
     images = dataset if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
     _check_labels(images, output, per_class, submission, report)
     check_writable(submission, report and Path(report, PAGE))
+    if output is not None:
+        check_output(output, resume=resume, overwrite=overwrite)
     from vggfeat.inference.scorer import Scorer
 
     nets = choice.load(("scores",))
@@ -201,8 +204,6 @@ def _scales(net: VGG, scales: ScaleRule | Sequence[int]) -> tuple[int, ...]:
 
 def _in_memory(scorer: Scorer, images: Dataset, options: RunOptions) -> Posteriors:
     """Posteriors that no file keeps."""
-    from vggfeat.inference.blocks import blocks_of, describe_blocks
-
     samples = images.samples
     values = np.empty((len(samples), scorer.dim), dtype=np.float32)
     failures: dict[str, str] = {}
@@ -227,8 +228,6 @@ def _in_memory(scorer: Scorer, images: Dataset, options: RunOptions) -> Posterio
 
 def _in_file(path: Path, scorer: Scorer, images: Dataset, options: RunOptions) -> Posteriors:
     """Posteriors by way of their file."""
-    from vggfeat.inference.blocks import fill
-
     with DescriptorWriter(
         path,
         images,

@@ -6,13 +6,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
-from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import (
     DescriptorSettings,
     DescriptorView,
@@ -26,15 +26,16 @@ from vggfeat.inference.settings import (
     RunOptions,
     WeightsLike,
 )
-from vggfeat.nets.networks import VGG
-from vggfeat.store import FAILED, DescriptorWriter
+from vggfeat.store import FAILED, DescriptorWriter, check_output
 from vggfeat.store.aggregates import STORES, Aggregate
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:  # torch, which only a run that can begin imports
+    from vggfeat.inference.settings import NetLike
+    from vggfeat.nets.networks import VGG
 
-NetLike = str | VGG
+log = logging.getLogger(__name__)
 
 
 def extract(
@@ -127,9 +128,14 @@ def extract(
     )
     if store == "float16" and normalise == "none":
         raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
-    nets = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing).load(layers)
-    path = Path(output) if output is not None else default_output(dataset.name, nets, settings)
-    path = path if part is None else part.path(path)
+    choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing)
+    choice.check_names()
+    if output is not None:
+        check_output(_part_of(output, part), resume=resume, overwrite=overwrite)
+    from vggfeat.inference.extractor import Extractor
+
+    nets = choice.load(layers)
+    path = _part_of(default_output(dataset.name, nets, settings) if output is None else output, part)
     extractor = Extractor(nets, settings, workers=options.threads, max_megapixels=max_megapixels)
     try:
         with DescriptorWriter(
@@ -153,6 +159,11 @@ def extract(
             "%s: %d of %d images failed (read_descriptors(path).errors() says why)", path, failed, len(writer.status)
         )
     return path
+
+
+def _part_of(output: str | os.PathLike[str], part: Shard | None) -> Path:
+    """The file that a run writes: the output itself, or a shard's."""
+    return Path(output) if part is None else part.path(Path(output))
 
 
 def default_output(dataset: str, nets: Sequence[VGG], settings: DescriptorSettings) -> Path:

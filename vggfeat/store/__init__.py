@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vggfeat.store.reader import Descriptors, read_descriptors
     from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, fingerprint
-    from vggfeat.store.writer import DescriptorWriter
+    from vggfeat.store.writer import DescriptorWriter, check_output
 
 __all__ = [
     "DONE",
@@ -26,14 +26,19 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "PENDING",
-    "STORES",
     "DescriptorWriter",
     "Descriptors",
+    "check_output",
     "fingerprint",
     "read_descriptors",
 ]
 
-_HOMES = {"DescriptorWriter": "writer", "Descriptors": "reader", "read_descriptors": "reader"}
+_HOMES = {
+    "DescriptorWriter": "writer",
+    "check_output": "writer",
+    "Descriptors": "reader",
+    "read_descriptors": "reader",
+}
 """The modules of the names that are not in `schema`."""
 
 

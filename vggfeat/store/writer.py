@@ -35,7 +35,7 @@ from vggfeat.store.schema import (
     write_all,
 )
 from vggfeat.store.shards import Portion
-from vggfeat.system.files import replacing
+from vggfeat.system.files import exists, replacing
 from vggfeat.system.hdf5 import DAMAGE, written
 
 
@@ -76,8 +76,7 @@ class DescriptorWriter:
         self._portion = portion
         self._hold = OutputLock(self.path)
         try:
-            if self.path.exists() and not (self.path.is_dir() or resume or overwrite):
-                raise StoreError(f"{self.path} exists: `resume` goes on with it, `overwrite` replaces it")
+            _check_replaceable(self.path, resume, overwrite)
             if resume and self.path.exists():
                 self.status = self._resumed()
             else:
@@ -175,6 +174,18 @@ class DescriptorWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_output(path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Raises StoreError for a file that a DescriptorWriter would refuse as existing or in use, before a run's work."""
+    if exists(path):
+        with OutputLock(Path(path)):
+            _check_replaceable(Path(path), resume, overwrite)
+
+
+def _check_replaceable(path: Path, resume: bool, overwrite: bool) -> None:
+    if path.exists() and not (path.is_dir() or resume or overwrite):
+        raise StoreError(f"{path} exists: `resume` goes on with it, `overwrite` replaces it")
 
 
 def _check_same_ids(path: Path, there: list[str], here: list[str]) -> None:
