@@ -166,6 +166,7 @@ def test_torchvision_is_a_yardstick_only():
         ["nets"],
         ["extract", "--scales", "x"],
         ["extract", "missing.jpg"],
+        ["extract", "photo.jpg", "--net", "D", "--layer", "conv5_4"],
         ["extract", "photo.jpg", "-o", "there.h5"],
         ["extract", "photo.jpg", "-o", "there.h5", "--resume", "--overwrite"],
         ["nosuch"],

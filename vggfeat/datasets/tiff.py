@@ -105,7 +105,7 @@ def read_directory(stream: BinaryIO, wanted: Collection[int] = _USED) -> Directo
             seen.add(tag)  # even if it is cut off: thousands of entries may point to the same bytes
             number = number if tag == COLOUR_MAP else min(number, _MOST_VALUES)
             place = start + at + size - room
-            values = _values(stream, order, big, _TYPES[kind], number, place, entries[at + size - room : at + size])
+            values = _values(stream, order, big, _TYPES[kind], number, entries[at + size - room : at + size])
             if values:
                 tags[tag] = values
                 if _TYPES[kind] in ("H", "I") and number == 1:
@@ -115,9 +115,7 @@ def read_directory(stream: BinaryIO, wanted: Collection[int] = _USED) -> Directo
         return None
 
 
-def _values(
-    stream: BinaryIO, order: str, big: bool, form: str, number: int, place: int, inline: bytes
-) -> tuple[float, ...]:
+def _values(stream: BinaryIO, order: str, big: bool, form: str, number: int, inline: bytes) -> tuple[float, ...]:
     """A tag's values: in the entry itself, or where it points; () where they are cut off."""
     item = struct.Struct(order + form)
     length = item.size * number

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.settings import ScaleRule
 from vggfeat.metrics import class_recalls, confusion_matrix, percent, topk_error
 from vggfeat.store import PENDING, Descriptors, read_descriptors
+
+if TYPE_CHECKING:  # imports torch
+    from vggfeat.nets.networks import VGG
 
 LAYER = "posteriors"
 """The `layer` of a file of posteriors."""
@@ -61,6 +64,16 @@ def training_scale(weights: str, record: Mapping[str, Any]) -> tuple[int, int] |
     S = augment.get("S") if isinstance(augment, Mapping) else None
     sound = isinstance(S, list | tuple) and len(S) == 2 and all(isinstance(side, int) for side in S)
     return (S[0], S[1]) if sound else None  # type: ignore[index]
+
+
+def own_scales(net: VGG, rule: ScaleRule) -> tuple[int, ...]:
+    """Smallest sides Q at which to test a net. Raises UsageError for one that does not say how it was trained."""
+    S = training_scale(net.weights_name, net.training_record)
+    if S is None:
+        raise UsageError(
+            f"net {net.net} ({net.weights_name}) does not say at which scale it was trained: give `scales`, such as 256"
+        )
+    return scales_for(S, rule)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import net_spec
-from vggfeat.nets.layers import LAYERS, has_relu
+from vggfeat.nets.layers import LAYERS, check_layers, has_relu
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
@@ -156,11 +156,14 @@ class NetChoice:
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None
     """What the weights expect of an image, one for all nets or one each; None: what the weights say."""
 
-    def check_names(self) -> None:
-        """Raises UsageError for a name that is not in Table 1, before anything is read or fetched."""
+    def check_names(self, layers: Sequence[str] = ()) -> None:
+        """Raises UsageError for a name that is not in Table 1, and for layers that a named net does not have.
+
+        Reads and fetches nothing, and imports no torch.
+        """
         for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
             if isinstance(name, str):
-                net_spec(name)
+                check_layers(net_spec(name), layers)
 
     def load(self, layers: Sequence[str] = ()) -> list[VGG]:
         """The nets with their weights; layers that a net does not have are refused before anything is fetched."""

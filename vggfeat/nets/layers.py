@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vggfeat.nets.catalog import FC_CHANNELS, INPUT_SIDE, NETS, Conv, NetSpec, scaled
+from vggfeat.errors import UsageError
+from vggfeat.nets.catalog import DISPLAY_NAMES, FC_CHANNELS, INPUT_SIDE, NETS, Conv, NetSpec, scaled
 
 HIDDEN = ("fc6", "fc7")
 """The fully-connected layers that describe an image (Appendix B takes fc7)."""
@@ -52,6 +54,14 @@ LAYERS: tuple[str, ...] = tuple(
     )
 )
 """The names of the layers of any net."""
+
+
+def check_layers(spec: NetSpec, layers: Sequence[str]) -> None:
+    """Raises UsageError for a layer that a net does not have; "scores", the last one before the soft-max, all have."""
+    for layer in layers:
+        if layer not in (*spec.layer_names, "scores"):
+            have = ", ".join(spec.layer_names)
+            raise UsageError(f"net {DISPLAY_NAMES[spec.name]} has no layer {layer!r}; it has {have}")
 
 
 def layer_shape(spec: NetSpec, layer: str, width: float = 1.0) -> tuple[int, int]:

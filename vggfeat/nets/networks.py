@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.nets.catalog import (
-    DISPLAY_NAMES,
     FC_CHANNELS,
     INPUT_SIDE,
     LRN,
@@ -24,6 +23,7 @@ from vggfeat.nets.catalog import (
     scaled,
 )
 from vggfeat.nets.known import Known
+from vggfeat.nets.layers import check_layers
 from vggfeat.nets.wording import net_words
 from vggfeat.system.files import replacing
 
@@ -119,9 +119,7 @@ class VGG(nn.Module):
 
     def need(self, layer: str) -> None:
         """Raises UsageError for a layer that this net does not have, naming one that works."""
-        if layer not in (*self.spec.layer_names, "scores"):
-            have = ", ".join(self.spec.layer_names)
-            raise UsageError(f"net {DISPLAY_NAMES[self.net]} has no layer {layer!r}; it has {have}")
+        check_layers(self.spec, (layer,))
         if layer in ("fc6", "fc7", "scores") and not self.has_top:
             without = "it scores no classes" if layer == "scores" else f"no {layer}; take `layer=pool5`"
             raise UsageError(f"{self.weights_name} has no fully-connected layers, so {without}")

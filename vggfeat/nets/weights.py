@@ -14,8 +14,9 @@ import torch
 from vggfeat.errors import PreprocessingError, UsageError, WeightsError, nearest
 from vggfeat.nets.building import build
 from vggfeat.nets.cache import published_file
-from vggfeat.nets.catalog import DISPLAY_NAMES, NUM_CLASSES, WEIGHTS_NAMES, net_spec, weights_rows
+from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, net_spec, weights_rows
 from vggfeat.nets.contents import Contents
+from vggfeat.nets.layers import check_layers
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
@@ -77,19 +78,19 @@ def load_net(
     number_format = resolve_precision(precision, place)
     chosen = None if preprocessing is None else preprocessing_of(preprocessing)
     if weights is None or weights == "none":
-        check_layers(net or "D", layers)
+        check_layers(net_spec(net or "D"), layers)
         model = _random(net or "D", width, num_classes, seed)
         model.preprocessing = chosen or model.preprocessing
     elif weights in NAMES:
         _check_published(net or "D", str(weights), width, num_classes, chosen)
-        check_layers(net or "D", layers)
+        check_layers(net_spec(net or "D"), layers)
         file = published_file(net or "D", str(weights), offline=offline, progress=progress)
         model = build(str(file.path), read_weights(file.path), file.row.net)
         model.preprocessing = file.row.preprocessing
         model.weights_name, model.weights_sha256 = file.row.source, file.sha256
     else:
         if net is not None:
-            check_layers(net, layers)
+            check_layers(net_spec(net), layers)
         model = _from_file(_existing(weights), net, chosen)
         _check_agreement(model, str(weights), width, num_classes)
     for layer in layers:
@@ -130,16 +131,6 @@ def load_nets(
         one if isinstance(one, VGG) else load_net(one, its, preprocessing=how, **options)
         for one, its, how in zip(nets, files, expected, strict=True)
     ]
-
-
-def check_layers(net: str, layers: Sequence[str]) -> None:
-    """Raises UsageError for a layer that no net of this name has."""
-    spec = net_spec(net)
-    for layer in layers:
-        if layer not in (*spec.layer_names, "scores"):
-            raise UsageError(
-                f"net {DISPLAY_NAMES[spec.name]} has no layer {layer!r}; it has {', '.join(spec.layer_names)}"
-            )
 
 
 def _check_published(net: str, weights: str, width: float, num_classes: int, chosen: Preprocessing | None) -> None:

@@ -18,7 +18,7 @@ from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, describe_blocks, fill
 from vggfeat.inference.classes import aligned
 from vggfeat.inference.evaluation import Evaluation, Row
-from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, scales_for, training_scale
+from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, own_scales
 from vggfeat.inference.settings import (
     SCALE_RULES,
     VIEWS,
@@ -194,12 +194,7 @@ def _scales(net: VGG, scales: ScaleRule | Sequence[int]) -> tuple[int, ...]:
         return tuple(scales)
     if scales not in SCALE_RULES:
         raise unknown_name("rule for scales", scales, SCALE_RULES)
-    S = training_scale(net.weights_name, net.training_record)
-    if S is None:
-        raise UsageError(
-            f"net {net.net} ({net.weights_name}) does not say at which scale it was trained: give `scales`, such as 256"
-        )
-    return scales_for(S, scales)
+    return own_scales(net, scales)
 
 
 def _in_memory(scorer: Scorer, images: Dataset, options: RunOptions) -> Posteriors:

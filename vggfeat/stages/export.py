@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
+from vggfeat.inference.settings import Progress
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
 from vggfeat.store.locking import OutputLock
@@ -29,8 +30,6 @@ BLOCK_BYTES = 48 << 20
 """Bytes of descriptors read at a time: a map kept whole (`pool=none`) has millions of values an image."""
 
 _STATUS = {PENDING: "pending", DONE: "done", FAILED: "failed"}
-
-Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True)

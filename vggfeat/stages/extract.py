@@ -129,7 +129,7 @@ def extract(
     if store == "float16" and normalise == "none":
         raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
     choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing)
-    choice.check_names()
+    choice.check_names(layers)
     if output is not None:
         check_output(_part_of(output, part), resume=resume, overwrite=overwrite)
     from vggfeat.inference.extractor import Extractor

@@ -18,7 +18,7 @@ from vggfeat.inference.classes import columns_of, relabelled
 from vggfeat.inference.drawing import draw_boxes
 from vggfeat.inference.localisation import merged_boxes, score, single_boxes
 from vggfeat.inference.localiser import Guesses, Localiser, Scales, box_head, scales_of_nets
-from vggfeat.inference.posteriors import TOP, fuse, joined, training_scale
+from vggfeat.inference.posteriors import TOP, fuse, joined, own_scales
 from vggfeat.inference.settings import LocalisedSubset, NetChoice, Progress, Protocol, RunOptions
 from vggfeat.inference.submission import write_boxes
 from vggfeat.nets.networks import VGG
@@ -156,7 +156,7 @@ def localise(
     heads = [box_head(net) for net in nets]
     if central and len(nets) > 1:
         raise UsageError("protocol 1 looks at the central crop with one net: name one, or take `protocol=2`")
-    of_nets = scales_of_nets([(_trained_at(net),) for net in nets] if scales is None else scales, len(nets))
+    of_nets = scales_of_nets([own_scales(net, "single") for net in nets] if scales is None else scales, len(nets))
     class_names = heads[0].class_names
     samples = relabelled(replace(everything, samples=located), class_names)
     guesses = _own_class if central else None if posteriors is None else _guesses(posteriors, samples, class_names)
@@ -244,13 +244,6 @@ def _read(name: str, data: str | Path, subset: str) -> Dataset:
 def _loaded(net: str | os.PathLike[str] | VGG, device: str | None, precision: str) -> VGG:
     """A net from its checkpoint, or itself."""
     return net if isinstance(net, VGG) else NetChoice(None, net, device=device, precision=precision).load()[0]
-
-
-def _trained_at(net: VGG) -> int:
-    S = training_scale(net.weights_name, net.training_record)
-    if S is None:
-        raise UsageError(f"{net.weights_name} does not say at which scale it was trained: give `scales`, such as 256")
-    return sum(S) // 2
 
 
 def _own_class(sample: Sample) -> Guesses:

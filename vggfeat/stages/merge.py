@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vggfeat.errors import StoreError, UsageError
+from vggfeat.inference.settings import Progress
 from vggfeat.page.commands import extract_command
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, merge_files, read_head
@@ -22,7 +23,7 @@ def merge(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Joins the shards of one extraction into one file and returns its path.
 

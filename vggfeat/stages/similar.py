@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
+from vggfeat.inference.settings import Progress
 from vggfeat.page import similarity
 from vggfeat.page.pictures import Pictures
 from vggfeat.results import Result
@@ -77,7 +77,7 @@ def similar(
     most: int = 10_000,
     report: str | Path | None = None,
     data: str | Path = "data",
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Similar:
     """Finds the nearest neighbours of pictures in a descriptor file or, without pictures, its near-duplicates.
@@ -115,7 +115,7 @@ def similar(
     return replace(found, report=similarity.write_page(report, found.as_json(), asked, _pictures(held, data)))
 
 
-def _within(held: Descriptors, at_least: float, most: int, tick: Callable[[int, int, int], None]) -> Similar:
+def _within(held: Descriptors, at_least: float, most: int, tick: Progress) -> Similar:
     pairs = near_duplicates(held, at_least, most=most, progress=lambda done, total: tick(done, total, 0))
     rows = zip(pairs.rows.tolist(), pairs.cosines.tolist(), strict=True)
     return Similar(
@@ -123,9 +123,7 @@ def _within(held: Descriptors, at_least: float, most: int, tick: Callable[[int, 
     )
 
 
-def _neighbours(
-    held: Descriptors, images: Dataset, count: int, tick: Callable[[int, int, int], None], options: dict[str, Any]
-) -> Similar:
+def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, options: dict[str, Any]) -> Similar:
     from vggfeat.inference.blocks import blocks_of, describe_blocks
     from vggfeat.inference.recorded import recorded_extractors
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
+from vggfeat.inference.settings import Progress
 from vggfeat.metrics import positive_share
 from vggfeat.page.commands import extract_command, svm_command, with_data, with_report
 from vggfeat.page.evidence import Scored
@@ -42,8 +43,6 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path("descriptors")
 """Where `extract` writes its files by default."""
-
-Progress = Callable[[int, int, int], None]
 
 
 def svm(

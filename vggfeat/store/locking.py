@@ -9,11 +9,7 @@ import socket
 from pathlib import Path
 
 from vggfeat.errors import StoreError
-
-try:
-    import fcntl
-except ImportError:  # Windows: HDF5's own lock on the file is then the only one
-    fcntl = None  # type: ignore[assignment]
+from vggfeat.system.locking import fcntl
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of file systems without locks (some clusters): only HDF5's own check remains there."""

@@ -14,11 +14,7 @@ from numpy.typing import ArrayLike
 
 from vggfeat.errors import StoreError
 from vggfeat.store.schema import opened
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from vggfeat.system.locking import fcntl
 
 _NAMES = ("descriptors", "scales", "errors", "status")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 try:
-    import fcntl
-except ImportError:  # Windows
+    import fcntl as fcntl
+except ImportError:  # Windows, where HDF5's own lock on a descriptor file is the only one
     fcntl = None  # type: ignore[assignment]
 
 CAN_LOCK = fcntl is not None

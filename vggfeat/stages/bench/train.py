@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import UsageError
+from vggfeat.inference.settings import Progress
 from vggfeat.nets.catalog import INPUT_SIDE, NUM_CLASSES, net_spec
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.scaling import InputScaling
@@ -149,7 +150,7 @@ def bench_train(
     batch_size: int | None = None,
     precisions: Sequence[str] = ("auto",),
     device: str | None = None,
-    progress: Callable[[int, int, int], None] | None = None,
+    progress: Progress | None = None,
     effort: Effort = FULL,
 ) -> TrainBenchmark:
     """Images/s of training updates (Sect. 3.1: forward, backward, SGD), of the loader, and of two processes.
