@@ -228,7 +228,7 @@ def test_the_completion_script_is_there(shell):
         ),
         (["download", "--net", "shallowB"], "no net 'shallowB'; did you mean 'shallow-B'? valid: A (VGG-11), "),
         (["bench", "extrat"], "'extrat' is not one of 'all', 'extract', 'train', 'svm'; did you mean 'extract'?"),
-        (["evaluate", "--scales", "mult"], "'mult' is no rule for scales; did you mean 'multi'?"),
+        (["evaluate", "--scales", "mult"], "'mult' is not a rule for scales; did you mean 'multi'?"),
         (["train", "--init", "gausian"], "did you mean 'gaussian'?"),
         (["train", "--set", "sgd.batchsize=2"], "no recipe key 'batchsize'; did you mean 'batch_size'?"),
         (["extract", "--layer", "zzz"], "'pool5', 'fc6', 'fc7' (see 'vggfeat extract --help')\n"),

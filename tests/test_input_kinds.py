@@ -112,7 +112,7 @@ def test_a_split_that_contradicts_itself_is_refused_or_said(tmp_path: Path, capl
         f"{tmp_path}/b: val and valid are both its validation part; keep one"
     )
     load_dataset("folder", touch(split(tmp_path / "c", "train", "val"), "extra/dog/1.jpg", ".git/x.jpg"))
-    assert caplog.messages == [f"{tmp_path}/c: left out extra, which is no part of the split"]
+    assert caplog.messages == [f"{tmp_path}/c: left out extra, which is not part of the split"]
 
 
 # A list's entry means one file: with NUL it is a path, whole; a line is refused where it could be read in two ways.

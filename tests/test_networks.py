@@ -151,7 +151,7 @@ def test_an_unknown_net_lists_the_valid_ones_and_suggests():
 
 @pytest.mark.parametrize("width", [0, -1, float("nan")])
 def test_a_width_must_be_positive(width):
-    with pytest.raises(UsageError, match=f"^width {width} is no positive factor$"):
+    with pytest.raises(UsageError, match=f"^width {width} is not a positive factor$"):
         VGG("A", width=width)
 
 

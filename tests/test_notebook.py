@@ -81,7 +81,7 @@ def test_one_scale_and_one_path_are_enough(photos, tmp_path):
 )
 def test_pictures_in_memory_have_no_id_and_the_error_says_what_takes_them(images, name, tmp_path):
     text = (
-        f"{name} is no path: images are paths of files, folders or tar files; "
+        f"{name} is not a path: images are paths of files, folders or tar files; "
         "vggfeat.VGGFeatures describes pictures in memory"
     )
     with pytest.raises(UsageError) as caught:

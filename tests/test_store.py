@@ -275,8 +275,8 @@ def test_files_that_are_none_are_told_apart(tmp_path):
     h5py.File(tmp_path / "other.h5", "w").close()
     for name, reason in {
         "missing.h5": "{}: no such file",
-        "text.h5": "{} is no descriptor file (no HDF5)",
-        "other.h5": "{} is no descriptor file of vggfeat's",
+        "text.h5": "{} is not a descriptor file (not HDF5)",
+        "other.h5": "{} is not a descriptor file of vggfeat's",
     }.items():
         assert refused(lambda name=name: read_descriptors(tmp_path / name)) == reason.format(tmp_path / name)
     assert refused(lambda: read_descriptors(tmp_path)) == f"{tmp_path} is a folder"

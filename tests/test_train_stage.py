@@ -536,7 +536,7 @@ def test_flags_override_the_recipe_and_the_resolved_one_is_kept(tree, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--S", "big"], "Invalid value for '--S': 'big' is no training scale such as 256 or 256-512 (see "),
+        (["--S", "big"], "Invalid value for '--S': 'big' is not a training scale such as 256 or 256-512 (see "),
         (["--S", "100"], "augment.S [100, 100]: must be a side, or [min, max], of at least 224"),
         (["--set", "sgd.momentum"], "--set sgd.momentum: expected KEY=VALUE, such as schedule.patience=3"),
         (["--set", "sgd.momntum=0.5"], "[sgd] no recipe key 'momntum'; did you mean 'momentum'? valid: "),

@@ -529,7 +529,7 @@ def group(parent: h5py.Group, name: str, _: Path) -> None:
         (claims_much, "claims 52776558133248 bytes, more than the file has"),
         (text, "holds object, no floating-point numbers"),
         (missing, "is named and not there"),
-        (group, "is no data set"),
+        (group, "is not a data set"),
     ],
 )
 def test_hdf5_that_leads_elsewhere_or_lies_is_refused(
@@ -635,7 +635,7 @@ BLOB = caffe_writer.blob(np.ones((2, 3)), (2, 3), "shape")
         ),
         (
             caffe_writer.layer("c", "Convolution", [caffe_writer.block(5, b"12345"), BLOB], False),
-            "5 bytes are no whole number of values",
+            "5 bytes are not a whole number of values",
         ),
         (caffe_writer.layer("c", "Convolution", [b"", BLOB], False), "a blob has no values"),
     ],
@@ -719,7 +719,7 @@ def test_a_torch_file_cut_short_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [[1, 2], {"features.0.weight": 3}, {"fc.weight": torch.ones(2)}, torch.ones(3)])
 def test_other_content_than_a_state_dict_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"no state dict$|is no plain tensor|is no parameter of torchvision's"):
+    with pytest.raises(WeightsError, match=r"no state dict$|is not a plain tensor|is not a parameter of torchvision's"):
         load_net("A", tmp_path / "net.pth")
 
 

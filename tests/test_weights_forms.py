@@ -169,7 +169,9 @@ def test_wrappers_and_prefixes_are_taken_off(
 
 def test_a_prefix_that_not_all_names_share_is_a_foreign_tensor(tmp_path: Path) -> None:
     torch.save({**STATE, "criterion.weight": torch.ones(3)}, tmp_path / "net.pth")
-    with pytest.raises(WeightsError, match=r"'criterion\.weight' is no parameter of torchvision's or timm's VGG nets$"):
+    with pytest.raises(
+        WeightsError, match=r"'criterion\.weight' is not a parameter of torchvision's or timm's VGG nets$"
+    ):
         load(tmp_path / "net.pth")
 
 
@@ -493,7 +495,7 @@ def test_safetensors_headers_that_lie_are_refused(tmp_path: Path) -> None:
     for changed, reason in (
         (header.replace(b'"F32"', b'"I32"'), "holds I32, no floating-point numbers"),
         (header.replace(b"[1,3,3,3]", b"[9,9,9,9]"), r"of shape \(9, 9, 9, 9\) lies at bytes"),
-        (header.replace(b"[1,3,3,3]", b"[1,3,3,-3]"), "has sizes that are no natural numbers"),
+        (header.replace(b"[1,3,3,3]", b"[1,3,3,-3]"), "has sizes that are not natural numbers"),
         (header[:-5], "no readable safetensors file"),
         (b"[" * 100_000, "no readable safetensors file"),
         (b"{}", "at no width factor|of no net"),
@@ -562,7 +564,7 @@ def test_an_npz_that_swells_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": np.ones(3)}, r"'x' is no layer of a VGG net \(conv1_1_W, .., fc8_b\)$"),
+        ({"x": np.ones(3)}, r"'x' is not a layer of a VGG net \(conv1_1_W, .., fc8_b\)$"),
         ({"conv1_1_W": np.ones((3, 3, 3, 4))}, "conv1_1 has a weight alone; every layer has two arrays$"),
         ({"conv1_1_W": np.ones((3, 3, 3, 4), int), "conv1_1_b": np.ones(4)}, "holds int64, no floating-point numbers$"),
     ],
@@ -610,7 +612,7 @@ def scaled(graph: Any) -> None:
         ),
         (
             lambda graph: graph.node[0].attribute.append(helper.make_attribute("group", 3)),
-            "Conv .* that is no convolution of stride 1 with stored weights$",
+            "Conv .* that is not a convolution of stride 1 with stored weights$",
         ),
         (external, "'vgg0_conv0_weight' has its values in another file: join them with onnx.save_model"),
     ],

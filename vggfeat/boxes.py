@@ -1,8 +1,8 @@
 """Bounding boxes (Appendix A): regression targets, overlap, OverFeat's greedy merging. Pure functions.
 
-A box is (xmin, ymin, xmax, ymax), half-open: its width is xmax - xmin. All boxes of a call share one unit, any. A
-target is a localisation net's prediction: (centre x, centre y, width, height) of a box in the coordinates of a net's
-224x224 window, whose side is the unit and whose corner at top left is the origin.
+A box is (xmin, ymin, xmax, ymax), half-open: its width is xmax - xmin. All boxes in a call share one unit, such
+as pixels. A target is a localisation net's prediction: (centre x, centre y, width, height) of a box in the coordinates
+of a net's 224x224 window, whose side is the unit and whose top left corner is the origin.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def to_targets(boxes: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> 
 
 
 def from_targets(targets: ArrayLike, windows: ArrayLike, mirrored: bool = False) -> Boxes:
-    """The inverse of `to_targets`. A negative predicted width or height becomes zero."""
+    """The inverse of `to_targets`, of the same shapes. A negative predicted width or height becomes zero."""
     target, window = _floats(targets), _floats(windows)
     origin, side = window[..., :2], window[..., 2:] - window[..., :2]
     centre = target[..., :2].copy()
@@ -88,6 +88,7 @@ def merge_each(
     """The result of `merge` at each of several rising thresholds, in the time of the last one.
 
     The best pair is merged first at every threshold, so a higher threshold continues where a lower one stops.
+    Shapes and errors are those of `merge`.
     """
     values, ratings = np.array(boxes, dtype=np.float64), np.array(scores, dtype=np.float64)
     if values.ndim != 2 or values.shape[1:] != (4,) or ratings.shape != values.shape[:1]:

@@ -1,4 +1,4 @@
-"""Exceptions, each with the sentence that its reader needs.
+"""Exceptions whose messages tell the reader what to do.
 
 Messages speak of parameters, in backticks: `` `resume` `` or `` `precision='bf16'` ``, never of flags. The command line
 (`vggfeat.cli.advice`) turns those into flags, adds the advice of a shell, and prints one line on stderr.
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class VggfeatError(Exception):
-    """Something failed that the user can mend; the message names the thing and the way out (exit code 1).
+    """A failure that the user can fix; the message names the cause and the remedy (exit code 1).
 
     Args:
         message: parameters of the Python functions in backticks.
@@ -27,7 +27,7 @@ class VggfeatError(Exception):
 
 
 class UsageError(VggfeatError):
-    """What was asked for makes no sense: an unknown name, settings that contradict each other (exit code 2)."""
+    """A wrong request: an unknown name, or settings that contradict each other (exit code 2)."""
 
 
 class WeightsError(VggfeatError):
@@ -35,7 +35,7 @@ class WeightsError(VggfeatError):
 
 
 class UnknownFormError(WeightsError):
-    """A file is no weights file of any known form."""
+    """A file is not a weights file of any known form."""
 
 
 class PreprocessingError(WeightsError):
@@ -51,15 +51,15 @@ class DeviceError(VggfeatError):
 
 
 class ImageError(VggfeatError):
-    """One image cannot be used. It costs that image its row's values, never the run."""
+    """One image cannot be used. Only its row fails, never the run."""
 
 
 class ReadError(ImageError):
-    """An image's bytes cannot be had: a missing file, a lost disk. Many in a row are no fault of the images."""
+    """An image's bytes cannot be read: a missing file, a lost disk. Many in a row mean a storage outage."""
 
 
 class OutageError(VggfeatError):
-    """So many images in a row could not be read that it is the disk that has gone, not the images."""
+    """Too many images in a row could not be read, so the disk is probably gone."""
 
 
 class DatasetError(VggfeatError):
@@ -71,7 +71,7 @@ class StoreError(VggfeatError):
 
 
 class RecipeError(UsageError):
-    """A recipe has a key or a value that it must not have."""
+    """A recipe has an invalid key or value."""
 
 
 class TrainingError(VggfeatError):

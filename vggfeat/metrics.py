@@ -69,7 +69,10 @@ def _ranked_input(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int6
 
 
 def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, num_classes: int | None = None) -> NDArray[np.int64]:
-    """(K, K) counts: row = true class, column = predicted class. K defaults to the largest class + 1."""
+    """(K, K) counts: row = true class, column = predicted class. K defaults to the largest class + 1.
+
+    Raises ValueError for arrays that are not class indices of one length, or a class of K or above.
+    """
     truth, guess = _classes(labels, "labels"), _classes(predicted, "predicted")
     if truth.shape != guess.shape:
         raise ValueError(f"labels {truth.shape} and predicted {guess.shape} must be two vectors of one length")

@@ -221,7 +221,7 @@ class SVMPath:
         return self.install([clone(self.estimator).set_params(C=C)], solutions)[0]
 
     def fits(self, Cs: Iterable[float | ArrayLike]) -> list[LinearSVM]:
-        """One fitted copy of the estimator per C, on all rows, in the order of Cs."""
+        """One fitted copy of the estimator per C (a float or (K,)), on all rows, in the order of Cs."""
         given = list(Cs)
         solutions = self._solve(self.all_rows, self._grid(given))
         return self.install([clone(self.estimator).set_params(C=C) for C in given], solutions)
@@ -241,7 +241,7 @@ class SVMPath:
     def solve(
         self, rows: NDArray[np.intp], costs: Sequence[NDArray[np.float64]], start: list[Solution] | None = None
     ) -> list[Solution]:
-        """The engine's solutions. Overflow is no error here: it shows in the gaps."""
+        """The engine's solutions. Overflow is not an error here: it shows in the gaps."""
         with np.errstate(**SILENT):
             return self.engine.solve(rows, costs, start)
 

@@ -45,7 +45,10 @@ class Model:
         return f"<Model: {len(self.class_names)} classes, {self.coef.shape[1]} features>"
 
     def scores(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, D) descriptors -> (n, K) signed distances from each class's hyperplane, in units of the margin."""
+        """(n, D) descriptors -> (n, K) signed distances from each class's hyperplane, in units of the margin.
+
+        Raises ModelError for descriptors of another length.
+        """
         if descriptors.shape[1] != self.coef.shape[1]:
             raise ModelError(f"descriptors have {descriptors.shape[1]} values, the model takes {self.coef.shape[1]}")
         scores: NDArray[np.float32] = descriptors @ self.coef.T + self.intercept

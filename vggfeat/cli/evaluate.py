@@ -26,7 +26,7 @@ class ScalesOrRule(Numbers):
         if value in self.rules:
             return value
         if near := nearest(str(value), self.rules):
-            self.fail(f"{value!r} is no rule for scales; did you mean {near!r}?", param, ctx)
+            self.fail(f"{value!r} is not a rule for scales; did you mean {near!r}?", param, ctx)
         return super().convert(value, param, ctx)
 
 

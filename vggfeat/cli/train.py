@@ -32,7 +32,7 @@ class _Side(click.ParamType):
         except ValueError:
             sides = []
         if len(sides) not in (1, 2):
-            self.fail(f"{value!r} is no training scale such as 256 or 256-512", param, ctx)
+            self.fail(f"{value!r} is not a training scale such as 256 or 256-512", param, ctx)
         return sides[0] if len(sides) == 1 else sides
 
 

@@ -16,7 +16,7 @@ THREAD_PREFIX = "decode"
 """Prefix of the threads' names."""
 
 READ_TIMEOUT = 1800.0
-"""Seconds after which reading a picture is given up: its disk does not answer."""
+"""Seconds after which the reading of a picture is abandoned, because its disk does not answer."""
 
 SHUTDOWN_GRACE = 5.0
 """Seconds to wait for each thread at shutdown."""
@@ -34,7 +34,7 @@ class Decoders(ThreadPoolExecutor):
         )
 
     def end(self) -> None:
-        """Cancels what has not begun and waits for the rest, at most SHUTDOWN_GRACE a thread."""
+        """Cancels waiting tasks and waits for running ones, at most SHUTDOWN_GRACE per thread."""
         self.shutdown(wait=False, cancel_futures=True)
         for thread in self._started:
             thread.join(SHUTDOWN_GRACE)

@@ -88,7 +88,7 @@ def _parts(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset | None
     beside = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name not in folders)
     beside = [name for name in beside if not name.startswith(".") and any(images_under(os.fspath(root / name)))]
     if beside and not quiet:
-        log.warning("%s: left out %s, which is no part of the split", root, ", ".join(beside))
+        log.warning("%s: left out %s, which is not part of the split", root, ", ".join(beside))
     samples = [
         replace(
             sample,
@@ -116,7 +116,7 @@ def as_dataset(images: Images) -> Dataset:
     if isinstance(images, Dataset):
         return images
     if hasattr(images, "columns"):
-        raise UsageError("a table is no list of images: pass its column of paths, such as table['path']")
+        raise UsageError("a table is not a list of images: pass its column of paths, such as table['path']")
     one = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)
     return own_images([_path(image) for image in ([images] if one else images)])  # type: ignore[union-attr]
 
@@ -125,7 +125,7 @@ def _path(image: object) -> str:
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     raise UsageError(
-        f"{type(image).__name__} is no path: images are paths of files, folders or tar files; "
+        f"{type(image).__name__} is not a path: images are paths of files, folders or tar files; "
         "vggfeat.VGGFeatures describes pictures in memory"
     )
 
@@ -239,7 +239,7 @@ def _header(row: list[str]) -> tuple[str, ...]:
 
 
 def _refuse_unknown_header(file: Path, rows: list[tuple[int, str, str, str]]) -> None:
-    """Raises DatasetError if the first row is no picture's where the others are: it would become a class."""
+    """Raises DatasetError if the first row names no picture though the others do: its label would become a class."""
     line, path, label, _ = rows[0]
     if is_image(path) or not all(is_image(other) for _, other, _, _ in rows[1:]) or not rows[1:]:
         return

@@ -2,7 +2,7 @@
 
 `png`, `tiff` and `jpeg` look at a file's bytes, `pixels` turns whatever Pillow gives into RGB.
 
-Whatever an untrusted file does wrong ends in one ImageError with a short reason, before much memory is taken.
+Any fault of an untrusted file ends in one ImageError with a short reason, before much memory is taken.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _OTHER_FORMATS = {
     b"PK\x03\x04": "zip: unpack it, or give its images as a tar file",
     b"\x1f\x8b": "gzip: unpack it",
 }
-"""First bytes of files that are no pictures here -> their format."""
+"""First bytes of files that are not read as pictures -> their format."""
 
 Source = str | os.PathLike[str] | bytes | NDArray[Any] | Image.Image
 """A file's path or its bytes; or a picture in memory: Pillow's, or (H, W, 3) or (H, W) uint8 values."""

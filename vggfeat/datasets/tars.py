@@ -212,7 +212,7 @@ def _members(stream: Any, inside: str, start: int) -> Generator[Member, None, in
 
 
 def _member(header: tarfile.TarInfo, name: str, span: tuple[int, int], inside: str) -> Member:
-    """What a header that is no folder leaves when unpacked."""
+    """What a header other than a folder's leaves when unpacked."""
     if header.islnk():
         return Member(name, None, target=inside + header.linkname.removeprefix("./"))
     if header.issparse():

@@ -69,7 +69,7 @@ def load_voc2012(data_root: str | Path) -> Dataset:
 def load_voc2012_action(data_root: str | Path) -> Dataset:
     """VOC-2012 action: one sample a person, id `<image>_<index>`, with the person's box; labels 1, -1 an action.
 
-    Persons of the test set, if present, are unlabelled.
+    Persons of the test set, if present, are unlabelled. Raises DatasetError for missing or damaged files.
     """
     root = Path(data_root, "VOCdevkit", "VOC2012")
     sets = _sets_folder("voc2012-action", root, "Action")

@@ -76,7 +76,7 @@ def describe_blocks(
 def _name_the_slow(
     samples: Sequence[Sample], prepared: Sequence[Future[Any]], resumable: bool, patience: float
 ) -> None:
-    """Waits for pictures and warns of those that take long: a share that never answers must not hang a run silently.
+    """Waits for pictures and warns of those that take long: a lost share must not hang a run silently.
 
     Raises OutageError after READ_TIMEOUT seconds: a thread cannot be ended from outside, so no image can be skipped.
     """

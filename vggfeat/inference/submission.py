@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it brings torch
 def write_classes(path: str | Path, posteriors: Posteriors, numbers: Mapping[str, int]) -> str:
     """Writes each image's five best classes, surest first, and returns the path.
 
-    A failed image's line is `0 0 0 0 0`, which is no class, so that every other image keeps its line.
+    A failed image's line is `0 0 0 0 0`, which is not a class, so that every other image keeps its line.
 
     Args:
         numbers: ILSVRC2012_ID by wnid.
@@ -42,7 +42,7 @@ def write_boxes(
 ) -> str:
     """Writes class number, xmin, ymin, xmax, ymax of each image's guesses, surest first, and returns the path.
 
-    Pixels are ILSVRC's own: 0-based and inclusive. A failed image's line guesses class 0, which is no class.
+    Pixels are ILSVRC's own: 0-based and inclusive. A failed image's line guesses class 0, which does not exist.
 
     Args:
         answers: by the sample's id.

@@ -124,7 +124,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         if isinstance(X, str | os.PathLike | bytes):
             raise UsageError(f"VGGFeatures takes a list of images, not one: [{os.fspath(X)!r}]")
         if hasattr(X, "columns"):
-            raise UsageError("a table is no list of images: pass its column of paths, such as table['path']")
+            raise UsageError("a table is not a list of images: pass its column of paths, such as table['path']")
         if not hasattr(X, "__iter__") or hasattr(X, "getbands"):  # a Pillow image
             raise UsageError(f"VGGFeatures takes a list of images, not one: [{type(X).__name__}]")
         if isinstance(X, np.ndarray) and X.ndim in (2, 3):

@@ -70,7 +70,7 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         if not width > 0:
-            raise UsageError(f"width {width} is no positive factor")
+            raise UsageError(f"width {width} is not a positive factor")
         if top and num_classes < 1:
             raise UsageError(f"{num_classes} classes: a net needs at least one")
         self.spec = net_spec(net)

@@ -49,7 +49,7 @@ def load_net(
 
     Args:
         net: a name of Table 1, or vgg11, vgg13, vgg16, vgg19 for A, B, D, E. None is the file's net, or "D" for
-            weights that are no file.
+            weights that are not a file.
         weights: "published", "oxford", "oxford-keras", "torchvision", a file of any form in `reading.FORMS`, or None
             or "none" for random ones (Glorot and Bengio, Sect. 3.1). A file without fully-connected layers gives a net
             without them.
@@ -70,7 +70,7 @@ def load_net(
 
     Raises:
         UsageError: an unknown name, or settings that contradict the file.
-        WeightsError: a file that is no weights file, is damaged, holds no net of Table 1, or does not tell its
+        WeightsError: a file that is not a weights file, is damaged, holds no net of Table 1, or does not tell its
             preprocessing.
         DownloadError: published weights that are not in the cache and cannot be fetched.
     """

@@ -94,7 +94,7 @@ def _weights(path: Path) -> Info:
 
 
 def _model(path: Path, error: StoreError) -> Info:
-    """A fitted SVM's file, or weights in HDF5. Raises `error`, why it is no descriptor file, for any other file."""
+    """A fitted SVM's file, or weights in HDF5. For any other file raises `error`: why it is not a descriptor file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             is_model = bool(file.attrs.get("format") == MODEL_FORMAT)

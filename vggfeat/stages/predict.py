@@ -85,6 +85,8 @@ def predict(
         options: those of `Predictor`; a net takes those of `NetPredictor` alone.
 
     An image that cannot be read has an error in place of scores.
+
+    Raises ModelError for the model, UsageError for options that do not fit it, WeightsError for its nets.
     """
     images = as_dataset(images)
     if not images.samples:

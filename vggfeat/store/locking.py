@@ -16,7 +16,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class OutputLock:
-    """An exclusive lock on an output, from creation to `release`; it ends with the process, however that dies.
+    """An exclusive lock on an output, from creation to `release`; it ends with the process, even a killed one.
 
     An flock on a small file `.<name>.lock` beside the output, which names its holder; a file left by a dead process
     blocks nobody. Unlike HDF5's lock it also covers the time before the output exists. The holder removes temporary

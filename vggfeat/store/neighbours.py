@@ -57,7 +57,7 @@ def nearest(
     """The k rows of a file that are most similar to each query; fewer where the file has fewer descriptors.
 
     Args:
-        features: the file; pending and failed rows are no neighbours.
+        features: the file; pending and failed rows are left out.
         queries: (n, D) descriptors of any length; one of zeros has cosine 0 with everything.
         progress: called with (rows compared, rows).
 
@@ -87,7 +87,7 @@ def near_duplicates(
     memory: int = MEMORY,
     progress: Progress | None = None,
 ) -> Pairs:
-    """The pairs of rows whose cosine is `at_least` that, the `most` similar ones where there are more.
+    """The pairs of rows with a cosine of `at_least` or more; of more than `most` pairs the most similar.
 
     Every pair is compared: N rows of D values cost N^2 D multiplications, and the file is read
     about 8 N D / `memory` times. Equal descriptors count as similar to 1, whatever float32 makes of their product.
@@ -97,7 +97,7 @@ def near_duplicates(
         memory: bytes of descriptors held at once.
         progress: called with (pairs compared, pairs).
 
-    Raises UsageError where `at_least` is no cosine above 0.
+    Raises UsageError unless `at_least` is a cosine above 0.
     """
     if not 0 < at_least <= 1:
         raise UsageError(f"`at_least={at_least:g}`: expected a cosine above 0, at most 1")

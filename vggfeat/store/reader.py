@@ -47,7 +47,7 @@ class Descriptors:
 
     @property
     def done(self) -> NDArray[np.intp]:
-        """Rows that hold a descriptor."""
+        """(n,) the rows that hold a descriptor, ascending."""
         return np.flatnonzero(self.status == DONE)
 
     @property

@@ -167,14 +167,14 @@ def opened(path: Path, mode: str) -> h5py.File:
                 f"{path} is being written by another process: wait for it, or name another `output`"
             ) from None
         if mode != "w" and path.is_file() and not h5py.is_hdf5(path):
-            raise StoreError(f"{path} is no descriptor file (no HDF5)") from None
+            raise StoreError(f"{path} is not a descriptor file (not HDF5)") from None
         raise StoreError(f"{path}: cannot open ({os_reason(error)})") from None
 
 
 def check_format(path: Path, file: h5py.File) -> None:
     """Raises StoreError for other files, a newer format, and data sets stored outside of the file."""
     if file.attrs.get("format") != FORMAT:
-        raise StoreError(f"{path} is no descriptor file of vggfeat's")
+        raise StoreError(f"{path} is not a descriptor file of vggfeat's")
     version = int(file.attrs.get("format_version", 0))
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} has format version {version}, this vggfeat reads up to {FORMAT_VERSION}: update it")

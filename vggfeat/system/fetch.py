@@ -28,7 +28,7 @@ ATTEMPTS = 5
 """Failed tries in a row after which a server counts as unreachable."""
 
 PROGRESS_BYTES = 1 << 20
-"""A try that brings this many bytes is no failure, even if the connection then breaks."""
+"""A try that brings this many bytes does not count as failed, even if the connection then breaks."""
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""

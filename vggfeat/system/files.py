@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all; asking about names of any kind."""
+"""Writing a file whole or not at all; checks for names of any kind."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def _beside(target: Path) -> Path:
 
 
 def is_file(name: str | os.PathLike[str]) -> bool:
-    """Whether a file of this name is there; False, where pathlib raises, for a name that no system takes."""
+    """Whether a file of this name exists; False for a name that no system allows, where pathlib raises."""
     return os.path.isfile(name)  # noqa: PTH113
 
 
 def exists(name: str | os.PathLike[str]) -> bool:
-    """Whether anything of this name is there; False, where pathlib raises, for a name that no system takes."""
+    """Whether anything of this name exists; False for a name that no system allows, where pathlib raises."""
     return os.path.exists(name)  # noqa: PTH110

@@ -87,7 +87,7 @@ def standardise_(net: VGG, crops: Tensor, *, but: Sequence[str] = ()) -> VGG:
     """Scales and shifts every layer until each of its units has mean 0 and deviation 1 over some images, before ReLU.
 
     The class scores get a deviation of `FIRST_SCORES`, so that the first loss is at chance. A narrow net on few images
-    then learns from the first update; with the paper's random weights all images look alike for thousands of updates.
+    then leaves chance sooner than with the paper's random weights.
     Krähenbühl et al., "Data-dependent Initializations of Convolutional Neural Networks" (2016); not in the paper.
 
     Args:

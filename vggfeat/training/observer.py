@@ -56,7 +56,7 @@ class Observer:
     """Receives training events; the base class ignores them."""
 
     def note(self, text: str) -> None:
-        """One sentence worth reading."""
+        """A sentence for the user."""
 
     def frozen(self, done: int, total: int) -> None:
         """The frozen layers' outputs of some more crops are computed."""

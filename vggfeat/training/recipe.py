@@ -296,7 +296,7 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{file}: extends itself, by way of {above[-1]}")
     parent = table.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
-        raise RecipeError(f"{file}: extends = {parent!r} is no file name")
+        raise RecipeError(f"{file}: extends = {parent!r} is not a file name")
     table = _checked(Recipe, table, f"{file}: ")
     return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
 

@@ -61,7 +61,7 @@ class Classification:
         return math.log(self.classes)
 
     def losses(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None = None) -> Tensor:
-        """Minus the log-posterior of the image's class."""
+        """(N,) minus the log-posterior of each image's class, in nats."""
         return F.cross_entropy(outputs, labels, reduction="none")
 
     def wrong(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:

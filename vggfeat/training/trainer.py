@@ -230,7 +230,7 @@ def totals(losses: Tensor, wrong: tuple[Tensor, Tensor], weights: Tensor) -> Ten
 
 
 def mean_errors(total: Tensor) -> Errors:
-    """The means of `totals`; NaN without images."""
+    """The means of `totals` (4,); NaN without images."""
     loss, wrong1, wrong5, images = total.tolist()
     mean = (lambda x: x / images) if images else (lambda x: math.nan)
     return Errors(mean(loss), 100 * mean(wrong1), 100 * mean(wrong5), int(images))

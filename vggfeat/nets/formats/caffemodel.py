@@ -147,7 +147,7 @@ class _Message:
         if not packed:  # each value stands behind its own tag byte, the first one's lying before `start`
             data = np.ascontiguousarray(self.buffer[start - 1 : end].reshape(-1, 1 + size)[:, 1:]).reshape(-1)
         if len(data) % size:
-            raise _DamagedError(f"{len(data)} bytes are no whole number of values")
+            raise _DamagedError(f"{len(data)} bytes are not a whole number of values")
         return data.view(dtype)
 
     def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:

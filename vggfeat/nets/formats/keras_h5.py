@@ -71,7 +71,7 @@ def _arrays(file: h5py.File, size: int) -> Iterator[tuple[str, Tensor]]:
     for layer in _names(root, "layer_names"):
         group = child(root, layer)
         if not isinstance(group, h5py.Group):
-            raise RefusedError(f"layer {layer!r} is no group")
+            raise RefusedError(f"layer {layer!r} is not a group")
         for name in _names(group, "weight_names"):
             array = values(child(group, name), name, size)
             size -= array.nbytes  # all together may not claim more than the file has

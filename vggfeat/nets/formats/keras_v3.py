@@ -73,17 +73,17 @@ def _layers(group: h5py.Group, above: str, depth: int) -> Iterator[tuple[str, h5
         raise RefusedError(f"models are nested more than {_DEEPEST} deep")
     listed = child(group, "layers")
     if not isinstance(listed, h5py.Group):
-        raise RefusedError("layers is no group")
+        raise RefusedError("layers is not a group")
     for name in listed:
         layer = child(listed, name)
         if not isinstance(layer, h5py.Group):
-            raise RefusedError(f"layer {name!r} is no group")
+            raise RefusedError(f"layer {name!r} is not a group")
         if "layers" in layer:
             yield from _layers(layer, f"{above}{name}/", depth + 1)
         elif "vars" in layer:
             arrays = child(layer, "vars")
             if not isinstance(arrays, h5py.Group):
-                raise RefusedError(f"{name}/vars is no group")
+                raise RefusedError(f"{name}/vars is not a group")
             yield f"{above}{name}", arrays
 
 

@@ -36,7 +36,7 @@ def read_matconvnet(path: Path) -> Contents:
     layers: list[Layer] = []
     for name, kernel, bias in found:
         if kernel.dtype.kind != "f" or bias.dtype.kind != "f" or kernel.ndim > 4:
-            raise WeightsError(f"{path}: {name} is no convolution of floating-point numbers")
+            raise WeightsError(f"{path}: {name} is not a convolution of floating-point numbers")
         kernel = kernel.reshape(kernel.shape + (1,) * (4 - kernel.ndim))  # MATLAB drops trailing sides of 1
         weight = torch.from_numpy(np.ascontiguousarray(kernel, np.float32))
         layers.append(Layer.from_hwio(name, weight, torch.from_numpy(np.array(bias, np.float32).ravel()), layers))

@@ -72,7 +72,7 @@ def read_npy(path: Path) -> Contents:
     for name, pair in held.items():
         pair = list(pair.values()) if isinstance(pair, Mapping) else pair
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, _Array) for one in pair)):
-            raise WeightsError(f"{path}: {str(name)[:50]!r} is no pair of weights and biases")
+            raise WeightsError(f"{path}: {str(name)[:50]!r} is not a pair of weights and biases")
         weight, bias = (one.values for one in pair)
         if weight is None or bias is None:
             raise WeightsError(f"{path}: {str(name)[:50]!r} holds no floating-point numbers")
@@ -87,7 +87,7 @@ def _contents(path: Path, arrays: Mapping[str, Array]) -> Contents:
         if match is None:
             if _IGNORED.fullmatch(name):
                 continue
-            raise WeightsError(f"{path}: {name[:50]!r} is no layer of a VGG net (conv1_1_W, .., fc8_b)")
+            raise WeightsError(f"{path}: {name[:50]!r} is not a layer of a VGG net (conv1_1_W, .., fc8_b)")
         if array.dtype.kind != "f":
             raise WeightsError(f"{path}: {name} holds {array.dtype}, no floating-point numbers")
         parts.setdefault(match[1], {})["weight" if match[2] in ("W", "weights", "kernel") else "bias"] = array

@@ -36,7 +36,7 @@ _TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 class _RefusedError(Exception):
-    """The graph is no net that vggfeat reads; the text says why."""
+    """The graph is not a net that vggfeat reads; the text says why."""
 
 
 def read_onnx(path: Path) -> Contents:
@@ -119,7 +119,7 @@ class _Graph:
             settings.get("group", 1) == 1
         )
         if kernel is None or kernel.ndim != 4 or not plain:
-            raise _RefusedError(f"it has {_told(node)} that is no convolution of stride 1 with stored weights")
+            raise _RefusedError(f"it has {_told(node)} that is not a convolution of stride 1 with stored weights")
         side = kernel.shape[2]
         padding = settings.get("auto_pad") or b"NOTSET"
         same = padding in (b"SAME_UPPER", b"SAME_LOWER")

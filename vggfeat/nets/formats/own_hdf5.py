@@ -48,7 +48,7 @@ def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
 def checked(data: h5py.Group | h5py.Dataset, name: str, size: int) -> h5py.Dataset:
     """A data set, once it is known to lie in this file and to claim at most `size` bytes."""
     if not isinstance(data, h5py.Dataset):
-        raise RefusedError(f"{name!r} is no data set")
+        raise RefusedError(f"{name!r} is not a data set")
     if data.is_virtual or data.external:
         raise RefusedError(f"{name!r} has its values in another file: refused")
     if data.nbytes > size:

@@ -50,7 +50,7 @@ def _tensor(name: str, row: Any, body: np.ndarray[Any, Any]) -> Tensor:
         raise ValueError(f"{name} holds {row['dtype']}, no floating-point numbers")
     dtype, shape, (start, end) = _DTYPES[row["dtype"]], row["shape"], row["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-        raise ValueError(f"{name} has sizes that are no natural numbers")
+        raise ValueError(f"{name} has sizes that are not natural numbers")
     if not start <= end <= len(body) or math.prod(shape) * dtype.itemsize != end - start:
         raise ValueError(f"{name} of shape {tuple(shape)} lies at bytes {start} to {end} of {len(body)}")
     values = torch.from_numpy(body[start:end].copy())

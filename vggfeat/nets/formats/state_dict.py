@@ -47,10 +47,10 @@ def read_state_dict(path: Path, state: Mapping[Any, Any]) -> Contents:
         layer, _, parameter = str(key).removeprefix(prefix).rpartition(".")
         if parameter not in ("weight", "bias") or not _LAYER.fullmatch(layer):
             why = "; nets with batch normalisation are not Table 1's" if "running_mean" in str(key) else ""
-            raise WeightsError(f"{path}: {str(key)!r} is no parameter of torchvision's or timm's VGG nets{why}")
+            raise WeightsError(f"{path}: {str(key)!r} is not a parameter of torchvision's or timm's VGG nets{why}")
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
         if not (plain and value.is_floating_point()):
-            raise WeightsError(f"{path}: {key} is no plain tensor of floating-point numbers")
+            raise WeightsError(f"{path}: {key} is not a plain tensor of floating-point numbers")
         parts.setdefault(layer, {})[parameter] = value
     layers = []
     for name in sorted(parts, key=_place):

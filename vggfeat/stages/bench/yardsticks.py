@@ -20,7 +20,7 @@ from vggfeat.system.devices import tf32
 
 TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
 SIZES = ((500, 375), (375, 500), (640, 427), (300, 200), (480, 360), (512, 512))
-"""Widths and heights of the made-up set: those of photographs on the web."""
+"""Widths and heights of the synthetic set: those of photographs on the web."""
 
 
 def make_photos(folder: Path, number: int) -> list[str]:
@@ -101,7 +101,7 @@ def _trunk(spec: NetSpec, width: int, height: int, factor: float) -> tuple[int, 
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done what it was given."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
