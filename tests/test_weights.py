@@ -220,7 +220,7 @@ def test_batch_normalisation_is_refused(tmp_path: Path) -> None:
     with torch.device("meta"):
         names = torchvision.models.vgg11_bn().state_dict()
     torch.save({name: torch.zeros(1) for name in names}, tmp_path / "bn.pth")
-    with pytest.raises(WeightsError, match=r"'features\.1\.running_mean' is no parameter .*batch normalisation"):
+    with pytest.raises(WeightsError, match=r"'features\.1\.running_mean' is not a parameter .*batch normalisation"):
         load_net("A", tmp_path / "bn.pth")
 
 
