@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vggfeat.datasets import Sample
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError
-from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.posteriors import scales_for, training_scale
 from vggfeat.inference.scorer import Scorer
 from vggfeat.inference.settings import PreprocessingLike
@@ -94,7 +94,7 @@ class NetPredictor:
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """The predictions of these images, in their order, block by block."""
-        for rows, found in describe_blocks(self._scorer, samples, blocks_of(len(samples))):
+        for rows, found in describe_blocks(self._scorer, samples):
             for place, row in enumerate(rows):
                 error = found.failures.get(place)
                 yield Prediction(samples[row].id, None if error else found.descriptors[place], error or "")
