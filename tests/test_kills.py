@@ -268,7 +268,7 @@ def test_a_stopped_download_keeps_what_has_come(server, tmp_path, kind, how):
         command = ["download", "--net", "D", "--source", "oxford"]
     lines = stopped(how, command, TABLES, env)
     assert lines[-2:] == [
-        "stopped; what has come is kept, and the same command goes on with it",
+        "stopped; what has arrived is kept, and the same command continues",
         "vggfeat: interrupted",
     ]
     done = subprocess.run(

@@ -27,7 +27,9 @@ from vggfeat.stages.bench.problems import SIZES
 @click.option("--precision", "precisions", multiple=True, metavar="P", help="May be repeated.  [default: auto]")
 @click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images per run.")
 @click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain loop.")
-@click.option("--width", type=click.FloatRange(0, min_open=True), help="Width when training.  [default: 1; CPU: 0.25]")
+@click.option(
+    "--width", type=click.FloatRange(0, min_open=True), help="Width factor when training.  [default: 1; CPU: 0.25]"
+)
 @click.option("--batch-size", type=click.IntRange(2), help="Images per training update.  [default: 256; CPU: 32]")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
 @click.option(

@@ -30,8 +30,8 @@ def download(
 ) -> None:
     """Fetch published weights or a data set, checked against its hash.
 
-    Weights go to the cache (VGGFEAT_CACHE, or your user cache folder), data sets to the data root. What an
-    interrupted download left is continued.
+    Weights go to the cache (VGGFEAT_CACHE, or your user cache folder), data sets to the data root. An
+    interrupted download is continued.
 
     \b
     Example:
@@ -51,7 +51,7 @@ def download(
                 folder: Path = download_dataset(str(dataset), data, offline=offline, progress=in_megabytes)
                 result = {"path": str(folder), "dataset": str(dataset)}
     except KeyboardInterrupt:
-        console.note("stopped; what has come is kept, and the same command goes on with it")
+        console.note("stopped; what has arrived is kept, and the same command continues")
         raise
     if as_json:
         console.print_json(result)

@@ -45,7 +45,7 @@ class ScalesOrRule(Numbers):
     type=ScalesOrRule(int, f"{'|'.join(SCALE_RULES)}|{SCALES.metavar}"),
     default="single",
     show_default=True,
-    help="Smallest sides Q, or the paper's rule from the training scale S. single: S, or the middle of a range; "
+    help="Shorter sides Q in pixels, or the paper's rule for training scale S. single: S, or the middle of a range; "
     "multi: S-32,S,S+32, or the range's ends and middle.",
 )
 @dataset_option(default="ilsvrc2012")
@@ -55,13 +55,13 @@ class ScalesOrRule(Numbers):
     type=Choice(SUBSETS),
     default="val",
     show_default=True,
-    help="val: where the data set has no such part, what the net's training held out.",
+    help="val: if the data set has no such part, the images that the net's training held out.",
 )
 @click.option("--per-class", is_flag=True, help="Errors by class, and the most frequent confusions.")
-@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes an image.")
-@click.option("--report", "folder", metavar="DIR", help="A page that shows the errors and the images behind them.")
-@click.option("--output", "-o", metavar="FILE.h5", help="Keep the posteriors, to fuse them later or to resume.")
-@click.option("--resume", is_flag=True, help="Go on with the file where it stopped; failed images are tried again.")
+@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes per image.")
+@click.option("--report", "folder", metavar="DIR", help="Write a page with the errors and the images behind them.")
+@click.option("--output", "-o", metavar="FILE.h5", help="Keep the posteriors, to fuse them later or to resume the run.")
+@click.option("--resume", is_flag=True, help="Continue the file where it stopped, and retry failed images.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 @reading_options
 @device_options

@@ -14,7 +14,7 @@ from vggfeat.cli.options import common, layer_option
 @click.option(
     "--output", "-o", metavar="FILE", required=True, help="The file to write: .npy, .npz, .csv, .mat or .parquet."
 )
-@layer_option("Take this layer; repeat to stack several.  [default: all that the file has]")
+@layer_option("Take this layer; repeat to stack several.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace the file, and the names beside a matrix.")
 @common
 @click.pass_context
@@ -23,12 +23,12 @@ def export(
 ) -> None:
     """Write descriptors as a NumPy, CSV, MATLAB or Parquet file, for other tools.
 
-    FILE.npy is an (N, D) float32 matrix for numpy.load, with FILE.csv beside it: a line an image, in the matrix's
+    FILE.npy is an (N, D) float32 matrix for numpy.load, with FILE.csv beside it: one line per image, in the matrix's
     order, with the columns id, label, subset, status. FILE.csv has these columns, then f0, f1 and so on, for R and
     pandas. FILE.npz and FILE.mat hold descriptors, ids, labels, class_names, subset, status and errors as arrays;
     FILE.parquet has the columns id, label, subset, status, error, descriptor. A multi-label set has a column
-    label.<class> of 1, 0 (difficult), -1 each. All rows of the descriptor file keep their place: one that failed or is
-    pending is NaN in arrays, empty in tables, and the exit code is 3.
+    label.<class> for each class, with 1, 0 (difficult) or -1. All rows of the descriptor file keep their place: one
+    that failed or is pending is NaN in arrays, empty in tables, and the exit code is 3.
 
     \b
     Examples:

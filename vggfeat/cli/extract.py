@@ -32,7 +32,7 @@ from vggfeat.system.launch import launched
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
 @net_options(many=True)
-@click.option("--scales", type=SCALES, default="256,384,512", show_default=True, help="Smallest sides Q in pixels.")
+@click.option("--scales", type=SCALES, default="256,384,512", show_default=True, help="Shorter sides Q in pixels.")
 @click.option(
     "--aggregate",
     type=Choice(AGGREGATES),
@@ -63,7 +63,7 @@ from vggfeat.system.launch import launched
     show_default=True,
     help="The whole image, or the central 224x224 crop.",
 )
-@click.option("--pre-relu", is_flag=True, help="Values before the layer's ReLU.")
+@click.option("--pre-relu", is_flag=True, help="Take values before the layer's ReLU.")
 @click.option("--normalise", type=Choice(NORMALISATIONS), default="l2", show_default=True, help="none: raw values.")
 @click.option(
     "--region",
@@ -72,19 +72,19 @@ from vggfeat.system.launch import launched
     show_default=True,
     help="The whole image, the sample's box, or both stacked.",
 )
-@click.option("--exif/--no-exif", default=None, help="Honour EXIF orientation.  [default: only for your own pictures]")
+@click.option("--exif/--no-exif", default=None, help="Apply EXIF orientation.  [default: only for your own pictures]")
 @click.option("--keep-scales", is_flag=True, help="Store each scale's activations too.")
 @click.option("--store", type=Choice(STORES), default="float32", show_default=True)
 @dataset_option("It lies under the data root and has labels.")
 @data_option
 @list_options
 @click.option("--output", "-o", metavar="FILE", help="[default: descriptors/<dataset>-<net>-<weights>-...h5]")
-@click.option("--resume", is_flag=True, help="Go on with the file where it stopped; failed images are tried again.")
+@click.option("--resume", is_flag=True, help="Continue the file where it stopped, and retry failed images.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 @click.option(
     "--shard",
     metavar="I/N",
-    help="Extract part I of N alone, counted from 0, into <output>.shard-I-of-N.h5; vggfeat merge joins them.",
+    help="Extract only part I of N, counted from 0, into <output>.shard-I-of-N.h5; vggfeat merge joins them.",
 )
 @reading_options
 @megapixels_option
@@ -106,8 +106,8 @@ def extract(
     """Turn images into descriptors, in one HDF5 file.
 
     Takes images, folders (searched recursively; a tree of classes keeps its labels), tar files (plain or gzipped, not
-    unpacked), a list on stdin (-, or a pipe), or a data set. Prints the path of the file. A file that cannot be read
-    as an image costs its own row alone; the exit code is then 3. Under torchrun rank I of N is shard I/N.
+    unpacked), a list on stdin (-, or a pipe), or a data set. Prints the path of the file. An image that cannot
+    be read costs only its own row; the exit code is then 3. Under torchrun rank I of N is shard I/N.
 
     \b
     Examples:

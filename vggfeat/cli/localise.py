@@ -19,29 +19,36 @@ from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
     multiple=True,
     required=True,
     metavar="CKPT",
-    help="A checkpoint of train --task localise. Repeat to unite several nets' boxes.",
+    help="A checkpoint of train --task localise. Repeat to combine several nets' boxes.",
 )
 @click.option(
     "--protocol",
     type=Choice(PROTOCOLS),
     default="2",
     show_default=True,
-    help="1: the central crop's box, the class given. 2: the whole image, five guessed classes, boxes merged.",
+    help="1: the central crop's box for the given class. 2: the whole image, five guessed classes, merged boxes.",
 )
-@click.option("--posteriors", multiple=True, metavar="FILE.h5", help="Classes from evaluate -o; several are averaged.")
-@click.option("--classifier", metavar="CKPT", help="Classes from this net, which also rates every window.")
+@click.option(
+    "--posteriors",
+    multiple=True,
+    metavar="FILE.h5",
+    help="Guess classes by these posteriors (evaluate -o); several are averaged.",
+)
+@click.option("--classifier", metavar="CKPT", help="Guess classes with this net, which also rates every window.")
 @click.option(
     "--scales",
     multiple=True,
     type=SCALES,
-    help="Smallest sides Q of all nets; repeat for one list a net.  [default: each net's training scale]",
+    help="Shorter sides Q for all nets; repeat to give each net its list.  [default: each net's training scale]",
 )
-@click.option("--flip/--no-flip", default=True, show_default=True, help="The mirrored images too (protocol 2).")
-@click.option("--threshold", type=float, help="Of merging.  [default: the best on every tenth image]")
+@click.option("--flip/--no-flip", default=True, show_default=True, help="Use the mirrored images too (protocol 2).")
+@click.option(
+    "--threshold", type=float, help="Match score up to which boxes merge.  [default: the best on every tenth image]"
+)
 @data_option
 @click.option("--subset", type=Choice(LOCALISED_SUBSETS), default="val", show_default=True)
-@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes an image.")
-@click.option("--draw", metavar="DIR", help="Pictures with true and predicted boxes, at most 100.")
+@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes per image.")
+@click.option("--draw", metavar="DIR", help="Write pictures with true and predicted boxes, at most 100.")
 @reading_options
 @device_options
 @common
@@ -57,8 +64,8 @@ def localise(
 ) -> None:
     """Predict boxes in ILSVRC's images and score them.
 
-    A guess is right where its class is the image's and its box overlaps a true one by an IoU above 0.5. The errors go
-    to stderr, beside those of two trivial answers; stdout has the paths of what was written, or the whole result with
+    A guess is right if its class is the image's and its box has an IoU above 0.5 with a true box. The errors go to
+    stderr, beside those of two trivial answers; stdout has the paths of the files written, or the whole result with
     --json.
 
     \b

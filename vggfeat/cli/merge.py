@@ -21,9 +21,9 @@ def merge(
 ) -> None:
     """Join the shards of one extraction into one file.
 
-    SHARDS are all files that extract wrote with --shard or under torchrun, in any order. The file is that of an
-    extraction by one process, in the list's order; it appears whole or not at all, and the shards stay. Where one is
-    missing or unfinished, the error has the command that makes it.
+    SHARDS are all the files that extract wrote with --shard or under torchrun, in any order. The file is that of an
+    extraction by one process, in the list's order; it appears whole or not at all, and the shards stay. If one is
+    missing or unfinished, the error gives the command that makes it.
 
     \b
     Example:

@@ -151,7 +151,7 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
                 type=float,
                 default=1.0,
                 show_default=True,
-                help="Channel factor of a net with random weights.",
+                help="Factor on every layer's channels, for random weights.",
             ),
             click.option(
                 "--preprocessing",
@@ -222,7 +222,7 @@ megapixels_option = click.option(
     type=click.FloatRange(0, min_open=True),
     default=MAX_MEGAPIXELS,
     show_default=True,
-    help="Images of more million pixels fail.",
+    help="Images with more megapixels fail.",
 )
 
 
@@ -241,8 +241,8 @@ def dataset_option(help: str = "", *, default: str | None = None) -> Callable[[F
 def list_options(command: F) -> F:
     """--list and -0. Without -0 a name with a tab could be id<TAB>path too; such a line is refused."""
     for option in (
-        click.option("-0", "nul", is_flag=True, help="NUL separates the list (find -print0), each entry being a path."),
-        click.option("--list", "list_file", metavar="FILE", help="Paths from a file: one a line, or id<TAB>path."),
+        click.option("-0", "nul", is_flag=True, help="The list holds paths separated by NUL (find -print0)."),
+        click.option("--list", "list_file", metavar="FILE", help="File of paths: one per line, or id<TAB>path."),
     ):
         command = option(command)
     return command
@@ -270,7 +270,7 @@ def recorded_net_options(command: F) -> F:
         click.option(
             "--exif/--no-exif", default=None, help="Apply EXIF orientation.  [default: as the descriptors were made]"
         ),
-        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]"),
         click.option(
             "--precision",
             type=Choice(PRECISIONS),
@@ -279,12 +279,12 @@ def recorded_net_options(command: F) -> F:
         ),
         click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
         click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
-        click.option("--seed", type=int, help="Of nets whose weights were random.  [default: the recorded one]"),
+        click.option("--seed", type=int, help="Seed of nets with random weights.  [default: the recorded one]"),
         click.option(
             "--weights",
             multiple=True,
             metavar="NAME|FILE",
-            help="Where the recorded weights lie now, one a net; their hash must be the same.",
+            help="Where the recorded weights are now, one per net; their hash must match.",
         ),
     ):
         command = option(command)

@@ -20,9 +20,11 @@ from vggfeat.system.launch import default_workers
 @dataset_option("It lies under the data root.")
 @data_option
 @list_options
-@click.option("--all", "all_classes", is_flag=True, help="Every class's score, best first, not the best one's alone.")
+@click.option("--all", "all_classes", is_flag=True, help="Print the scores of all classes, best first.")
 @click.option(
-    "--preprocessing", metavar="NAME|FILE.toml", help="What a net's weights expect of an image, where they do not say."
+    "--preprocessing",
+    metavar="NAME|FILE.toml",
+    help="What a net's weights expect of an image, if the file does not say.",
 )
 @recorded_net_options
 @common

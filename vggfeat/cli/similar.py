@@ -20,9 +20,13 @@ from vggfeat.errors import UsageError
 @click.option("--count", "-k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of a picture.")
 @click.option("--at-least", type=float, default=0.98, show_default=True, help="Smallest cosine of near-duplicates.")
 @click.option(
-    "--most", type=click.IntRange(1), default=10_000, show_default=True, help="Pairs of near-duplicates to keep."
+    "--most",
+    type=click.IntRange(1),
+    default=10_000,
+    show_default=True,
+    help="Keep at most this many pairs of near-duplicates.",
 )
-@click.option("--report", metavar="DIR", help="A page that shows the pictures.")
+@click.option("--report", metavar="DIR", help="Write a page that shows the pictures.")
 @data_option
 @recorded_net_options
 @common

@@ -17,7 +17,7 @@ from vggfeat.store.aggregates import AGGREGATES
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
-@dataset_option("Takes descriptors/<dataset>-*.h5 where no file is named.")
+@dataset_option("Takes descriptors/<dataset>-*.h5 if no file is named.")
 @click.option(
     "--C",
     "C",
@@ -30,7 +30,7 @@ from vggfeat.store.aggregates import AGGREGATES
     type=Choice(SOLVERS),
     default=SOLVERS[0],
     show_default=True,
-    help="auto: newton, or liblinear for the plain hinge, or over 40,000 images of over 512 values.",
+    help="auto: newton, but liblinear for the plain hinge or for over 40,000 images of over 512 values.",
 )
 @click.option("--loss", type=Choice(LOSSES), default=LOSSES[0], show_default=True)
 @click.option(
@@ -39,12 +39,14 @@ from vggfeat.store.aggregates import AGGREGATES
     help="Aggregate the kept scales again, for files made with --keep-scales.",
 )
 @click.option("--scales", type=SCALES, default=None, help="Use only these of the kept scales.")
-@layer_option("Take this layer of each file; repeat to stack several.  [default: all that it has]")
+@layer_option("Take this layer of each file; repeat to stack several.  [default: all]")
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; later ones count up.")
 @click.option("--folds", type=click.IntRange(2), help="k-fold cross-validation, for your own images.")
 @click.option("--train-per-class", type=click.IntRange(2), help="Training images per class.")
-@click.option("--test-per-class", type=click.IntRange(1), help="Most test images per class.  [default: the rest]")
+@click.option(
+    "--test-per-class", type=click.IntRange(1), help="At most this many test images per class.  [default: the rest]"
+)
 @click.option(
     "--test-fraction",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),

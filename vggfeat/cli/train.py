@@ -39,16 +39,18 @@ class _Side(click.ParamType):
 @click.command()
 @click.option("--net", metavar="NET", type=Net(), help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
-@click.option("--task", type=Choice(TASKS), help="localise: boxes.  [default: classify]")
-@click.option("--head", type=Choice(HEADS), help="Boxes: one a class, or one for all.  [default: pcr]")
+@click.option("--task", type=Choice(TASKS), help="localise: learn boxes.  [default: classify]")
+@click.option("--head", type=Choice(HEADS), help="Boxes: one per class (pcr), or one for all (scr).  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
 @click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers: a file, or published.")
 @click.option(
-    "--preprocessing", metavar="NAME|FILE.toml", help="What the weights of CKPT expect, where it does not say."
+    "--preprocessing",
+    metavar="NAME|FILE.toml",
+    help="What the weights of CKPT expect of an image, if the file does not say.",
 )
 @click.option("--init", type=Choice(INIT_SCHEMES), help="How layers that are not in CKPT start.  [default: glorot]")
-@click.option("--init-std", type=float, help="Standard deviation of gaussian.  [default: 0.01]")
+@click.option("--init-std", type=float, help="Standard deviation of --init gaussian.  [default: 0.01]")
 @click.option(
     "--trainable",
     metavar="all|fc|LAYER",
@@ -58,17 +60,21 @@ class _Side(click.ParamType):
     "--crops",
     type=click.IntRange(0),
     metavar="K",
-    help="K fixed crops an image: frozen layers run once for each. 0: new crops.  [default: 2 with frozen layers]",
+    help="K fixed crops per image: frozen layers run once for each. 0: always new.  [default: 2 with frozen layers]",
 )
 @click.option("--cache/--no-cache", default=True, help="Keep the outputs of frozen layers on disk.  [default: cache]")
 @click.option("--S", "S", type=_Side(), metavar="S|MIN-MAX", help="Training scale.  [default: 256]")
 @click.option("--width", type=float, help="Factor on every layer's channels.  [default: 1]")
 @click.option("--epochs", type=int, help="[default: 74; with frozen layers 20]")
-@click.option("--batch-size", type=int, help="Images an update, over all processes.  [default: 256; frozen 64]")
-@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01; localise, frozen 0.001]")
-@click.option("--seed", type=int, help="Of weights, crops, order, dropout.  [default: 0]")
+@click.option("--batch-size", type=int, help="Images per update, over all processes.  [default: 256; frozen 64]")
+@click.option("--learning-rate", type=float, help="Initial learning rate.  [default: 0.01; localise, frozen 0.001]")
+@click.option("--seed", type=int, help="Seed of weights, crops, order and dropout.  [default: 0]")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, as schedule.patience=3."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Set any key of the recipe, such as schedule.patience=3.",
 )
 @click.option(
     "--output",
@@ -76,11 +82,13 @@ class _Side(click.ParamType):
     metavar="DIR|FILE.pt",
     help="[default: checkpoints/<dataset>-<net>-<S>[-<trainable>][-localise-<head>]]",
 )
-@click.option("--report", "folder", metavar="DIR", help="A page with the curves and the command that repeats the run.")
+@click.option(
+    "--report", "folder", metavar="DIR", help="Write a page with the curves and the command that repeats the run."
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
-@click.option("--workers", type=click.IntRange(0), help="Decoding threads a process.  [default: one a core]")
-@click.option("--micro-batch", type=click.IntRange(1), help="Images at a time.  [default: as many as fit]")
+@click.option("--workers", type=click.IntRange(0), help="Decoding threads per process.  [default: one per core]")
+@click.option("--micro-batch", type=click.IntRange(1), help="Images computed at a time.  [default: as many as fit]")
 @device_options
 @manners
 @click.pass_context
@@ -103,14 +111,14 @@ def train(
 ) -> None:
     """Train a net by the paper's recipe (Sect. 3.1): on ILSVRC, or on a tree of your own pictures.
 
-    To fine-tune a trained net on your own pictures, in folders of one class each, train its last layers: with
-    --trainable fc the others run once for each picture, and their outputs are kept on disk.
+    To fine-tune a trained net on your own pictures, one folder per class, train its last layers: with
+    --trainable fc the others run once for each crop, and their outputs are kept on disk.
 
     With --task localise its last layer learns boxes instead (Appendix A), on the images of ILSVRC that have them.
 
     Prints the path of the best checkpoint (least validation error); the last one, the resolved recipe, metrics.jsonl
     and curves.png lie beside it. The same command under torchrun uses several GPUs or machines. An interrupted run
-    saves its state, ends with code 130 and goes on with --resume.
+    saves its state, ends with code 130 and continues with --resume.
 
     \b
     Examples:
