@@ -173,6 +173,8 @@ def test_torchvision_is_a_yardstick_only():
         ["--version"],
         ["svm", "--dataset", "caltech256"],
         ["train", "--net", "E"],
+        ["predict", "missing.h5", "photo.jpg"],
+        ["predict", "there.h5", "photo.jpg"],
     ],
 )
 def test_help_and_wrong_arguments_are_answered_without_torch(args, tmp_path):

@@ -38,22 +38,24 @@ def blocks_of(n: int, size: int = BLOCK) -> list[range]:
 def describe_blocks(
     runner: Runner[Work, Found],
     samples: Sequence[Sample],
-    blocks: Sequence[range],
+    blocks: Sequence[range] | None = None,
     *,
     resumable: bool = False,
     patience: float | None = None,
 ) -> Iterator[tuple[range, Found]]:
-    """The results of these blocks of samples, in order.
+    """The results of the samples block by block, in order.
 
     On the CPU, which decodes and computes with the same cores, one block is decoded ahead. A GPU computes a block while
     the one before it is handed on, and more blocks are decoded ahead, so that a large picture delays nothing.
 
     Args:
+        blocks: those of `blocks_of` to compute; None: all.
         resumable: the blocks go into a file that a later run can continue, as an OutageError then says.
         patience: seconds between two warnings that name slow images; None: PATIENCE.
 
     Raises OutageError for a picture that is not read in half an hour.
     """
+    blocks = blocks_of(len(samples)) if blocks is None else blocks
     keep_freed_memory()
     decoded_ahead, running_ahead = (4, 1) if runner.in_background else (1, 0)
     decoding = deque(runner.prepare(samples[rows.start : rows.stop]) for rows in blocks[:decoded_ahead])

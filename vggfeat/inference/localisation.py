@@ -12,7 +12,7 @@ from vggfeat.boxes import Boxes
 from vggfeat.datasets import Sample
 from vggfeat.datasets.outage import until_outage
 from vggfeat.errors import DatasetError
-from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.localiser import Localiser, best_boxes
 from vggfeat.inference.posteriors import TOP
 from vggfeat.inference.settings import RunOptions
@@ -154,7 +154,7 @@ def _proposed(
     total = before + len(samples) if of is None else of
     by_id: dict[str, _Proposal] = {}
     failed: dict[str, str] = {}
-    blocks = describe_blocks(localiser, samples, blocks_of(len(samples)))
+    blocks = describe_blocks(localiser, samples)
     for rows, located in until_outage(blocks, samples, options.max_read_failures, resumable=False):
         merged = best_boxes(located.candidates, thresholds)
         for one, boxes in zip(located.candidates, merged, strict=True):

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vggfeat.datasets import Sample
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError
-from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.posteriors import scales_for, training_scale
+from vggfeat.inference.prediction import Prediction
 from vggfeat.inference.scorer import Scorer
 from vggfeat.inference.settings import PreprocessingLike
 from vggfeat.nets.weights import load_net
 
 UNKNOWN_SCALE = (256, 256)
 """Training scale of weights that do not record theirs."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The scores of one image, or the reason why it has none."""
-
-    id: str
-    scores: NDArray[np.float32] | None
-    """(K,) one a class: a net's probability, or for a fitted model the signed distance from the class's hyperplane in
-    units of the margin."""
-    error: str = ""
-
-    def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
-        """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order."""
-        assert self.scores is not None, self.error
-        order = np.argsort(-self.scores, kind="stable")[:count]
-        return [(class_names[k], float(self.scores[k])) for k in order]
-
-
-def is_net(path: str | Path) -> bool:
-    """Whether a file is a net's checkpoint by its content or name, not a fitted model."""
-    return Path(path).suffix in (".pt", ".pth") or zipfile.is_zipfile(path)
 
 
 class NetPredictor:
@@ -94,7 +70,7 @@ class NetPredictor:
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """The predictions of these images, in their order, block by block."""
-        for rows, found in describe_blocks(self._scorer, samples, blocks_of(len(samples))):
+        for rows, found in describe_blocks(self._scorer, samples):
             for place, row in enumerate(rows):
                 error = found.failures.get(place)
                 yield Prediction(samples[row].id, None if error else found.descriptors[place], error or "")

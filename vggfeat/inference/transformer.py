@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError, UsageError
-from vggfeat.inference.blocks import blocks_of, describe_blocks
+from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling, PreprocessingLike
 from vggfeat.nets.networks import VGG
@@ -133,7 +133,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         extractor = self._extractor()
         descriptors = np.empty((len(samples), extractor.dim), dtype=np.float32)
         try:
-            for rows, described in describe_blocks(extractor, samples, blocks_of(len(samples))):
+            for rows, described in describe_blocks(extractor, samples):
                 for row, reason in described.failures.items():
                     raise ImageError(f"image {rows.start + row} ({samples[rows.start + row].id}): {reason}")
                 descriptors[rows.start : rows.stop] = described.descriptors

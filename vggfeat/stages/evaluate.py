@@ -15,7 +15,7 @@ from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.inference.blocks import blocks_of, describe_blocks, fill
+from vggfeat.inference.blocks import describe_blocks, fill
 from vggfeat.inference.classes import aligned
 from vggfeat.inference.evaluation import Evaluation, Row
 from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, own_scales
@@ -202,7 +202,7 @@ def _in_memory(scorer: Scorer, images: Dataset, options: RunOptions) -> Posterio
     samples = images.samples
     values = np.empty((len(samples), scorer.dim), dtype=np.float32)
     failures: dict[str, str] = {}
-    described = describe_blocks(scorer, samples, blocks_of(len(samples)))
+    described = describe_blocks(scorer, samples)
     for rows, block in until_outage(described, samples, options.max_read_failures, resumable=False):
         values[rows.start : rows.stop] = block.descriptors
         failures |= {samples[rows.start + row].id: reason for row, reason in block.failures.items()}

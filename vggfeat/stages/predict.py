@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
-from vggfeat.inference.net_predictor import NetPredictor, Prediction, is_net
-from vggfeat.inference.recorded import recorded_extractors
+from vggfeat.inference.prediction import Prediction, is_net
 from vggfeat.inference.settings import Progress
 from vggfeat.store.pooling import Described, stack_unit
+
+if TYPE_CHECKING:  # torch, which a wrong model file is told without
+    from vggfeat.inference.net_predictor import NetPredictor
 
 
 class Predictor:
@@ -33,6 +35,8 @@ class Predictor:
         self.model: Model = read_model(model)
         self.class_names = self.model.class_names
         dataset = str(self.model.record.get("dataset", ""))
+        from vggfeat.inference.recorded import recorded_extractors
+
         self._extractors = recorded_extractors(self.path, self.model.inputs, dataset=dataset, **options)
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
@@ -117,4 +121,6 @@ def _net_predictor(model: str | Path, images: Dataset, options: dict[str, Any]) 
     if given is not None:
         raise UsageError(f"`{given}` goes with a fitted model; {model} is a net, which has its weights")
     exif = options.get("exif")
+    from vggfeat.inference.net_predictor import NetPredictor
+
     return NetPredictor(model, exif=images.exif if exif is None else exif, **taken)

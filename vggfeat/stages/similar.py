@@ -10,6 +10,7 @@ import numpy as np
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
+from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.settings import Progress
 from vggfeat.page import similarity
 from vggfeat.page.pictures import Pictures
@@ -124,7 +125,6 @@ def _within(held: Descriptors, at_least: float, most: int, tick: Progress) -> Si
 
 
 def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, options: dict[str, Any]) -> Similar:
-    from vggfeat.inference.blocks import blocks_of, describe_blocks
     from vggfeat.inference.recorded import recorded_extractors
 
     if not images.samples:
@@ -140,7 +140,7 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
     failures: dict[int, str] = {}
     described = []
     try:
-        for rows, block in describe_blocks(extractor, images.samples, blocks_of(len(images.samples))):
+        for rows, block in describe_blocks(extractor, images.samples):
             failures |= {rows.start + row: reason for row, reason in block.failures.items()}
             described.append(block.descriptors)
             tick(rows.stop, len(images.samples), len(failures))

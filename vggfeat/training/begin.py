@@ -144,7 +144,7 @@ def _restored(setup: RunSetup) -> Start:
         raise RecipeError(f"{last}: made with other images than {setup.dataset.name} has now")
     net = _empty_net(setup)
     net.load_state_dict(content["state_dict"])
-    net.preprocessing = Preprocessing(**frozen(content["preprocessing"]))
+    net.preprocessing = Preprocessing.from_record(content["preprocessing"])
     net.training_record = content["training"]
     trainer, plateau = _trainer(setup, net), _plateau(setup)
     trainer.optimizer.load_state_dict(kept["optimizer"])

@@ -1,0 +1,33 @@
+"""The scores of an image by a fitted model or a trained net, and which of the two a file is. Imports no torch."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The scores of one image, or the reason why it has none."""
+
+    id: str
+    scores: NDArray[np.float32] | None
+    """(K,) one a class: a net's probability, or for a fitted model the signed distance from the class's hyperplane in
+    units of the margin."""
+    error: str = ""
+
+    def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
+        """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order."""
+        assert self.scores is not None, self.error
+        order = np.argsort(-self.scores, kind="stable")[:count]
+        return [(class_names[k], float(self.scores[k])) for k in order]
+
+
+def is_net(path: str | Path) -> bool:
+    """Whether a file is a net's checkpoint by its content or name, not a fitted model."""
+    return Path(path).suffix in (".pt", ".pth") or zipfile.is_zipfile(path)
