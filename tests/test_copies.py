@@ -114,7 +114,7 @@ def test_the_command_warns_and_goes_on(doubled, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_images_of_which_none_is_twice_give_no_warning(tmp_path, recwarn):
+def test_images_without_a_copy_give_no_warning(tmp_path, recwarn):
     dataset, values = clusters([20, 20], dim=64)
     result = svm(write_descriptors(tmp_path / "d.h5", dataset, values), C=1.0)
     assert result.copies == ()

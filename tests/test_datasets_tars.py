@@ -192,7 +192,7 @@ def test_a_tar_file_that_has_gone_is_a_lost_disk_not_a_broken_image(tmp_path):
         assert str(error.value) == f"{tmp_path / name}: no such file or directory"
     with pytest.raises(DatasetError) as caught:
         from_list(io.BytesIO(os.fsencode(tmp_path / "a.tar")))
-    assert str(caught.value) == f"{tmp_path / 'a.tar'}: this tar file cannot be read: no such file or directory"
+    assert str(caught.value) == f"stdin: {tmp_path / 'a.tar'}: no such tar file"
 
 
 def test_other_compressions_and_tar_files_without_images_are_refused(tmp_path):
@@ -279,3 +279,20 @@ def test_headers_of_a_mebibyte_are_read(tmp_path):
             f"{tmp_path}/a.tar/a.jpg",
             f"{tmp_path}/a.tar/{name}",
         ]
+
+
+def test_all_missing_tar_files_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data-03.tar").write_bytes(tar_bytes(FILES))
+    (tmp_path / "data-11.tar").write_bytes(tar_bytes(FILES))
+    gone = ", ".join(f"data-{number:02}.tar" for number in range(20) if number not in (3, 11))
+    with pytest.raises(UsageError) as caught:
+        from_paths(["data-{00..19}.tar"])
+    assert str(caught.value) == f"{gone}: no such file or folder"
+    (tmp_path / "list").write_text("\n".join(["x.jpg", *(f"data-{number:02}.tar" for number in range(20))]))
+    with pytest.raises(DatasetError) as caught:
+        from_list("list")
+    assert str(caught.value) == f"list: {gone}: no such tar file"
+    with pytest.raises(UsageError) as caught:
+        from_paths(["data-{0000..2999}.tar"])
+    assert str(caught.value).endswith("data-0999.tar and 2000 more: no such file or folder")

@@ -2,21 +2,28 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vggfeat
 from vggfeat.cli import run
-from vggfeat.datasets import Sample
+from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.outage import until_outage
+from vggfeat.datasets.sample import Origin
 from vggfeat.errors import OutageError
+from vggfeat.inference.blocks import blocks_of
 from vggfeat.stages.merge import merge
 from vggfeat.store.pooling import Described
+from vggfeat.store.shards import Portion, Shard, cut
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32", "--scales", "224"]
 COUNT = 40
@@ -54,7 +61,7 @@ def test_shards_merge_to_the_file_of_one_process(listed, tmp_path, capsys):
     parts = [str(tmp_path / f"a.shard-{i}-of-2.h5") for i in range(2)]
     assert run(["merge", parts[0], "-o", str(tmp_path / "a.h5")]) == 1
     advice = capsys.readouterr().err
-    again = advice[advice.index("vggfeat extract") :].replace("FILE", str(listed)).split()[1:]
+    again = advice[advice.index("vggfeat extract") :].split()[1:]
     assert run(again) == 3, "a lost shard is made again alone, by the command of the error"
     assert run(["merge", *parts, "-o", str(tmp_path / "a.h5")]) == 3
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
@@ -283,3 +290,79 @@ def test_a_merge_killed_at_any_instant_is_made_again(photos, tmp_path, kills):
         assert run([*command, "--shard", f"{i}/3", "-o", str(tmp_path / "a.h5")]) == 0
     parts = [str(path) for path in sorted(tmp_path.glob("a.shard-*"))]
     kill_at_random(kills, tmp_path / "out" / "m.h5", "merge", *parts)
+
+
+def repaired(shard, capsys):
+    """The command that `merge` gives for a shard that has gone, as words to paste."""
+    shard.unlink()
+    there = sorted(shard.parent.glob("*.shard-*"))
+    assert run(["merge", *map(str, there), "-o", str(shard.parent / "merged.h5")]) == 1
+    return shlex.split(capsys.readouterr().err.partition("make it with ")[2])[1:]
+
+
+@pytest.mark.parametrize("kind", ["tars", "one list", "nul", "folder", "labelled", "data"])
+def test_a_lost_shard_is_made_again_by_the_command_as_pasted(photos, tmp_path, kind, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pictures = sorted(photos.iterdir())
+    for name in ("a", "b"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        for number in range(12):
+            shutil.copy(pictures[number % 6], tmp_path / "tree" / name / f"{number}.jpg")
+    every = sorted((tmp_path / "tree").glob("*/*"))
+    for number in range(2):
+        with tarfile.open(f"data {number}.tar", "w") as tar:
+            for path in every[number::2]:
+                tar.add(path, f"{path.parent.name}-{path.name}")
+    (tmp_path / "list").write_bytes(b"\n".join(os.fsencode(path) for path in every))
+    (tmp_path / "nul").write_bytes(b"\0".join(os.fsencode(path) for path in every))
+    images = {
+        "tars": ["data {0..1}.tar"],
+        "one list": ["--list", "list"],
+        "nul": ["--list", "nul", "-0"],
+        "folder": ["tree/a", "tree/b"],
+        "labelled": ["tree"],
+        "data": ["--dataset", "folder", "--data", "tree"],
+    }[kind]
+    for number in range(2):
+        assert run(["extract", *images, *NARROW, "--shard", f"{number}/2", "-o", "x.h5"]) == 0
+    capsys.readouterr()
+    lost = tmp_path / "x.shard-1-of-2.h5"
+    before = lost.read_bytes()
+    assert run(repaired(lost, capsys)) == 0
+    assert lost.read_bytes() == before
+    assert run(["extract", *images, *NARROW, "-o", "whole.h5"]) == 0
+    assert run(["merge", "x.shard-0-of-2.h5", "x.shard-1-of-2.h5", "-o", "x.h5"]) == 0
+    assert (tmp_path / "x.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_the_command_names_the_weights_file_where_it_was(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets").mkdir()
+    vggfeat.load_net("A", None, width=1 / 16, device="cpu").save("nets/a.pt")
+    command = ["extract", str(photos), "--weights", "nets/a.pt", "--scales", "224", "--precision", "fp32", "-o", "x.h5"]
+    for number in range(2):
+        assert run([*command, "--shard", f"{number}/2"]) == 0
+    capsys.readouterr()
+    again = repaired(tmp_path / "x.shard-0-of-2.h5", capsys)
+    assert again[again.index("--weights") + 1] == "nets/a.pt"
+    assert run(again) == 0
+
+
+def test_a_very_long_list_of_paths_is_not_recorded(tmp_path):
+    paths = tuple(f"{number:05}.jpg" for number in range(2000))
+    images = Dataset("images", tuple(Sample(path, path) for path in paths), origin=Origin(paths=paths))
+    _, portion = cut(images, Shard(0, 2), blocks_of(2000))
+    assert portion.origin is None
+    _, portion = cut(replace(images, origin=Origin(paths=paths[:9])), Shard(0, 2), blocks_of(2000))
+    assert Portion.of(portion.attributes()).origin == Origin(paths=paths[:9])
+
+
+def test_the_clusters_last_line_turns_3_into_0_and_no_other_code(listed, tmp_path):
+    page = (Path(__file__).parents[1] / "recipes" / "cluster.md").read_text()
+    (line,) = re.findall(r"^vggfeat extract --list list.txt .* \|\| \[ \$\? -eq 3 \]$", page, flags=re.M)
+    line = line.replace("vggfeat", f"{sys.executable} -m vggfeat").replace("--net D", " ".join(NARROW))
+    for list_file, code in ((listed, 0), ("nowhere", 1)):
+        script = line.replace("list.txt", str(list_file)).replace("feats.h5", str(tmp_path / "feats.h5"))
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "7"}
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
+        assert done.returncode == code, done.stderr

@@ -70,11 +70,14 @@ def told(error: VggfeatError) -> str:
 
 
 def _word(name: str, text: str) -> str:
-    """A fact as words of a shell; a command is one already, and the stars of a pattern stay outside of the quotes."""
+    """A fact as words of a shell; a command is one already."""
     if name == "command":
         return text
-    if name != "shards":
-        return shlex.quote(text)
+    return shell_pattern(text) if name == "shards" else shlex.quote(text)
+
+
+def shell_pattern(text: str) -> str:
+    """A pattern as a word of a shell: its stars stay outside of the quotes."""
     return "*".join(shlex.quote(part) if part else "" for part in text.split("*"))
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
+from vggfeat.cli.advice import shell_pattern
 from vggfeat.cli.columns import columns, show
 from vggfeat.nets.catalog import ALIASES
+from vggfeat.store.shards import Shard
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:
+    from vggfeat.stages.info import ShardsInfo
     from vggfeat.stages.nets import NetRow
 
 KNOWN_AS = {net: alias.upper().replace("VGG", "VGG-") for alias, net in ALIASES.items()}
@@ -80,6 +86,44 @@ def print_info(result: Mapping[str, Any]) -> None:
         print("\nto make it again:")
         for line in commands.split(" && "):
             print(f"  {printable(line)}")
+
+
+COMMANDS = 20
+"""Up to this many commands are shown."""
+
+
+def print_shards(result: ShardsInfo) -> None:
+    """Prints a row for each shard, the sums, and what to run next."""
+    table = columns("shard", "state", ">rows", ">done", ">failed", ">to do", "written by")
+    for one in result.shards:
+        rows = ("-" if count is None else str(count) for count in (one.rows, one.done, one.failed, one.pending))
+        table.add_row(one.shard, one.state, *rows, Text(printable(one.error or one.writer or "")))
+    out = Console(highlight=False)
+    show(out, table)
+    counts, total = result.counts, "?" if result.total_rows is None else result.total_rows
+    shards = f"{counts['shards_done']} of {len(result.shards)} shards done"
+    print(f"{shards}; {counts['done']} of {total} rows done, {counts['failed']} failed")
+    open_ = [one for one in result.shards if one.state in ("unfinished", "missing", "unreadable")]
+    if open_:
+        print(f"\nto do (--array={_ranges([int(one.shard.partition('/')[0]) for one in open_])}):")
+        for one in open_[:COMMANDS]:
+            print(f"  {printable(one.command or 'no shard tells how it was made')}")
+        if len(open_) > COMMANDS:
+            print(f"  {len(open_) - COMMANDS} more (--json has all)")
+    elif counts["shards_done"] == len(result.shards):
+        pattern = shell_pattern(str(Shard.parse(result.shards[0].shard).pattern(Path(result.output))))
+        print(f"\nnext: vggfeat merge {printable(pattern)} -o {printable(shlex.quote(result.output))}")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`3,7-9`, as SLURM takes the indices of an array."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _wrapped(name: str, value: str, columns: int) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.errors import unknown_name
 
 __all__ = ["NAMES", "Dataset", "Sample", "load_dataset"]
@@ -40,4 +41,4 @@ def load_dataset(name: str, data_root: str | Path, **options: Any) -> Dataset:
         raise unknown_name("data set", name, NAMES)
     module, function = _READERS[name]
     dataset: Dataset = getattr(importlib.import_module(f"vggfeat.datasets.{module}"), function)(data_root, **options)
-    return dataset
+    return replace(dataset, origin=Origin(data=str(data_root)))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
-from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.files import exists
 
@@ -133,7 +133,7 @@ def _path(image: object) -> str:
 def own_images(paths: Sequence[str]) -> Dataset:
     """The images that a user names, as `from_paths`; one folder that is clearly a tree of classes brings its labels."""
     if len(paths) == 1 and os.path.isdir(paths[0]) and (dataset := class_tree(paths[0])) is not None:  # noqa: PTH112
-        return dataset
+        return replace(dataset, origin=Origin(paths=tuple(paths)))
     return from_paths(paths)
 
 

@@ -11,11 +11,12 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
 
@@ -39,6 +40,9 @@ NAME = "images"
 
 ARGUMENTS = "arguments"
 
+NAMED = 1000
+"""Up to this many missing files are named in an error."""
+
 Place = tuple[str, int]
 """Where an entry was given: a source ("stdin", a file's name, ARGUMENTS) and a line or position from 1."""
 
@@ -54,10 +58,10 @@ def from_paths(paths: Iterable[str]) -> Dataset:
     Raises UsageError for paths that do not exist, naming all of them, and for ranges of over 1,000,000 names;
     DatasetError for a folder or tar file without images and a path that is given twice.
     """
-    left_out = LeftOut()
-    dataset = _dataset(_named(paths, left_out))
+    left_out, given = LeftOut(), tuple(paths)
+    dataset = _dataset(_named(given, left_out))
     left_out.warn()
-    return dataset
+    return replace(dataset, origin=Origin(paths=given))
 
 
 class LeftOut:
@@ -113,7 +117,8 @@ def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -
         return _dataset(_listed("stdin", source, nul))
     try:
         with Path(source).open("rb") as stream:
-            return _dataset(_listed(os.fspath(source), stream, nul))
+            dataset = _dataset(_listed(os.fspath(source), stream, nul))
+        return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=nul))
     except OSError as error:
         raise DatasetError(f"{os.fspath(source)}: this list cannot be read: {error.strerror}") from error
 
@@ -169,11 +174,16 @@ def _named(paths: Iterable[str], left_out: LeftOut) -> Iterator[tuple[Sample, Pl
     named = [(position, path) for position, given in enumerate(paths, start=1) for path in expanded(given)]
     missing = [path for _, path in named if not os.path.lexists(path)]
     if missing:
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        raise UsageError(f"{', '.join(missing[:8])}{more}: no such file or folder")
+        raise UsageError(f"{_all_of(missing)}: no such file or folder")
     for position, path in named:
         for sample in _samples(path, left_out):
             yield sample, (ARGUMENTS, position)
+
+
+def _all_of(names: Sequence[str]) -> str:
+    """All names, as a repair needs them, up to a limit that only a slip exceeds."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def _samples(path: str, left_out: LeftOut) -> Iterator[Sample]:
@@ -247,15 +257,20 @@ def _suffixes() -> str:
 
 
 def _listed(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[Sample, Place]]:
-    left_out = LeftOut()
+    left_out, missing = LeftOut(), list[str]()
     tabbed = functools.cache(_names_with_tabs)
     for number, entry in _lines(source, stream, nul):
         sample = _whole(entry) if nul else _sample(entry, (source, number), tabbed)
         if (nul or b"\t" not in entry) and is_tar(sample.path):
+            if not os.path.lexists(sample.path):
+                missing.append(sample.path)
+                continue
             for member in images_in_tar(sample.path, left_out):
                 yield member, (source, number)
         else:
             yield sample, (source, number)
+    if missing:
+        raise DatasetError(f"{source}: {_all_of(missing)}: no such tar file")
     left_out.warn()
 
 

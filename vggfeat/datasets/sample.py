@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vggfeat.datasets.tars import read_member
 from vggfeat.errors import ImageError
@@ -49,6 +49,19 @@ OWN = ("images", "folder")
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How a user named images, so that a command can name them again. Relative paths start at the working directory."""
+
+    paths: tuple[str, ...] = ()
+    """Files, folders and tar files, with number ranges as given."""
+    list_file: str = ""
+    nul: bool = False
+    """Whether the list is separated by NUL."""
+    data: str = ""
+    """The data root of a named data set."""
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A list of samples with their classes."""
 
@@ -57,6 +70,8 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     exif: bool = False
     """Whether EXIF orientation is applied: yes for users' own pictures, no for benchmarks."""
+    origin: Origin | None = field(default=None, compare=False)
+    """None for lists from a pipe, and samples that a program made."""
 
     def __repr__(self) -> str:
         return f"<Dataset {self.name}: {len(self.samples)} images, {len(self.class_names)} classes>"

@@ -7,12 +7,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from vggfeat.datasets.sample import Origin
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
+from vggfeat.store.shards import Portion, Shard, whole_path
 from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 
@@ -21,21 +23,55 @@ def making_command(made: Descriptors) -> str:
     settings, dataset = made.attributes["settings"], str(made.attributes["dataset"])
     if made.attributes["layer"] == "posteriors":
         return evaluate_command(settings, dataset)
-    return extract_command(settings, dataset, shard=str(made.portion.shard) if made.portion else None)
+    if made.portion is not None:
+        return shard_command(settings, dataset, whole_path(made.path), made.portion)
+    return extract_command(settings, dataset)
+
+
+def shard_command(
+    settings: Mapping[str, Any],
+    dataset: str,
+    output: Path,
+    portion: Portion,
+    shard: Shard | None = None,
+    mode: Literal["", "resume", "overwrite"] = "",
+) -> str:
+    """The `vggfeat extract` that makes a shard again, or another one of the same list.
+
+    Args:
+        settings, dataset: what a shard records.
+        output: the file that the shards become.
+        portion: the shard's.
+        shard: the other one.
+        mode: what to do with the shard's file, if it exists.
+    """
+    nets = settings["nets"]
+    if len(portion.weights) == len(nets):
+        nets = [{**net, "weights": path} for net, path in zip(nets, portion.weights, strict=True)]
+    command = extract_command(
+        {**settings, "nets": nets}, dataset, str(output), str(shard or portion.shard), origin=portion.origin
+    )
+    return f"{command} --{mode}" if mode else command
 
 
 def extract_command(
-    settings: Mapping[str, Any], dataset: str, output: str | None = None, shard: str | None = None
+    settings: Mapping[str, Any],
+    dataset: str,
+    output: str | None = None,
+    shard: str | None = None,
+    origin: Origin | None = None,
 ) -> str:
     """The `vggfeat extract` that reproduces a descriptor file or a shard of it.
 
     Args:
         settings: the extraction settings that the file, or a model, records.
         dataset: the data set's name; "images" for the user's own list, which the command reads from stdin or, for a
-            shard, from a file (written FILE).
+            shard whose origin is unknown, from a file (written FILE).
         output: the file to write.
         shard: such as "2/8".
+        origin: how the images were named.
     """
+    origin = origin or Origin()
     words = ["vggfeat", "extract", *_nets(settings)]
     words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
     words += [] if settings["flip"] else ["--no-flip"]
@@ -52,9 +88,13 @@ def extract_command(
     words += ["-o", output] if output else []
     words += ["--shard", shard] if shard else []
     if dataset != "images":
-        words += ["--dataset", dataset]
+        words += ["--dataset", dataset, *(["--data", origin.data] if origin.data not in ("", "data") else [])]
+    elif origin.paths:
+        words += ["--", *origin.paths] if any(path.startswith("-") for path in origin.paths) else origin.paths
+    elif origin.list_file or shard:
+        words += ["--list", origin.list_file or "FILE", *(["-0"] if origin.nul else [])]
     else:
-        words += ["--list", "FILE"] if shard else ["-"]
+        words += ["-"]
     return shlex.join(words)
 
 

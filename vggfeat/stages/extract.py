@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from vggfeat.inference.settings import (
     RunOptions,
     WeightsLike,
 )
+from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.store import FAILED, DescriptorWriter, check_output
 from vggfeat.store.aggregates import STORES, Aggregate
 from vggfeat.store.pooling import as_scales
@@ -135,6 +137,8 @@ def extract(
     from vggfeat.inference.extractor import Extractor
 
     nets = choice.load(layers)
+    if portion is not None:
+        portion = replace(portion, weights=_weights_files(weights, len(nets)))
     path = _part_of(default_output(dataset.name, nets, settings) if output is None else output, part)
     extractor = Extractor(nets, settings, workers=options.threads, max_megapixels=max_megapixels)
     try:
@@ -159,6 +163,14 @@ def extract(
             "%s: %d of %d images failed (read_descriptors(path).errors() says why)", path, failed, len(writer.status)
         )
     return path
+
+
+def _weights_files(weights: WeightsLike | Sequence[WeightsLike], count: int) -> tuple[str, ...]:
+    """The nets' weights as given, if a file is among them: a file records the name of its weights alone."""
+    given = list(weights) if isinstance(weights, list | tuple) else [weights]
+    words = ["none" if one is None else str(one) for one in given]
+    found = words * count if len(words) == 1 else words
+    return tuple(found) if any(word not in WEIGHTS_NAMES for word in found) else ()
 
 
 def _part_of(output: str | os.PathLike[str], part: Shard | None) -> Path:

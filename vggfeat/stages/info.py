@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, UnknownFormError, VggfeatError
 from vggfeat.nets.wording import nets_words
-from vggfeat.page.commands import extract_command, fit_command, making_command, train_command
+from vggfeat.page.commands import extract_command, fit_command, making_command, shard_command, train_command
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
+from vggfeat.store.merging import Head
+from vggfeat.store.shard_states import ShardState, State, shard_states
+from vggfeat.store.shards import whole_path
 from vggfeat.system.hdf5 import DAMAGE
 
 
@@ -30,6 +33,100 @@ class Info(Result):
         """Path, kind, the facts, and the command if there is one."""
         command = {} if self.command is None else {"command": self.command}
         return {"path": self.path, "kind": self.kind, **self.facts, **command}
+
+
+@dataclass(frozen=True)
+class ShardInfo(Result):
+    """The state of one shard of an extraction."""
+
+    shard: str
+    path: str
+    state: State
+    rows: int | None
+    """None where no file tells."""
+    done: int
+    failed: int
+    pending: int | None
+    writer: str | None
+    """The process that is writing it."""
+    command: str | None
+    """What finishes or makes it; None for one that is done or running, and where no shard tells how it was made."""
+    error: str = ""
+    """Why its file is unreadable."""
+
+
+@dataclass(frozen=True)
+class ShardsInfo(Result):
+    """The state of all shards of an extraction."""
+
+    output: str
+    total_rows: int | None
+    """Rows of the whole list; None where no shard tells."""
+    shards: tuple[ShardInfo, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows done and failed, and shards done, in all."""
+        return {
+            "done": sum(one.done for one in self.shards),
+            "failed": sum(one.failed for one in self.shards),
+            "shards_done": sum(one.state == "done" for one in self.shards),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, with the counts."""
+        return super().as_json() | self.counts | {"shards": [one.as_json() for one in self.shards]}
+
+
+def shards(output: str | Path) -> ShardsInfo:
+    """The state of all shards of an extraction, given its output (`feats.h5`) or one of the shards.
+
+    A shard is done, running (a process is writing it), unfinished (rows to do, and no process at work), missing or
+    unreadable. Shards of several numbers (of 8, of 16) are all listed.
+
+    Raises StoreError where there are no shards.
+    """
+    states = shard_states(Path(output))
+    known = next((one.head for one in states if one.head is not None and one.head.portion is not None), None)
+    whole = whole_path(Path(output))
+    total = known.portion.total_rows if known is not None and known.portion is not None else None
+    return ShardsInfo(str(whole), total, tuple(_shard_info(one, whole, known) for one in states))
+
+
+MODES: dict[State, Literal["", "resume", "overwrite"]] = {
+    "missing": "",
+    "unfinished": "resume",
+    "unreadable": "overwrite",
+}
+"""How to run a shard again, by its state."""
+
+
+def _shard_info(one: ShardState, whole: Path, known: Head | None) -> ShardInfo:
+    head, command = one.head, None
+    if one.state not in ("done", "running") and known is not None and known.portion is not None:
+        attributes = known.attributes
+        mode = MODES[one.state]
+        command = shard_command(attributes["settings"], attributes["dataset"], whole, known.portion, one.shard, mode)
+    return ShardInfo(
+        shard=str(one.shard),
+        path=str(one.path),
+        state=one.state,
+        rows=None if head is None else head.rows,
+        done=one.done,
+        failed=0 if head is None else head.failed,
+        pending=None if head is None else head.pending,
+        writer=one.writer,
+        command=command,
+        error=one.error,
+    )
+
+
+def failures(path: str | Path) -> dict[str, str]:
+    """The ids of a descriptor file's failed images and their reasons, in the file's order.
+
+    Raises StoreError for any other file.
+    """
+    return read_descriptors(path).errors()
 
 
 def info(path: str | Path) -> Info:

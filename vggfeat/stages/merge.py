@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.settings import Progress
-from vggfeat.page.commands import extract_command
+from vggfeat.page.commands import shard_command
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, merge_files, read_head
 from vggfeat.store.schema import first_difference
@@ -117,7 +117,7 @@ def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:
 def _command(first: Head, shard: Shard) -> str:
     """The command that makes a shard as `first` was made."""
     attributes = first.attributes
-    return extract_command(attributes["settings"], attributes["dataset"], str(whole_path(first.path)), str(shard))
+    return shard_command(attributes["settings"], attributes["dataset"], whole_path(first.path), _portion(first), shard)
 
 
 def _warn_of_versions(heads: Sequence[Head]) -> None:

@@ -6,6 +6,7 @@ import errno
 import glob
 import os
 import socket
+import time
 from pathlib import Path
 
 from vggfeat.errors import StoreError
@@ -13,6 +14,37 @@ from vggfeat.system.locking import fcntl
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of file systems without locks (some clusters): only HDF5's own check remains there."""
+
+
+TRIES, PAUSE = 3, 0.05
+"""Attempts at a lock, and the seconds between them: `holder` takes it for an instant."""
+
+
+def lock_path(target: Path) -> Path:
+    """`feats.h5` -> `.feats.h5.lock`."""
+    return target.with_name(f".{target.name}.lock")
+
+
+def holder(target: Path) -> str | None:
+    """The process that is writing an output, such as "process 17 on node3"; None if none is, or nothing tells."""
+    try:
+        handle = os.open(lock_path(target), os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _holder_name(handle)
+    except OSError:  # a file system without locks
+        return None
+    finally:
+        os.close(handle)
+
+
+def _holder_name(handle: int) -> str:
+    return os.read(handle, 200).decode(errors="replace") or "another process"
 
 
 class OutputLock:
@@ -26,7 +58,7 @@ class OutputLock:
     """
 
     def __init__(self, target: Path) -> None:
-        self._path = target.with_name(f".{target.name}.lock")
+        self._path = lock_path(target)
         self._handle = -1
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +73,7 @@ class OutputLock:
             raise StoreError(f"{target}: cannot write here: {error.strerror}") from error
 
     def _locked(self, target: Path) -> int:
+        tries = 0
         while True:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             if fcntl is None:
@@ -48,10 +81,14 @@ class OutputLock:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = os.read(handle, 200).decode(errors="replace") or "another process"
+                name = _holder_name(handle)
                 os.close(handle)
+                tries += 1
+                if tries < TRIES:
+                    time.sleep(PAUSE)
+                    continue
                 raise StoreError(
-                    f"{target} is being written by {holder}: wait for it, or name another `output`"
+                    f"{target} is being written by {name}: wait for it, or name another `output`"
                 ) from None
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
