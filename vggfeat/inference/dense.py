@@ -17,6 +17,7 @@ from vggfeat.errors import DeviceError, UsageError
 from vggfeat.inference.batching import Extents, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
+from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
@@ -115,6 +116,9 @@ class DenseNet:
             if layer not in trunk
         }
         self._depth = len(self._net.features) if self._head_taps else 1 + max(self._taps)
+        self._trunk = self._net.features[: self._depth]
+        if self.device.type == "cpu" and self.precision == "fp32" and has_fast_convolutions():
+            self._trunk = inference_form(self._trunk)
         self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
         self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
@@ -203,7 +207,7 @@ class DenseNet:
         batch = self._uploaded(_canvas(pictures)).permute(0, 3, 1, 2)
         batch = self.preprocess(extents.mirror(batch) if flip else batch)
         found: list[dict[str, Tensor]] = [{} for _ in pictures]
-        for number, values, its_extents in run_trunk(self._net.features[: self._depth], batch, extents):
+        for number, values, its_extents in run_trunk(self._trunk, batch, extents):
             batch, extents = values, its_extents
             if number in self._taps:
                 for place, its_map in zip(found, extents.cut(values), strict=True):

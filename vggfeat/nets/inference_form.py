@@ -1,0 +1,136 @@
+"""The convolutional layers as inference runs them on a processor: the same values to rounding, in less time.
+
+oneDNN convolves directly in float32. On a processor with AVX2 two ways with fewer multiplications are faster for most
+of the paper's layers: NNPACK's, which torch contains, on large maps, and the matrix products of `winograd` on small
+ones, because NNPACK transforms the filters anew at every call.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggfeat.nets import winograd
+
+Method = Literal["direct", "winograd", "nnpack"]
+
+NNPACK_BYTES = 256 << 20
+"""NNPACK's working memory for one call, at most: larger maps are computed in strips of rows, which took 10% longer at
+Q = 512 (net D's conv1_2)."""
+
+NNPACK_ROWS = 6
+"""Outputs along a side of NNPACK's tiles, each of which takes 64 products per channel."""
+
+
+def method(channels: int, out_channels: int, positions: int) -> Method:
+    """The fastest way to convolve a map of so many positions.
+
+    Measured on 2 cores with AVX2 (recipes/RESULTS.md, "Convolutions"): under 64 channels the direct sum won; NNPACK
+    won where the map has at least ten positions per channel; elsewhere Winograd's way won from 128 channels on.
+    """
+    narrow = min(channels, out_channels)
+    if narrow >= 64 and positions >= 10 * narrow:
+        return "nnpack"
+    return "winograd" if narrow >= 128 else "direct"
+
+
+def has_fast_convolutions() -> bool:
+    """Whether this processor is of the kind for which `method` was measured, and torch has NNPACK."""
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and hasattr(torch, "_nnpack_spatial_convolution")
+        and torch._nnpack_available()  # also initialises it
+    )
+
+
+def inference_form(features: nn.Sequential) -> nn.Sequential:
+    """The same modules in the same places, with faster ones for 3x3 convolutions and poolings.
+
+    They read the parameters of `features` and record no gradients. Only for float32 on a processor for which
+    `has_fast_convolutions`.
+    """
+    return nn.Sequential(*(_fast(module) for module in features))
+
+
+def _fast(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+        return FastConv2d(module)
+    if isinstance(module, nn.MaxPool2d):
+        return FastMaxPool2d(2, 2, ceil_mode=True)
+    return module
+
+
+class FastConv2d(nn.Module):
+    """A 3x3 convolution of stride 1 with a padding of 1, by the `method` that suits its input.
+
+    The same picture gives the same bits whatever its batch. The output's memory format is NNPACK's (contiguous) or
+    channels_last; the next layer takes either.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self._direct = convolution
+        self._filters: tuple[int, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H, W)."""
+        weight, bias = self._direct.weight, self._direct.bias
+        assert bias is not None
+        how = method(weight.shape[1], weight.shape[0], x.shape[2] * x.shape[3])
+        if how == "winograd":
+            return winograd.convolve(x, self._transformed(), bias.detach())
+        if how == "direct" and (weight.shape[1] > 3 or weight.shape[0] < 64):
+            return F.conv2d(x, weight, bias, padding=1)
+        # The first layer of a wide net already gives NNPACK's memory format, which converting takes three times as
+        # long.
+        x, weight = x.contiguous(), weight.contiguous()
+        if how == "direct":
+            return F.conv2d(x, weight, bias, padding=1)
+        outputs = [_by_nnpack(one, weight, bias) for one in x.contiguous().split(1)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _transformed(self) -> Tensor:
+        """The filters in Winograd's form, four times their size; made again once they have changed."""
+        weight = self._direct.weight
+        version = 0 if weight.is_inference() else weight._version
+        if self._filters is None or self._filters[0] != version:
+            self._filters = version, winograd.transformed_filters(weight)
+        return self._filters[1]
+
+
+class FastMaxPool2d(nn.MaxPool2d):
+    """The nets' 2x2 pooling of stride 2 that rounds up; torch's own is slow on contiguous maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
+        if not x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+            return F.max_pool2d(x, 2, 2, ceil_mode=True)
+        return _larger_of_pairs(_larger_of_pairs(x, 2), 3)
+
+
+def _larger_of_pairs(x: Tensor, axis: int) -> Tensor:
+    """The maximum of every two neighbours along an axis; an odd last one stays."""
+    pairs, odd = divmod(x.shape[axis], 2)
+    even, uneven = (x.narrow(axis, 0, 2 * pairs).unflatten(axis, (pairs, 2)).select(axis + 1, k) for k in (0, 1))
+    larger = torch.maximum(even, uneven)
+    return torch.cat([larger, x.narrow(axis, 2 * pairs, 1)], axis) if odd else larger
+
+
+def _by_nnpack(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """One picture (1, C, H, W), contiguous, in strips whose working memory is bounded."""
+    height, width = x.shape[2:]
+    row_bytes = 4 * 64 * sum(weight.shape[:2]) * -(-width // NNPACK_ROWS) // NNPACK_ROWS
+    rows = max(1, NNPACK_BYTES // (row_bytes * NNPACK_ROWS)) * NNPACK_ROWS - 2  # and one more on each side
+    if height <= rows + 2:
+        return torch._nnpack_spatial_convolution(x, weight, bias, [1, 1])
+    out = x.new_empty(1, len(weight), height, width)
+    for first in range(0, height, rows):
+        last = min(height, first + rows)
+        above = 1 if first else 0
+        strip = x[:, :, first - above : last + 1].contiguous()
+        convolved = torch._nnpack_spatial_convolution(strip, weight, bias, [1, 1])
+        out[:, :, first:last] = convolved[:, :, above : above + last - first]
+    return out
