@@ -21,20 +21,29 @@ NNPACK_BYTES = 256 << 20
 """NNPACK's working memory for one call, at most: larger maps are computed in strips of rows, which took 10% longer at
 Q = 512 (net D's conv1_2)."""
 
-NNPACK_ROWS = 6
-"""Outputs along a side of NNPACK's tiles, each of which takes 64 products per channel."""
+NNPACK_TILE = 6
+"""Outputs along a side of NNPACK's tiles."""
+
+NNPACK_PRODUCTS = 64
+"""Values per tile and channel after its transforms: F(6x6, 3x3)."""
+
+
+NNPACK_CHANNELS = 64
+"""Channels from which NNPACK is faster than the direct sum, on large maps."""
+
+WINOGRAD_CHANNELS = 128
 
 
 def method(channels: int, out_channels: int, positions: int) -> Method:
     """The fastest way to convolve a map of so many positions.
 
-    Measured on 2 cores with AVX2 (recipes/RESULTS.md, "Convolutions"): under 64 channels the direct sum won; NNPACK
-    won where the map has at least ten positions per channel; elsewhere Winograd's way won from 128 channels on.
+    Measured on 2 cores with AVX2 (recipes/RESULTS.md, "Convolutions"): NNPACK won on maps of at least ten positions
+    per channel, elsewhere Winograd's way, and the direct sum where there are few channels.
     """
     narrow = min(channels, out_channels)
-    if narrow >= 64 and positions >= 10 * narrow:
+    if narrow >= NNPACK_CHANNELS and positions >= 10 * narrow:
         return "nnpack"
-    return "winograd" if narrow >= 128 else "direct"
+    return "winograd" if narrow >= WINOGRAD_CHANNELS else "direct"
 
 
 def has_fast_convolutions() -> bool:
@@ -47,12 +56,17 @@ def has_fast_convolutions() -> bool:
 
 
 def inference_form(features: nn.Sequential) -> nn.Sequential:
-    """The same modules in the same places, with faster ones for 3x3 convolutions and poolings.
+    """The same layers in the same places, with faster ones where the net is wide enough to gain from them.
 
     They read the parameters of `features` and record no gradients. Only for float32 on a processor for which
     `has_fast_convolutions`.
     """
-    return nn.Sequential(*(_fast(module) for module in features))
+    wide = any(isinstance(module, nn.Conv2d) and _narrowest(module) >= NNPACK_CHANNELS for module in features)
+    return nn.Sequential(*map(_fast, features)) if wide else features
+
+
+def _narrowest(convolution: nn.Conv2d) -> int:
+    return min(convolution.in_channels, convolution.out_channels)
 
 
 def _fast(module: nn.Module) -> nn.Module:
@@ -82,14 +96,12 @@ class FastConv2d(nn.Module):
         how = method(weight.shape[1], weight.shape[0], x.shape[2] * x.shape[3])
         if how == "winograd":
             return winograd.convolve(x, self._transformed(), bias.detach())
-        if how == "direct" and (weight.shape[1] > 3 or weight.shape[0] < 64):
+        if how == "direct" and (weight.shape[1] > 3 or weight.shape[0] < NNPACK_CHANNELS):
             return F.conv2d(x, weight, bias, padding=1)
-        # The first layer of a wide net already gives NNPACK's memory format, which converting takes three times as
-        # long.
         x, weight = x.contiguous(), weight.contiguous()
-        if how == "direct":
+        if how == "direct":  # in NNPACK's memory format already: to convert the output would take three times as long
             return F.conv2d(x, weight, bias, padding=1)
-        outputs = [_by_nnpack(one, weight, bias) for one in x.contiguous().split(1)]
+        outputs = [by_nnpack(one, weight, bias) for one in x.split(1)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _transformed(self) -> Tensor:
@@ -119,11 +131,12 @@ def _larger_of_pairs(x: Tensor, axis: int) -> Tensor:
     return torch.cat([larger, x.narrow(axis, 2 * pairs, 1)], axis) if odd else larger
 
 
-def _by_nnpack(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """One picture (1, C, H, W), contiguous, in strips whose working memory is bounded."""
+def by_nnpack(x: Tensor, weight: Tensor, bias: Tensor, most_bytes: int = NNPACK_BYTES) -> Tensor:
+    """One picture (1, C, H, W), contiguous, in strips of rows that need at most so much working memory each."""
     height, width = x.shape[2:]
-    row_bytes = 4 * 64 * sum(weight.shape[:2]) * -(-width // NNPACK_ROWS) // NNPACK_ROWS
-    rows = max(1, NNPACK_BYTES // (row_bytes * NNPACK_ROWS)) * NNPACK_ROWS - 2  # and one more on each side
+    tile_bytes = 4 * NNPACK_PRODUCTS * sum(weight.shape[:2])
+    tile_rows = max(1, most_bytes // (tile_bytes * -(-width // NNPACK_TILE)))
+    rows = tile_rows * NNPACK_TILE - 2  # a strip takes one more on each side
     if height <= rows + 2:
         return torch._nnpack_spatial_convolution(x, weight, bias, [1, 1])
     out = x.new_empty(1, len(weight), height, width)
