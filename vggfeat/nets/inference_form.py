@@ -87,7 +87,8 @@ class FastConv2d(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self._direct = convolution
-        self._filters: tuple[int, Tensor] | None = None
+        self._version = -1
+        self._filters: dict[Method, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W)."""
@@ -95,22 +96,25 @@ class FastConv2d(nn.Module):
         assert bias is not None
         how = method(weight.shape[1], weight.shape[0], x.shape[2] * x.shape[3])
         if how == "winograd":
-            return winograd.convolve(x, self._transformed(), bias.detach())
+            return winograd.convolve(x, self._filters_for(how), bias.detach())
         if how == "direct" and (weight.shape[1] > 3 or weight.shape[0] < NNPACK_CHANNELS):
             return F.conv2d(x, weight, bias, padding=1)
-        x, weight = x.contiguous(), weight.contiguous()
+        x, weight = x.contiguous(), self._filters_for(how)
         if how == "direct":  # in NNPACK's memory format already: to convert the output would take three times as long
             return F.conv2d(x, weight, bias, padding=1)
         outputs = [by_nnpack(one, weight, bias) for one in x.split(1)]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _transformed(self) -> Tensor:
-        """The filters in Winograd's form, four times their size; made again once they have changed."""
+    def _filters_for(self, how: Method) -> Tensor:
+        """The filters as a method takes them (Winograd's are four times as large), made anew once they have changed."""
         weight = self._direct.weight
         version = 0 if weight.is_inference() else weight._version
-        if self._filters is None or self._filters[0] != version:
-            self._filters = version, winograd.transformed_filters(weight)
-        return self._filters[1]
+        if version != self._version:
+            self._version, self._filters = version, {}
+        if how not in self._filters:
+            own = winograd.transformed_filters(weight) if how == "winograd" else weight.detach().contiguous()
+            self._filters[how] = own
+        return self._filters[how]
 
 
 class FastMaxPool2d(nn.MaxPool2d):

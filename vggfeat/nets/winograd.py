@@ -60,13 +60,14 @@ def transformed_filters(weight: Tensor) -> Tensor:
     return sides.permute(2, 3, 1, 0).flatten(0, 1).to(torch.float32).contiguous()
 
 
-def convolve(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
+def convolve(x: Tensor, filters: Tensor, bias: Tensor, strip_bytes: int = STRIP_BYTES) -> Tensor:
     """A 3x3 convolution of stride 1 with a padding of 1.
 
     Args:
         x: (N, C, H, W) float32.
         filters: (36, C, K) from `transformed_filters`.
         bias: (K,).
+        strip_bytes: transformed values that are computed together, at most.
 
     Returns:
         (N, K, H, W), channels_last.
@@ -78,7 +79,7 @@ def convolve(x: Tensor, filters: Tensor, bias: Tensor) -> Tensor:
     padded[:, 1 : height + 1, 1 : width + 1] = x.permute(0, 2, 3, 1)
     tiles = padded.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE)  # (N, down, across, C, 6, 6)
     out = x.new_empty(n, TILE * down, TILE * across, out_channels)
-    rows = max(1, STRIP_BYTES // (36 * 4 * across * max(channels, out_channels)))
+    rows = max(1, strip_bytes // (36 * 4 * across * max(channels, out_channels)))
     for picture in range(n):
         for first in range(0, down, rows):
             strip = tiles[picture, first : first + rows].permute(3, 4, 0, 1, 2)  # (6, 6, rows, across, C)
