@@ -26,7 +26,7 @@ from vggfeat.errors import ModelError, UsageError
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.extract import extract
-from vggfeat.stages.predict import Predictor
+from vggfeat.stages.predict import Predictor, predict
 from vggfeat.stages.svm import svm
 
 NARROW = 1 / 32
@@ -229,3 +229,134 @@ def test_a_models_nets_have_their_preprocessing(made: SimpleNamespace, capsys: p
     assert capsys.readouterr().err == (
         f"vggfeat: --preprocessing goes with a net; {made.model} is a fitted model, which records its nets'\n"
     )
+
+
+@pytest.fixture(scope="module")
+def calibrated(made: SimpleNamespace) -> Path:
+    svm(made.files, C=1.0, output=made.root / "calibrated.h5", probabilities=True)
+    return made.root / "calibrated.h5"
+
+
+def weights(made: SimpleNamespace) -> list[str]:
+    return ["--weights", "none", "--weights", str(made.checkpoint)]
+
+
+def test_a_model_with_probabilities_gives_those_of_its_sigmoids(made: SimpleNamespace, calibrated: Path) -> None:
+    model = read_model(calibrated)
+    X = open_features(made.files).read(np.arange(8))
+    assert model.sigmoids is not None
+    each = 1 / (1 + np.exp(model.scores(X) * model.sigmoids[:, 0] + model.sigmoids[:, 1]))
+    expected = each / each.sum(axis=1, keepdims=True)
+    assert model.probabilities(X) == pytest.approx(expected, abs=1e-6)
+    found = np.stack([p.scores for p in predictor(made, calibrated, probabilities=True).predict(made.dataset.samples)])
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert found.sum(axis=1) == pytest.approx(np.ones(8))
+    (first, names), *_ = predict(
+        calibrated, made.dataset, probabilities=True, weights=["none", str(made.checkpoint)], device="cpu"
+    )
+    assert (first.scores, names) == (pytest.approx(expected[0], abs=1e-5), ("coarse", "fine"))
+    plain = read_model(made.model)
+    assert plain.sigmoids is None
+    assert np.array_equal(plain.scores(X), model.scores(X))
+
+
+def test_images_of_several_classes_have_a_probability_for_each_that_sum_to_anything(tmp_path: Path) -> None:
+    record = {"dataset": "voc2007"}
+    coef, sigmoids = np.eye(2, dtype=np.float32), np.array([[-1.0, 0.0], [-2.0, 0.5]])
+    model = Model(coef, np.zeros(2, np.float32), np.ones(2), ("a", "b"), True, (settings(),), record, sigmoids)
+    read = read_model(write_model(tmp_path / "m.h5", model))
+    X = np.array([[3.0, 2.0]], dtype=np.float32)
+    assert read.probabilities(X) == pytest.approx(1 / (1 + np.exp([[-3.0, -3.5]])))
+    assert replace(read, multi_label=False).probabilities(X).sum() == pytest.approx(1)
+
+
+def test_the_command_prints_probabilities_the_best_classes_and_a_header(
+    made: SimpleNamespace, calibrated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [str(path) for path in sorted((made.root / "tree" / "fine").iterdir())]
+    command = ["predict", str(calibrated), *images, *weights(made), "--probabilities", "--top", "2", "--header"]
+    assert run(command) == 0
+    header, *lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert header == ["id", "class", "probability"]
+    assert [line[0] for line in lines] == [id for id in images for _ in range(2)]
+    assert sum(float(line[2]) for line in lines[:2]) == pytest.approx(1, abs=1e-5)
+    assert run(["predict", str(calibrated), images[0], *weights(made), "--header"]) == 0
+    header, line = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert (header, len(line)) == (["id", "class", "score"], 3)
+    assert run(["predict", str(calibrated), images[0], *weights(made), "--probabilities", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["measure"] == "probability"
+    [[best]] = [entry["classes"] for entry in result["images"]]
+    assert (best["class"], best["score"]) == (lines[0][1], pytest.approx(float(lines[0][2]), rel=1e-5))
+
+
+def test_names_with_tabs_and_line_breaks_keep_a_line_of_three_cells(
+    made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / 'a\t"b"\n.png'
+    shutil.copy(made.root / "tree" / "fine" / "0.png", odd)
+    model = replace(read_model(made.model), class_names=("tab\there", '"quoted"'))
+    write_model(tmp_path / "odd.h5", model)
+    assert run(["predict", str(tmp_path / "odd.h5"), str(odd), *weights(made), "--all"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [len(line) for line in lines] == [3, 3]
+    assert json.loads(lines[0][0]) == str(odd)
+    assert {json.loads(line[1]) for line in lines} == {"tab\there", '"quoted"'}
+
+
+def test_a_model_without_probabilities_says_how_to_make_them(
+    made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(made.model), str(made.root / "tree"), *weights(made), "--probabilities"]
+    a, b = made.files
+    assert run(command) == 1
+    assert capsys.readouterr().err == (
+        f"vggfeat: {made.model} gives no class probabilities, because it was fitted without --probabilities: make it "
+        f"again with vggfeat svm {a} {b} --C 1.0 --probabilities -o {made.model}\n"
+    )
+    with pytest.raises(ModelError) as caught:
+        predictor(made, probabilities=True)
+    assert str(caught.value) == (
+        f"{made.model} gives no class probabilities, because it was fitted without `probabilities`"
+    )
+    old = write_model(tmp_path / "old.h5", replace(read_model(made.model), record={}))
+    with pytest.raises(ModelError, match="fitted without `probabilities`$") as caught:
+        Predictor(old, probabilities=True)
+    assert caught.value.advice == ""
+    with pytest.raises(ModelError, match="^the model was fitted without `probabilities`$"):
+        read_model(old).probabilities(np.zeros((1, 1), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--top", "2", "--all"], "--top and --all: choose one"),
+        (["--header", "--json"], "--header describes columns, which --json does not have: leave one out"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(
+    made: SimpleNamespace, flags: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["predict", str(made.model), "x.png", *flags]) == 2
+    assert capsys.readouterr().err == f"vggfeat: {text}\n"
+
+
+@pytest.mark.parametrize("values", [np.zeros((3, 2)), np.full((2, 2), np.nan), "text"])
+def test_damaged_sigmoids_are_refused(calibrated: Path, tmp_path: Path, values: Any) -> None:
+    shutil.copy(calibrated, tmp_path / "damaged.h5")
+    with h5py.File(tmp_path / "damaged.h5", "r+") as file:
+        del file["sigmoids"]
+        file["sigmoids"] = values
+    with pytest.raises(ModelError, match=r"damaged\.h5: damaged model file \("):
+        read_model(tmp_path / "damaged.h5")
+
+
+def test_info_says_whether_a_model_gives_probabilities_and_repeats_its_command(
+    made: SimpleNamespace, calibrated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["info", str(calibrated), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["probabilities"] is True
+    assert described["command"].endswith(f" --C 1.0 --probabilities -o {calibrated}")
+    assert run(["info", str(made.model), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["probabilities"] is False

@@ -69,11 +69,23 @@ def test_the_command_prints_the_same_form_as_with_a_model(photos, tmp_path, caps
     assert "1 of 4 images skipped" in captured.err
     assert run(["predict", path, str(photos), "--device", "cpu", "--json", "--all"]) == 3
     result = json.loads(capsys.readouterr().out)
-    assert set(result) == {"model", "images"}
+    assert set(result) == {"model", "measure", "images"}
     first, last = result["images"][0], result["images"][-1]
     assert [set(entry) for entry in first["classes"]] == [{"class", "score"}] * 3
     assert sum(entry["score"] for entry in first["classes"]) == pytest.approx(1.0, abs=1e-4)
     assert last["error"] == "empty file"
+
+
+def test_a_net_takes_the_options_of_a_model_and_prints_the_same_columns(photos, tmp_path, capsys):
+    path = saved(tmp_path / "net.pt")
+    command = ["predict", path, str(photos), "--device", "cpu", "--header", "-k", "2"]
+    assert run(command) == 0
+    out = capsys.readouterr().out
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert lines[0] == ["id", "class", "probability"]
+    assert [Path(line[0]).name for line in lines[1:]] == ["0.png", "0.png", "1.png", "1.png", "2.png", "2.png"]
+    assert run([*command, "--probabilities"]) == 0
+    assert capsys.readouterr().out == out
 
 
 def test_a_net_that_does_not_name_its_classes_gives_their_numbers(photos, tmp_path):

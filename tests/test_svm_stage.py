@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 from making import clusters, write_descriptors
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import LinearSVC
 
+from vggfeat.classifiers.calibration import held_out_folds
 from vggfeat.classifiers.choices import C_GRID
+from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import read_model
 from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.classifiers.protocols.rules import Rounds
@@ -636,3 +639,94 @@ def test_a_cost_at_which_no_svm_is_found_ends_the_command(
         f"vggfeat: --C {float(C.split(',')[-1]):g}: no SVM found, the duality gap stays above 1%; take a smaller C"
     )
     assert not (tmp_path / "m.h5").exists()
+
+
+def calibrated(X: np.ndarray, y: np.ndarray, C: float, folds: Any = 5) -> CalibratedClassifierCV:
+    svc = LinearSVC(C=C, tol=1e-10, max_iter=200_000, random_state=0)
+    return CalibratedClassifierCV(svc, cv=folds, ensemble=False).fit(X, y)
+
+
+def test_a_users_model_has_the_probabilities_of_calibrated_classifier_cv_on_all_images(
+    toy: Path, tmp_path: Path
+) -> None:
+    svm(toy, C=1.0, output=tmp_path / "m.h5", probabilities=True)
+    features = open_features([toy])
+    X = features.read(np.arange(115))
+    model = read_model(tmp_path / "m.h5")
+    expected = calibrated(X.astype(np.float64), features.labels, 1.0).predict_proba(X)
+    assert model.probabilities(X) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_benchmarks_probabilities_come_from_the_first_splits_training_images(tmp_path: Path) -> None:
+    dataset, values = clusters([80, 95], name="caltech101")
+    path = write_descriptors(tmp_path / "c.h5", dataset, values)
+    result = svm(path, C=1.0, output=tmp_path / "m.h5", write_splits=tmp_path / "s.json", probabilities=True)
+    plain = svm(path, C=1.0, output=tmp_path / "plain.h5")
+    assert [split.value for split in result.splits] == [split.value for split in plain.splits]
+    features = open_features([path])
+    first = read_splits(tmp_path / "s.json", "caltech101", features.ids)[0]
+    # The rows of the fit: first those that trained, then those that chose C.
+    rows = np.array(
+        [row for part in (first.train, first.val) for row, id in enumerate(features.ids) if id in set(part)]
+    )
+    X = features.read(rows).astype(np.float64)
+    y, new = features.labels[rows], features.read(np.arange(175))
+    found = read_model(tmp_path / "m.h5").probabilities(new)
+    assert found == pytest.approx(calibrated(X, y, 1.0).predict_proba(new), abs=1e-3)
+
+
+def test_images_of_several_classes_are_calibrated_without_their_difficult_labels(tmp_path: Path) -> None:
+    dataset, values = multi_label(160, ("a", "b", "c"), ("train", "val", "test"))
+    path = write_descriptors(tmp_path / "m.h5", dataset, values)
+    svm(path, C=[0.5, 2.0], output=tmp_path / "model.h5", probabilities=True)
+    model = read_model(tmp_path / "model.h5")
+    features = open_features([path])
+    X, labels = features.read(np.arange(160)), features.labels
+    folds = held_out_folds(labels == 1, "abc")
+    for k in range(3):
+        known = np.flatnonzero(labels[:, k])
+        place = {row: at for at, row in enumerate(known)}
+        inside = [np.array([place[row] for row in fold if row in place]) for fold in folds]
+        cv = [(np.setdiff1d(np.arange(len(known)), fold), fold) for fold in inside]
+        other = calibrated(X[known].astype(np.float64), labels[known, k] == 1, float(model.C[k]), cv)
+        assert model.probabilities(X)[:, k] == pytest.approx(other.predict_proba(X)[:, 1], abs=1e-3)
+
+
+def test_the_server_splits_model_has_probabilities(tmp_path: Path) -> None:
+    dataset, values = multi_label(120, CLASSES[:4], ("train", "val"), name="voc2012")
+    path = write_descriptors(tmp_path / "v.h5", dataset, values)
+    svm(path, C=1.0, output=tmp_path / "m.h5", probabilities=True)
+    features = open_features([path])
+    X = features.read(np.arange(120))
+    fitted = LinearSVM(probability=True).fit(X, features.labels == 1, features.labels != 0)
+    # The rows come in another order, train before val, so the folds and the sigmoids differ a little.
+    difference = read_model(tmp_path / "m.h5").probabilities(X) - fitted.predict_proba(X)
+    assert np.abs(difference).mean() < 0.05
+
+
+def test_probabilities_need_a_model_and_two_images_of_a_class(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message(UsageError, toy, probabilities=True) == (
+        "`probabilities` are kept in the model: name its file with `output`"
+    )
+    assert run(["svm", str(toy), "--probabilities"]) == 2
+    assert capsys.readouterr().err == "vggfeat: --probabilities are kept in the model: name its file with -o\n"
+    dataset, values = multi_label(60, ("a", "b"), ("train", "val"))
+    samples = tuple(
+        replace(one, labels=(1 - 2 * (i % 2), 1 if i == 2 else -1)) for i, one in enumerate(dataset.samples)
+    )
+    path = write_descriptors(tmp_path / "rare.h5", replace(dataset, samples=samples), values)
+    text = message(DatasetError, path, C=1.0, output=tmp_path / "m.h5", probabilities=True)
+    assert text == (
+        "no probabilities for class 'b': they need at least 2 training samples of it, in different folds; it has 1"
+    )
+
+
+def test_the_command_keeps_probabilities_and_names_the_next_one(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tmp_path / "m.h5")
+    assert run(["svm", str(toy), "--C", "1", "--probabilities", "-o", model]) == 0
+    assert capsys.readouterr().err.endswith(f"next: vggfeat predict {model} PICTURES --probabilities\n")
+    assert read_model(model).record["command"] == f"vggfeat svm {toy} --C 1.0 --probabilities"

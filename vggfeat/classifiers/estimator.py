@@ -21,14 +21,23 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from vggfeat.classifiers import calibration
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.classifiers.engine import Engine, Problem, Solution
 from vggfeat.classifiers.engines import choose_engine
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import SILENT
-from vggfeat.classifiers.targets import SPARSE, encode_labels, unit_costs
+from vggfeat.classifiers.targets import SPARSE, encode_labels, sample_weights, unit_costs
+
+
+def _calibrates(svm: LinearSVM) -> bool:
+    """Whether an estimator has `predict_proba`; the AttributeError, in SVC's words, says why not."""
+    if not svm.probability:
+        raise AttributeError("predict_proba is not available when probability=False")
+    return True
 
 
 class LinearSVM(ClassifierMixin, BaseEstimator):
@@ -52,6 +61,9 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         that both defaults correspond.
     solver : {"auto", "newton", "liblinear"}
         "auto" takes "newton" for the squared hinge with up to 40,000 rows or 512 features, else "liblinear".
+    probability : bool
+        Whether to calibrate class probabilities for `predict_proba`: a sigmoid per class, fitted on the scores of five
+        held-out folds (Platt's method). That takes a fit per fold, on the same Gram matrix.
 
     Attributes
     ----------
@@ -62,6 +74,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     duality_gap_ : (K,) relative gaps of coef_ and intercept_ in float64; infinity for weights that are not finite, else
         NaN for the plain hinge
     n_iter_ : (K,) Newton steps, or LIBLINEAR's sweeps
+    sigmoids_ : (K, 2) with `probability`: a and b of 1 / (1 + exp(a f + b)), each class's probability at the score f
 
     Notes
     -----
@@ -79,6 +92,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     classes_: NDArray[Any]
     duality_gap_: NDArray[np.float64]
     n_iter_: NDArray[np.int64]
+    sigmoids_: NDArray[np.float64]
 
     def __init__(
         self,
@@ -88,6 +102,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         class_weight: dict[Any, float] | str | None = None,
         tol: float = 1e-5,
         solver: str = "auto",
+        probability: bool = False,
     ) -> None:
         self.C = C
         self.loss = loss
@@ -95,13 +110,15 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         self.class_weight = class_weight
         self.tol = tol
         self.solver = solver
+        self.probability = probability
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> LinearSVM:
         """Fits every class; returns self.
 
         X (N, D) is float32 or float64, y (N,) holds class labels or (N, K) is a 0/1 indicator, for samples of several
         labels. sample_weight, (N,) or (N, K), multiplies C; 0 leaves a sample out of all classes, or of one class
-        (VOC's difficult images). Raises ValueError for NaN, shapes that do not agree, and a single class.
+        (VOC's difficult images). Raises ValueError for NaN, shapes that do not agree, a single class, and, for
+        `probability`, a class with a single sample.
         """
         # A copy is checked and fitted, so that a failure leaves an earlier fit whole.
         problem = SVMPath(X, y, sample_weight, estimator=copy.copy(self))
@@ -141,6 +158,19 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         if self._multilabel:
             return (scores > 0).astype(np.int64)
         return self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    @available_if(_calibrates)
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.floating]:
+        """Class probabilities (n, K), or (n, 2) for two single-label classes.
+
+        Those of single-label classes are divided by their sum. The class of the largest may be another than
+        `predict`'s, because each class has its own sigmoid.
+        """
+        scores = self.decision_function(X)
+        if scores.ndim > 1:
+            return calibration.probabilities(scores, self.sigmoids_, normalise=not self._multilabel)
+        found = calibration.probabilities(scores[:, None], self.sigmoids_, normalise=False)
+        return np.concatenate([1 - found, found], axis=1)
 
     @property
     def _binary(self) -> bool:
@@ -187,12 +217,15 @@ class SVMPath:
         self.classes, self.positive, self.multilabel = encode_labels(labels)
         of_class = self.estimator.class_weight
         unit = unit_costs(self.positive, self.classes, self.multilabel, of_class, sample_weight)
+        self._weight = None if sample_weight is None else sample_weights(sample_weight, self.positive.shape)
         scaling, tol = np.float64(self.estimator.intercept_scaling), float(self.estimator.tol)  # overflows to infinity
         problem = Problem(self.X, self.positive.T, unit.T, scaling, tol, limits or Limits())
         self.engine: Engine = choose_engine(problem, self.estimator.loss, self.estimator.solver)
         self.all_rows = np.arange(len(self.X))
         self.gaps: NDArray[np.float64] | None = None
         self._solved: tuple[NDArray[np.intp], list[NDArray[np.float64]], list[Solution]] | None = None
+        if self.estimator.probability:
+            self._folds(self.all_rows)  # refuses a class with too few samples before any fit
 
     @property
     def n_problems(self) -> int:
@@ -252,9 +285,14 @@ class SVMPath:
         """
         with np.errstate(**SILENT):
             finished = self.engine.finish(solutions)
+            sigmoids = [self._sigmoids(one) if self.estimator.probability else None for one in solutions]
         self._warn_if_open(np.concatenate([fitted.gap for fitted in finished]))
-        for svm, fitted in zip(svms, finished, strict=True):
+        for svm, fitted, found in zip(svms, finished, sigmoids, strict=True):
             svm.coef_, svm.intercept_ = fitted.coef, fitted.intercept
+            if found is not None:
+                svm.sigmoids_ = found
+            elif hasattr(svm, "sigmoids_"):
+                del svm.sigmoids_
             svm.duality_gap_, svm.n_iter_ = fitted.gap, fitted.n_iter
             svm.classes_, svm._multilabel = self.classes, self.multilabel
             svm.n_features_in_ = self.X.shape[1]
@@ -263,6 +301,22 @@ class SVMPath:
             elif hasattr(svm, "feature_names_in_"):
                 del svm.feature_names_in_
         return svms
+
+    def _sigmoids(self, solution: Solution) -> NDArray[np.float64]:
+        """(K, 2) sigmoids of each class's score, from fits on folds of the solution's rows."""
+        rows = solution.rows
+        start = [solution] * self.n_problems
+        scores = calibration.held_out_scores(self.engine, rows, self._folds(rows), solution.C, start)
+        weight = None if self._weight is None else self._weight[rows]
+        return calibration.fit_sigmoids(scores, self.positive[rows], weight)
+
+    def _folds(self, rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+        positive = self.positive[rows]
+        if self._weight is not None:
+            positive = positive & (self._weight[rows] > 0)
+        if len(self.classes) == 2 and not self.multilabel:
+            positive = np.concatenate([~positive, positive], axis=1)
+        return calibration.held_out_folds(positive, self.classes.tolist())
 
     def _warn_if_open(self, gap: NDArray[np.float64]) -> None:
         """Issues a ConvergenceWarning if a gap is above the engine's limit."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat._version import __version__
+from vggfeat.classifiers import calibration
 from vggfeat.errors import ModelError
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.provenance import check_provenance
@@ -40,6 +41,8 @@ class Model:
     """For each descriptor file how its images were described (`Extractor.provenance()`); descriptors are stacked."""
     record: dict[str, Any]
     """What the model was fitted on, and its score, as plain data."""
+    sigmoids: NDArray[np.float64] | None = None
+    """(K, 2) slope and offset of each class's sigmoid (see `calibration`); None: the model gives no probabilities."""
 
     def __repr__(self) -> str:
         return f"<Model: {len(self.class_names)} classes, {self.coef.shape[1]} features>"
@@ -54,12 +57,23 @@ class Model:
         scores: NDArray[np.float32] = descriptors @ self.coef.T + self.intercept
         return scores
 
+    def probabilities(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, D) descriptors -> (n, K) class probabilities; their sum is 1 unless an image may be of several classes.
+
+        Raises ModelError for a model without probabilities, or descriptors of another length.
+        """
+        if self.sigmoids is None:
+            raise ModelError("the model was fitted without `probabilities`")
+        scores = self.scores(descriptors)
+        return calibration.probabilities(scores, self.sigmoids, normalise=not self.multi_label)
+
     def describe(self) -> dict[str, Any]:
         """Classes, size, inputs and record as plain data, to be shown."""
         return {
             "classes": len(self.class_names),
             "dim": self.coef.shape[1],
             "multi_label": self.multi_label,
+            "probabilities": self.sigmoids is not None,
             "class_names": list(self.class_names),
             "inputs": [dict(one) for one in self.inputs],
             **self.record,
@@ -77,6 +91,8 @@ def write_model(path: str | Path, model: Model) -> Path:
         file.attrs["record"] = json.dumps(model.record)
         for name in ("coef", "intercept", "C"):
             file[name] = getattr(model, name)
+        if model.sigmoids is not None:
+            file["sigmoids"] = model.sigmoids
         names = [name.encode("utf-8", "surrogateescape") for name in model.class_names]
         file.create_dataset("class_names", data=np.array(names, dtype=object), dtype=_TEXT)
     return Path(path)
@@ -113,6 +129,7 @@ def _read(path: Path, file: h5py.File) -> Model:
         multi_label=bool(file.attrs["multi_label"]),
         inputs=tuple(json.loads(file.attrs["inputs"])),
         record=json.loads(file.attrs["record"]),
+        sigmoids=_sigmoids(path, file),
     )
     k = len(model.class_names)
     if model.coef.ndim != 2 or {len(model.coef), len(model.intercept), len(model.C)} != {k}:
@@ -124,3 +141,14 @@ def _read(path: Path, file: h5py.File) -> Model:
     if not isinstance(model.record, dict):
         raise ValueError("its record is not a table")
     return model
+
+
+def _sigmoids(path: Path, file: h5py.File) -> NDArray[np.float64] | None:
+    """The sigmoids of a model, which those fitted without probabilities, and older ones, lack."""
+    if "sigmoids" not in file:
+        return None
+    stored = own_dataset(file, "sigmoids")
+    found = None if stored is None else stored[:].astype(np.float64, copy=False)
+    if found is None or found.shape != (len(file["class_names"]), 2) or not np.isfinite(found).all():
+        raise ModelError(f"{path}: damaged model file (sigmoids)")
+    return found

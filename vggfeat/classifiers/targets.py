@@ -37,6 +37,13 @@ def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], boo
     return classes, positive[:, 1:] if len(classes) == 2 else positive, False
 
 
+def rarest_class(positive: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """(N,) of each sample's classes the one with the fewest samples, from (N, K); K for a sample without a class."""
+    n, k = positive.shape
+    rarest = np.where(positive, positive.sum(axis=0), n + 1).argmin(axis=1)
+    return np.where(positive.any(axis=1), rarest, k)
+
+
 def unit_costs(
     positive: NDArray[np.bool_],
     classes: NDArray[Any],
@@ -53,7 +60,7 @@ def unit_costs(
     """
     weight: NDArray[np.float64] = np.broadcast_to(1.0, (len(positive), 1))
     if sample_weight is not None:
-        weight = _sample_weight(sample_weight, positive.shape)
+        weight = sample_weights(sample_weight, positive.shape)
     if class_weight is None:
         return np.broadcast_to(weight, positive.shape)
     two_sided = multilabel or len(classes) == 2
@@ -70,7 +77,7 @@ def unit_costs(
     return unit
 
 
-def _sample_weight(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
+def sample_weights(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
     """sample_weight as (N, 1) or (N, K) float64; ValueError for another shape, NaN or a negative weight."""
     if scipy.sparse.issparse(sample_weight):
         raise TypeError(SPARSE.format("sample_weight"))

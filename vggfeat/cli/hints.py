@@ -17,6 +17,7 @@ NEXT = {
     "extract labelled": "vggfeat svm {path} -o model.h5",
     "svm": "vggfeat svm {files} -o model.h5",
     "svm model": "vggfeat predict {path} PICTURES",
+    "svm probabilities": "vggfeat predict {path} PICTURES --probabilities",
     "evaluate": "vggfeat evaluate {path} OTHER.h5",
     "merge": "vggfeat info {path}",
 }

@@ -11,6 +11,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option, list_options, recorded_net_options
+from vggfeat.errors import UsageError
 from vggfeat.system.launch import default_workers
 
 
@@ -20,7 +21,14 @@ from vggfeat.system.launch import default_workers
 @dataset_option("It lies under the data root.")
 @data_option
 @list_options
-@click.option("--all", "all_classes", is_flag=True, help="Print the scores of all classes, best first.")
+@click.option("--top", "-k", type=click.IntRange(1), metavar="K", help="Print the K best classes.  [default: 1]")
+@click.option("--all", "all_classes", is_flag=True, help="Print all classes, best first.")
+@click.option(
+    "--probabilities",
+    is_flag=True,
+    help="Print probabilities, not scores, for models of svm --probabilities; a net always gives probabilities.",
+)
+@click.option("--header", is_flag=True, help="Begin with a line of column names.")
 @click.option(
     "--preprocessing",
     metavar="NAME|FILE.toml",
@@ -37,7 +45,10 @@ def predict(
     data: str,
     list_file: str | None,
     nul: bool,
+    top: int | None,
     all_classes: bool,
+    probabilities: bool,
+    header: bool,
     as_json: bool,
     quiet: bool,
     workers: int | None,
@@ -45,35 +56,45 @@ def predict(
 ) -> None:
     """Classify new images with a trained net or a fitted model.
 
-    MODEL is a checkpoint that train wrote, or a file that svm -o wrote. Prints id<TAB>class<TAB>score. A net's score is
-    the probability of the class, from the whole image and its mirror image. A fitted model describes images as it
-    records; its score is the signed distance from the class's hyperplane, not a probability.
+    MODEL is a checkpoint that train wrote, or a file that svm -o wrote. Prints id<TAB>class<TAB>score, best class
+    first. Ids and classes with tabs, line breaks or quotes are written as JSON strings. A net's score is the
+    probability of the class, from the whole image and its mirror image. A fitted model describes images as it records;
+    its score is the signed distance from the class's hyperplane, or with --probabilities the calibrated probability.
 
     \b
     Examples:
-      vggfeat predict net.pt photos
+      vggfeat predict net.pt photos --top 5 --header
       find photos -name '*.jpg' | vggfeat predict model.h5 -
     """
+    if all_classes and top is not None:
+        raise UsageError("--top and --all: choose one")
+    if header and as_json:
+        raise UsageError("--header describes columns, which --json does not have: leave one out")
     images = images_from(paths, list_file, nul, dataset, data)
+    from vggfeat.inference.prediction import is_net
     from vggfeat.stages.predict import predict as run
 
+    measure = "probability" if probabilities or is_net(model) else "score"
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     workers = workers or default_workers()
     on_screen = sys.stdout.isatty() and not as_json  # then its lines are the progress, and a bar would tear them
     with progress.Ticker("predict", quiet or on_screen) as tick:
-        for prediction, class_names in run(model, images, workers=workers, progress=tick, **options):
+        found = run(model, images, probabilities=probabilities, workers=workers, progress=tick, **options)
+        for number, (prediction, class_names) in enumerate(found):
+            if header and number == 0:  # the model could be read
+                console.print_rows([("id", "class", measure)])
             if prediction.scores is None:
                 failed[prediction.id] = prediction.error
                 results.append({"id": prediction.id, "error": prediction.error})
                 continue
-            best = prediction.best(class_names, None if all_classes else 1)
+            best = prediction.best(class_names, None if all_classes else top or 1)
             if as_json:
                 results.append({"id": prediction.id, "classes": [{"class": name, "score": s} for name, s in best]})
             else:
                 console.print_rows((prediction.id, name, score) for name, score in best)
     if as_json:
-        console.print_json({"model": model, "images": results})
+        console.print_json({"model": model, "measure": measure, "images": results})
     if failed and not quiet:
         tables.print_failures(failed, len(images.samples))
     if failed:

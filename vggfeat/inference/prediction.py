@@ -17,8 +17,8 @@ class Prediction:
 
     id: str
     scores: NDArray[np.float32] | None
-    """(K,) one a class: a net's probability, or for a fitted model the signed distance from the class's hyperplane in
-    units of the margin."""
+    """(K,) one a class: its probability, or for a fitted model that was asked for scores the signed distance from the
+    class's hyperplane in units of the margin."""
     error: str = ""
 
     def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:

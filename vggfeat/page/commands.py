@@ -123,6 +123,11 @@ def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def with_probabilities(command: str) -> str:
+    """The `vggfeat svm` whose model gives class probabilities."""
+    return f"{command} --probabilities"
+
+
 def with_report(command: str, folder: str | Path) -> str:
     """The command that also writes a report page into the folder."""
     return f"{command} --report {shlex.quote(str(folder))}"

@@ -13,6 +13,7 @@ from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.prediction import Prediction, is_net
 from vggfeat.inference.settings import Progress
+from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
@@ -24,20 +25,33 @@ class Predictor:
 
     Args:
         model: a file that `svm` wrote (`output`).
+        probabilities: give class probabilities in place of scores.
         options: those of `vggfeat.inference.recorded.recorded_extractors`: images, exif, max_megapixels, weights, seed,
             device, precision, offline, workers, progress.
 
-    Raises ModelError where the weights are not those that the descriptors were made with.
+    Raises ModelError where the weights are not those that the descriptors were made with, or for a model without the
+    probabilities that are asked for.
     """
 
-    def __init__(self, model: str | Path, **options: Any) -> None:
+    def __init__(self, model: str | Path, *, probabilities: bool = False, **options: Any) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
         self.class_names = self.model.class_names
+        if probabilities and self.model.sigmoids is None:
+            raise self._uncalibrated()
+        self._scores = self.model.probabilities if probabilities else self.model.scores
         dataset = str(self.model.record.get("dataset", ""))
         from vggfeat.inference.recorded import recorded_extractors
 
         self._extractors = recorded_extractors(self.path, self.model.inputs, dataset=dataset, **options)
+
+    def _uncalibrated(self) -> ModelError:
+        message = f"{self.path} gives no class probabilities, because it was fitted without `probabilities`"
+        recorded = self.model.record.get("command")
+        if not isinstance(recorded, str):
+            return ModelError(message)
+        command = fit_command(with_probabilities(recorded), str(self.path))
+        return ModelError(message, advice="make_again", command=command)
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """The predictions of these images, in their order, block by block.
@@ -58,7 +72,7 @@ class Predictor:
     def _block(self, samples: Sequence[Sample], described: Sequence[Described]) -> Iterator[Prediction]:
         failures = {row: reason for one in reversed(described) for row, reason in one.failures.items()}
         rows = [row for row in range(len(samples)) if row not in failures]
-        scores = self.model.scores(stack_unit([one.descriptors[rows] for one in described]))
+        scores = self._scores(stack_unit([one.descriptors[rows] for one in described]))
         given = iter(scores)
         for row, sample in enumerate(samples):
             if row in failures:
@@ -76,6 +90,7 @@ def predict(
     model: str | Path,
     images: Images,
     *,
+    probabilities: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
@@ -85,6 +100,8 @@ def predict(
         model: a file that `svm` wrote (`output`), or a net's checkpoint that `train` wrote.
         images: paths of images, folders and tar files, or a Dataset; their EXIF orientation counts as for the model's
             own images, or as `exif` says.
+        probabilities: give a fitted model's class probabilities in place of its scores; a net's scores always are
+            probabilities.
         progress: called with (images done, images, images failed).
         options: those of `Predictor`; a net takes those of `NetPredictor` alone.
 
@@ -98,7 +115,11 @@ def predict(
     net = is_net(model)
     if not net and options.pop("preprocessing", None) is not None:
         raise UsageError(f"`preprocessing` goes with a net; {model} is a fitted model, which records its nets'")
-    predictor = _net_predictor(model, images, options) if net else Predictor(model, images=images, **options)
+    predictor = (
+        _net_predictor(model, images, options)
+        if net
+        else Predictor(model, probabilities=probabilities, images=images, **options)
+    )
     failed = 0
     try:
         for done, prediction in enumerate(predictor.predict(images.samples), start=1):

@@ -22,15 +22,24 @@ from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.fusion import Features, open_features
 from vggfeat.classifiers.protocols.results import ByClass, SplitResult, SVMResult
-from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, server_split
-from vggfeat.classifiers.protocols.selection import STEPS, Outcome, Settings, fit_all, mean_of, measure_of, run_split
+from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, rows_of, server_split
+from vggfeat.classifiers.protocols.selection import (
+    STEPS,
+    Outcome,
+    Settings,
+    check_calibration,
+    fit_all,
+    mean_of,
+    measure_of,
+    run_split,
+)
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.datasets import NAMES
 from vggfeat.errors import DatasetError, UsageError, unknown_name
 from vggfeat.inference.settings import Progress
 from vggfeat.metrics import positive_share
-from vggfeat.page.commands import extract_command, svm_command, with_data, with_report
+from vggfeat.page.commands import extract_command, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures
@@ -59,6 +68,7 @@ def svm(
     splits: str | Path | None = None,
     write_splits: str | Path | None = None,
     output: str | Path | None = None,
+    probabilities: bool = False,
     archive: str | Path | None = None,
     report: str | Path | None = None,
     data: str | Path = "data",
@@ -81,6 +91,8 @@ def svm(
         splits: a splits file to use instead of the protocol's splits.
         write_splits: file to write the splits to.
         output: file to write the fitted model to.
+        probabilities: calibrate the model's class probabilities on five held-out folds of its training images; the time
+            is that of about four more fits at one C.
         archive: .tar file to write for VOC's evaluation server.
         report: folder for a page with the result, its images and how to repeat it.
         data: data root with the pictures for the page.
@@ -97,10 +109,16 @@ def svm(
     settings = Settings(Cs, solver, loss, protocol.definition)
     chosen = _splits(features, protocol, rounds or Rounds(), splits)
     server = _server_split(features, protocol, archive, output)
+    if probabilities and output is None:
+        raise UsageError("`probabilities` are kept in the model: name its file with `output`")
+    work = chosen if server is None else [*chosen, server]
+    # The split whose fit the model keeps; a user's model has a fit of its own.
+    kept = len(chosen) if server is not None else 0 if protocol.fixed else None
+    if probabilities:
+        check_calibration(features, _training_rows(features, None if kept is None else work[kept]))
     check_writable(output, archive, write_splits, report and Path(report, PAGE))
     if write_splits is not None:
         splits_file.write_splits(write_splits, features.dataset, chosen)
-    work = chosen if server is None else [*chosen, server]
     outcomes: list[Outcome] = []
     steps = itertools.count(1)
 
@@ -109,7 +127,8 @@ def svm(
             progress(next(steps), len(work) * len(STEPS), 0)
 
     for done, split in enumerate(work):
-        outcomes.append(run_split(features, split, settings, report_step))
+        its = replace(settings, probabilities=probabilities and done == kept)
+        outcomes.append(run_split(features, split, its, report_step))
         laps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcomes[-1].seconds.items())
         log.info("split %d of %d: score %.4f; %s", done + 1, len(work), outcomes[-1].value, laps)
     reported = outcomes[: len(chosen)]
@@ -122,7 +141,8 @@ def svm(
         )
         result = replace(result, archive=str(path))
     if output is not None:
-        path = _write_model(output, features, protocol, reported, outcomes[-1], settings, result, command)
+        its = replace(settings, probabilities=probabilities)
+        path = _write_model(output, features, protocol, reported, outcomes[-1], its, result, command)
         result = replace(result, model=str(path))
     result = replace(result, seconds=round(time.perf_counter() - start, 3))
     if report is not None:
@@ -181,6 +201,14 @@ def _server_split(
             f"{features.files[0].path} has no test images: unpack VOC2012test.tar into the VOCdevkit and extract again"
         )
     return split
+
+
+def _training_rows(features: Features, split: Split | None) -> NDArray[np.intp]:
+    """The described images that a model is fitted on: a split's training images, or all."""
+    if split is None:
+        return np.flatnonzero(features.described)
+    rows = rows_of(features, [*split.train, *split.val])
+    return rows[features.described[rows]]
 
 
 def _result(features: Features, outcomes: Sequence[Outcome], settings: Settings) -> SVMResult:
@@ -265,7 +293,7 @@ def _write_model(
         "fitted_on": used,
         "loss": settings.loss,
         "descriptors": [file["path"] for file in result.descriptors],
-        "command": command,
+        "command": with_probabilities(command) if settings.probabilities else command,
     }
     return write_model(
         path,
@@ -277,6 +305,7 @@ def _write_model(
             multi_label=features.multi_label,
             inputs=tuple(features.settings()),
             record=record,
+            sigmoids=fitted.sigmoids_ if settings.probabilities else None,
         ),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.calibration import held_out_folds
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.protocols.fusion import Features
@@ -35,6 +36,8 @@ class Settings:
     loss: str = "squared_hinge"
     definition: Definition = "voc2010"
     """Of the average precision, for multi-label sets."""
+    probabilities: bool = False
+    """Whether the fit on all training images calibrates class probabilities too."""
 
     def __post_init__(self) -> None:
         if not self.Cs or not all(0 < C < float("inf") for C in self.Cs):
@@ -135,6 +138,14 @@ def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> 
     return fit(_problem(features, np.flatnonzero(features.described), settings, _Clock(lambda step: None)), C), C
 
 
+def check_calibration(features: Features, rows: NDArray[np.intp]) -> None:
+    """Raises DatasetError for a class with too few of these images to calibrate its probabilities."""
+    try:
+        held_out_folds(_targets(features, rows)[0] > 0, features.class_names)
+    except ValueError as error:
+        raise DatasetError(str(error)) from None
+
+
 def choose(
     curve: NDArray[np.float64] | None, Cs: tuple[float, ...], multi_label: bool, num_classes: int
 ) -> NDArray[np.float64]:
@@ -198,7 +209,8 @@ def _problem(features: Features, rows: NDArray[np.intp], settings: Settings, clo
         raise DatasetError(f"class {name!r} has no training image with a descriptor")
     X = features.read(rows)
     clock.lap("read")
-    return SVMPath(X, targets, weight, estimator=LinearSVM(loss=settings.loss, solver=settings.solver))
+    svm = LinearSVM(loss=settings.loss, solver=settings.solver, probability=settings.probabilities)
+    return SVMPath(X, targets, weight, estimator=svm)
 
 
 def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int8], NDArray[np.float32] | None]:

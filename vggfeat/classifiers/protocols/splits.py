@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.targets import rarest_class
 from vggfeat.errors import DatasetError
 from vggfeat.system.files import replacing
 
@@ -69,9 +70,7 @@ def strata(ids: Sequence[str], labels: NDArray[Any], class_names: Sequence[str])
         for id, label in zip(ids, labels, strict=True):
             groups[label].append(id)
         return [Stratum(group, name) for group, name in zip(groups, class_names, strict=True)]
-    positive = labels == 1
-    rarest = np.where(positive, positive.sum(axis=0), len(ids) + 1).argmin(axis=1)
-    own = np.where(positive.any(axis=1), rarest, len(class_names))
+    own = rarest_class(labels == 1)
     sizes = np.bincount(own, minlength=len(class_names) + 1)
     own = np.where(sizes[own] < SMALL, len(class_names), own)
     groups = [[] for _ in sizes]
