@@ -68,7 +68,9 @@ def test_the_commands_take_poolings_and_a_model_repeats_them(made, tmp_path):
     flags += ["--layer", "pool5", "--layer", "pool5:max", "--layer", "pool4:gem"]
     assert run(["extract", str(folder / "photos"), *flags, "-o", str(tmp_path / "a.h5")]) == 0
     chosen = ["--layer", "pool5:max", "--layer", "pool5"]
-    assert run(["svm", str(tmp_path / "a.h5"), *chosen, "--num-splits", "1", "-o", str(tmp_path / "m.h5"), "-q"]) == 0
+    assert (
+        run(["svm", str(tmp_path / "a.h5"), *chosen, "--num-splits", "1", "-o", str(tmp_path / "m.h5"), "--quiet"]) == 0
+    )
     model = read_model(tmp_path / "m.h5")
     assert [one["layer"] for one in model.inputs] == ["pool5:max+pool5"]
     found = list(predict(tmp_path / "m.h5", load_folder(folder / "photos"), weights=[str(folder / "net.pt")]))
