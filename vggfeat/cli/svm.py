@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from typing import Any
 
@@ -106,6 +107,9 @@ def svm(
         raise
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
         console.note(text)
+    if result.copies and not quiet:
+        file = shlex.quote(str(result.descriptors[0]["path"]))
+        console.note(f"vggfeat similar {file} lists such pairs; --splits FILE takes splits that keep them together")
     if not quiet:
         tables.print_svm(result)
     if as_json:

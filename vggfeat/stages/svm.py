@@ -6,6 +6,7 @@ import itertools
 import logging
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
+from vggfeat.classifiers.protocols.copies import Copy, copies_warning
 from vggfeat.classifiers.protocols.fusion import Features, open_features
 from vggfeat.classifiers.protocols.results import ByClass, SplitResult, SVMResult
 from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, rows_of, server_split
@@ -133,6 +135,8 @@ def svm(
         log.info("split %d of %d: score %.4f; %s", done + 1, len(work), outcomes[-1].value, laps)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
+    if result.copies:
+        warnings.warn(copies_warning(result.copies), stacklevel=2)
     command = _command(features, settings, rounds or Rounds(), splits)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others
@@ -228,7 +232,14 @@ def _result(features: Features, outcomes: Sequence[Outcome], settings: Settings)
         left_out=[features.ids[row] for row in np.flatnonzero(~features.described)],
         chance=_chance(features, outcomes),
         definition=settings.definition if features.multi_label else None,
+        copies=tuple(_copies(outcomes)),
     )
+
+
+def _copies(outcomes: Sequence[Outcome]) -> list[Copy]:
+    """The copies of all splits, each pair once, the most similar first."""
+    found = {frozenset((copy.test, copy.train)): copy for outcome in outcomes for copy in outcome.copies}
+    return sorted(found.values(), key=lambda copy: (-copy.cosine, copy.test, copy.train))
 
 
 def _chance(features: Features, outcomes: Sequence[Outcome]) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from vggfeat.classifiers.protocols.copies import Copy
 from vggfeat.classifiers.protocols.rules import Measure
 from vggfeat.results import Result
 
@@ -72,11 +73,17 @@ class SVMResult(Result):
     seconds: float = 0.0
     report: str | None = None
     """Path of the page."""
+    copies: tuple[Copy, ...] = ()
+    """Test images whose descriptors are nearly those of training images of their split; left out of the JSON if there
+    are none."""
 
     def as_json(self) -> dict[str, Any]:
         """See Result."""
         optional = ("chance", "definition", "archive", "model", "report")
         values = {name: value for name, value in super().as_json().items() if name not in optional or value is not None}
+        values.pop("copies")
+        if self.copies:
+            values["copies"] = [asdict(copy) for copy in self.copies]
         return values | {"splits": [split.as_json() for split in self.splits]}
 
     @property

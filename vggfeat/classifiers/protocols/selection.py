@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vggfeat.classifiers.calibration import held_out_folds
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+from vggfeat.classifiers.protocols.copies import Copy, CopyFinder
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
 from vggfeat.classifiers.protocols.splits import Split
@@ -69,6 +70,8 @@ class Outcome:
     counts: dict[str, int]
     """Numbers of images used, by part."""
     seconds: dict[str, float]
+    copies: tuple[Copy, ...] = ()
+    """Test images that are among the training images too."""
 
     @property
     def value(self) -> float:
@@ -122,12 +125,13 @@ def run_split(
     clock.lap("choose")
     svm = fit(problem, C)
     clock.lap("fit")
-    scores = _scores(features, svm, test)
+    scores, copies = _scores(features, svm, test, CopyFinder(problem.X), fitted)
     per_class = _per_class(features, test, scores, settings)
     clock.lap("score")
     counts = {"train": len(train), "val": len(val), "test": len(test)}
     test_ids = [features.ids[row] for row in test]
-    return Outcome(split, C, curve, svm, scores, test_ids, features.labels[test], per_class, counts, clock.seconds)
+    labels = features.labels[test]
+    return Outcome(split, C, curve, svm, scores, test_ids, labels, per_class, counts, clock.seconds, copies)
 
 
 def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> tuple[LinearSVM, NDArray[np.float64]]:
@@ -222,13 +226,20 @@ def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int
     return (labels == 1).astype(np.int8), None if known.all() else known.astype(np.float32)
 
 
-def _scores(features: Features, svm: LinearSVM, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """(n, K) scores; minus infinity where there is no descriptor."""
+def _scores(
+    features: Features, svm: LinearSVM, rows: NDArray[np.intp], finder: CopyFinder, fitted: NDArray[np.intp]
+) -> tuple[NDArray[np.float32], tuple[Copy, ...]]:
+    """(n, K) scores, minus infinity where there is no descriptor; and which rows are copies of the `fitted` ones."""
+    copies: list[Copy] = []
     scores = np.full((len(rows), len(features.class_names)), -np.inf, dtype=np.float32)
     present = np.flatnonzero(features.described[rows])
     for part, X in features.blocks(rows[present]):
         scores[present[part]] = X @ svm.coef_.T + svm.intercept_
-    return scores
+        nearest, cosines = finder.look(X)
+        for place in np.flatnonzero(cosines):
+            test, train = rows[present[part]][place], fitted[nearest[place]]
+            copies.append(Copy(features.ids[test], features.ids[train], float(cosines[place])))
+    return scores, tuple(copies)
 
 
 def _per_class(
