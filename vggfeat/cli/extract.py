@@ -21,9 +21,8 @@ from vggfeat.cli.options import (
     net_options,
     reading_options,
 )
-from vggfeat.cli.types import SCALES, Choice
+from vggfeat.cli.types import SCALES, Choice, Layer
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
-from vggfeat.nets.layers import LAYERS
 from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import whole_path
 from vggfeat.system.launch import launched
@@ -44,10 +43,11 @@ from vggfeat.system.launch import launched
 @click.option(
     "--layer",
     multiple=True,
-    type=Choice(LAYERS),
+    type=Layer(),
     default=("fc7",),
     metavar="LAYER",
-    help="conv1_1 to pool5, fc6 or fc7, as the net has them; repeat for several in one pass.  [default: fc7]",
+    help="conv1_1 to pool5, fc6 or fc7, as the net has them; repeat for several in one pass; pool5:max gives one a "
+    "pooling of its own.  [default: fc7]",
 )
 @click.option(
     "--pool",

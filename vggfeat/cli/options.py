@@ -13,13 +13,12 @@ import click
 
 from vggfeat._version import __version__
 from vggfeat.cli.recipes import options_from_recipe
-from vggfeat.cli.types import Choice, Net
+from vggfeat.cli.types import Choice, Layer, Net
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import DISPLAY_NAMES, WEIGHTS_NAMES
-from vggfeat.nets.layers import LAYERS
 from vggfeat.nets.preprocessing import NAMED
 from vggfeat.system.precisions import PRECISIONS
 
@@ -250,7 +249,7 @@ def list_options(command: F) -> F:
 
 def layer_option(help: str) -> Callable[[F], F]:
     """--layer, which chooses among the layers of a descriptor file."""
-    return click.option("--layer", multiple=True, type=Choice(LAYERS), metavar="LAYER", help=help)
+    return click.option("--layer", multiple=True, type=Layer(), metavar="LAYER", help=help)
 
 
 data_option = click.option(

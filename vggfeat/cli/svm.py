@@ -41,6 +41,7 @@ from vggfeat.store.aggregates import AGGREGATES
 )
 @click.option("--scales", type=SCALES, default=None, help="Use only these of the kept scales.")
 @layer_option("Take this layer of each file; repeat to stack several.  [default: all]")
+@click.option("--by-layer", is_flag=True, help="Score each layer of the file by itself too.")
 @click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; later ones count up.")
 @click.option("--folds", type=click.IntRange(2), help="k-fold cross-validation, for your own images.")

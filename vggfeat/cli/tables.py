@@ -54,6 +54,11 @@ def print_svm(result: SVMResult) -> None:
             classes.add_row(Text(printable(name)), _percent(value))
         show(console, classes)
     show(console, table)
+    if result.by_layer is not None:
+        layers = columns("layer", ">values", f">{label} %", ">+-")
+        for one in result.by_layer:
+            layers.add_row(one.layer, str(one.dim), _percent(one.mean), "" if one.std is None else _percent(one.std))
+        show(console, layers)
     if result.left_out:
         note(f"left out, without a descriptor: {len(result.left_out)}, {printable(result.left_out[0])} first")
     files = ", ".join(printable(file["path"]) for file in result.descriptors)

@@ -7,8 +7,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from vggfeat.errors import nearest
+from vggfeat.errors import nearest, unknown_name
+from vggfeat.inference.settings import POOLINGS
 from vggfeat.nets.catalog import NETS, net_spec
+from vggfeat.nets.layers import LAYERS, POOLING_MARK
 
 
 class Choice(click.Choice):
@@ -22,6 +24,21 @@ class Choice(click.Choice):
             near = nearest(str(value), map(str, self.choices))
             hint = f"; did you mean {near!r}?" if near else ""
             self.fail(error.message.rstrip(".") + hint, param, ctx)
+
+
+class Layer(Choice):
+    """A layer's name, perhaps with a pooling of its map: `pool5:max`."""
+
+    def __init__(self) -> None:
+        super().__init__(LAYERS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The layer's name, with its pooling where one is given. Raises UsageError for an unknown pooling."""
+        name, mark, pooling = str(value).partition(POOLING_MARK)
+        layer = super().convert(name, param, ctx)
+        if mark and pooling not in POOLINGS:
+            raise unknown_name("pooling", pooling, POOLINGS)
+        return layer + mark + pooling
 
 
 class Net(click.ParamType):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from vggfeat.datasets.images import Picture
 from vggfeat.errors import DeviceError, UsageError
 from vggfeat.inference.batching import Extents, form_batches, run_trunk
-from vggfeat.inference.settings import GEM_POWER, Pooling
+from vggfeat.inference.settings import GEM_POWER, Pooling, with_pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
+from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
@@ -54,13 +55,16 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, 
 Reduce = Callable[[Tensor], Tensor]
 """What becomes of a picture's map (positions, D), row by row."""
 
+Reductions = Mapping[str, Reduce]
+"""By layer."""
+
 
 @dataclass(frozen=True)
 class _Passed:
     """What the convolutions gave for one picture."""
 
     layers: dict[str, Tensor]
-    """Its reduced maps, of the trunk's layers."""
+    """Its reduced maps by layer, of the trunk's layers."""
     windows: Tensor | None
     """(h w, C 7 7) of the last pooling; None where no fully-connected layer is wanted."""
 
@@ -74,8 +78,8 @@ class DenseNet:
     Args:
         net: the net; its parameters are used in place at fp32 and copied at a lower precision.
         layers: one or several of "conv1_1" to "pool5", "fc6", "fc7" (the penultimate layer) and "scores" (the last,
-            before the soft-max).
-        pool: how `pooled` reduces a map to a vector; see `POOLINGS`.
+            before the soft-max); "pool5:max" has a pooling of its own.
+        pool: how `pooled` reduces the other layers' maps to vectors; see `POOLINGS`.
         pre_relu: take convolutions and hidden layers before their ReLU.
         most_pixels: of one pass, padding included; by default what suits the device.
         most_padding: the greatest share of a pass that may be padding; by default what suits the device.
@@ -99,22 +103,28 @@ class DenseNet:
         self.precision = net.precision
         self.device = next(net.parameters()).device
         self.filter = net.preprocessing.filter
+        parts = {part: with_pooling(part, pool) for part in self.layers}
         self.dims = tuple(
-            net.dim(SCORES) if layer == SCORES else _length(net, layer, whole=pool == "none") for layer in self.layers
+            net.dim(SCORES) if layer == SCORES else _length(net, layer, whole=pooling == "none")
+            for layer, pooling in parts.values()
         )
-        self._reduce = _REDUCTIONS[pool]
+        self._reductions = {part: _REDUCTIONS[pooling] for part, (_, pooling) in parts.items()}
         self._dtype = DTYPES[net.precision]
         self._net = _cast(net, self._dtype).eval().to(memory_format=torch.channels_last)
         trunk = trunk_layers(net.spec)
-        self._taps = {
-            trunk[layer].module - (pre_relu and trunk[layer].has_relu): layer for layer in self.layers if layer in trunk
-        }
-        self._head_taps = {
-            HEAD_DEPTHS[layer] - (pre_relu and layer != SCORES) - 1: layer
-            for layer in self.layers
-            if layer not in trunk
-        }
+        self._taps: dict[int, list[str]] = {}
+        self._head_taps: dict[int, list[str]] = {}
+        for part, (layer, _) in parts.items():
+            if layer in trunk:
+                module = trunk[layer].module - (pre_relu and trunk[layer].has_relu)
+                self._taps.setdefault(module, []).append(part)
+            else:
+                module = HEAD_DEPTHS[layer] - (pre_relu and layer != SCORES) - 1
+                self._head_taps.setdefault(module, []).append(part)
         self._depth = len(self._net.features) if self._head_taps else 1 + max(self._taps)
+        self._trunk = self._net.features[: self._depth]
+        if self.device.type == "cpu" and self.precision == "fp32" and has_fast_convolutions():
+            self._trunk = inference_form(self._trunk)
         self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
         self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
@@ -141,7 +151,7 @@ class DenseNet:
     def pooled(self, pictures: Sequence[Picture], *, flip: bool = False) -> list[Tensor]:
         """(N, D) of each layer, on the net's device; on a GPU perhaps still being computed."""
         pooled = [torch.empty(len(pictures), dim, device=self.device) for dim in self.dims]
-        for row, found in self._maps(pictures, flip, self._reduce):
+        for row, found in self._maps(pictures, flip, self._reductions):
             for layer, out in zip(self.layers, pooled, strict=True):
                 out[row] = found[layer]
         return pooled
@@ -149,14 +159,17 @@ class DenseNet:
     @torch.inference_mode()
     def maps(self, pictures: Sequence[Picture], *, flip: bool = False) -> list[Tensor]:
         """The first layer of each picture at every position of its map, row by row: (h w, D) float32 each."""
-        found = dict(self._maps(pictures, flip, lambda values: values))
-        return [found[row][self.layers[0]] for row in range(len(pictures))]
+        first = self.layers[0]
+        found = dict(self._maps(pictures, flip, {**self._reductions, first: lambda values: values}))
+        return [found[row][first] for row in range(len(pictures))]
 
     def preprocess(self, batch: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB -> the net's own input in its precision, channels_last."""
         return self._scaled(batch, axis=1).to(self._dtype).contiguous(memory_format=torch.channels_last)
 
-    def _maps(self, pictures: Sequence[Picture], flip: bool, reduce: Reduce) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    def _maps(
+        self, pictures: Sequence[Picture], flip: bool, reductions: Reductions
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The row and the reduced maps of each picture, by layer, in the order in which they are computed."""
         sizes = [picture.shape[:2] for picture in pictures]
         for height, width in sizes:
@@ -168,7 +181,7 @@ class DenseNet:
             while batches:
                 rows = batches.popleft()
                 try:
-                    passed = self._one_pass([pictures[row] for row in rows], flip, reduce)
+                    passed = self._one_pass([pictures[row] for row in rows], flip, reductions)
                 except torch.OutOfMemoryError:
                     passed = None
                 if passed is None:  # only here has the failed pass let go of its activations
@@ -180,7 +193,7 @@ class DenseNet:
                 release_free_memory(beyond=KEPT_BYTES)
                 windows = sum(len(its.windows) for its in waiting.values() if its.windows is not None)
                 if not self._head_taps or windows >= self._most_windows or not batches:
-                    yield from self._with_head(waiting, reduce)
+                    yield from self._with_head(waiting, reductions)
                     waiting = {}
 
     def _shrink(self, sizes: Sequence[tuple[int, int]]) -> None:
@@ -195,7 +208,7 @@ class DenseNet:
             torch.cuda.empty_cache()
         self._most_pixels //= 2
 
-    def _one_pass(self, pictures: Sequence[Picture], flip: bool, reduce: Reduce) -> list[_Passed]:
+    def _one_pass(self, pictures: Sequence[Picture], flip: bool, reductions: Reductions) -> list[_Passed]:
         """The convolutions on one batch, padded where its sizes differ."""
         sizes = [picture.shape[:2] for picture in pictures]
         equal = len(set(sizes)) == 1
@@ -203,13 +216,14 @@ class DenseNet:
         batch = self._uploaded(_canvas(pictures)).permute(0, 3, 1, 2)
         batch = self.preprocess(extents.mirror(batch) if flip else batch)
         found: list[dict[str, Tensor]] = [{} for _ in pictures]
-        for number, values, its_extents in run_trunk(self._net.features[: self._depth], batch, extents):
+        for number, values, its_extents in run_trunk(self._trunk, batch, extents):
             batch, extents = values, its_extents
             if number in self._taps:
                 for place, its_map in zip(found, extents.cut(values), strict=True):
                     positions = its_map[0].permute(1, 2, 0).flatten(0, 1)  # (h w, C)
                     # A copy, since the next ReLU would change it.
-                    place[self._taps[number]] = reduce(positions.to(torch.float32, copy=True))
+                    positions = positions.to(torch.float32, copy=True)
+                    place.update((part, reductions[part](positions)) for part in self._taps[number])
         if not self._head_taps:
             return [_Passed(layers, None) for layers in found]
         if equal:
@@ -218,7 +232,9 @@ class DenseNet:
             of_pictures = [windows(pooled) for pooled in extents.cut(batch)]
         return [_Passed(layers, its) for layers, its in zip(found, of_pictures, strict=True)]
 
-    def _with_head(self, waiting: dict[int, _Passed], reduce: Reduce) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    def _with_head(
+        self, waiting: dict[int, _Passed], reductions: Reductions
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Runs the fully-connected layers on the windows of all pictures at once."""
         if self._head_taps:
             of_pictures = [its.windows for its in waiting.values() if its.windows is not None]
@@ -229,7 +245,7 @@ class DenseNet:
                 if number in self._head_taps:
                     out = values.to(torch.float32, copy=number < last)  # a ReLU that follows would change it
                     for its, positions in zip(waiting.values(), out.split(counts), strict=True):
-                        its.layers[self._head_taps[number]] = reduce(positions)
+                        its.layers.update((part, reductions[part](positions)) for part in self._head_taps[number])
         for row, its in waiting.items():
             yield row, its.layers
 

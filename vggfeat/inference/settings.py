@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import net_spec
-from vggfeat.nets.layers import LAYERS, check_layers, has_relu
+from vggfeat.nets.layers import LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
@@ -35,6 +35,19 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 GEM_POWER = 3.0
 """p of the generalised mean (mean of x^p)^(1/p) (Radenovic et al., "Fine-tuning CNN Image Retrieval", 2018)."""
+
+
+def with_pooling(layer: str, usual: Pooling) -> tuple[str, Pooling]:
+    """A layer's name and its pooling: ("pool5", "max") for "pool5:max", the usual pooling for "pool5".
+
+    Raises UsageError for an unknown pooling.
+    """
+    name, mark, own = layer.partition(POOLING_MARK)
+    pooling = own if mark else usual
+    if pooling not in POOLINGS:
+        raise unknown_name("pooling", pooling, POOLINGS)
+    return name, pooling
+
 
 Region = Literal["image", "box", "both"]
 REGIONS: tuple[Region, ...] = get_args(Region)
@@ -70,7 +83,7 @@ class DescriptorSettings:
     aggregate: Aggregate = "stack"
     flip: bool = True
     layers: tuple[str, ...] = ("fc7",)
-    """Layers to describe with, each kept under its name."""
+    """Layers to describe with, each kept under its name; "pool5:max" gives a layer a pooling that the others lack."""
     region: Region = "image"
     """The whole image, the sample's box, or both stacked (VOC action, Appendix B)."""
     exif: bool = True
@@ -89,7 +102,7 @@ class DescriptorSettings:
             ("pooling", self.pool, POOLINGS),
             ("view", self.view, DESCRIPTOR_VIEWS),
             ("normalisation", self.normalise, NORMALISATIONS),
-            *(("layer", layer, LAYERS) for layer in self.layers),
+            *(("layer", without_pooling(layer), LAYERS) for layer in self.layers),
         ):
             if value not in valid:
                 raise unknown_name(kind, value, valid)
@@ -97,14 +110,15 @@ class DescriptorSettings:
             raise UsageError("no layer: name at least one, such as fc7")
         if len(set(self.layers)) < len(self.layers):
             raise UsageError(f"layers {', '.join(self.layers)}: one is named twice")
-        if self.pool == "none" and self.view != "center":
+        poolings = {with_pooling(layer, self.pool)[1] for layer in self.layers}
+        if "none" in poolings and self.view != "center":
             raise UsageError(
                 "`pool=none` keeps the map of one 224x224 crop, whose length is fixed: it goes with `view=center`"
             )
         without = next((layer for layer in self.layers if not has_relu(layer)), None)
         if self.pre_relu and without is not None:
             raise UsageError(f"{without} has no ReLU, so no values before it: leave `pre_relu` out")
-        if self.pre_relu and self.pool == "gem":
+        if self.pre_relu and "gem" in poolings:
             raise UsageError(
                 "`pool=gem` takes values that are not negative, which `pre_relu` does not give: choose one"
             )

@@ -45,7 +45,8 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         scales: smallest sides Q in pixels, at least 224.
         aggregate: "stack", "average" or "max" over the scales.
         flip: average with the mirror image.
-        layer: "conv1_1" to "pool5", "fc6" or "fc7"; several are stacked, each at unit length.
+        layer: "conv1_1" to "pool5", "fc6" or "fc7", or with a pooling "pool5:max"; several are stacked, each at unit
+            length.
         pool: "avg", "max" or "gem" over the positions of a layer's map, or "none", the whole map (view "center").
         view: "dense", the whole image, or "center", the central 224x224 crop of each scale.
         pre_relu: values before the layer's ReLU.

@@ -42,6 +42,15 @@ def trunk_layers(spec: NetSpec) -> dict[str, TrunkLayer]:
     return found
 
 
+POOLING_MARK = ":"
+"""Between a layer's name and the pooling of its map, as in "pool5:max", where it is not the one of all layers."""
+
+
+def without_pooling(layer: str) -> str:
+    """The name of the layer alone: "pool5" for "pool5:max"."""
+    return layer.partition(POOLING_MARK)[0]
+
+
 def has_relu(layer: str) -> bool:
     """Whether a layer of that name ends with a ReLU: all but the poolings."""
     return not layer.startswith("pool")
@@ -58,7 +67,7 @@ LAYERS: tuple[str, ...] = tuple(
 
 def check_layers(spec: NetSpec, layers: Sequence[str]) -> None:
     """Raises UsageError for a layer that a net does not have; "scores", the last one before the soft-max, all have."""
-    for layer in layers:
+    for layer in map(without_pooling, layers):
         if layer not in (*spec.layer_names, "scores"):
             have = ", ".join(spec.layer_names)
             raise UsageError(f"net {DISPLAY_NAMES[spec.name]} has no layer {layer!r}; it has {have}")

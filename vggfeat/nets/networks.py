@@ -23,7 +23,7 @@ from vggfeat.nets.catalog import (
     scaled,
 )
 from vggfeat.nets.known import Known
-from vggfeat.nets.layers import check_layers
+from vggfeat.nets.layers import check_layers, without_pooling
 from vggfeat.nets.wording import net_words
 from vggfeat.system.files import replacing
 
@@ -119,6 +119,7 @@ class VGG(nn.Module):
 
     def need(self, layer: str) -> None:
         """Raises UsageError for a layer that this net does not have, naming one that works."""
+        layer = without_pooling(layer)
         check_layers(self.spec, (layer,))
         if layer in ("fc6", "fc7", "scores") and not self.has_top:
             without = "it scores no classes" if layer == "scores" else f"no {layer}; take `layer=pool5`"

@@ -159,6 +159,9 @@ def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
             words += [word for layer in value for word in ("--layer", layer)]
             continue
         flag = "num-splits" if name == "number" else name.replace("_", "-")
+        if value is True:
+            words.append(f"--{flag}")
+            continue
         words += [f"--{flag}", ",".join(map(repr, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 

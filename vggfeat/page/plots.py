@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.protocols.by_layer import LayerScore
 from vggfeat.page.evidence import Ranking
 from vggfeat.page.html import Html, figure
 from vggfeat.page.style import COLOURS
@@ -183,6 +184,26 @@ def cost_curve(folder: Path, Cs: Sequence[float], curves: Sequence[Curve], measu
     one = any(curve.chosen is not None for curve in curves)
     chosen = "Dots mark the chosen C." if one else "Mean over the classes; each class chooses its own C."
     return figure(plot, f"Score on the validation images over C. {chosen}", class_="half")
+
+
+def layer_curve(folder: Path, scores: Sequence[LayerScore], measure: str, chance: float | None) -> Html:
+    """The score of each layer with its deviation over the splits, and the chance level."""
+    values = [100 * one.mean for one in scores]
+    with Canvas(1.8 + 0.6 * len(scores), 3) as canvas:
+        (axes,) = canvas.axes
+        deviations = [100 * (one.std or 0.0) for one in scores]
+        axes.errorbar(
+            range(len(scores)), values, deviations, fmt="o-", color=COLOURS["accent"], lw=1.5, ms=4, capsize=3
+        )
+        if chance is not None:
+            axes.axhline(100 * chance, color=COLOURS["muted"], lw=0.8, ls=":", label=f"chance {100 * chance:.1f} %")
+            axes.legend()
+        axes.set_xticks(range(len(scores)), [one.layer for one in scores], rotation=45, ha="right")
+        axes.set(ylabel=f"{measure} (%)", ylim=(0, 100))
+        axes.grid(alpha=0.6)
+        words = ", ".join(f"{one.layer} {value:.1f}" for one, value in zip(scores, values, strict=True))
+        plot = canvas.save(folder, "layers", f"{measure} of each layer in percent: {words}")
+    return figure(plot, f"The {measure} of each layer by itself. Bars: deviation over the splits.")
 
 
 def class_bars(folder: Path, names: Sequence[str], values: Sequence[float], measure: str) -> None:

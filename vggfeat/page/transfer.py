@@ -67,6 +67,7 @@ def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
         _score(report),
         _splits(report),
         _choice(report, drawn),
+        _layers(report, drawn),
         _classes(report, drawn),
         _rankings(report, drawn) if report.multi else parts.confusions(report.names, report.splits, pictures, drawn),
         parts.images(report.names, report.splits[0], list(result.per_class.values()), pictures, _SCORES),
@@ -210,6 +211,21 @@ def _choice(report: Report, folder: Path | None) -> Part | None:
     heads = ("C", *(f"{name} %" for name, _, _ in chosen))
     shown.append(table(f"Validation {report.measure} of each C", heads, rows, text=()))
     return section("cost", "Choice of C", *shown)
+
+
+def _layers(report: Report, folder: Path | None) -> Part | None:
+    """Each layer's score by itself; None unless the run asked for it."""
+    scores = report.result.by_layer
+    if scores is None:
+        return None
+    rows = [
+        (one.layer, one.dim, percent(one.mean), NONE if one.std is None else percent(one.std), percent(min(one.values)))
+        for one in scores
+    ]
+    heads = ("layer", "values", f"{report.measure} %", "deviation", "least of the splits")
+    made = table("Each layer by itself, C chosen anew", heads, rows, text=(0,))
+    drawing = [] if folder is None else [plots.layer_curve(folder, scores, report.measure, report.result.chance)]
+    return section("layers", "Layers", *drawing, made)
 
 
 def _classes(report: Report, folder: Path | None) -> Part:

@@ -84,7 +84,8 @@ def extract(
         aggregate: "stack", "average" or "max" over the scales.
         flip: average each scale with the mirror image's descriptor.
         layer: "conv1_1" to "pool5", "fc6" or "fc7" (the penultimate layer), or several, which one pass computes. The
-            file keeps each under its name; read together they are stacked, each at unit length.
+            file keeps each under its name; read together they are stacked, each at unit length. "pool5:max" gives a
+            layer a pooling of its own, so ("pool5", "pool5:max") are the mean and the maximum of one pass.
         pool: how a layer's map becomes a vector: "avg" (Appendix B), "max" or "gem" (generalised mean, p = 3) over its
             positions, or "none", the whole map in the order channel, row, column (view "center").
         view: "dense", the whole image, or "center", the central 224x224 crop of each scale.

@@ -21,6 +21,7 @@ from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
+from vggfeat.classifiers.protocols.by_layer import layer_names, scores_by_layer
 from vggfeat.classifiers.protocols.copies import Copy, copies_warning
 from vggfeat.classifiers.protocols.fusion import Features, open_features
 from vggfeat.classifiers.protocols.results import ByClass, SplitResult, SVMResult
@@ -66,6 +67,7 @@ def svm(
     aggregate: Aggregate | None = None,
     scales: Sequence[int] | None = None,
     layer: str | Sequence[str] = (),
+    by_layer: bool = False,
     rounds: Rounds | None = None,
     splits: str | Path | None = None,
     write_splits: str | Path | None = None,
@@ -89,6 +91,7 @@ def svm(
         aggregate: aggregate the kept scales again, in this way.
         scales: aggregate only these of the kept scales.
         layer: take this layer, or these, of each file, stacked; by default all that it has.
+        by_layer: score each of these layers by itself too, on the same splits.
         rounds: numbers of splits, folds and images per class, where the protocol leaves them open.
         splits: a splits file to use instead of the protocol's splits.
         write_splits: file to write the splits to.
@@ -110,6 +113,7 @@ def svm(
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
     settings = Settings(Cs, solver, loss, protocol.definition)
     chosen = _splits(features, protocol, rounds or Rounds(), splits)
+    alone = layer_names(features) if by_layer else []
     server = _server_split(features, protocol, archive, output)
     if probabilities and output is None:
         raise UsageError("`probabilities` are kept in the model: name its file with `output`")
@@ -126,7 +130,7 @@ def svm(
 
     def report_step(_step: str) -> None:
         if progress is not None:
-            progress(next(steps), len(work) * len(STEPS), 0)
+            progress(next(steps), (len(work) + len(alone) * len(chosen)) * len(STEPS), 0)
 
     for done, split in enumerate(work):
         its = replace(settings, probabilities=probabilities and done == kept)
@@ -135,9 +139,11 @@ def svm(
         log.info("split %d of %d: score %.4f; %s", done + 1, len(work), outcomes[-1].value, laps)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
+    if by_layer:
+        result = replace(result, by_layer=tuple(scores_by_layer(features, chosen, settings, report_step)))
     if result.copies:
         warnings.warn(copies_warning(result.copies), stacklevel=2)
-    command = _command(features, settings, rounds or Rounds(), splits)
+    command = _command(features, settings, rounds or Rounds(), splits, by_layer)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others
         path = write_archive(
@@ -321,7 +327,7 @@ def _write_model(
     )
 
 
-def _command(features: Features, settings: Settings, rounds: Rounds, splits: str | Path | None) -> str:
+def _command(features: Features, settings: Settings, rounds: Rounds, splits: str | Path | None, by_layer: bool) -> str:
     """The command line that repeats the run, without options at their defaults."""
     options = {
         "C": settings.Cs,
@@ -330,6 +336,7 @@ def _command(features: Features, settings: Settings, rounds: Rounds, splits: str
         "aggregate": features.aggregate,
         "scales": features.scales,
         "layer": features.layers or None,
+        "by_layer": by_layer or None,
         **asdict(rounds),
         "splits": splits,
     }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vggfeat.nets.catalog import INPUT_SIDE
+from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
 from vggfeat.nets.networks import VGG
 from vggfeat.training.initial import table_layers
 from vggfeat.training.recipe import first_trained
@@ -32,6 +32,8 @@ class TrainingForm(nn.Module):
         first = self._steps.index(table_layers(net)[first_trained(trainable, net.spec)])
         self.begin = first - 1 if first - 1 in self._drops else first
         """Number of steps (layers, ReLUs, poolings) of the frozen part; dropout belongs to the trained one."""
+        self._inference = (*inference_form(net.features), *net.classifier)
+        """The same steps, for the frozen part on a CPU."""
         for place, step in enumerate(self._steps):
             step.requires_grad_(place >= self.begin)
 
@@ -48,24 +50,26 @@ class TrainingForm(nn.Module):
             masks: (N, hidden) for each of the two dropouts, True where a unit is kept; kept activations are divided by
                 the probability of keeping, so that evaluation needs no factor. None: no dropout.
         """
-        return self._through(inputs if computed else self.frozen(inputs), self.begin, len(self._steps), masks)
+        x = inputs if computed else self.frozen(inputs)
+        return self._through(x, self._steps, range(self.begin, len(self._steps)), masks)
 
     def frozen(self, crops: Tensor) -> Tensor:
         """The frozen part: (N, 3, 224, 224) -> maps (N, C, h, w) or vectors (N, D)."""
-        with torch.no_grad() if self.begin else contextlib.nullcontext():
-            return self._through(crops, 0, self.begin, None)
+        fast = crops.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and has_fast_convolutions()
+        with torch.no_grad():
+            return self._through(crops, self._inference if fast else self._steps, range(self.begin), None)
 
     def frozen_shape(self) -> tuple[int, ...]:
         """Shape of the frozen part's output for one crop."""
         weight = next(self.net.parameters())
         return tuple(self.frozen(torch.zeros(1, 3, INPUT_SIDE, INPUT_SIDE, device=weight.device)).shape[1:])
 
-    def _through(self, x: Tensor, begin: int, end: int, masks: Sequence[Tensor] | None) -> Tensor:
-        for place in range(begin, end):
+    def _through(self, x: Tensor, steps: Sequence[nn.Module], places: range, masks: Sequence[Tensor] | None) -> Tensor:
+        for place in places:
             if place == self._maps:
                 x = x.flatten(1)
             if place not in self._drops:
-                x = self._steps[place](x)
+                x = steps[place](x)
             elif masks is not None:
                 x = x * (masks[self._drops.index(place)].to(x.dtype) / self.kept)
         return x

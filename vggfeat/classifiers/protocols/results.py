@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vggfeat.classifiers.protocols.by_layer import LayerScore
 from vggfeat.classifiers.protocols.copies import Copy
 from vggfeat.classifiers.protocols.rules import Measure
 from vggfeat.results import Result
@@ -76,14 +77,20 @@ class SVMResult(Result):
     copies: tuple[Copy, ...] = ()
     """Test images whose descriptors are nearly those of training images of their split; left out of the JSON if there
     are none."""
+    by_layer: tuple[LayerScore, ...] | None = None
+    """The score of each layer by itself, where asked for."""
 
     def as_json(self) -> dict[str, Any]:
         """See Result."""
-        optional = ("chance", "definition", "archive", "model", "report")
+        optional = ("chance", "definition", "archive", "model", "report", "by_layer")
         values = {name: value for name, value in super().as_json().items() if name not in optional or value is not None}
         values.pop("copies")
         if self.copies:
             values["copies"] = [asdict(copy) for copy in self.copies]
+        if self.by_layer is not None:
+            values["by_layer"] = [
+                {"layer": one.layer, "dim": one.dim, "mean": one.mean, "std": one.std} for one in self.by_layer
+            ]
         return values | {"splits": [split.as_json() for split in self.splits]}
 
     @property

@@ -1,0 +1,160 @@
+"""The convolutions that inference uses on an AVX2 processor, against float64 sums and the nets' own modules."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vggfeat.inference.dense import DenseNet
+from vggfeat.nets import winograd
+from vggfeat.nets.inference_form import (
+    FastConv2d,
+    FastMaxPool2d,
+    by_nnpack,
+    has_fast_convolutions,
+    inference_form,
+    method,
+)
+from vggfeat.nets.networks import VGG, glorot_
+
+RNG = np.random.default_rng(0)
+
+needs_nnpack = pytest.mark.skipif(not has_fast_convolutions(), reason="the fast convolutions are for AVX2 processors")
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+def values(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(RNG.standard_normal(shape, dtype=np.float32))
+
+
+def exact(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+SIZES = [(4, 4), (1, 1), (3, 5), (8, 7), (6, 13), (14, 14), (17, 23), (33, 40)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("channels", "out"), [(1, 1), (3, 5), (16, 8), (130, 128)])
+def test_winograds_convolution_equals_the_direct_sum(height, width, channels, out):
+    x, weight, bias = values(2, channels, height, width), values(out, channels, 3, 3), values(out)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        got = winograd.convolve(x.contiguous(memory_format=layout), winograd.transformed_filters(weight), bias)
+        assert got.shape == (2, out, height, width)
+        assert relative_error(got, exact(x, weight, bias)) < 5e-6
+
+
+def test_winograds_convolution_equals_the_direct_sum_in_strips_of_any_height():
+    x, weight, bias = values(1, 64, 61, 50), values(64, 64, 3, 3), values(64)
+    filters = winograd.transformed_filters(weight)
+    for most in (1, 500_000, 1 << 30):
+        assert relative_error(winograd.convolve(x, filters, bias, most), exact(x, weight, bias)) < 5e-6
+
+
+@needs_nnpack
+@pytest.mark.parametrize(("height", "width"), [(64, 86), (61, 83), (5, 700), (25, 24), (24, 26), (48, 48)])
+@pytest.mark.parametrize("most_bytes", [1, 2_000_000, 256 << 20])
+def test_nnpacks_convolution_equals_the_direct_sum_in_strips_of_any_height(height, width, most_bytes):
+    x, weight, bias = values(1, 64, height, width), values(32, 64, 3, 3), values(32)
+    got = by_nnpack(x, weight, bias, most_bytes)
+    assert got.shape == (1, 32, height, width)
+    assert relative_error(got, exact(x, weight, bias)) < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 4), (5, 7), (8, 6), (1, 9)])
+def test_the_pooling_equals_torchs(height, width):
+    x = values(2, 3, height, width)
+    x[0, 0, 0, 0] = torch.nan
+    expected = F.max_pool2d(x, 2, 2, ceil_mode=True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        got = FastMaxPool2d(2, 2, ceil_mode=True)(x.contiguous(memory_format=layout))
+        assert torch.equal(got.nan_to_num(9.0), expected.nan_to_num(9.0))
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "positions", "way"),
+    [
+        (3, 64, 256 * 341, "direct"),
+        (64, 64, 256 * 341, "nnpack"),
+        (64, 128, 128 * 171, "nnpack"),
+        (256, 256, 64 * 86, "nnpack"),
+        (256, 512, 32 * 43, "winograd"),
+        (512, 512, 16 * 22, "winograd"),
+        (512, 512, 64 * 86, "nnpack"),
+        (32, 32, 256 * 341, "direct"),
+        (64, 64, 14 * 14, "direct"),
+    ],
+)
+def test_the_rule_gives_each_layer_the_way_that_was_measured_fastest(channels, out, positions, way):
+    assert method(channels, out, positions) == way
+
+
+@needs_nnpack
+@pytest.mark.parametrize(("channels", "out", "side"), [(3, 64, 40), (64, 64, 40), (128, 128, 12), (16, 16, 20)])
+def test_a_picture_gives_the_same_bits_whatever_its_batch_and_again(channels, out, side):
+    layer = FastConv2d(nn.Conv2d(channels, out, 3, padding=1))
+    x = values(3, channels, side, side)
+    together = layer(x)
+    assert torch.equal(layer(x), together)
+    for row in range(3):
+        alone = layer(x[row : row + 1])
+        assert torch.equal(alone, together[row : row + 1]) or channels in (3, 16), "oneDNN's own differ by rounding"
+        assert torch.allclose(alone, together[row : row + 1], rtol=1e-4, atol=1e-5)
+
+
+@needs_nnpack
+def test_changed_weights_are_heeded():
+    """The transformed filters are kept between calls."""
+    with torch.inference_mode(False):
+        convolution = nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False)
+    layer, x = FastConv2d(convolution), values(1, 128, 10, 10)
+    before = layer(x)
+    with torch.inference_mode(False), torch.no_grad():
+        convolution.weight.mul_(2.0)
+        convolution.bias.zero_()
+    after = layer(x)
+    assert not torch.allclose(before, after)
+    assert relative_error(after, exact(x, convolution.weight, convolution.bias)) < 5e-6
+
+
+def test_modules_keep_their_places_and_narrow_nets_their_modules():
+    wide, narrow = VGG("D", top=False).features, VGG("D", width=1 / 16, top=False).features
+    assert inference_form(narrow) is narrow
+    fast = inference_form(wide)
+    assert [type(module) for module in fast] == [
+        {nn.Conv2d: FastConv2d, nn.MaxPool2d: FastMaxPool2d}.get(type(module), type(module)) for module in wide
+    ]
+    c = inference_form(VGG("C", top=False).features)
+    assert sum(isinstance(module, nn.Conv2d) for module in c) == 3, "1x1 convolutions stay"
+
+
+@needs_nnpack
+@pytest.mark.parametrize("net", ["A", "A-LRN", "C"])
+def test_a_wide_nets_layers_agree_with_float64(net):
+    """Every method and odd sizes at once. Cosine of at least 1 - 1e-9."""
+    made = glorot_(VGG(net, top=False), seed=2).eval()
+    for layer in made.features:
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data *= 2**0.5  # keeps activations from fading
+    picture = RNG.integers(0, 256, (239, 251, 3), dtype=np.uint8)
+    layers = [layer for layer in made.spec.layer_names if not layer.startswith("fc")]
+    dense = DenseNet(made, layers)
+    got = np.split(dense([picture])[0].astype(np.float64), np.cumsum(dense.dims)[:-1])
+    x = dense.preprocess(torch.from_numpy(picture).permute(2, 0, 1)[None]).double()
+    expected = []
+    for module in made.double().features:
+        x = module(x)
+        if isinstance(module, nn.ReLU | nn.MaxPool2d):
+            expected.append(x.mean((2, 3))[0].numpy())
+    for ours, theirs in zip(got, expected, strict=True):
+        assert 1 - ours @ theirs / (np.linalg.norm(ours) * np.linalg.norm(theirs)) < 1e-9

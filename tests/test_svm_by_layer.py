@@ -1,0 +1,86 @@
+"""`svm --by-layer`: the score of each layer by itself."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vggfeat
+from vggfeat.classifiers.protocols.rules import Rounds
+from vggfeat.cli import run
+from vggfeat.datasets.folder import load_folder
+from vggfeat.errors import UsageError
+from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.stages.svm import svm
+
+LAYERS = ("conv1_1", "pool2", "pool5:max")
+ROUNDS = Rounds(number=2, seed=0, test_fraction=0.25)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Noise in three textures; two nets' files of three layers."""
+    folder = tmp_path_factory.mktemp("by_layer")
+    rng = np.random.default_rng(5)
+    for label, size in (("coarse", (6, 8)), ("fine", (24, 32)), ("finest", (60, 80))):
+        (folder / "photos" / label).mkdir(parents=True)
+        for i in range(8):
+            values = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+            values.resize((80, 60)).save(folder / "photos" / label / f"{i}.png")
+    files = []
+    for seed, name in enumerate("AB"):
+        net = glorot_(VGG(name, width=1 / 16), seed=seed).eval()
+        files.append(
+            vggfeat.extract(
+                load_folder(folder / "photos"), net=net, layer=LAYERS, scales=224, output=folder / f"{name}.h5"
+            )
+        )
+    return folder, files
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_layers_score_is_that_of_its_own_run(made, count):
+    _, files = made
+    result = svm(files[:count], rounds=ROUNDS, by_layer=True)
+    assert [one.layer for one in result.by_layer] == list(LAYERS)
+    for one in result.by_layer:
+        alone = svm(files[:count], rounds=ROUNDS, layer=one.layer)
+        assert list(one.values) == [split.value for split in alone.splits]
+        assert (one.mean, one.std) == (alone.mean, alone.std)
+        assert one.dim == sum(vggfeat.read_descriptors(file).choose(one.layer).dim for file in files[:count])
+    plain = svm(files[:count], rounds=ROUNDS)
+    assert plain.mean == result.mean and plain.by_layer is None and "by_layer" not in plain.as_json()
+
+
+def test_chosen_layers_alone_are_scored(made):
+    _, files = made
+    result = svm(files[0], rounds=ROUNDS, layer=("pool5:max", "conv1_1"), by_layer=True)
+    assert [one.layer for one in result.by_layer] == ["pool5:max", "conv1_1"]
+
+
+@pytest.mark.parametrize("layer", ["pool2", ("pool2",)])
+def test_one_layer_is_nothing_to_compare(made, layer):
+    _, files = made
+    with pytest.raises(UsageError) as caught:
+        svm(files[0], rounds=ROUNDS, layer=layer, by_layer=True)
+    assert str(caught.value) == (
+        f"{files[0]} has the layer pool2 alone: `by_layer` compares several, which one extraction gives (`layer`)"
+    )
+
+
+def test_the_command_prints_a_table_json_and_a_page(made, tmp_path, capsys):
+    _, files = made
+    flags = ["--num-splits", "2", "--by-layer", "--report", str(tmp_path / "page"), "--json"]
+    assert run(["svm", str(files[0]), *flags]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)["by_layer"]
+    assert [one["layer"] for one in told] == list(LAYERS)
+    assert [one["dim"] for one in told] == [4, 8, 32]
+    row = next(line.split() for line in err.splitlines() if line.strip().startswith("pool2"))
+    assert row == ["pool2", "8", f"{100 * told[1]['mean']:.1f}", f"{100 * told[1]['std']:.1f}"]
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Each layer by itself, C chosen anew" in page and "--by-layer" in page
+    assert (tmp_path / "page" / "layers.svg").exists()
+    assert run(["svm", str(files[0]), "--layer", "pool2", "--by-layer"]) == 2
+    assert "pool2 alone: --by-layer compares several, which one extraction gives (--layer)" in capsys.readouterr().err

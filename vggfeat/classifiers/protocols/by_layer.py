@@ -1,0 +1,63 @@
+"""The score of each layer of a descriptor file by itself, on the same splits: the curve of transfer over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vggfeat.classifiers.protocols.fusion import Features
+from vggfeat.classifiers.protocols.selection import Settings, run_split
+from vggfeat.classifiers.protocols.splits import Split
+from vggfeat.errors import UsageError
+from vggfeat.results import Result
+
+
+@dataclass(frozen=True)
+class LayerScore(Result):
+    """One layer's score."""
+
+    layer: str
+    dim: int
+    """Length of its descriptor, all files together."""
+    values: tuple[float, ...]
+    """The measure on each split's test part, from 0 to 1."""
+
+    @property
+    def mean(self) -> float:
+        """Of the splits' values."""
+        return float(np.mean(self.values))
+
+    @property
+    def std(self) -> float | None:
+        """Of the splits' values, n - 1; None for one split."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+
+def layer_names(features: Features) -> list[str]:
+    """The layers of the files, in order. Raises UsageError where there is only one."""
+    names = [layer.name for layer in features.files[0].layers]
+    if len(names) < 2:
+        raise UsageError(
+            f"{features.files[0].path} has the layer {names[0]} alone: `by_layer` compares several, which one "
+            "extraction gives (`layer`)"
+        )
+    return names
+
+
+def scores_by_layer(
+    features: Features, splits: Sequence[Split], settings: Settings, step: Callable[[str], None]
+) -> Iterator[LayerScore]:
+    """The score of each layer, C chosen anew for each.
+
+    Args:
+        features: files of several layers.
+        splits: those of the whole descriptor.
+        settings: how classifiers are fitted.
+        step: called after each step of a split.
+    """
+    for name in layer_names(features):
+        alone = replace(features, files=tuple(file.choose(name) for file in features.files), layers=(name,))
+        values = tuple(run_split(alone, split, settings, step).value for split in splits)
+        yield LayerScore(name, alone.dim, values)
