@@ -34,6 +34,7 @@ ONLY_PARSED = {
     "vggfeat download --dataset caltech101": "needs Caltech-101; tests/test_download.py, test_svm_stage.py have small ones",
     "torchrun --nproc-per-node 8": "eight processes; tests/test_scale_out.py runs ranks, shards and merge",
     "#SBATCH --array=0-15": "needs SLURM; tests/test_scale_out.py runs shards and merge",
+    "python recipes/ray_shards.py": "needs Ray; tests/test_ray_recipe.py runs it where Ray is installed",
     "sbatch --dependency=afterok": "needs SLURM; tests/test_scale_out.py runs its last line",
     "vggfeat train --net E": "needs ILSVRC; tests/test_train_stage.py trains narrow nets",
     "vggfeat train --net D --init-from published": "needs Oxford's weights; tests/test_fine_tuning.py tunes narrow nets",
