@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -49,6 +50,13 @@ class _ClosedStdoutError(Exception):
     """Stdout is a closed pipe. No OSError, which click would turn into exit code 1."""
 
 
+def closed_pipe(error: OSError, platform: str = sys.platform) -> bool:
+    """Whether the reader of a pipe has gone; Windows then says "Invalid argument" and names no file."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    return platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+
+
 class _Verbs(click.Group):
     """A group that imports a verb's file when the verb is called."""
 
@@ -69,7 +77,9 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError as error:
+        except OSError as error:
+            if not closed_pipe(error):
+                raise
             raise _ClosedStdoutError from error
         except KeyboardInterrupt as error:  # click would fail to print where the terminal has gone
             with contextlib.suppress(OSError):
@@ -106,8 +116,10 @@ def vggfeat(ctx: click.Context) -> None:
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends like Ctrl-C
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
-        signal.signal(signal.SIGHUP, signal.default_int_handler)  # so does a closed terminal
+    for name in ("SIGHUP", "SIGBREAK"):  # so does a closed terminal; Windows sends SIGBREAK
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
     sys.unraisablehook = _raise_interrupts_again
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
@@ -134,21 +146,27 @@ def run(args: list[str] | None = None) -> int:
             code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
         sys.stdout.flush()
     except (_ClosedStdoutError, BrokenPipeError, SystemExit) as error:
-        # The reader of stdout has gone (`vggfeat nets | head -1`), which is no failure. rich turns a broken pipe into
-        # SystemExit. With stdout on /dev/null the interpreter's last flush is quiet too.
+        # rich turns a broken pipe into SystemExit.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return DONE
+        return _without_reader()
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted", INTERRUPTED)
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except Exception as error:
+        if isinstance(error, OSError) and closed_pipe(error):
+            return _without_reader()
         if debugging():
             raise
         return _report(*_explained(error, sys.argv[1:] if args is None else args))
     return code if isinstance(code, int) else DONE
+
+
+def _without_reader() -> int:
+    """The exit code where the reader of stdout has gone (`vggfeat nets | head -1`), which is not a failure."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's last flush is quiet too
+    return DONE
 
 
 def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
