@@ -91,3 +91,14 @@ def striped_tree(folder: Path) -> Path:
             pixels[:: label + 1, :, 2 - label] += 180
             Image.fromarray(pixels).save(folder / name / f"{i}.png")
     return folder
+
+
+def dark_and_light(root: Path, count: int) -> Path:
+    """A tree of two classes of noise that differ in brightness, `count` pictures each; returns the root."""
+    rng = np.random.default_rng(5)
+    for label, level in (("dark", 60), ("light", 190)):
+        (root / label).mkdir(parents=True)
+        for i in range(count):
+            values = np.clip(rng.normal(level, 40, (30, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(values).save(root / label / f"{i}.png")
+    return root

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from making import dark_and_light
 
 import vggfeat
 from vggfeat.classifiers.model_file import read_model
@@ -29,12 +29,7 @@ SETTINGS = {"scales": (224, 240), "keep_scales": True}
 def made(tmp_path_factory):
     """A folder of two classes, a net, and a file with every part."""
     folder = tmp_path_factory.mktemp("poolings")
-    rng = np.random.default_rng(5)
-    for label, level in (("dark", 60), ("light", 190)):
-        (folder / "photos" / label).mkdir(parents=True)
-        for i in range(6):
-            values = np.clip(rng.normal(level, 40, (30, 40, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(values).save(folder / "photos" / label / f"{i}.png")
+    dark_and_light(folder / "photos", 6)
     glorot_(VGG("A", width=1 / 16), seed=3).save(folder / "net.pt")
     return folder, extracted(folder, tuple(PARTS), "all")
 

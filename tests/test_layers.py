@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from making import dark_and_light
 from PIL import Image
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -532,13 +533,7 @@ def test_a_pipeline_gives_the_files_values(photos, tmp_path):
 def labelled(tmp_path_factory):
     """Two classes that differ, described by two layers in one file."""
     folder = tmp_path_factory.mktemp("labelled")
-    rng = np.random.default_rng(5)
-    for label, level in (("dark", 60), ("light", 190)):
-        (folder / "photos" / label).mkdir(parents=True)
-        for i in range(8):
-            values = np.clip(rng.normal(level, 40, (30, 40, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(values).save(folder / "photos" / label / f"{i}.png")
-    dataset = load_folder(folder / "photos")
+    dataset = load_folder(dark_and_light(folder / "photos", 8))
     options = {"scales": (224,), "view": "center", "pool": "max", "flip": False, "exif": True}
     biased("A").save(folder / "net.pt")
     nets = {"net": None, "weights": folder / "net.pt", "precision": "fp32"}

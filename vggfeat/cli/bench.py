@@ -14,7 +14,7 @@ from vggfeat.stages.bench.problems import SIZES
 
 
 @click.command()
-@click.argument("what", type=Choice(["all", "extract", "train", "svm"]), default="all")
+@click.argument("what", type=Choice(["all", "extract", "train", "svm", "convolutions"]), default="all")
 @click.option(
     "--net",
     default="D",
@@ -28,7 +28,9 @@ from vggfeat.stages.bench.problems import SIZES
 @click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images per run.")
 @click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain loop.")
 @click.option(
-    "--width", type=click.FloatRange(0, min_open=True), help="Width factor when training.  [default: 1; CPU: 0.25]"
+    "--width",
+    type=click.FloatRange(0, min_open=True),
+    help="Width factor, not for extract.  [default: 1; training on a CPU: 0.25]",
 )
 @click.option("--batch-size", type=click.IntRange(2), help="Images per training update.  [default: 256; CPU: 32]")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
@@ -57,7 +59,8 @@ def bench(
     """Measure this machine: extraction, training and SVM fits.
 
     Each figure is compared with a yardstick from the same run: a plain torchvision loop, the machine's rate of matrix
-    products, or scikit-learn's LinearSVC.
+    products, or scikit-learn's LinearSVC. `bench convolutions`, which `all` leaves out, measures a net's layers one by
+    one on the CPU in fp32, in each way that inference may take.
 
     \b
     Examples:
@@ -95,6 +98,11 @@ def bench(
         from vggfeat.stages.bench.svm import bench_svm
 
         result["svm"] = bench_svm(size)
+    if what == "convolutions":
+        from vggfeat.stages.bench.convolutions import bench_convolutions
+
+        with progress.Ticker("bench convolutions", quiet, unit="layers") as tick:
+            result["convolutions"] = bench_convolutions(net, scale=scales[0], width=width or 1.0, progress=tick)
     if as_json:
         console.print_json({name: one.as_json() if isinstance(one, Result) else one for name, one in result.items()})
     else:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # the stages import torch and scikit-learn
     from vggfeat.classifiers.protocols.results import SVMResult
     from vggfeat.inference.evaluation import Evaluation
     from vggfeat.inference.posteriors import Confusion
+    from vggfeat.nets.inference_form import Method
+    from vggfeat.stages.bench.convolutions import ConvolutionBench
     from vggfeat.stages.bench.extract import ExtractBench
     from vggfeat.stages.bench.svm import SVMBench
     from vggfeat.stages.localise import Localisation
@@ -135,6 +137,8 @@ def print_bench(result: dict[str, Any]) -> None:
         _print_bench_train(out, result["train"])
     if "svm" in result:
         _print_bench_svm(out, result["svm"])
+    if "convolutions" in result:
+        _print_bench_convolutions(out, result["convolutions"])
 
 
 def _print_bench_svm(out: Console, figures: SVMBench) -> None:
@@ -172,6 +176,21 @@ def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
     show(out, table)
     out.print(f"plain torchvision loop: {_optional(extract.plain_torchvision_images_per_second, '.2f')} images/s")
     out.print(f"decoding and rescaling alone: {extract.loader_images_per_second:.0f} images/s on one core")
+
+
+def _print_bench_convolutions(out: Console, bench: ConvolutionBench) -> None:
+    ways: tuple[Method, ...] = ("direct", "winograd", "nnpack")
+    table = _table("layer", "channels", "map", *ways, "taken")
+    for row in bench.layers:
+        rates = [_optional(row.gflops.get(way), ".0f") for way in ways]
+        table.add_row(
+            row.layer, f"{row.channels} -> {row.out_channels}", f"{row.height}x{row.width}", *rates, row.chosen
+        )
+    machine = bench.machine
+    out.print(f"convolutions: net {bench.net}, Q {bench.scale}, fp32, GFLOP/s as if computed directly")
+    out.print(f"{machine['name']}, {machine['threads']} threads")
+    show(out, table)
+    out.print(f"the ways taken: {bench.times_direct:.2f} times as fast as direct ones")
 
 
 def _print_bench_train(out: Console, train: dict[str, Any]) -> None:

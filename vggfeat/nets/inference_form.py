@@ -37,8 +37,8 @@ WINOGRAD_CHANNELS = 128
 def method(channels: int, out_channels: int, positions: int) -> Method:
     """The fastest way to convolve a map of so many positions.
 
-    Measured on 2 cores with AVX2 (recipes/RESULTS.md, "Convolutions"): NNPACK won on maps of at least ten positions
-    per channel, elsewhere Winograd's way, and the direct sum where there are few channels.
+    Measured on 2 cores with AVX2 (`bench convolutions`; recipes/RESULTS.md): NNPACK won on maps of at least ten
+    positions per channel, elsewhere Winograd's way, and the direct sum where there are few channels.
     """
     narrow = min(channels, out_channels)
     if narrow >= NNPACK_CHANNELS and positions >= 10 * narrow:
@@ -46,13 +46,14 @@ def method(channels: int, out_channels: int, positions: int) -> Method:
     return "winograd" if narrow >= WINOGRAD_CHANNELS else "direct"
 
 
+def has_nnpack() -> bool:
+    """Whether torch has NNPACK and it runs on this processor; also initialises it."""
+    return hasattr(torch, "_nnpack_spatial_convolution") and bool(torch._nnpack_available())
+
+
 def has_fast_convolutions() -> bool:
     """Whether this processor is of the kind for which `method` was measured, and torch has NNPACK."""
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX2"
-        and hasattr(torch, "_nnpack_spatial_convolution")
-        and torch._nnpack_available()  # also initialises it
-    )
+    return torch.backends.cpu.get_cpu_capability() == "AVX2" and has_nnpack()
 
 
 def inference_form(features: nn.Sequential) -> nn.Sequential:
