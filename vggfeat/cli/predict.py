@@ -96,6 +96,6 @@ def predict(
     if as_json:
         console.print_json({"model": model, "measure": measure, "images": results})
     if failed and not quiet:
-        tables.print_failures(failed, len(images.samples))
+        tables.print_failures(failed, len(images.samples), where="with --json")
     if failed:
         ctx.exit(SKIPPED)
