@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -62,6 +63,17 @@ def test_many_equal_images_give_one_pair_each():
     nearest, cosines = CopyFinder(train).look(np.tile(train[5], (700, 1)))
     assert (cosines > 0.999).all()
     assert ((nearest >= 5) & (nearest < 30)).all()
+
+
+def test_a_look_holds_a_tile_however_many_training_images_there_are():
+    train = described(60_000, 32)
+    finder = CopyFinder(train)
+    test = described(512, 32, seed=1)
+    tracemalloc.start()
+    finder.look(test)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * 4 * 512 * copies.TILE < 4 * 512 * len(train) / 2
 
 
 def test_the_warning_names_a_few_pairs():

@@ -285,7 +285,7 @@ def test_the_command_prints_probabilities_the_best_classes_and_a_header(
     assert (header, len(line)) == (["id", "class", "score"], 3)
     assert run(["predict", str(calibrated), images[0], *weights(made), "--probabilities", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["measure"] == "probability"
+    assert result["score_kind"] == "probability"
     [[best]] = [entry["classes"] for entry in result["images"]]
     assert (best["class"], best["score"]) == (lines[0][1], pytest.approx(float(lines[0][2]), rel=1e-5))
 
