@@ -27,13 +27,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_file(content)
 
     def send_file(self, content: bytes) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(asked[1]) if asked else 0
+        stop = min(int(asked[2]) + 1, len(content)) if asked and asked[2] else len(content)
         if start and start >= len(content):
             self.reply(416, b"", {"Content-Range": f"bytes */{len(content)}"})
         elif asked:
-            place = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-            self.reply(206, content[start:], place)
+            self.reply(206, content[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"})
         else:
             self.reply(200, content)
 

@@ -106,7 +106,8 @@ def extract(
     """Turn images into descriptors, in one HDF5 file.
 
     Takes images, folders (searched recursively; a tree of classes keeps its labels), tar files (plain or gzipped, not
-    unpacked), a list on stdin (-, or a pipe), or a data set. Prints the path of the file. An image that cannot
+    unpacked), a list on stdin (-, or a pipe), or a data set. Images, tar files and lists may be URLs (https://..,
+    s3://..). Prints the path of the file. An image that cannot
     be read costs only its own row; the exit code is then 3. Under torchrun rank I of N is shard I/N.
 
     \b

@@ -241,7 +241,7 @@ def list_options(command: F) -> F:
     """--list and -0. Without -0 a name with a tab could be id<TAB>path too; such a line is refused."""
     for option in (
         click.option("-0", "nul", is_flag=True, help="The list holds paths separated by NUL (find -print0)."),
-        click.option("--list", "list_file", metavar="FILE", help="File of paths: one per line, or id<TAB>path."),
+        click.option("--list", "list_file", metavar="FILE", help="File or URL of paths: one per line, or id<TAB>path."),
     ):
         command = option(command)
     return command

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from typing import BinaryIO
 from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.system.remote import exists, is_url, read_all
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +53,10 @@ def from_paths(paths: Iterable[str]) -> Dataset:
     """The images that a user names one by one, in the order given.
 
     A folder stands for the images below it, a tar file (plain or gzipped) for those in it, and `{000..099}` for the
-    numbers where no shell has expanded them. An image in a tar file has the id `<tar file>/<name in it>`; the loss of
-    a damaged tar file is one more sample, with the tar file's name as its id and the reason. A warning counts the files
-    of folders and tar files that are left out because of their names.
+    numbers where no shell has expanded them. Tar files and pictures may be URLs (`https://..`, `s3://..`). An image in
+    a tar file has the id `<tar file>/<name in it>`; the loss of a damaged tar file is one more sample, with the tar
+    file's name as its id and the reason. A warning counts the files of folders and tar files that are left out because
+    of their names.
 
     Raises UsageError for paths that do not exist, naming all of them, and for ranges of over 1,000,000 names;
     DatasetError for a folder or tar file without images and a path that is given twice.
@@ -107,7 +110,7 @@ def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -
     file costs its own row when it is read.
 
     Args:
-        source: a file, or a binary stream such as sys.stdin.buffer.
+        source: a file or URL, or a binary stream such as sys.stdin.buffer.
         nul: each entry is a path, whole, whatever it holds, and ends with NUL, as `find -print0` writes them.
 
     Raises DatasetError for a list that cannot be read, a line that makes no sense, one that could be id<TAB>path but is
@@ -116,11 +119,25 @@ def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -
     if not isinstance(source, str | os.PathLike):
         return _dataset(_listed("stdin", source, nul))
     try:
-        with Path(source).open("rb") as stream:
+        with _opened(os.fspath(source)) as stream:
             dataset = _dataset(_listed(os.fspath(source), stream, nul))
         return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=nul))
     except OSError as error:
-        raise DatasetError(f"{os.fspath(source)}: this list cannot be read: {error.strerror}") from error
+        raise DatasetError(f"{os.fspath(source)}: this list cannot be read: {error.strerror or error}") from error
+
+
+def _opened(source: str) -> BinaryIO:
+    return io.BytesIO(read_all(source)) if is_url(source) else Path(source).open("rb")
+
+
+def _missing(path: str) -> bool:
+    """Whether a path or the tar file of a URL is missing; a picture by URL shows it when it is read."""
+    if not is_url(path):
+        return not os.path.lexists(path)
+    try:
+        return is_tar(path) and not exists(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: this tar file cannot be read: {error.strerror or error}") from error
 
 
 def _dataset(entries: Iterable[tuple[Sample, Place]]) -> Dataset:
@@ -172,7 +189,7 @@ def images_under(
 
 def _named(paths: Iterable[str], left_out: LeftOut) -> Iterator[tuple[Sample, Place]]:
     named = [(position, path) for position, given in enumerate(paths, start=1) for path in expanded(given)]
-    missing = [path for _, path in named if not os.path.lexists(path)]
+    missing = [path for _, path in named if _missing(path)]
     if missing:
         raise UsageError(f"{_all_of(missing)}: no such file or folder")
     for position, path in named:
@@ -262,7 +279,7 @@ def _listed(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[Sample, 
     for number, entry in _lines(source, stream, nul):
         sample = _whole(entry) if nul else _sample(entry, (source, number), tabbed)
         if (nul or b"\t" not in entry) and is_tar(sample.path):
-            if not os.path.lexists(sample.path):
+            if _missing(sample.path):
                 missing.append(sample.path)
                 continue
             for member in images_in_tar(sample.path, left_out):

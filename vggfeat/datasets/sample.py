@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vggfeat.datasets.tars import read_member
-from vggfeat.errors import ImageError
+from vggfeat.errors import ImageError, ReadError
+from vggfeat.system.remote import is_url, read_all
 
 Box = tuple[float, float, float, float]
 """(xmin, ymin, xmax, ymax) in pixels, 0-based, half-open: width is xmax - xmin."""
@@ -32,13 +33,23 @@ class Sample:
     """Boxes of the class's objects (ILSVRC), as fractions of width and height; empty if unknown."""
 
     def source(self) -> str | bytes:
-        """The source for images.decode: the path, or the bytes of a member of a tar file.
+        """The source for images.decode: the path, or the bytes of a member of a tar file or of a URL.
 
         Raises ImageError if the image is lost or its tar file is cut off, ReadError if the tar file cannot be read.
         """
         if self.error:
             raise ImageError(self.error)
-        return self.path if self.span is None else read_member(self.path, *self.span)
+        if self.span is not None:
+            return read_member(self.path, *self.span)
+        return read_url(self.path) if is_url(self.path) else self.path
+
+
+def read_url(url: str) -> bytes:
+    """A picture by URL. Raises ReadError if it cannot be read."""
+    try:
+        return read_all(url)
+    except OSError as error:
+        raise ReadError(f"{error.strerror or error}") from None
 
 
 MAX_MEGAPIXELS = 100.0

@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vggfeat.errors import DatasetError, ImageError, ReadError
+from vggfeat.system.remote import RemoteFile, is_url, path_of, read_range, size_of
 
 _PLAIN = (".tar",)
 _GZIPPED = (".tar.gz", ".tgz")
@@ -68,7 +69,7 @@ class Member:
 
 def is_tar(path: str) -> bool:
     """Whether a file is named as a tar file. Raises DatasetError for an archive that is not read here."""
-    name = path.lower()
+    name = (path_of(path) if is_url(path) else path).lower()
     if name.endswith(_OTHERS):
         unpack = "unpack it" if name.endswith(".zip") else "uncompress it"
         raise DatasetError(f"{path}: tar files are read, plain or with gzip: {unpack}")
@@ -100,6 +101,11 @@ def read_member(path: str, offset: int, length: int) -> bytes:
     """
     if length > MOST_BYTES:
         raise ImageError(f"claims {length} bytes, more than any picture has")
+    if is_url(path):
+        content = _read_remote(path, offset, length)
+        if len(content) < length:
+            raise ImageError(f"{path} ends inside of it")
+        return content
     try:
         with open(path, "rb") as stream:  # noqa: PTH123 - for each picture: pathlib would cost time
             if stream.read(len(_GZIP)) == _GZIP:
@@ -114,6 +120,20 @@ def read_member(path: str, offset: int, length: int) -> bytes:
     if len(content) < length:
         raise ImageError(f"{path} ends inside of it")
     return content
+
+
+def _read_remote(url: str, offset: int, length: int) -> bytes:
+    try:
+        if _is_gzipped(url):
+            return _sequence(url, size_of(url), 0).read(offset, length)
+        return read_range(url, offset, length)
+    except OSError as error:
+        raise ReadError(f"{url}: {error.strerror or error}") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_gzipped(url: str) -> bool:
+    return read_range(url, 0, len(_GZIP)) == _GZIP
 
 
 class _Header(tarfile.TarInfo):
@@ -234,13 +254,18 @@ def _compression(stream: Any) -> str:
 
 
 def _open(path: str) -> Any:
-    stream = Path(path).open("rb")  # noqa: SIM115 - the caller closes it
+    stream = _bytes_of(path)
     head = stream.read(8)
     stream.seek(0)
     if head.startswith(_GZIP):
         stream.close()
         return _Inflated(path)
     return stream
+
+
+def _bytes_of(path: str) -> Any:
+    """A file or URL as a stream, which the caller closes."""
+    return RemoteFile(path) if is_url(path) else Path(path).open("rb")
 
 
 class _Inflated:
@@ -250,7 +275,7 @@ class _Inflated:
     """
 
     def __init__(self, path: str) -> None:
-        self._file: BinaryIO = Path(path).open("rb")  # noqa: SIM115 - closed by close()
+        self._file = _bytes_of(path)
         self._engine = zlib.decompressobj(wbits=31)
         self._ready = bytearray()
         self._position = 0

@@ -6,6 +6,8 @@ channels, which are nearly all of the work, are 36 matrix products over many til
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ _INPUT = [
     [0, 2, -1, -2, 1, 0],
     [0, 4, 0, -5, 0, 1],
 ]
-_FILTER = [
+_FILTER: list[list[float]] = [
     [1 / 4, 0, 0],
     [-1 / 6, -1 / 6, -1 / 6],
     [-1 / 6, 1 / 6, -1 / 6],
@@ -41,23 +43,24 @@ _OUTPUT = [
 ]
 
 
-def _both_sides(matrix: list[list[int]]) -> Tensor:
+def _both_sides(matrix: Sequence[Sequence[float]], dtype: torch.dtype = torch.float32) -> Tensor:
     """The transform of rows and columns as one product with flattened tiles."""
-    one = torch.tensor(matrix, dtype=torch.float32)
+    one = torch.tensor(matrix, dtype=dtype)
     return torch.kron(one, one)
 
 
 INPUT_TRANSFORM = _both_sides(_INPUT)
 """(36, 36)."""
+FILTER_TRANSFORM = _both_sides(_FILTER, torch.float64)
+"""(36, 9)."""
 OUTPUT_TRANSFORM = _both_sides(_OUTPUT)
 """(16, 36)."""
 
 
 def transformed_filters(weight: Tensor) -> Tensor:
     """(K, C, 3, 3) float32 -> (36, C, K), computed in float64."""
-    one = torch.tensor(_FILTER, dtype=torch.float64)
-    sides = one @ weight.detach().to(torch.float64) @ one.T  # (K, C, 6, 6)
-    return sides.permute(2, 3, 1, 0).flatten(0, 1).to(torch.float32).contiguous()
+    values = weight.detach().permute(2, 3, 1, 0).reshape(9, -1).to(torch.float64)
+    return (FILTER_TRANSFORM @ values).to(torch.float32).view(36, weight.shape[1], weight.shape[0])
 
 
 def convolve(x: Tensor, filters: Tensor, bias: Tensor, strip_bytes: int = STRIP_BYTES) -> Tensor:

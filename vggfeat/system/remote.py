@@ -1,0 +1,188 @@
+"""Files by URL, through fsspec: http and https, s3, gs and others, each where its package is installed.
+
+Bytes are asked for in ranges, each with a few tries, so a connection that is lost costs time, not the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+TRIES = 4
+"""Attempts at a range."""
+
+WAIT = 0.5
+"""Seconds before the second attempt; each later one waits twice as long."""
+
+CONNECT, ANSWER = 30, 60
+"""Seconds until an http server accepts a connection, and until it sends something."""
+
+BLOCK = 1 << 20
+"""Bytes asked for at once while a file is read from the start."""
+
+EXTRAS = {
+    "http": "pip install 'vggfeat[url]'",
+    "https": "pip install 'vggfeat[url]'",
+    "s3": "pip install 'vggfeat[s3]'",
+}
+"""What to install for a protocol."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL such as `https://host/data.tar` or `s3://bucket/data.tar`."""
+    return _URL.match(path) is not None
+
+
+def path_of(url: str) -> str:
+    """A URL's host and path, without the query that signed links have."""
+    return re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0]
+
+
+class MissingPackageError(OSError):
+    """A URL's protocol needs a package that is not installed."""
+
+
+def read_range(url: str, start: int, length: int) -> bytes:
+    """Bytes of a file, fewer where it ends. Raises OSError in the system's or the server's words."""
+    stop = min(start + length, size_of(url))
+    if stop <= start:
+        return b""
+    return _tried(url, lambda: _whole_range(url, start, stop))
+
+
+def read_all(url: str) -> bytes:
+    """A whole file. Raises OSError."""
+    content: bytes = _tried(url, lambda: _filesystem(url).cat_file(url))
+    return content
+
+
+def exists(url: str) -> bool:
+    """Whether there is such a file. Raises OSError if nothing answers."""
+    try:
+        size_of(url)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@functools.lru_cache(maxsize=4096)
+def size_of(url: str) -> int:
+    """Bytes of a file. Raises OSError, also for a server that does not tell."""
+    size = _tried(url, lambda: _filesystem(url).info(url).get("size"))
+    if size is None:
+        raise OSError("the server does not tell its size")
+    return int(size)
+
+
+def _whole_range(url: str, start: int, stop: int) -> bytes:
+    content: bytes = _filesystem(url).cat_file(url, start=start, end=stop)
+    if len(content) == stop - start:
+        return content
+    if len(content) != size_of(url):
+        raise OSError(f"{len(content)} of {stop - start} bytes came")
+    return content[start:stop]  # a server without ranges sends everything
+
+
+def _filesystem(url: str) -> Any:
+    """The fsspec file system of a URL's protocol; fsspec keeps one per protocol and process."""
+    import fsspec
+
+    protocol = url.partition("://")[0].lower()
+    options: dict[str, Any] = {}
+    try:
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=ANSWER)
+            options["client_kwargs"] = {"timeout": timeout}
+        return fsspec.filesystem(protocol, **options)
+    except ImportError as error:
+        install = EXTRAS.get(protocol, _words(error))
+        raise MissingPackageError(f"{protocol}:// needs a package that is not installed ({install})") from None
+    except ValueError:  # fsspec's word for an unknown protocol
+        raise MissingPackageError(f"{protocol}:// is not a protocol that fsspec knows") from None
+
+
+def _tried(url: str, act: Callable[[], T]) -> T:
+    """What `act` returns, after a few attempts."""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(WAIT * 2 ** (attempt - 1))
+        try:
+            return act()
+        except PermissionError:
+            raise PermissionError(errno.EACCES, "permission denied") from None
+        except MissingPackageError:
+            raise
+        except Exception as error:  # the protocols' libraries have no common base
+            if _is_missing(url, error):
+                raise FileNotFoundError(errno.ENOENT, "no such file") from None
+            last = error
+    raise OSError(f"{_words(last)}, {TRIES} times") from None
+
+
+def _is_missing(url: str, error: Exception) -> bool:
+    """Whether a file does not exist. fsspec says so of http servers that do not answer too; the cause tells them."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    cause = error.__cause__
+    return not url.lower().startswith("http") or cause is None or getattr(cause, "status", None) in (404, 410)
+
+
+def _words(error: Exception) -> str:
+    """An error in one line; some libraries' errors have no text."""
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+class RemoteFile(io.RawIOBase):
+    """A file by URL as a stream of bytes that can seek; it holds one block."""
+
+    def __init__(self, url: str, block: int = BLOCK) -> None:
+        self._url, self._size, self._block = url, size_of(url), block
+        self._position, self._start, self._held = 0, 0, b""
+        self._lock = threading.Lock()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next `size` bytes, or fewer at the end. Raises OSError; the position then stays, for another attempt."""
+        with self._lock:
+            stop = self._size if size < 0 else min(self._position + size, self._size)
+            parts, at = [], self._position
+            while at < stop:
+                if not self._start <= at < self._start + len(self._held):
+                    self._start, self._held = at, read_range(self._url, at, self._block)
+                part = self._held[at - self._start : stop - self._start]
+                parts.append(part)
+                at += len(part)
+            self._position = max(at, self._position)
+            return b"".join(parts)
+
+    def seek(self, position: int, whence: int = os.SEEK_SET, /) -> int:
+        """Goes to a position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + position
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
