@@ -96,10 +96,9 @@ def test_text_files_name_their_encoding():
     for path in sorted(ROOT.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                modes = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
-                archive = any(keyword.arg == "force_zip64" for keyword in node.keywords) or len(node.args) > 1
-                opens = node.func.attr == "open" and modes in (["r"], ["w"], ["a"], ["x"]) and not archive
-                text = node.func.attr in ("read_text", "write_text") or opens
+                mode = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+                opens = node.func.attr == "open" and len(node.args) == 1 and mode in (["r"], ["w"], ["a"], ["x"])
+                text = opens or node.func.attr in ("read_text", "write_text")
                 if text and not any(keyword.arg == "encoding" for keyword in node.keywords):
                     unnamed.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert unnamed == []

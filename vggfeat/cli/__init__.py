@@ -174,7 +174,8 @@ def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         hint = getattr(error, "ctx", None)
         see = f" (see '{hint.command_path} --help')" if hint else ""
-        return error.format_message().rstrip(".") + _long_option(error, args) + see, USAGE
+        said = _no_such_option(error, args) if isinstance(error, click.NoSuchOption) else error.format_message()
+        return said.rstrip(".") + see, USAGE
     if isinstance(error, VggfeatError):
         return told(error), USAGE if isinstance(error, UsageError) else FAILED
     if isinstance(error, OSError):  # such as a full disk
@@ -182,14 +183,19 @@ def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (a bug in vggfeat; --debug shows where)", FAILED
 
 
-def _long_option(error: click.ClickException, args: list[str]) -> str:
-    """`; did you mean '--net'?` for `-net`, which click reads as -n, -e and -t; empty for other errors."""
-    if not isinstance(error, click.NoSuchOption) or error.ctx is None or error.option_name.startswith("--"):
-        return ""
+def _no_such_option(error: click.NoSuchOption, args: list[str]) -> str:
+    """The error with the nearest option, in the same words for every version of click.
+
+    click reads `-net` as -n, -e and -t.
+    """
+    said, typed = f"No such option {error.option_name!r}", error.option_name
+    if error.ctx is None:
+        return said
     flags = [flag for param in error.ctx.command.params for flag in param.opts if flag.startswith("--")]
-    typed = next((word for word in args if word.startswith(error.option_name) and len(word) > 2), None)
-    near = None if typed is None else nearest(f"-{typed}", flags)
-    return f"; did you mean {near!r}?" if near else ""
+    if not typed.startswith("--"):
+        typed = f"-{next((word for word in args if word.startswith(typed) and len(word) > 2), '')}"
+    near = nearest(typed, flags)
+    return f"{said}; did you mean {near!r}?" if near else said
 
 
 def _raise_interrupts_again(unraisable: Any) -> None:
