@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -52,9 +52,9 @@ def without_one_colour(picture: Image.Image, rawmode: str, stream: BinaryIO) -> 
     if rawmode == "RGB;16B":
         stream.seek(0)
         low = Image.open(stream, formats=("PNG",))
-        # Of each pair of bytes the other one. A tile is a named tuple since Pillow 11.
-        *place, _ = first = low.tile[0]
-        low.tile = [type(first)(*place, "RGB;16L") if hasattr(first, "_make") else (*place, "RGB;16L")]
+        first: Any = low.tile[0]  # a named tuple since Pillow 11
+        other = (*first[:3], "RGB;16L")  # of each pair of bytes the other one
+        low.tile = [type(first)(*other) if hasattr(first, "_fields") else other]
         low.load()
         samples = samples << 8 | np.asarray(low)
     transparent = picture.info["transparency"]
