@@ -53,7 +53,7 @@ def without_one_colour(picture: Image.Image, rawmode: str, stream: BinaryIO) -> 
         stream.seek(0)
         low = Image.open(stream, formats=("PNG",))
         first: Any = low.tile[0]  # a named tuple since Pillow 11
-        other = (*first[:3], "RGB;16L")  # of each pair of bytes the other one
+        other: Any = (*first[:3], "RGB;16L")  # of each pair of bytes the other one
         low.tile = [type(first)(*other) if hasattr(first, "_fields") else other]
         low.load()
         samples = samples << 8 | np.asarray(low)
