@@ -35,6 +35,16 @@ def test_probabilities_are_those_of_calibrated_classifier_cv(engine, k, C):  # n
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
 
 
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+def test_liblinears_fits_are_calibrated_too(loss):
+    X, y = blobs(k=3)
+    ours = LinearSVM(loss=loss, solver="liblinear", tol=1e-9, probability=True).fit(X, y)
+    dual = {"dual": True} if loss == "hinge" else {}
+    np.testing.assert_allclose(
+        ours.predict_proba(X), rival(X, y, loss=loss, tol=1e-8, **dual).predict_proba(X), atol=2e-3
+    )
+
+
 def test_each_column_of_an_indicator_has_the_probabilities_of_its_own_binary_problem():
     X, y = blobs(n=150, k=3)
     Y = (y[:, None] == np.arange(3)).astype(int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -56,12 +57,40 @@ def test_images_that_differ_in_nothing_or_have_no_direction_are_not_copies():
     assert not CopyFinder(train).look(np.zeros((1, 32), np.float32))[1].any()
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e18, 1e25])
+def test_raw_values_of_any_size_pass_in_silence(size, recwarn):
+    train = described(40, 64)
+    nearest, cosines = CopyFinder(train * np.float32(size)).look(train[:5] * np.float32(size))
+    found = [int(nearest[row]) for row in np.flatnonzero(cosines)]
+    assert found in ([], list(range(5)))
+    assert not recwarn.list
+
+
+def test_a_row_that_overflows_hides_no_copy():
+    train = described(40, 64)
+    test = train[:5].copy()
+    test[2] = np.float32(3e38)
+    _, cosines = CopyFinder(train).look(test)
+    assert np.flatnonzero(cosines).tolist() == [0, 1, 3, 4]
+
+
 def test_many_equal_images_give_one_pair_each():
     train = described(40, 64)
     train[5:30] = train[5]
     nearest, cosines = CopyFinder(train).look(np.tile(train[5], (700, 1)))
     assert (cosines > 0.999).all()
     assert ((nearest >= 5) & (nearest < 30)).all()
+
+
+def test_a_look_holds_a_tile_however_many_training_images_there_are():
+    train = described(60_000, 32)
+    finder = CopyFinder(train)
+    test = described(512, 32, seed=1)
+    tracemalloc.start()
+    finder.look(test)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * 4 * 512 * copies.TILE < 4 * 512 * len(train) / 2
 
 
 def test_the_warning_names_a_few_pairs():

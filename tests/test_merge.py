@@ -131,8 +131,10 @@ def test_a_missing_shard_is_named_with_the_command_that_makes_it(tmp_path):
         "shard 1/4 is missing: make it with vggfeat extract --net D --weights oxford --scales 256 --aggregate stack "
         f"--no-exif --precision fp32 -o {tmp_path / 'a.h5'} --shard 1/4 --dataset toy"
     )
-    assert refused(lambda: merge(parts[1:2], tmp_path / "m.h5")).startswith(
-        "3 shards are missing (0/4, 2/4, 3/4): make it with vggfeat extract "
+    message = refused(lambda: merge(parts[1:2], tmp_path / "m.h5"))
+    assert message.startswith("3 shards are missing (0/4, 2/4, 3/4): make the first with vggfeat extract ")
+    assert message.endswith(
+        f"--shard 0/4 --dataset toy; 'vggfeat info --shards {tmp_path}/a.h5' has a command for each"
     )
     assert sorted(tmp_path.iterdir()) == sorted(parts), "nothing written, nothing left"
 

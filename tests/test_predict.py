@@ -285,7 +285,7 @@ def test_the_command_prints_probabilities_the_best_classes_and_a_header(
     assert (header, len(line)) == (["id", "class", "score"], 3)
     assert run(["predict", str(calibrated), images[0], *weights(made), "--probabilities", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["measure"] == "probability"
+    assert result["score_kind"] == "probability"
     [[best]] = [entry["classes"] for entry in result["images"]]
     assert (best["class"], best["score"]) == (lines[0][1], pytest.approx(float(lines[0][2]), rel=1e-5))
 
@@ -360,3 +360,12 @@ def test_info_says_whether_a_model_gives_probabilities_and_repeats_its_command(
     assert described["command"].endswith(f" --C 1.0 --probabilities -o {calibrated}")
     assert run(["info", str(made.model), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["probabilities"] is False
+
+
+def test_many_failed_images_are_counted_and_the_rest_is_in_the_json(
+    made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.png").write_bytes(b"no picture")
+    assert run(["predict", str(made.model), str(tmp_path), *weights(made)]) == 3
+    assert capsys.readouterr().err.endswith("12 of 12 images skipped (2 more with --json)\n")

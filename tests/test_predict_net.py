@@ -69,7 +69,7 @@ def test_the_command_prints_the_same_form_as_with_a_model(photos, tmp_path, caps
     assert "1 of 4 images skipped" in captured.err
     assert run(["predict", path, str(photos), "--device", "cpu", "--json", "--all"]) == 3
     result = json.loads(capsys.readouterr().out)
-    assert set(result) == {"model", "measure", "images"}
+    assert set(result) == {"model", "score_kind", "images"}
     first, last = result["images"][0], result["images"][-1]
     assert [set(entry) for entry in first["classes"]] == [{"class", "score"}] * 3
     assert sum(entry["score"] for entry in first["classes"]) == pytest.approx(1.0, abs=1e-4)

@@ -357,6 +357,17 @@ def test_a_very_long_list_of_paths_is_not_recorded(tmp_path):
     assert Portion.of(portion.attributes()).origin == Origin(paths=paths[:9])
 
 
+@pytest.mark.parametrize("origin", ["no JSON", "[]", "{}", '{"paths": 3, "list_file": "", "nul": false, "data": ""}'])
+def test_a_damaged_origin_is_an_unknown_one(origin):
+    _, portion = cut(Dataset("images", (Sample("a", "a"),), origin=Origin(list_file="l")), Shard(0, 1), blocks_of(1))
+    attributes = portion.attributes()
+    assert Portion.of(attributes).origin == Origin(list_file="l")
+    assert Portion.of({**attributes, "origin": origin}).origin is None
+    del attributes["origin"]
+    with_weights = Portion.of({**attributes, "weights_files": '["a.pt"]'})
+    assert (with_weights.origin, with_weights.weights) == (None, ("a.pt",))
+
+
 def test_the_clusters_last_line_turns_3_into_0_and_no_other_code(listed, tmp_path):
     page = (Path(__file__).parents[1] / "recipes" / "cluster.md").read_text()
     (line,) = re.findall(r"^vggfeat extract --list list.txt .* \|\| \[ \$\? -eq 3 \]$", page, flags=re.M)

@@ -44,6 +44,7 @@ ADVICE = {
     "model": "'vggfeat svm -o {path}' makes a model",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
     "make": "make it with {command}",
+    "make_all": "make the first with {command}; 'vggfeat info --shards {output}' has a command for each",
     "make_again": "make it again with {command}",
     "finish": "finish it with {command} --resume",
 }

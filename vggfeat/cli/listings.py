@@ -79,7 +79,7 @@ def print_info(result: Mapping[str, Any]) -> None:
         print(_wrapped(f"{name:<{width}}  ", printable(value), columns))
     for number, (id, reason) in enumerate(failed.items()):
         if number == LISTED:
-            print(f"  {len(failed) - LISTED} more (--json has all)")
+            print(f"  {len(failed) - LISTED} more (--failed has all)")
             break
         print(printable(f"  failed: {id}: {reason}"))
     if commands:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from vggfeat.cli import console, progress
@@ -40,7 +42,8 @@ def merge(
         raise
     made = read_head(path)
     if made.failed and not quiet:
-        console.note(f"{made.failed} of {made.rows} images were skipped by extract (vggfeat info {path} says why)")
+        reasons = f"vggfeat info --failed {shlex.quote(str(path))}"
+        console.note(f"{made.failed} of {made.rows} images were skipped by extract ({reasons} says why)")
     if as_json:
         console.print_json({"path": str(path), "rows": made.rows, "dim": made.attributes["dim"], "failed": made.failed})
     else:

@@ -74,7 +74,7 @@ def predict(
     from vggfeat.inference.prediction import is_net
     from vggfeat.stages.predict import predict as run
 
-    measure = "probability" if probabilities or is_net(model) else "score"
+    gives_probabilities = probabilities or is_net(model)
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     workers = workers or default_workers()
@@ -83,7 +83,7 @@ def predict(
         found = run(model, images, probabilities=probabilities, workers=workers, progress=tick, **options)
         for number, (prediction, class_names) in enumerate(found):
             if header and number == 0:  # the model could be read
-                console.print_rows([("id", "class", measure)])
+                console.print_rows([("id", "class", "probability" if gives_probabilities else "score")])
             if prediction.scores is None:
                 failed[prediction.id] = prediction.error
                 results.append({"id": prediction.id, "error": prediction.error})
@@ -94,8 +94,9 @@ def predict(
             else:
                 console.print_rows((prediction.id, name, score) for name, score in best)
     if as_json:
-        console.print_json({"model": model, "measure": measure, "images": results})
+        kind = "probability" if gives_probabilities else "margin"
+        console.print_json({"model": model, "score_kind": kind, "images": results})
     if failed and not quiet:
-        tables.print_failures(failed, len(images.samples))
+        tables.print_failures(failed, len(images.samples), where="with --json")
     if failed:
         ctx.exit(SKIPPED)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the stages import torch and scikit-learn
 
 
 def print_failures(
-    errors: dict[str, str], total: int, shown: int = 10, where: str = "in the file: vggfeat info --json"
+    errors: dict[str, str], total: int, shown: int = 10, where: str = "in the file: vggfeat info --failed"
 ) -> None:
     """Lists the first failed images with their reasons, the number of all, and where to see the others."""
     for name, reason in list(errors.items())[:shown]:

@@ -104,7 +104,8 @@ def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:
     if missing:
         names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         what = f"shard {names} is missing" if len(missing) == 1 else f"{len(missing)} shards are missing ({names})"
-        raise StoreError(what, advice="make", command=_command(first, missing[0]))
+        advice = "make" if len(missing) == 1 else "make_all"
+        raise StoreError(what, advice=advice, command=_command(first, missing[0]), output=whole_path(first.path))
     for head in by_index.values():
         if head.pending:
             raise StoreError(

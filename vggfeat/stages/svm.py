@@ -118,7 +118,7 @@ def svm(
     if probabilities and output is None:
         raise UsageError("`probabilities` are kept in the model: name its file with `output`")
     work = chosen if server is None else [*chosen, server]
-    # The split whose fit the model keeps; a user's model has a fit of its own.
+    # The split whose fit the model keeps; a user's model is fitted on all images.
     kept = len(chosen) if server is not None else 0 if protocol.fixed else None
     if probabilities:
         check_calibration(features, _training_rows(features, None if kept is None else work[kept]))

@@ -110,16 +110,21 @@ class Portion:
             int(attributes["first_row"]),
             int(attributes["total_rows"]),
             str(attributes["list_sha256"]),
-            _origin(attributes.get("origin")),
-            tuple(map(str, json.loads(attributes.get("weights_files", "[]")))),
+            *_named(attributes),
         )
 
 
-def _origin(recorded: str | None) -> Origin | None:
-    if recorded is None:
-        return None
-    values = json.loads(recorded)
-    return Origin(tuple(values["paths"]), values["list_file"], values["nul"], values["data"])
+def _named(attributes: Mapping[str, Any]) -> tuple[Origin | None, tuple[str, ...]]:
+    """How a shard's images and weights were named; older shards, and damaged attributes, do not tell."""
+    try:
+        weights = tuple(map(str, json.loads(attributes.get("weights_files", "[]"))))
+        if "origin" not in attributes:
+            return None, weights
+        named = json.loads(attributes["origin"])
+        paths = tuple(map(str, named["paths"]))
+        return Origin(paths, str(named["list_file"]), bool(named["nul"]), str(named["data"])), weights
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None, ()
 
 
 def cut(dataset: Dataset, shard: Shard, blocks: Sequence[range]) -> tuple[Dataset, Portion]:
