@@ -214,7 +214,10 @@ def test_the_completion_script_is_there(shell):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["extract", "x.jpg", "--scale", "256"], "No such option '--scale'. (Did you mean one of: "),
+        (
+            ["extract", "x.jpg", "--scale", "256"],
+            "vggfeat: No such option '--scale'; did you mean '--scales'? (see 'vggfeat extract --help')\n",
+        ),
         (
             ["extract", "x.jpg", "-net", "D"],
             "No such option '-n'; did you mean '--net'? (see 'vggfeat extract --help')\n",

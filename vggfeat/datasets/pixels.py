@@ -52,7 +52,9 @@ def without_one_colour(picture: Image.Image, rawmode: str, stream: BinaryIO) -> 
     if rawmode == "RGB;16B":
         stream.seek(0)
         low = Image.open(stream, formats=("PNG",))
-        low.tile = [low.tile[0]._replace(args="RGB;16L")]  # of each pair of bytes the other one
+        # Of each pair of bytes the other one. A tile is a named tuple since Pillow 11.
+        *place, _ = first = low.tile[0]
+        low.tile = [type(first)(*place, "RGB;16L") if hasattr(first, "_make") else (*place, "RGB;16L")]
         low.load()
         samples = samples << 8 | np.asarray(low)
     transparent = picture.info["transparency"]
