@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -53,8 +53,9 @@ def without_one_colour(picture: Image.Image, rawmode: str, stream: BinaryIO) -> 
         stream.seek(0)
         low = Image.open(stream, formats=("PNG",))
         # Of each pair of bytes the other one. A tile is a named tuple since Pillow 11.
-        *place, _ = first = low.tile[0]
-        low.tile = [type(first)(*place, "RGB;16L") if hasattr(first, "_make") else (*place, "RGB;16L")]
+        tile: Any = low.tile[0]
+        swapped: Any = tile._replace(args="RGB;16L") if hasattr(tile, "_replace") else (*tile[:3], "RGB;16L")
+        low.tile = [swapped]
         low.load()
         samples = samples << 8 | np.asarray(low)
     transparent = picture.info["transparency"]
