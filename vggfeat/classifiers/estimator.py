@@ -30,6 +30,7 @@ from vggfeat.classifiers.engine import Engine, Problem, Solution
 from vggfeat.classifiers.engines import choose_engine
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import SILENT
+from vggfeat.classifiers.sigmoids import probabilities
 from vggfeat.classifiers.targets import SPARSE, encode_labels, sample_weights, unit_costs
 from vggfeat.classifiers.validation import validated
 
@@ -167,8 +168,8 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         """
         scores = self.decision_function(X)
         if scores.ndim > 1:
-            return calibration.probabilities(scores, self.sigmoids_, normalise=not self._multilabel)
-        found = calibration.probabilities(scores[:, None], self.sigmoids_, normalise=False)
+            return probabilities(scores, self.sigmoids_, normalise=not self._multilabel)
+        found = probabilities(scores[:, None], self.sigmoids_, normalise=False)
         return np.concatenate([1 - found, found], axis=1)
 
     @property

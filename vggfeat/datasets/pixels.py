@@ -52,9 +52,10 @@ def without_one_colour(picture: Image.Image, rawmode: str, stream: BinaryIO) -> 
     if rawmode == "RGB;16B":
         stream.seek(0)
         low = Image.open(stream, formats=("PNG",))
-        first: Any = low.tile[0]  # a named tuple since Pillow 11
-        other: Any = (*first[:3], "RGB;16L")  # of each pair of bytes the other one
-        low.tile = [type(first)(*other) if hasattr(first, "_fields") else other]
+        # Of each pair of bytes the other one. A tile is a named tuple since Pillow 11.
+        tile: Any = low.tile[0]
+        swapped: Any = tile._replace(args="RGB;16L") if hasattr(tile, "_replace") else (*tile[:3], "RGB;16L")
+        low.tile = [swapped]
         low.load()
         samples = samples << 8 | np.asarray(low)
     transparent = picture.info["transparency"]
