@@ -22,6 +22,9 @@ from vggfeat.inference.posteriors import TOP, fuse, joined, own_scales
 from vggfeat.inference.settings import LocalisedSubset, NetChoice, Progress, Protocol, RunOptions
 from vggfeat.inference.submission import write_boxes
 from vggfeat.nets.networks import VGG
+from vggfeat.page.commands import localise_command, with_data, with_report
+from vggfeat.page.html import PAGE
+from vggfeat.page.localisation import write_page
 from vggfeat.results import Result
 from vggfeat.system.files import check_writable
 
@@ -79,6 +82,8 @@ class Localisation(Result):
     """The folder of pictures."""
     not_drawn: dict[str, str] | None = None
     """Reasons, by id, of pictures that could not be drawn."""
+    report: str | None = None
+    """The path of the page."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; what was not asked for is left out."""
@@ -88,7 +93,7 @@ class Localisation(Result):
             "scales": list(self.scales),
             "thresholds": {f"{threshold:g}": error for threshold, error in self.thresholds.items()},
         }
-        optional = ("submission", "drawn", "not_drawn")
+        optional = ("submission", "drawn", "not_drawn", "report")
         return {name: value for name, value in plain.items() if value is not None or name not in optional}
 
 
@@ -106,6 +111,7 @@ def localise(
     threshold: float | None = None,
     submission: str | Path | None = None,
     draw: str | Path | None = None,
+    report: str | Path | None = None,
     max_read_failures: int = MAX_READ_FAILURES,
     device: str | None = None,
     precision: str = "auto",
@@ -132,6 +138,7 @@ def localise(
         submission: write ILSVRC's result file: five classes, each with its box, an image.
         draw: write pictures with the predicted and the true boxes into this folder, at most 100. A picture that cannot
             be drawn costs nothing else.
+        report: folder for a page with the errors and images with their boxes.
         max_read_failures: images in a row that cannot be read before the run stops; 0: never.
         device, precision: as `load_net` takes them.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
@@ -148,7 +155,7 @@ def localise(
     located = tuple(sample for sample in everything.samples if sample.boxes or subset == "test")
     if not located:
         raise DatasetError(f"{everything.name}: none of {len(everything.samples)} images has a box to compare with")
-    check_writable(submission, draw and Path(draw, "picture"))
+    check_writable(submission, draw and Path(draw, "picture"), report and Path(report, PAGE))
     given = [weights] if isinstance(weights, VGG | str | os.PathLike) else list(weights)
     if not given:
         raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
@@ -203,7 +210,27 @@ def localise(
     if draw is not None:
         not_drawn = draw_boxes(Path(draw), samples, answers.by_id, class_names, exif=everything.exif)
         result = replace(result, drawn=str(draw), not_drawn=not_drawn)
+    if report is not None:
+        settings = {
+            "protocol": protocol,
+            "posteriors": _paths(posteriors),
+            "classifier": None if isinstance(classifier, VGG) else classifier,
+            "scales": [",".join(map(str, its)) for its in of_nets],
+            "no-flip": not flip,
+            "threshold": threshold,
+            "subset": subset,
+        }
+        command = localise_command(_paths(weights), settings)
+        commands = [with_data(with_report(command, report), data)] if isinstance(dataset, str) else []
+        page = write_page(report, result.as_json(), samples, answers.by_id, class_names, commands, everything.exif)
+        result = replace(result, report=str(page))
     return result
+
+
+def _paths(files: Files | VGG | Sequence[VGG] | None) -> list[str]:
+    """Paths as text; nets that are not files are left out."""
+    given = [files] if files is None or isinstance(files, VGG | str | os.PathLike) else list(files)
+    return [os.fspath(one) for one in given if isinstance(one, str | os.PathLike)]
 
 
 def _check(
