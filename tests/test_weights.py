@@ -843,6 +843,20 @@ def test_formats_that_a_cpu_does_not_have_are_refused(monkeypatch: pytest.Monkey
         resolve_precision("int8", cpu)
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_emulated_bf16_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: Any, has: bool) -> None:
+    devices._warn_of_emulation.cache_clear()
+    monkeypatch.setattr(devices, "_native", lambda *_: has)
+    for _ in range(2):
+        assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+        assert resolve_precision("auto", torch.device("cpu")) == ("bf16" if has else "fp32")
+    said = (
+        "`precision=bf16`: this CPU has no bf16 arithmetic and emulates it, which takes 3 to 10 times as long as fp32; "
+        "`precision=auto` takes fp32 here"
+    )
+    assert caplog.messages == ([] if has else [said])
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "xpu"])
 def test_a_device_that_is_not_here_is_a_usage_error(device: str) -> None:
     with pytest.raises(UsageError, match=f"no device '?{device}"):

@@ -131,16 +131,3 @@ def _newton_step(ab: Double, f: Double, w: Double, target: Double) -> tuple[Doub
     H += 1e-12 * (1 + np.trace(H, axis1=1, axis2=2))[:, None, None] * np.eye(2)  # scores may all be equal
     step = np.linalg.solve(H, g[:, :, None])[:, :, 0]
     return step, np.einsum("ki,ki->k", g, step) / 2
-
-
-def probabilities(scores: NDArray[np.floating], sigmoids: Double, *, normalise: bool) -> NDArray[np.floating]:
-    """(n, K) probabilities of scores (n, K), in their dtype.
-
-    `normalise` divides them by their sum, for classes that exclude each other; all 0 become all equal.
-    """
-    found = expit(-(scores * sigmoids[:, 0] + sigmoids[:, 1]))
-    if normalise:
-        total = found.sum(axis=1, keepdims=True)
-        found = np.divide(found, total, out=np.full_like(found, 1 / found.shape[1]), where=total > 0)
-    result: NDArray[np.floating] = found.astype(scores.dtype)
-    return result

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,18 +15,25 @@ from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.inference.classes import columns_of, relabelled
-from vggfeat.inference.drawing import draw_boxes
-from vggfeat.inference.localisation import merged_boxes, score, single_boxes
-from vggfeat.inference.localiser import Guesses, Localiser, Scales, box_head, scales_of_nets
 from vggfeat.inference.posteriors import TOP, fuse, joined, own_scales
-from vggfeat.inference.settings import LocalisedSubset, NetChoice, Progress, Protocol, RunOptions
+from vggfeat.inference.settings import (
+    LocalisedSubset,
+    NetChoice,
+    Progress,
+    Protocol,
+    RunOptions,
+    Scales,
+    scales_of_nets,
+)
 from vggfeat.inference.submission import write_boxes
-from vggfeat.nets.networks import VGG
 from vggfeat.page.commands import localise_command, with_data, with_report
 from vggfeat.page.html import PAGE
-from vggfeat.page.localisation import write_page
 from vggfeat.results import Result
 from vggfeat.system.files import check_writable
+
+if TYPE_CHECKING:
+    from vggfeat.inference.localiser import Guesses
+    from vggfeat.nets.networks import VGG
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -156,9 +163,16 @@ def localise(
     if not located:
         raise DatasetError(f"{everything.name}: none of {len(everything.samples)} images has a box to compare with")
     check_writable(submission, draw and Path(draw, "picture"), report and Path(report, PAGE))
-    given = [weights] if isinstance(weights, VGG | str | os.PathLike) else list(weights)
+    several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
+    given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
     if not given:
         raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
+
+    # From here on torch is needed, which takes seconds to import.
+    from vggfeat.inference.drawing import draw_boxes
+    from vggfeat.inference.localisation import merged_boxes, score, single_boxes
+    from vggfeat.inference.localiser import Localiser, box_head
+
     nets = [_loaded(one, device, precision) for one in given]
     heads = [box_head(net) for net in nets]
     if central and len(nets) > 1:
@@ -211,10 +225,12 @@ def localise(
         not_drawn = draw_boxes(Path(draw), samples, answers.by_id, class_names, exif=everything.exif)
         result = replace(result, drawn=str(draw), not_drawn=not_drawn)
     if report is not None:
+        from vggfeat.page.localisation import write_page
+
         settings = {
             "protocol": protocol,
             "posteriors": _paths(posteriors),
-            "classifier": None if isinstance(classifier, VGG) else classifier,
+            "classifier": _paths(classifier),
             "scales": [",".join(map(str, its)) for its in of_nets],
             "no-flip": not flip,
             "threshold": threshold,
@@ -227,10 +243,10 @@ def localise(
     return result
 
 
-def _paths(files: Files | VGG | Sequence[VGG] | None) -> list[str]:
-    """Paths as text; nets that are not files are left out."""
-    given = [files] if files is None or isinstance(files, VGG | str | os.PathLike) else list(files)
-    return [os.fspath(one) for one in given if isinstance(one, str | os.PathLike)]
+def _paths(files: Any) -> list[str]:
+    """The files among one or several files or nets, as text."""
+    several = isinstance(files, Iterable) and not isinstance(files, str | os.PathLike)
+    return [os.fspath(one) for one in (files if several else [files]) if isinstance(one, str | os.PathLike)]
 
 
 def _check(
@@ -270,7 +286,9 @@ def _read(name: str, data: str | Path, subset: str) -> Dataset:
 
 def _loaded(net: str | os.PathLike[str] | VGG, device: str | None, precision: str) -> VGG:
     """A net from its checkpoint, or itself."""
-    return net if isinstance(net, VGG) else NetChoice(None, net, device=device, precision=precision).load()[0]
+    if isinstance(net, str | os.PathLike):
+        return NetChoice(None, net, device=device, precision=precision).load()[0]
+    return net
 
 
 def _own_class(sample: Sample) -> Guesses:

@@ -114,5 +114,5 @@ def _resolved(recipe: Recipe, dataset: TrainingSet, device: torch.device) -> Rec
     schedule = recipe.schedule
     if schedule.measure == "top5" and len(dataset.class_names) <= 5:
         schedule = dataclasses.replace(schedule, measure="top1")  # among five classes, top-5 is always right
-    precision = resolve_precision(recipe.precision, device)
+    precision = resolve_precision(recipe.precision, device, training=True)
     return dataclasses.replace(recipe, precision=precision, schedule=schedule)

@@ -1,0 +1,40 @@
+"""What fails on names and options alone fails before torch and scikit-learn are imported, which takes seconds."""
+
+import subprocess
+import sys
+
+import pytest
+
+CASES = [
+    ("svm none.h5", 1, "none.h5: no such file"),
+    ("svm text.h5", 1, "text.h5 is not a descriptor file (not HDF5)"),
+    ("svm", 2, "no descriptors: name descriptor files, or the data set by --dataset"),
+    ("predict none.h5 a.jpg", 1, "none.h5: no such file: 'vggfeat svm -o none.h5' makes a model"),
+    ("similar none.h5", 1, "none.h5: no such file"),
+    ("export none.h5 -o a.npy", 1, "none.h5: no such file"),
+    ("info none.h5", 1, "none.h5: no such file"),
+    ("merge none.h5 -o x.h5", 1, "none.h5: no such file"),
+    ("extract nofolder", 2, "nofolder: no such file or folder"),
+    ("extract a.jpg --layer conv9_1", 2, "'conv9_1' is not one of"),
+    ("extract a.jpg --net A --layer conv3_4", 2, "net A (VGG-11) has no layer 'conv3_4'"),
+    ("extract --dataset caltech101 --data nodir", 1, "no caltech101 at nodir/caltech101/101_ObjectCategories"),
+    ("extract a.jpg -o text.h5", 1, "text.h5"),
+    ("evaluate --data nodir", 1, "no ilsvrc2012 at nodir/ilsvrc2012"),
+    ("train --dataset folder --data nodir", 1, "nodir: no such folder or CSV file"),
+    ("localise --weights none.pt", 2, "protocol 2 takes its classes from --posteriors FILE.h5 or from --classifier"),
+    ("localise --protocol 1 --weights none.pt --data nodir", 1, "no ilsvrc2012 at nodir/ilsvrc2012"),
+    ("download --net Q", 2, "no net 'Q'"),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "message"), CASES, ids=[command for command, _, _ in CASES])
+def test_wrong_names_are_told_without_the_large_libraries(tmp_path, command, code, message):
+    (tmp_path / "text.h5").write_text("a text")
+    (tmp_path / "a.jpg").write_text("a text")
+    check = (
+        "import sys; from vggfeat.cli import run; code = run(sys.argv[1:]); "
+        "print(code, [name for name in ('torch', 'torchvision', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check, *command.split()], cwd=tmp_path, capture_output=True, text=True)
+    assert message in done.stderr
+    assert done.stdout == f"{code} []\n"
