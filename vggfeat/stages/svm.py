@@ -44,6 +44,7 @@ from vggfeat.metrics import positive_share
 from vggfeat.page.commands import extract_command, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
+from vggfeat.page.map import Placed, chosen_rows, place
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
 from vggfeat.store.finding import find_descriptors
@@ -337,5 +338,16 @@ def _write_report(
         [Scored(one.test_ids, one.test_labels, one.scores) for one in outcomes],
         provenance(described, result, versions),
         [*lines, with_data(with_report(command, folder), data)],
+        _placed(features, outcomes[0]),
     )
     return write_page(folder, run, Pictures.of(features.dataset, data))
+
+
+def _placed(features: Features, outcome: Outcome) -> Placed | None:
+    """The places of a split's described test images on a map."""
+    rows = rows_of(features, outcome.test_ids)
+    rows = rows[features.described[rows]]
+    if not len(rows):
+        return None
+    chosen = rows[chosen_rows(len(rows))]
+    return place([features.ids[row] for row in chosen], features.read(chosen), len(rows))
