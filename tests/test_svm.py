@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 
@@ -35,7 +36,7 @@ def rival(X, y, **params):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         weight = params.pop("sample_weight", None)
-        return LinearSVC(**{"tol": 1e-10, "max_iter": 200_000, "random_state": 0} | params).fit(
+        return LinearSVC(**{"tol": 1e-10, "max_iter": 200_000, "random_state": 0, "dual": "auto"} | params).fit(
             X, y, sample_weight=weight
         )
 
@@ -450,7 +451,7 @@ X_, Y_ = blobs(n=12, d=30)
     [
         ({}, np.where(X_[3, 1] == X_, np.nan, X_), Y_, None, "Input X contains NaN"),
         ({}, X_, Y_[:5], None, r"inconsistent numbers of samples: \[12, 5\]"),
-        ({}, X_, np.zeros(12), None, "the data contains only one class: np.float64\\(0.0\\)"),
+        ({}, X_, np.zeros(12), None, r"the data contains only one class: (np.float64\()?0\.0"),
         ({}, X_, np.full((12, 2), 3), None, r"y of shape \(N, K\) must be an indicator of zeros and ones"),
         ({}, X_, Y_, np.ones(5), r"sample_weight has shape \(5,\); with this X and y it must be \(12,\) or \(12, 4\)"),
         ({}, X_, Y_, -np.ones(12), "sample_weight must be finite and at least 0"),
@@ -486,6 +487,9 @@ def test_scoring_before_fitting_is_an_error():
 
 
 def test_scikit_learns_estimator_checks_pass():
+    if "on_fail" not in inspect.signature(check_estimator).parameters:  # before scikit-learn 1.6
+        check_estimator(LinearSVM())
+        return
     results = check_estimator(LinearSVM(), on_fail=None, on_skip=None)
     failed = [(result["check_name"], result["exception"]) for result in results if result["status"] == "failed"]
     assert not failed and len(results) > 40

@@ -53,6 +53,7 @@ class LiblinearEngine(WeightsEngine):
         svc = LinearSVC(
             C=C,
             loss=self.loss,
+            dual="auto",  # the default since scikit-learn 1.5; before, leaving it out warns
             tol=10 * self.tol,
             fit_intercept=self.scaling > 0,
             intercept_scaling=self.scaling or 1.0,

@@ -159,7 +159,13 @@ def _write_parquet(made: Descriptors, target: Path, progress: Progress | None) -
             ]
             missing = arrays(made.status[start : start + len(block)] != DONE)
             values = pyarrow.FixedSizeListArray.from_arrays(arrays(block.ravel()), made.dim, mask=missing)
-            writer.write_table(pyarrow.Table.from_arrays([*columns, values], schema=schema))
+            try:
+                writer.write_table(pyarrow.Table.from_arrays([*columns, values], schema=schema))
+            except pyarrow.ArrowNotImplementedError as error:  # a missing value among lists of fixed length
+                raise StoreError(
+                    f"{target}: rows without a descriptor need pyarrow 26 or later in a Parquet file: "
+                    "pip install -U pyarrow, or export to .npz"
+                ) from error
 
 
 def _utf8(text: str | None) -> str | None:

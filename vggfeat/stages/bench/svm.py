@@ -243,7 +243,7 @@ class _Rivals:
                 start = time.perf_counter()
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", ConvergenceWarning)
-                    svc = LinearSVC(C=C, random_state=0).fit(part, positive)
+                    svc = LinearSVC(C=C, dual="auto", random_state=0).fit(part, positive)
                 seconds[turn] += max(time.perf_counter() - start - copying, 0.0)
                 unconverged += bool(caught)
                 weights[turn, at] = np.append(svc.coef_[0], svc.intercept_[0])
@@ -256,7 +256,7 @@ class _Rivals:
             start = time.perf_counter()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                LinearSVC(max_iter=1, random_state=0).fit(X, self.target(int(k))[0])
+                LinearSVC(max_iter=1, dual="auto", random_state=0).fit(X, self.target(int(k))[0])
             best = min(best, time.perf_counter() - start)
         return best
 
