@@ -77,6 +77,11 @@ def test_readme_is_short_and_leads_to_every_page():
         assert f"](recipes/{name}.md)" in TEXTS["README"]
 
 
+def test_the_picture_of_a_report_is_small():
+    assert "](recipes/report.png)" in TEXTS["README"]
+    assert (ROOT / "recipes" / "report.png").stat().st_size < 150_000
+
+
 def test_the_set_up_commands_stand_there():
     assert "pip install . && vggfeat quickstart\n" in blocks("sh", "README")
     assert "pip install '.[dev]' && pytest\n" in blocks("sh", "contributing")
