@@ -21,15 +21,12 @@ from vggfeat.inference.crops import centre_crop
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.posteriors import TOP
 from vggfeat.inference.runner import Rescaled, Runner, Wanted
+from vggfeat.inference.settings import Scales, scales_of_nets
 from vggfeat.nets.catalog import INPUT_SIDE, STRIDE
 from vggfeat.nets.networks import VGG
-from vggfeat.store.pooling import check_scales
 
 TOGETHER = 4
 """Images whose boxes are merged side by side: more of them leave the processor's cache."""
-
-Scales = Sequence[int] | Sequence[Sequence[int]]
-"""Smallest sides Q in pixels for all nets, or a list of them for each net."""
 
 Guesses = tuple[NDArray[np.intp], NDArray[np.float64]]
 """(k,) classes, surest first, and their posteriors."""
@@ -55,19 +52,6 @@ def box_head(net: VGG) -> BoxHead:
             f"{net.weights_name}: {net.num_classes} outputs do not fit its {len(head.class_names)} classes"
         )
     return head
-
-
-def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
-    """The smallest sides of each of `nets` nets. Raises UsageError where they make no sense."""
-    lists = [tuple(one) if isinstance(one, Sequence) else (one,) for one in scales]
-    if not any(isinstance(one, Sequence) for one in scales):
-        lists = [tuple(Q for one in lists for Q in one)]
-    for one in lists:
-        check_scales(one)
-    if len(lists) not in (1, nets):
-        of = "1 net" if nets == 1 else f"{nets} nets"
-        raise UsageError(f"{len(lists)} lists of scales for {of}: give one for all, or one for each net")
-    return lists * nets if len(lists) == 1 else lists
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,15 +15,23 @@ from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.inference.classes import columns_of, relabelled
-from vggfeat.inference.drawing import draw_boxes
-from vggfeat.inference.localisation import merged_boxes, score, single_boxes
-from vggfeat.inference.localiser import Guesses, Localiser, Scales, box_head, scales_of_nets
 from vggfeat.inference.posteriors import TOP, fuse, joined, own_scales
-from vggfeat.inference.settings import LocalisedSubset, NetChoice, Progress, Protocol, RunOptions
+from vggfeat.inference.settings import (
+    LocalisedSubset,
+    NetChoice,
+    Progress,
+    Protocol,
+    RunOptions,
+    Scales,
+    scales_of_nets,
+)
 from vggfeat.inference.submission import write_boxes
-from vggfeat.nets.networks import VGG
 from vggfeat.results import Result
 from vggfeat.system.files import check_writable
+
+if TYPE_CHECKING:  # torch, which only a run that can begin imports
+    from vggfeat.inference.localiser import Guesses
+    from vggfeat.nets.networks import VGG
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -149,9 +157,15 @@ def localise(
     if not located:
         raise DatasetError(f"{everything.name}: none of {len(everything.samples)} images has a box to compare with")
     check_writable(submission, draw and Path(draw, "picture"))
-    given = [weights] if isinstance(weights, VGG | str | os.PathLike) else list(weights)
+    given = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else [weights]
     if not given:
         raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
+    for one in given if classifier is None else [*given, classifier]:
+        _choice(one, device, precision).check_weights()
+    from vggfeat.inference.drawing import draw_boxes
+    from vggfeat.inference.localisation import merged_boxes, score, single_boxes
+    from vggfeat.inference.localiser import Localiser, box_head
+
     nets = [_loaded(one, device, precision) for one in given]
     heads = [box_head(net) for net in nets]
     if central and len(nets) > 1:
@@ -241,9 +255,16 @@ def _read(name: str, data: str | Path, subset: str) -> Dataset:
     return load_dataset(name, data, parts=(subset,), boxes=subset != "test")
 
 
+def _choice(net: str | os.PathLike[str] | VGG, device: str | None, precision: str) -> NetChoice:
+    """A checkpoint, whose file says which net it holds, or a net."""
+    if isinstance(net, str | os.PathLike):
+        return NetChoice(None, net, device=device, precision=precision)
+    return NetChoice(net)
+
+
 def _loaded(net: str | os.PathLike[str] | VGG, device: str | None, precision: str) -> VGG:
     """A net from its checkpoint, or itself."""
-    return net if isinstance(net, VGG) else NetChoice(None, net, device=device, precision=precision).load()[0]
+    return _choice(net, device, precision).load()[0]
 
 
 def _own_class(sample: Sample) -> Guesses:

@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat._version import __version__
 from vggfeat.classifiers.choices import C_GRID
-from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.by_layer import layer_names, scores_by_layer
@@ -50,6 +49,9 @@ from vggfeat.page.transfer import Report, provenance, write_page
 from vggfeat.store.pooling import Aggregate
 from vggfeat.store.shards import is_shard_name
 from vggfeat.system.files import check_writable
+
+if TYPE_CHECKING:
+    from vggfeat.classifiers.estimator import LinearSVM
 
 log = logging.getLogger(__name__)
 

@@ -6,20 +6,22 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.classifiers.calibration import held_out_folds
 from vggfeat.classifiers.choices import C_GRID
-from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.protocols.copies import Copy, CopyFinder
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.errors import DatasetError, TrainingError, UsageError
 from vggfeat.metrics import Definition, average_precision, class_recalls
+
+if TYPE_CHECKING:  # scikit-learn, which takes a second to import: wrong files and options are told without
+    from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 
 log = logging.getLogger(__name__)
 
@@ -213,6 +215,8 @@ def _problem(features: Features, rows: NDArray[np.intp], settings: Settings, clo
         raise DatasetError(f"class {name!r} has no training image with a descriptor")
     X = features.read(rows)
     clock.lap("read")
+    from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+
     svm = LinearSVM(loss=settings.loss, solver=settings.solver, probability=settings.probabilities)
     return SVMPath(X, targets, weight, estimator=svm)
 
