@@ -43,7 +43,7 @@ FAILING = {
     f"extract {PICTURE} --weights none --preprocessing none.toml": (2, "no preprocessing 'none.toml'"),
     f"extract {PICTURE} --net D --net E --weights none --weights none --weights none": (2, "2 nets and 3 weights"),
     "evaluate --data nowhere --weights none": (1, "no ilsvrc2012 at nowhere"),
-    "evaluate --weights none.pt": (2, "no weights 'none.pt': no such file"),
+    "evaluate --dataset folder --data tree --subset all --weights none.pt": (2, "no weights 'none.pt': no such file"),
     "localise --weights none.pt": (2, "protocol 2 takes its classes from"),
     "localise --protocol 1 --weights none.pt --data nowhere": (1, "no ilsvrc2012 at nowhere"),
     "train --net E --data nowhere": (1, "no ilsvrc2012 at nowhere"),
@@ -68,7 +68,10 @@ def answers(tmp_path_factory):
     """What each command answers, and the slow packages that were imported by then, all in one process."""
     folder = tmp_path_factory.mktemp("startup")
     (folder / "junk.h5").write_text("junk")
-    Image.new("RGB", (300, 260)).save(folder / PICTURE)
+    for name in (PICTURE, "tree/cat/1.jpg", "tree/dog/1.jpg"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (300, 260)).save(path)
     commands = [command.split() for command in FAILING]
     done = subprocess.run(
         [sys.executable, "-c", RUN], input=json.dumps(commands), capture_output=True, text=True, cwd=folder, check=True

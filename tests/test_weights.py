@@ -843,6 +843,19 @@ def test_formats_that_a_cpu_does_not_have_are_refused(monkeypatch: pytest.Monkey
         resolve_precision("int8", cpu)
 
 
+@pytest.mark.parametrize(("native", "warnings"), [(False, 1), (True, 0)])
+def test_bf16_that_the_cpu_only_emulates_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, native: bool, warnings: int
+) -> None:
+    monkeypatch.setattr(devices, "_native", lambda *_: native)
+    devices._warn_of_emulation.cache_clear()
+    for precision in ("fp32", "bf16", "bf16"):
+        load_net("A", None, width=1 / 64, device="cpu", precision=precision)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    text = "bf16: this CPU only emulates it, 9 to 17 times slower than fp32 (measured with AVX2); fp32 is also the more exact"
+    assert told == [text] * warnings
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "xpu"])
 def test_a_device_that_is_not_here_is_a_usage_error(device: str) -> None:
     with pytest.raises(UsageError, match=f"no device '?{device}"):

@@ -103,23 +103,26 @@ class Descriptors:
         self, aggregate: Aggregate, rows: Rows = None, scales: Sequence[int] | None = None
     ) -> NDArray[np.float32]:
         """(n, D') descriptors with the kept scales, or some of them, aggregated otherwise than in the file."""
-        layers = self._parts(rows)
-        if scales is not None:
-            places = [place for place, Q in enumerate(self.attributes["scales"]) if Q in scales]
-            layers = [[part[:, places] for part in parts] for parts in layers]
+        layers = self._parts(rows, scales)
         return joined([combine(parts, aggregate, raw=self._raw) for parts in layers], raw=self._raw)
 
-    def _parts(self, rows: Rows) -> list[list[NDArray[np.float32]]]:
-        """By layer, the kept scales of each of its parts."""
+    def _parts(self, rows: Rows, scales: Sequence[int] | None = None) -> list[list[NDArray[np.float32]]]:
+        """By layer, the kept scales, or some of them, of each of its parts: (n, S, D_layer)."""
         if not self.attributes["keep_scales"]:
             raise StoreError(f"{self.path} keeps no single scales: extract with `keep_scales`")
-        flat = self._read("scales", rows)
-        scales = len(self.attributes["scales"])
+        there = self.attributes["scales"]
+        chosen = [place for place, Q in enumerate(there) if scales is None or Q in scales]
         layers = []
         for layer in self.layers:
-            ends = np.cumsum([dim * scales for dim in layer.dims])[:-1]
-            parts = zip(np.split(flat[:, layer.kept], ends, axis=1), layer.dims, strict=True)
-            layers.append([part.reshape(len(flat), scales, dim) for part, dim in parts])
+            first, parts = layer.kept.start, []
+            for dim in layer.dims:
+                # Neighbouring scales in one read; those that were not asked for are not read at all.
+                runs = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1)
+                columns = [slice(first + int(run[0]) * dim, first + (int(run[-1]) + 1) * dim) for run in runs]
+                read = [self._read("scales", rows, its) for its in columns]
+                parts.append(np.concatenate([part.reshape(len(part), -1, dim) for part in read], axis=1))
+                first += dim * len(there)
+            layers.append(parts)
         return layers
 
     def _of_layers(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -134,15 +137,15 @@ class Descriptors:
             reasons = read_text(file["errors"])
         return {self.ids[row]: reasons[row] for row in np.flatnonzero(self.status == FAILED)}
 
-    def _read(self, name: str, rows: Rows) -> NDArray[np.float32]:
+    def _read(self, name: str, rows: Rows, columns: slice = slice(None)) -> NDArray[np.float32]:
         with reading(self.path) as file:
             if rows is None:
-                return self._values(file[name][:], np.arange(len(self)))
+                return self._values(file[name][:, columns], np.arange(len(self)))
             wanted = np.asarray(rows, dtype=np.intp)
             # HDF5 needs sorted, distinct rows.
             unique, back = np.unique(wanted, return_inverse=True)
             whole = len(unique) * 2 > len(self)
-            values = self._values(file[name][:][unique] if whole else file[name][unique], unique)
+            values = self._values(file[name][:, columns][unique] if whole else file[name][unique, columns], unique)
         return values if np.array_equal(back, np.arange(len(unique))) else values[back]
 
     def _values(self, stored: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
