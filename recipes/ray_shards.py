@@ -24,15 +24,19 @@ import vggfeat
 from vggfeat.cli import run
 from vggfeat.store.shards import Shard
 
-SKIPPED = 3
-"""`extract`'s exit code if some images were skipped."""
+WRONG_USAGE, SKIPPED = 2, 3
+"""`extract`'s exit codes for wrong options, and if some images were skipped."""
 
 
 def extract_shard(words: list[str], shard: str, output: str) -> bool:
-    """Extracts a shard, or continues it; returns whether images were skipped. Raises RuntimeError if it failed."""
+    """Extracts a shard, or continues it; returns whether images were skipped.
+
+    Raises ValueError for wrong options, RuntimeError if it failed otherwise.
+    """
     code = run(["extract", *words, "--shard", shard, "--resume", "-o", output])
     if code not in (0, SKIPPED):
-        raise RuntimeError(f"vggfeat extract --shard {shard} ended with exit code {code}; its reason stands above")
+        kind = ValueError if code == WRONG_USAGE else RuntimeError
+        raise kind(f"vggfeat extract --shard {shard} ended with exit code {code}; its reason stands above")
     return code == SKIPPED
 
 
@@ -49,8 +53,9 @@ def main() -> int:
     asked = parser.parse_args()
 
     ray.init(address=asked.address)
-    # Retried after exceptions too: a disk that answers again, say. `--resume` keeps what is done.
-    task = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, max_retries=asked.retries, retry_exceptions=True)
+    # Failures are retried as well as lost workers: a disk may answer again, and `--resume` keeps what is done.
+    again = {"max_retries": asked.retries, "retry_exceptions": [RuntimeError]}
+    task = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, **again)
     shards = [Shard(index, asked.shards) for index in range(asked.shards)]
     running = [task(extract_shard).remote(asked.extract, str(shard), asked.output) for shard in shards]
     skipped = any(ray.get(running))

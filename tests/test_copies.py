@@ -57,6 +57,23 @@ def test_images_that_differ_in_nothing_or_have_no_direction_are_not_copies():
     assert not CopyFinder(train).look(np.zeros((1, 32), np.float32))[1].any()
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e18, 1e25])
+def test_raw_values_of_any_size_pass_in_silence(size, recwarn):
+    train = described(40, 64)
+    nearest, cosines = CopyFinder(train * np.float32(size)).look(train[:5] * np.float32(size))
+    found = [int(nearest[row]) for row in np.flatnonzero(cosines)]
+    assert found in ([], list(range(5)))
+    assert not recwarn.list
+
+
+def test_a_row_that_overflows_hides_no_copy():
+    train = described(40, 64)
+    test = train[:5].copy()
+    test[2] = np.float32(3e38)
+    _, cosines = CopyFinder(train).look(test)
+    assert np.flatnonzero(cosines).tolist() == [0, 1, 3, 4]
+
+
 def test_many_equal_images_give_one_pair_each():
     train = described(40, 64)
     train[5:30] = train[5]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.classifiers.objective import row_dot
+from vggfeat.classifiers.objective import SILENT, row_dot
 
 Float = NDArray[np.float32]
 
@@ -81,13 +81,19 @@ class CopyFinder:
 
     def _sketch(self, X: Float) -> tuple[Float, NDArray[np.bool_]]:
         """(m, SKETCH) projections of the unit vectors about the mean; and which rows differ from the mean at all."""
+        with np.errstate(**SILENT):  # raw values may overflow; such rows are not compared
+            return self._projected(X)
+
+    def _projected(self, X: Float) -> tuple[Float, NDArray[np.bool_]]:
         mean = self._mean.astype(np.float32)
         squares = row_dot(X, X)
         lengths = squares - 2 * (X @ mean) + np.float32(self._mean @ self._mean)
-        known = lengths > 1e-5 * squares  # else rounding decides
+        known = (lengths > 1e-5 * squares) & np.isfinite(lengths)  # else rounding decides
         scale = np.zeros(len(X), dtype=np.float32)
         scale[known] = 1 / np.sqrt(lengths[known])
-        return (X @ self._projection - self._offset) * scale[:, None], known
+        made: Float = (X @ self._projection - self._offset) * scale[:, None]
+        made[~known] = 0
+        return made, known
 
     def _cosine(self, one: Float, other: Float) -> float:
         a, b = one - self._mean, other - self._mean
