@@ -214,7 +214,10 @@ def test_the_completion_script_is_there(shell):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["extract", "x.jpg", "--scale", "256"], "No such option '--scale'. (Did you mean one of: "),
+        (
+            ["extract", "x.jpg", "--scale", "256"],
+            "vggfeat: No such option '--scale'; did you mean '--scales'? (see 'vggfeat extract --help')\n",
+        ),
         (
             ["extract", "x.jpg", "-net", "D"],
             "No such option '-n'; did you mean '--net'? (see 'vggfeat extract --help')\n",
@@ -227,7 +230,10 @@ def test_the_completion_script_is_there(shell):
             "'caltech101', 'caltech256', 'voc2007', 'voc2012'; did you mean 'voc2007'?",
         ),
         (["download", "--net", "shallowB"], "no net 'shallowB'; did you mean 'shallow-B'? valid: A (VGG-11), "),
-        (["bench", "extrat"], "'extrat' is not one of 'all', 'extract', 'train', 'svm'; did you mean 'extract'?"),
+        (
+            ["bench", "extrat"],
+            "'extrat' is not one of 'all', 'extract', 'train', 'svm', 'convolutions'; did you mean 'extract'?",
+        ),
         (["evaluate", "--scales", "mult"], "'mult' is not a rule for scales; did you mean 'multi'?"),
         (["train", "--init", "gausian"], "did you mean 'gaussian'?"),
         (["train", "--set", "sgd.batchsize=2"], "no recipe key 'batchsize'; did you mean 'batch_size'?"),

@@ -10,7 +10,7 @@ from making import clusters, write_descriptors
 from vggfeat.cli import run, vggfeat
 from vggfeat.cli.hints import NEXT, hint
 
-FACTS = {"net": "D", "path": "my file.h5", "dataset": "caltech101", "files": ["a b.h5", "c.h5"]}
+FACTS = {"net": "D", "scales": "256,384", "path": "my file.h5", "dataset": "caltech101", "files": ["a b.h5", "c.h5"]}
 
 
 @pytest.mark.parametrize("done", NEXT)

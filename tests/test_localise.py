@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -441,6 +443,38 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_else(root, tmp_path, monke
     assert result["not_drawn"] == dict.fromkeys(ids, "[Errno 28] No space left on device")
     assert f"3 pictures could not be drawn, the first {ids[0]}: " in captured.err
     assert len(list((tmp_path / "drawn").iterdir())) == 9
+
+
+def test_the_page_shows_boxes_with_their_iou_lowest_first_and_a_command_that_repeats_it(root, tmp_path, capsys):
+    answering(LEFT).save(tmp_path / "loc.pt")
+    command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "loc.pt"), "--scales", "224"]
+    flags = [*FLAGS, "--data", str(root)]
+    assert run([*command, *flags, "--report", str(tmp_path / "page"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["report"] == str(tmp_path / "page" / "index.html")
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert f"{result['top1_error']:.1f} %" in page
+    found = [float(value) for value in re.findall(r"</svg>[^<]*: IoU ([\d.]+);", page)]
+    # The left half against itself, or against the lower half: a quarter of the picture out of three quarters.
+    assert found == sorted(found) == pytest.approx([0.33] * 3 + [1.0] * 9, abs=0.005)
+    assert page.count(", right</li>") == 9
+    assert page.count(", wrong</li>") == 3
+    boxes = re.search(r"<ul[^>]*class=.boxes.>.*?</ul>", page, flags=re.S)
+    assert boxes is not None
+    assert boxes[0].count('class="true"') == boxes[0].count("<image") == 12
+    assert all(words in page for words in ("true box", "surest guess, right", "surest guess, wrong"))
+    (line,) = re.findall(r"<code><span>(.*)</span></code>", page)
+    assert run([*shlex.split(line)[1:], "--json", "--quiet"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == result
+
+
+def test_the_page_comes_without_pictures_that_have_gone(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("vggfeat.page.localisation.Pictures.uri", lambda self, id: None)
+    page = localise(data=root, weights=answering(LEFT), protocol="1", scales=[224], workers=1, report=tmp_path).report
+    text = Path(page).read_text(encoding="utf-8")
+    assert text.count(": IoU ") == 12
+    assert "<image" not in text
 
 
 def test_pictures_are_drawn_as_the_nets_saw_them(tmp_path):

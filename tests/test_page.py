@@ -27,6 +27,7 @@ from test_svm_stage import multi_label
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.voc import CLASSES
+from vggfeat.page import map as maps
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, best, confusion, most_confused, rankings, worst
 from vggfeat.page.html import document, section, table, tag
@@ -145,7 +146,7 @@ def test_in_chromium_the_page_loads_without_errors_and_its_numbers_are_the_resul
     assert values(dom) == expected(result)
     score = f"{percent(result['mean'])} ± {percent(result['std'])} %"
     assert f'<td class="score">{score}</td>' in dom
-    assert dom.count("<svg") == 2
+    assert dom.count("<svg") == 3
     assert "<script" not in dom.lower()
 
 
@@ -166,7 +167,7 @@ def test_the_page_needs_nothing_and_everything_on_it_has_a_name(made: tuple[dict
     assert not {"script", "link", "iframe"} & {name for name, _ in elements.found}
     assert all(image["alt"] for image in elements.of("img"))
     plots_ = [svg for svg in elements.of("svg") if svg.get("role") == "img"]
-    assert len(plots_) == 2
+    assert len(plots_) == 3
     assert all(plot["aria-label"] for plot in plots_)
     assert sum(1 for _ in elements.of("table")) == sum(1 for _ in elements.of("caption")) > 4
     ids = [attributes["id"] for _, attributes in elements.found if attributes.get("id")]
@@ -252,7 +253,7 @@ def test_without_matplotlib_the_tables_still_come_and_a_line_says_what_to_instal
     assert caplog.messages == [f"the report has {line}"]
     assert line.replace("'", "&#x27;") in page
     assert values(page) == expected(result)
-    assert "<svg" not in page
+    assert page.count("<svg") == page.count('class="map"') == 1, "the map needs no matplotlib"
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["index.html"]
 
 
@@ -382,6 +383,53 @@ def test_the_folders_name_is_in_the_title(made: tuple[dict[str, Any], str]) -> N
 
 
 # The builder.
+
+
+def test_the_map_has_every_test_image_of_the_first_split_and_is_the_same_again(
+    folder: Path, made: tuple[dict[str, Any], str], tmp_path: Path
+) -> None:
+    result, page = made
+    (drawn,) = re.findall(r'<svg[^>]*class="map">.*?</svg>', page, flags=re.S)
+    assert drawn.count("<circle") == result["splits"][0]["test"]
+    assert 1 <= drawn.count("<image") <= maps.PICTURED
+    assert drawn.count("<text") == len(EVIL)
+    wrong = sum(", taken for " in title for title in re.findall(r"<circle[^>]*><title>(.*?)</title>", drawn))
+    assert wrong == len(re.findall(r'<circle[^>]*class="mistaken"', drawn))
+    svm([folder / "d.h5"], report=tmp_path / "r", data=folder / "photos" / "labels.csv")
+    assert drawn in (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+
+
+def test_neighbours_on_the_map_are_neighbours_among_the_descriptors() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 30)
+    values = (rng.normal(size=(4, 200))[labels] + 0.3 * rng.normal(size=(120, 200))).astype(np.float32)
+    placed = maps.place([str(row) for row in range(120)], values, 120)
+    assert placed is not None
+    assert placed.places.min(axis=0).tolist() == [0, 0]
+    assert placed.places.max(axis=0).tolist() == [1, 1]
+    distances = np.linalg.norm(placed.places[:, None] - placed.places[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    assert (labels[distances.argmin(axis=1)] == labels).all()
+
+
+@pytest.mark.parametrize("count", [3, 9, 10, 12])
+def test_a_map_of_few_images_is_finite(count: int) -> None:
+    values = np.random.default_rng(0).normal(size=(count, 5)).astype(np.float32)
+    placed = maps.place([str(row) for row in range(count)], values, count)
+    assert placed is not None
+    assert np.isfinite(placed.places).all()
+    assert ("principal" in placed.method) == (count < maps.FEW)
+
+
+def test_images_without_differences_or_too_few_have_no_map() -> None:
+    assert maps.place(["a", "b"], np.eye(2, dtype=np.float32), 2) is None
+    assert maps.place(list("abcdefghijkl"), np.ones((12, 4), dtype=np.float32), 12) is None
+
+
+def test_a_map_takes_a_bounded_number_of_images_evenly() -> None:
+    assert maps.chosen_rows(7).tolist() == list(range(7))
+    rows = maps.chosen_rows(10_001)
+    assert (len(rows), rows[0], rows[-1]) == (maps.MAPPED, 0, 10_000)
 
 
 def test_texts_are_escaped_wherever_they_stand() -> None:

@@ -100,6 +100,47 @@ def test_float16_halves_the_file_and_rounds(tmp_path):
     assert np.array_equal(made.read(), VALUES.astype(np.float16).astype(np.float32))
 
 
+class Asked:
+    """Stands for a stored array and notes which columns are read."""
+
+    def __init__(self, values):
+        self.values, self.columns = values, set()
+
+    def __getitem__(self, index):
+        rows, columns = index
+        self.columns |= set(range(self.values.shape[1])[columns])
+        return self.values[rows, columns].copy()
+
+
+@pytest.mark.parametrize("rows", [range(N), [0], [2, 3, 4], [1, 5], [0, 1, 2, 4, 6, 7, 9], []])
+@pytest.mark.parametrize("slices", [[(0, 3)], [(3, 5), (5, 6)], [(0, 2), (7, 10)], [(6, 8), (2, 4)]])
+def test_only_the_columns_asked_for_are_read(tmp_path, rows, slices):
+    made = read_descriptors(fill(tmp_path / "a.h5"))
+    made.status[4] = 2
+    stored = Asked(KEPT)
+    rows = np.array(rows, dtype=np.intp)
+    parts = made._cut(stored, rows, [slice(*one) for one in slices])
+    expected = KEPT[rows].copy()
+    expected[rows == 4] = np.nan
+    for part, (start, stop) in zip(parts, slices, strict=True):
+        assert np.array_equal(part, expected[:, start:stop], equal_nan=True)
+    assert stored.columns == {column for one in slices for column in range(*one)}
+
+
+def test_scales_that_are_dropped_are_not_read(tmp_path, monkeypatch):
+    made = read_descriptors(fill(tmp_path / "a.h5", keep_scales=True))
+    asked = []
+    cut = type(made)._cut
+
+    def noted(self, stored, rows, columns):
+        asked.extend(columns)
+        return cut(self, stored, rows, columns)
+
+    monkeypatch.setattr(type(made), "_cut", noted)
+    made.aggregated("max", scales=(384,))
+    assert asked == [slice(3, 6), slice(8, 10)], "of the nets' layers of 3 and 2 values, the second scale"
+
+
 def test_kept_scales_can_be_aggregated_anew(tmp_path):
     made = read_descriptors(fill(tmp_path / "a.h5", keep_scales=True))
     parts = made.read_parts()

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn.model_selection import StratifiedKFold
 
+from vggfeat.classifiers.engine import Engine, Rows, Solution
+from vggfeat.classifiers.objective import Double
 from vggfeat.classifiers.targets import rarest_class
-
-if TYPE_CHECKING:  # SciPy and scikit-learn are imported where they work: `info` and `predict` fail faster without
-    from vggfeat.classifiers.engine import Engine, Rows, Solution
-    from vggfeat.classifiers.objective import Double
 
 FOLDS = 5
 """As many as CalibratedClassifierCV has by default; fewer where every class has fewer samples."""
@@ -50,8 +50,6 @@ def held_out_folds(positive: NDArray[np.bool_], names: Sequence[Any]) -> list[Ro
     count = min(FOLDS, int(np.bincount(own).max()))
     folds: list[Rows] = []
     if count > 1:
-        from sklearn.model_selection import StratifiedKFold
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of classes with fewer samples than folds
             folds = [test for _, test in StratifiedKFold(count).split(own, own)]
@@ -125,8 +123,6 @@ def _fit(scores: NDArray[np.floating], positive: NDArray[np.bool_], weight: NDAr
 
 def _newton_step(ab: Double, f: Double, w: Double, target: Double) -> tuple[Double, Double]:
     """(K, 2) Newton's steps, and (K,) by how much each lowers the loss to second order."""
-    from scipy.special import expit
-
     p = expit(-(ab[:, :1] * f + ab[:, 1:]))
     slope, bend = w * (target - p), w * p * (1 - p)
     g = np.stack([np.einsum("kn,kn->k", slope, f), slope.sum(axis=1)], axis=1)
@@ -135,18 +131,3 @@ def _newton_step(ab: Double, f: Double, w: Double, target: Double) -> tuple[Doub
     H += 1e-12 * (1 + np.trace(H, axis1=1, axis2=2))[:, None, None] * np.eye(2)  # scores may all be equal
     step = np.linalg.solve(H, g[:, :, None])[:, :, 0]
     return step, np.einsum("ki,ki->k", g, step) / 2
-
-
-def probabilities(scores: NDArray[np.floating], sigmoids: Double, *, normalise: bool) -> NDArray[np.floating]:
-    """(n, K) probabilities of scores (n, K), in their dtype.
-
-    `normalise` divides them by their sum, for classes that exclude each other; all 0 become all equal.
-    """
-    from scipy.special import expit
-
-    found = expit(-(scores * sigmoids[:, 0] + sigmoids[:, 1]))
-    if normalise:
-        total = found.sum(axis=1, keepdims=True)
-        found = np.divide(found, total, out=np.full_like(found, 1 / found.shape[1]), where=total > 0)
-    result: NDArray[np.floating] = found.astype(scores.dtype)
-    return result

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from vggfeat.classifiers import calibration
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
@@ -30,7 +30,9 @@ from vggfeat.classifiers.engine import Engine, Problem, Solution
 from vggfeat.classifiers.engines import choose_engine
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import SILENT
+from vggfeat.classifiers.sigmoids import probabilities
 from vggfeat.classifiers.targets import SPARSE, encode_labels, sample_weights, unit_costs
+from vggfeat.classifiers.validation import validated
 
 
 def _calibrates(svm: LinearSVM) -> bool:
@@ -145,9 +147,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: ArrayLike) -> NDArray[np.floating]:
         """Scores (N, K), or (N,) for two single-label classes; above 0 is on the class's side."""
         check_is_fitted(self)
-        rows: NDArray[np.floating] = validate_data(
-            self, X, dtype=[np.float64, np.float32], reset=False, ensure_all_finite=False
-        )
+        rows: NDArray[np.floating] = validated(self, X, reset=False)
         _check_finite(rows)
         scores = rows @ self.coef_.T + self.intercept_
         return scores[:, 0] if self._binary else scores
@@ -168,8 +168,8 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         """
         scores = self.decision_function(X)
         if scores.ndim > 1:
-            return calibration.probabilities(scores, self.sigmoids_, normalise=not self._multilabel)
-        found = calibration.probabilities(scores[:, None], self.sigmoids_, normalise=False)
+            return probabilities(scores, self.sigmoids_, normalise=not self._multilabel)
+        found = probabilities(scores[:, None], self.sigmoids_, normalise=False)
         return np.concatenate([1 - found, found], axis=1)
 
     @property
@@ -180,6 +180,9 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+    def _more_tags(self) -> dict[str, bool]:  # the same, before scikit-learn 1.6
+        return {"multilabel": True}
 
 
 class SVMPath:
@@ -208,9 +211,7 @@ class SVMPath:
         _check_parameters(self.estimator)
         if scipy.sparse.issparse(y):
             raise TypeError(SPARSE.format("y"))
-        checked = validate_data(
-            self.estimator, X, y, dtype=[np.float64, np.float32], multi_output=True, ensure_all_finite=False
-        )
+        checked = validated(self.estimator, X, y, multi_output=True)
         self.X: NDArray[np.floating] = checked[0]
         _check_finite(self.X)
         labels: NDArray[Any] = checked[1]

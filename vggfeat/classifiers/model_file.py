@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat._version import __version__
-from vggfeat.classifiers import calibration
+from vggfeat.classifiers.sigmoids import probabilities
 from vggfeat.errors import ModelError
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.provenance import check_provenance
@@ -65,7 +65,7 @@ class Model:
         if self.sigmoids is None:
             raise ModelError("the model was fitted without `probabilities`")
         scores = self.scores(descriptors)
-        return calibration.probabilities(scores, self.sigmoids, normalise=not self.multi_label)
+        return probabilities(scores, self.sigmoids, normalise=not self.multi_label)
 
     def describe(self) -> dict[str, Any]:
         """Classes, size, inputs and record as plain data, to be shown."""

@@ -7,7 +7,10 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 SPARSE = (
     "Sparse data was passed for {}, but dense data is required. Use '.toarray()' to convert to a dense numpy array."
@@ -17,9 +20,6 @@ SPARSE = (
 
 def encode_labels(y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_], bool]:
     """(classes, positive (N, K), multilabel) of labels (N,) or an indicator (N, K)."""
-    from sklearn.utils import column_or_1d  # here: whatever fails before a fit is told without scikit-learn
-    from sklearn.utils.multiclass import check_classification_targets, type_of_target
-
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
     check_classification_targets(y)
@@ -79,8 +79,6 @@ def unit_costs(
 
 def sample_weights(sample_weight: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
     """sample_weight as (N, 1) or (N, K) float64; ValueError for another shape, NaN or a negative weight."""
-    import scipy.sparse
-
     if scipy.sparse.issparse(sample_weight):
         raise TypeError(SPARSE.format("sample_weight"))
     weight = np.asarray(sample_weight, dtype=np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import importlib
 import os
 import signal
@@ -49,6 +50,13 @@ class _ClosedStdoutError(Exception):
     """Stdout is a closed pipe. No OSError, which click would turn into exit code 1."""
 
 
+def closed_pipe(error: OSError, platform: str = sys.platform) -> bool:
+    """Whether the reader of a pipe has gone; Windows then says "Invalid argument" and names no file."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    return platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+
+
 class _Verbs(click.Group):
     """A group that imports a verb's file when the verb is called."""
 
@@ -69,7 +77,9 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError as error:
+        except OSError as error:
+            if not closed_pipe(error):
+                raise
             raise _ClosedStdoutError from error
         except KeyboardInterrupt as error:  # click would fail to print where the terminal has gone
             with contextlib.suppress(OSError):
@@ -106,8 +116,10 @@ def vggfeat(ctx: click.Context) -> None:
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends like Ctrl-C
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
-        signal.signal(signal.SIGHUP, signal.default_int_handler)  # so does a closed terminal
+    for name in ("SIGHUP", "SIGBREAK"):  # so does a closed terminal; Windows sends SIGBREAK
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
     sys.unraisablehook = _raise_interrupts_again
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
@@ -134,21 +146,27 @@ def run(args: list[str] | None = None) -> int:
             code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
         sys.stdout.flush()
     except (_ClosedStdoutError, BrokenPipeError, SystemExit) as error:
-        # The reader of stdout has gone (`vggfeat nets | head -1`), which is no failure. rich turns a broken pipe into
-        # SystemExit. With stdout on /dev/null the interpreter's last flush is quiet too.
+        # rich turns a broken pipe into SystemExit.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return DONE
+        return _without_reader()
     except (KeyboardInterrupt, click.Abort):
         return _report("interrupted", INTERRUPTED)
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except Exception as error:
+        if isinstance(error, OSError) and closed_pipe(error):
+            return _without_reader()
         if debugging():
             raise
         return _report(*_explained(error, sys.argv[1:] if args is None else args))
     return code if isinstance(code, int) else DONE
+
+
+def _without_reader() -> int:
+    """The exit code where the reader of stdout has gone (`vggfeat nets | head -1`), which is not a failure."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter's last flush is quiet too
+    return DONE
 
 
 def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
@@ -156,7 +174,8 @@ def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
     if isinstance(error, click.ClickException):
         hint = getattr(error, "ctx", None)
         see = f" (see '{hint.command_path} --help')" if hint else ""
-        return error.format_message().rstrip(".") + _long_option(error, args) + see, USAGE
+        said = _no_such_option(error, args) if isinstance(error, click.NoSuchOption) else error.format_message()
+        return said.rstrip(".") + see, USAGE
     if isinstance(error, VggfeatError):
         return told(error), USAGE if isinstance(error, UsageError) else FAILED
     if isinstance(error, OSError):  # such as a full disk
@@ -164,14 +183,19 @@ def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (a bug in vggfeat; --debug shows where)", FAILED
 
 
-def _long_option(error: click.ClickException, args: list[str]) -> str:
-    """`; did you mean '--net'?` for `-net`, which click reads as -n, -e and -t; empty for other errors."""
-    if not isinstance(error, click.NoSuchOption) or error.ctx is None or error.option_name.startswith("--"):
-        return ""
+def _no_such_option(error: click.NoSuchOption, args: list[str]) -> str:
+    """The error with the nearest option, in the same words for every version of click.
+
+    click reads `-net` as -n, -e and -t.
+    """
+    said, typed = f"No such option {error.option_name!r}", error.option_name
+    if error.ctx is None:
+        return said
     flags = [flag for param in error.ctx.command.params for flag in param.opts if flag.startswith("--")]
-    typed = next((word for word in args if word.startswith(error.option_name) and len(word) > 2), None)
-    near = None if typed is None else nearest(f"-{typed}", flags)
-    return f"; did you mean {near!r}?" if near else ""
+    if not typed.startswith("--"):
+        typed = f"-{next((word for word in args if word.startswith(typed) and len(word) > 2), '')}"
+    near = nearest(typed, flags)
+    return f"{said}; did you mean {near!r}?" if near else said
 
 
 def _raise_interrupts_again(unraisable: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vggfeat.cli import console, progress, tables
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
 from vggfeat.results import Result
@@ -107,3 +108,4 @@ def bench(
         console.print_json({name: one.as_json() if isinstance(one, Result) else one for name, one in result.items()})
     else:
         tables.print_bench(result)
+        hint("bench", quiet, net=net, scales=",".join(map(str, scales)))

@@ -6,6 +6,7 @@ import click
 
 from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, layer_option
 
 
@@ -49,5 +50,6 @@ def export(
         console.print_json(done.as_json())
     else:
         click.echo(done.path)
+        hint("export", quiet, path=file)
     if done.missing:
         ctx.exit(SKIPPED)

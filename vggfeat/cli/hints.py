@@ -20,6 +20,13 @@ NEXT = {
     "svm probabilities": "vggfeat predict {path} PICTURES --probabilities",
     "evaluate": "vggfeat evaluate {path} OTHER.h5",
     "merge": "vggfeat info {path}",
+    "predict": "vggfeat predict {path} PICTURES --top 5 --header",
+    "localise": "vggfeat localise --weights {path} --classifier NET.pt",
+    "localise protocol 2": "vggfeat localise --weights {path} --classifier NET.pt --report report",
+    "export": "vggfeat info {path}",
+    "similar": "vggfeat similar {path} --report similar",
+    "similar report": "vggfeat similar {path} PICTURES",
+    "bench": "vggfeat extract --net {net} --scales {scales} PICTURES",
 }
 """What was done -> what follows; capitals stand for what only the user knows."""
 

@@ -8,6 +8,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option, device_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
 from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
@@ -49,6 +50,7 @@ from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
 @click.option("--subset", type=Choice(LOCALISED_SUBSETS), default="val", show_default=True)
 @click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes per image.")
 @click.option("--draw", metavar="DIR", help="Write pictures with true and predicted boxes, at most 100.")
+@click.option("--report", metavar="DIR", help="Write a page with the errors and images with their boxes.")
 @reading_options
 @device_options
 @common
@@ -71,7 +73,7 @@ def localise(
     \b
     Examples:
       vggfeat localise --protocol 1 --weights loc.pt
-      vggfeat localise --weights loc.pt --classifier net.pt --scales 352,384
+      vggfeat localise --weights loc.pt --classifier net.pt --report report
       vggfeat localise --weights 256.pt --weights 384.pt --posteriors D.h5
     """
     from vggfeat.stages.localise import localise as run
@@ -88,9 +90,11 @@ def localise(
     if as_json:
         console.print_json(result.as_json())
     else:
-        for path in (result.submission, result.drawn):
+        for path in (result.submission, result.drawn, result.report):
             if path is not None:
                 click.echo(path)
+        following = "localise" if result.protocol == "1" else "localise protocol 2"
+        hint(following, quiet, path=weights[0])
     if result.failed:
         if not quiet:
             tables.print_failures(result.failed, result.tried, where="with --json")

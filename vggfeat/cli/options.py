@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from vggfeat._version import __version__
+from vggfeat.cli.advice import in_flags
 from vggfeat.cli.recipes import options_from_recipe
 from vggfeat.cli.types import Choice, Layer, Net
 from vggfeat.datasets import NAMES
@@ -51,10 +52,10 @@ def _set_debug(_ctx: click.Context, _param: click.Parameter, value: bool) -> Non
 
 
 class _Notes(logging.Handler):
-    """Prints log records on stderr, one per line."""
+    """Prints log records on stderr, one per line, parameters as flags."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)  # a progress bar redirects stderr to above itself
+        print(in_flags(self.format(record)), file=sys.stderr)  # a progress bar redirects stderr to above itself
 
 
 _NOTES = _Notes()
@@ -90,7 +91,7 @@ def _say(ctx: click.Context, quiet: bool = False, verbose: bool = False) -> None
     logger = logging.getLogger("vggfeat")
     logger.removeHandler(_NOTES)
     logger.setLevel(logging.ERROR if "quiet" in wish else logging.INFO if "verbose" in wish else logging.NOTSET)
-    if "verbose" in wish:
+    if "verbose" in wish or not logging.getLogger().handlers:  # a program around this one has its own
         logger.addHandler(_NOTES)
     if verbose:
         logger.info("vggfeat %s, Python %s, %s", __version__, platform.python_version(), platform.platform())

@@ -9,6 +9,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option, list_options, recorded_net_options
 from vggfeat.errors import UsageError
@@ -98,5 +99,7 @@ def predict(
         console.print_json({"model": model, "score_kind": kind, "images": results})
     if failed and not quiet:
         tables.print_failures(failed, len(images.samples), where="with --json")
+    if not as_json and top is None and not all_classes:
+        hint("predict", quiet, path=model)
     if failed:
         ctx.exit(SKIPPED)

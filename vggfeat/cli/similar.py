@@ -8,6 +8,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
+from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import GIVEN, common, data_option, list_options, recorded_net_options
 from vggfeat.errors import UsageError
@@ -68,6 +69,8 @@ def similar(
             console.note(f"page: {result.report}")
     if not quiet and result.pairs is not None and result.found > len(result.pairs):
         console.note(f"the {len(result.pairs)} most similar of {result.found} pairs: --most keeps more")
+    if not as_json:
+        hint("similar report" if result.report else "similar", quiet, path=features)
     if result.failed:
         if not quiet:
             tables.print_failures(result.failed, len(result.queries), where="with --json")

@@ -99,6 +99,11 @@ def svm(
       vggfeat svm D.h5 E.h5 -o model.h5 --json
       vggfeat svm photos.h5 --report report --data photos
     """
+    from vggfeat.store import check_readable
+    from vggfeat.store.finding import find_descriptors
+
+    for file in files or [find_descriptors(options["dataset"])]:  # before scikit-learn's import, which takes seconds
+        check_readable(file)
     from vggfeat.classifiers.protocols.rules import Rounds
     from vggfeat.stages.svm import svm as run
 

@@ -188,7 +188,7 @@ def _flat_labels(root: Path, images: list[Image]) -> list[Image]:
     wnids = _wnids(paths[META])  # type: ignore[arg-type]
     truth_file: Path = paths[GROUND_TRUTH]  # type: ignore[assignment]
     try:
-        truth = [int(word) for word in truth_file.read_text().split()]
+        truth = [int(word) for word in truth_file.read_text(encoding="utf-8").split()]
         classes = [wnids[number] for number in truth]
     except (OSError, ValueError, KeyError) as error:
         raise DatasetError(f"{truth_file}: not a list of ILSVRC2012_IDs: {error}") from error

@@ -126,15 +126,15 @@ def _decoded(stream: BinaryIO, exif: bool, limit: float) -> Image.Image:
         return _decoded_tiff(stream, directory, exif, limit)
     picture = Image.open(stream, formats=_formats(head))
     _check_size(picture.size, limit)
-    first = picture.tile[0] if picture.tile else None
+    first = picture.tile[0] if picture.tile else None  # (codec, extents, offset, raw mode)
     # At full size: JPEG's own reduced decoding moves descriptors (cosine 0.972 at worst, Q = 256).
     picture.load()
     if picture.format == "PNG" and "transparency" in picture.info and picture.mode != "P" and first is not None:
-        rgb = without_one_colour(picture, str(first.args), stream)
+        rgb = without_one_colour(picture, str(first[3]), stream)
     else:
         rgb = to_rgb(picture)
-    if picture.format == "GIF" and first is not None and first.extents is not None:
-        rgb = on_white(rgb, first.extents)
+    if picture.format == "GIF" and first is not None and first[1] is not None:
+        rgb = on_white(rgb, first[1])
     return _turned(rgb, _orientation(picture) if exif else 1)
 
 
@@ -203,9 +203,11 @@ def _formats(head: bytes) -> tuple[str, ...]:
             raise ImageError("HEIC needs the package pillow-heif: pip install 'vggfeat[heif]'") from None
         pillow_heif.register_heif_opener()
         return ("HEIF",)
-    if brand in _AVIF_BRANDS and "AVIF" not in Image.OPEN and "AVIF" not in _available():
+    if brand not in _AVIF_BRANDS:
+        return tuple(name for name in _FORMATS if name != "AVIF")  # which Pillow has since 11.3, where built with it
+    if "AVIF" not in Image.OPEN and "AVIF" not in _available():
         raise ImageError("AVIF needs a Pillow that was built with it: pip install -U pillow")
-    return _FORMATS
+    return ("AVIF",)
 
 
 def _available() -> set[str]:

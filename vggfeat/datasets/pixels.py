@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -52,7 +52,10 @@ def without_one_colour(picture: Image.Image, rawmode: str, stream: BinaryIO) -> 
     if rawmode == "RGB;16B":
         stream.seek(0)
         low = Image.open(stream, formats=("PNG",))
-        low.tile = [low.tile[0]._replace(args="RGB;16L")]  # of each pair of bytes the other one
+        # Of each pair of bytes the other one. A tile is a named tuple since Pillow 11.
+        tile: Any = low.tile[0]
+        swapped: Any = tile._replace(args="RGB;16L") if hasattr(tile, "_replace") else (*tile[:3], "RGB;16L")
+        low.tile = [swapped]
         low.load()
         samples = samples << 8 | np.asarray(low)
     transparent = picture.info["transparency"]

@@ -137,7 +137,7 @@ def _image(root: Path, id: str) -> Path:
 def _lines(file: Path, widths: tuple[int, ...]) -> Iterator[tuple[int, list[str]]]:
     """Number and words of each line that is not blank; any white space separates columns."""
     try:
-        text = file.read_text("ascii")
+        text = file.read_text(encoding="ascii")
     except OSError as error:
         raise DatasetError(
             f"{file}: {error.strerror}; unpack all archives of {_source(file)} into one VOCdevkit folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
-from vggfeat.system.devices import tf32
+from vggfeat.system.devices import is_out_of_memory, memory_format, release_cached_memory, tf32
 from vggfeat.system.memory import release_free_memory
+
+log = logging.getLogger(__name__)
 
 SCORES: Literal["scores"] = "scores"
 """The last layer, before the soft-max."""
@@ -70,7 +73,7 @@ class _Passed:
 
 
 class DenseNet:
-    """A net's fully-convolutional form, ready to run: weights cast once to the precision, channels_last.
+    """A net's fully-convolutional form, ready to run: weights cast once, in the device's memory format.
 
     No layer beyond the last one asked for is computed. The precision and the device are the net's own (`load_net` sets
     them).
@@ -110,7 +113,7 @@ class DenseNet:
         )
         self._reductions = {part: _REDUCTIONS[pooling] for part, (_, pooling) in parts.items()}
         self._dtype = DTYPES[net.precision]
-        self._net = _cast(net, self._dtype).eval().to(memory_format=torch.channels_last)
+        self._net = _cast(net, self._dtype).eval().to(memory_format=memory_format(self.device))
         trunk = trunk_layers(net.spec)
         self._taps: dict[int, list[str]] = {}
         self._head_taps: dict[int, list[str]] = {}
@@ -164,8 +167,8 @@ class DenseNet:
         return [found[row][first] for row in range(len(pictures))]
 
     def preprocess(self, batch: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 RGB -> the net's own input in its precision, channels_last."""
-        return self._scaled(batch, axis=1).to(self._dtype).contiguous(memory_format=torch.channels_last)
+        """(N, 3, H, W) uint8 RGB -> the net's own input in its precision."""
+        return self._scaled(batch, axis=1).to(self._dtype).contiguous(memory_format=memory_format(self.device))
 
     def _maps(
         self, pictures: Sequence[Picture], flip: bool, reductions: Reductions
@@ -182,7 +185,9 @@ class DenseNet:
                 rows = batches.popleft()
                 try:
                     passed = self._one_pass([pictures[row] for row in rows], flip, reductions)
-                except torch.OutOfMemoryError:
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
                     passed = None
                 if passed is None:  # only here has the failed pass let go of its activations
                     self._shrink([sizes[row] for row in rows])
@@ -204,9 +209,9 @@ class DenseNet:
                 f"a {width}x{height} picture alone fills the memory of {self.device}: take `precision=bf16` "
                 "or `device=cpu`"
             )
-        if self._cuda:
-            torch.cuda.empty_cache()
+        release_cached_memory(self.device)
         self._most_pixels //= 2
+        log.warning("the memory of %s is full: batches of half the size from here on", self.device)
 
     def _one_pass(self, pictures: Sequence[Picture], flip: bool, reductions: Reductions) -> list[_Passed]:
         """The convolutions on one batch, padded where its sizes differ."""
@@ -251,7 +256,10 @@ class DenseNet:
 
     def _uploaded(self, values: Tensor) -> Tensor:
         """On the net's device; to a GPU from pinned memory, while it still computes what it was given before."""
-        return values.pin_memory().to(self.device, non_blocking=True) if self._cuda else values.to(self.device)
+        if not self._cuda:
+            return values.to(self.device)
+        with torch.cuda.device(self.device):  # pinning on another device would take memory there for a context
+            return values.pin_memory().to(self.device, non_blocking=True)
 
     def _pass_pixels(self) -> int:
         """Most pixels of a pass: on a GPU by its free memory, down to a power of two so that runs agree on it."""

@@ -70,9 +70,25 @@ SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 Protocol = Literal["1", "2"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
+Scales = Sequence[int] | Sequence[Sequence[int]]
+"""Smallest sides Q in pixels for all nets, or a list of them for each net."""
+
 LocalisedSubset = Literal["val", "test"]
 LOCALISED_SUBSETS: tuple[LocalisedSubset, ...] = get_args(LocalisedSubset)
 """Parts of ILSVRC that `localise` takes."""
+
+
+def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
+    """The smallest sides of each of `nets` nets. Raises UsageError where they make no sense."""
+    lists = [tuple(one) if isinstance(one, Sequence) else (one,) for one in scales]
+    if not any(isinstance(one, Sequence) for one in scales):
+        lists = [tuple(Q for one in lists for Q in one)]
+    for one in lists:
+        check_scales(one)
+    if len(lists) not in (1, nets):
+        of = "1 net" if nets == 1 else f"{nets} nets"
+        raise UsageError(f"{len(lists)} lists of scales for {of}: give one for all, or one for each net")
+    return lists * nets if len(lists) == 1 else lists
 
 
 @dataclass(frozen=True)
@@ -153,23 +169,6 @@ class DescriptorSettings:
             exif=exif,
             **{name: record[name] for name in LATER if name in record},
         )
-
-
-Scales = Sequence[int] | Sequence[Sequence[int]]
-"""Smallest sides Q in pixels for all nets, or a list of them for each net."""
-
-
-def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
-    """The smallest sides of each of `nets` nets. Raises UsageError where they make no sense."""
-    lists = [tuple(one) if isinstance(one, Sequence) else (one,) for one in scales]
-    if not any(isinstance(one, Sequence) for one in scales):
-        lists = [tuple(Q for one in lists for Q in one)]
-    for one in lists:
-        check_scales(one)
-    if len(lists) not in (1, nets):
-        of = "1 net" if nets == 1 else f"{nets} nets"
-        raise UsageError(f"{len(lists)} lists of scales for {of}: give one for all, or one for each net")
-    return lists * nets if len(lists) == 1 else lists
 
 
 @dataclass(frozen=True)

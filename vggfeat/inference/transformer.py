@@ -199,6 +199,9 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         tags.no_validation = True
         return tags
 
+    def _more_tags(self) -> dict[str, Any]:  # the same, before scikit-learn 1.6
+        return {"X_types": ["string"], "requires_fit": False, "no_validation": True, "stateless": True}
+
 
 def _sample(position: int, image: Any) -> Sample:
     if isinstance(image, str | os.PathLike):

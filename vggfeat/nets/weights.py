@@ -22,7 +22,7 @@ from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
 from vggfeat.nets.sources import check_published, existing, paired
-from vggfeat.system.devices import resolve_device, resolve_precision, warn_if_emulated
+from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.fetch import Progress
 from vggfeat.system.hashes import digests
 
@@ -76,7 +76,6 @@ def load_net(
     """
     place = resolve_device(device)
     number_format = resolve_precision(precision, place)
-    warn_if_emulated(number_format, place)
     chosen = None if preprocessing is None else preprocessing_of(preprocessing)
     if weights is None or weights == "none":
         check_layers(net_spec(net or "D"), layers)

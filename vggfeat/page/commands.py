@@ -166,6 +166,21 @@ def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def localise_command(weights: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """The `vggfeat localise` that repeats a run.
+
+    Args:
+        weights: paths of the checkpoints.
+        settings: options by flag; one with several values is repeated, True stands alone, and None is left out.
+    """
+    words = ["vggfeat", "localise"]
+    for flag, value in {"weights": weights, **settings}.items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one is not None and one is not False:
+                words += [f"--{flag}"] if one is True else [f"--{flag}", str(one)]
+    return shlex.join(words)
+
+
 def with_probabilities(command: str) -> str:
     """The `vggfeat svm` whose model gives class probabilities."""
     return f"{command} --probabilities"

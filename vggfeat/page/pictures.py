@@ -27,12 +27,20 @@ class Pictures:
         samples: the data set's samples.
         exif: honour the EXIF orientation.
         missing: the reason if there is no data set.
+        side: longer side of a thumbnail in pixels.
         title: what pages call the data set: the folder's name for the user's own images; "": its name.
     """
 
     def __init__(
-        self, samples: Iterable[Sample] = (), *, exif: bool = False, missing: str = "", title: str = ""
+        self,
+        samples: Iterable[Sample] = (),
+        *,
+        exif: bool = False,
+        missing: str = "",
+        title: str = "",
+        side: int = SIDE,
     ) -> None:
+        self._side = side
         self.missing = missing
         self.title = title
         self._samples = {sample.id: sample for sample in samples}
@@ -68,7 +76,7 @@ class Pictures:
             picture = images.decode(sample.source(), exif=self._exif)
             if sample.box is not None:
                 picture = images.crop(picture, sample.box)
-            content = images.thumbnail(picture, SIDE)
+            content = images.thumbnail(picture, self._side)
         except ImageError as error:
             return error
         return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
@@ -76,6 +84,14 @@ class Pictures:
     def failures(self) -> dict[str, str]:
         """The prepared images that cannot be shown, with reasons."""
         return {id: str(made) for id, made in self._made.items() if isinstance(made, ImageError)}
+
+    def uri(self, id: str) -> Html | None:
+        """The thumbnail as a data URI; None for a picture that cannot be shown."""
+        if self.missing:
+            return None
+        self.prepare([id])
+        made = self._made[id]
+        return None if isinstance(made, ImageError) else Html(made)
 
     def show(self, id: str, *below: Any) -> Html:
         """A list item: the image, with its id as alternative text, and what to print below."""

@@ -13,17 +13,19 @@ import xml.etree.ElementTree as ET  # reads back only what matplotlib has just w
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.classifiers.protocols.by_layer import LayerScore
 from vggfeat.page.evidence import Ranking
 from vggfeat.page.html import Html, figure
 from vggfeat.page.style import COLOURS
 from vggfeat.system.files import replacing
 from vggfeat.system.text import printable
+
+if TYPE_CHECKING:  # scikit-learn, which other pages do without
+    from vggfeat.classifiers.protocols.results import LayerScore
 
 log = logging.getLogger(__name__)
 

@@ -51,6 +51,19 @@ tr.ours > * { background: var(--soft); font-weight: 600; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; max-width: 46rem; }
 figure > svg { display: block; width: 100%; height: auto; }
 svg text { font-family: inherit !important; }
+.map circle.right { fill: var(--accent); } .map circle.mistaken { fill: var(--second); }
+.map rect { fill: var(--soft); stroke-width: 6; } .map rect.right { stroke: var(--accent); }
+.map rect.mistaken { stroke: var(--second); }
+.map text { font-size: 24px; font-weight: 650; fill: var(--ink); stroke: var(--paper); stroke-width: 6px;
+  paint-order: stroke; stroke-linejoin: round; }
+.boxes { display: flex; flex-wrap: wrap; gap: .75rem; margin: 0; padding: 0; list-style: none; font-size: .8rem; }
+.boxes li { width: 11rem; overflow-wrap: anywhere; color: var(--muted); } .boxes li.named { width: 100%; }
+.boxes svg { display: block; width: 100%; height: auto; max-height: 11rem; background: var(--soft); }
+.boxes rect, .key rect { fill: none; stroke-width: 3px; vector-effect: non-scaling-stroke; }
+.boxes .edge { stroke: #000; stroke-width: 5px; } .boxes .true, .key .true { stroke: #ffffff; stroke-dasharray: 6 3; }
+.boxes .right, .key .right { stroke: #5ad65a; } .boxes .mistaken, .key .mistaken { stroke: #ff9d5c; }
+.key svg { width: 2rem; height: 1.1rem; vertical-align: middle; background: #444; margin-right: .3rem; }
+.key span { margin-right: 1rem; white-space: nowrap; }
 .half { max-width: 40rem; } .square { max-width: 46rem; }
 .thumbs { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0; padding: 0; list-style: none; }
 .thumbs li { width: 5.25rem; font-size: .75rem; line-height: 1.25; color: var(--muted); text-align: left; }
@@ -67,6 +80,7 @@ code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono"
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); font-size: .9rem; }
 @media (max-width: 40rem) {
   th, td { padding: .25rem .3rem; } thead > tr > * { white-space: normal; } .headline { font-size: 2.2rem; }
+  .map text { font-size: 34px; } .boxes li { width: calc(50% - .4rem); }
   .headline small { display: block; margin: .25rem 0 0; }
   table { font-size: .8rem; min-width: 0; } td { white-space: nowrap; }
   th.text, td.text { white-space: normal; overflow-wrap: anywhere; }

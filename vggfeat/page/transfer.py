@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vggfeat.classifiers.protocols.results import SVMResult
+from vggfeat.page import map as maps
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, rankings
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
@@ -36,6 +37,8 @@ class Report:
     """How it was made, in words, by topic."""
     commands: Sequence[str]
     """Command lines that repeat it."""
+    placed: maps.Placed | None = None
+    """A map of the first split's test images."""
 
     @property
     def names(self) -> list[str]:
@@ -70,6 +73,7 @@ def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
         _layers(report, drawn),
         _classes(report, drawn),
         _rankings(report, drawn) if report.multi else parts.confusions(report.names, report.splits, pictures, drawn),
+        _map(report, pictures),
         parts.images(report.names, report.splits[0], list(result.per_class.values()), pictures, _SCORES),
         parts.made(report.made, report.commands),
     ]
@@ -249,6 +253,15 @@ def _rankings(report: Report, folder: Path | None) -> Part | None:
     aps = list(report.result.splits[0].per_class.values())
     drawn = rankings(report.splits[0], report.names, aps, CURVES)
     return section("curves", "Precision and recall", plots.precision_recall(folder, drawn, len(report.names)))
+
+
+def _map(report: Report, pictures: Pictures) -> Part | None:
+    if report.placed is None:
+        return None
+    split = report.splits[0]
+    at = {id: row for row, id in enumerate(split.ids)}
+    rows = [at[id] for id in report.placed.ids]
+    return maps.section_of(report.placed, report.names, split.labels[rows], split.guesses[rows], pictures)
 
 
 def provenance(

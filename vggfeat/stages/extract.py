@@ -30,6 +30,7 @@ from vggfeat.inference.settings import (
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.store import FAILED, DescriptorWriter, check_output
 from vggfeat.store.aggregates import STORES, Aggregate
+from vggfeat.store.finding import FOLDER
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
 
@@ -185,4 +186,4 @@ def default_output(dataset: str, nets: Sequence[VGG], settings: DescriptorSettin
     names = "+".join(net.net for net in nets)
     weights = "+".join(dict.fromkeys(Path(net.weights_name).stem for net in nets))
     scales = "_".join(map(str, settings.scales))
-    return Path("descriptors") / f"{dataset}-{names}-{weights}-{scales}-{settings.aggregate}.h5"
+    return FOLDER / f"{dataset}-{names}-{weights}-{scales}-{settings.aggregate}.h5"

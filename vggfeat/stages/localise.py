@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,12 @@ from vggfeat.inference.settings import (
     scales_of_nets,
 )
 from vggfeat.inference.submission import write_boxes
+from vggfeat.page.commands import localise_command, with_data, with_report
+from vggfeat.page.html import PAGE
 from vggfeat.results import Result
 from vggfeat.system.files import check_writable
 
-if TYPE_CHECKING:  # torch, which only a run that can begin imports
+if TYPE_CHECKING:
     from vggfeat.inference.localiser import Guesses
     from vggfeat.nets.networks import VGG
 
@@ -87,6 +89,8 @@ class Localisation(Result):
     """The folder of pictures."""
     not_drawn: dict[str, str] | None = None
     """Reasons, by id, of pictures that could not be drawn."""
+    report: str | None = None
+    """The path of the page."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data; what was not asked for is left out."""
@@ -96,7 +100,7 @@ class Localisation(Result):
             "scales": list(self.scales),
             "thresholds": {f"{threshold:g}": error for threshold, error in self.thresholds.items()},
         }
-        optional = ("submission", "drawn", "not_drawn")
+        optional = ("submission", "drawn", "not_drawn", "report")
         return {name: value for name, value in plain.items() if value is not None or name not in optional}
 
 
@@ -114,6 +118,7 @@ def localise(
     threshold: float | None = None,
     submission: str | Path | None = None,
     draw: str | Path | None = None,
+    report: str | Path | None = None,
     max_read_failures: int = MAX_READ_FAILURES,
     device: str | None = None,
     precision: str = "auto",
@@ -140,6 +145,7 @@ def localise(
         submission: write ILSVRC's result file: five classes, each with its box, an image.
         draw: write pictures with the predicted and the true boxes into this folder, at most 100. A picture that cannot
             be drawn costs nothing else.
+        report: folder for a page with the errors and images with their boxes.
         max_read_failures: images in a row that cannot be read before the run stops; 0: never.
         device, precision: as `load_net` takes them.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
@@ -156,12 +162,16 @@ def localise(
     located = tuple(sample for sample in everything.samples if sample.boxes or subset == "test")
     if not located:
         raise DatasetError(f"{everything.name}: none of {len(everything.samples)} images has a box to compare with")
-    check_writable(submission, draw and Path(draw, "picture"))
-    given = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else [weights]
+    check_writable(submission, draw and Path(draw, "picture"), report and Path(report, PAGE))
+    several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
+    given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
     if not given:
         raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
     for one in given if classifier is None else [*given, classifier]:
-        _choice(one, device, precision).check_weights()
+        if isinstance(one, str | os.PathLike):
+            NetChoice(None, one).check_weights()
+
+    # From here on torch is needed, which takes seconds to import.
     from vggfeat.inference.drawing import draw_boxes
     from vggfeat.inference.localisation import merged_boxes, score, single_boxes
     from vggfeat.inference.localiser import Localiser, box_head
@@ -217,7 +227,29 @@ def localise(
     if draw is not None:
         not_drawn = draw_boxes(Path(draw), samples, answers.by_id, class_names, exif=everything.exif)
         result = replace(result, drawn=str(draw), not_drawn=not_drawn)
+    if report is not None:
+        from vggfeat.page.localisation import write_page
+
+        settings = {
+            "protocol": protocol,
+            "posteriors": _paths(posteriors),
+            "classifier": _paths(classifier),
+            "scales": [",".join(map(str, its)) for its in of_nets],
+            "no-flip": not flip,
+            "threshold": threshold,
+            "subset": subset,
+        }
+        command = localise_command(_paths(weights), settings)
+        commands = [with_data(with_report(command, report), data)] if isinstance(dataset, str) else []
+        page = write_page(report, result.as_json(), samples, answers.by_id, class_names, commands, everything.exif)
+        result = replace(result, report=str(page))
     return result
+
+
+def _paths(files: Any) -> list[str]:
+    """The files among one or several files or nets, as text."""
+    several = isinstance(files, Iterable) and not isinstance(files, str | os.PathLike)
+    return [os.fspath(one) for one in (files if several else [files]) if isinstance(one, str | os.PathLike)]
 
 
 def _check(
@@ -255,16 +287,11 @@ def _read(name: str, data: str | Path, subset: str) -> Dataset:
     return load_dataset(name, data, parts=(subset,), boxes=subset != "test")
 
 
-def _choice(net: str | os.PathLike[str] | VGG, device: str | None, precision: str) -> NetChoice:
-    """A checkpoint, whose file says which net it holds, or a net."""
-    if isinstance(net, str | os.PathLike):
-        return NetChoice(None, net, device=device, precision=precision)
-    return NetChoice(net)
-
-
 def _loaded(net: str | os.PathLike[str] | VGG, device: str | None, precision: str) -> VGG:
     """A net from its checkpoint, or itself."""
-    return _choice(net, device, precision).load()[0]
+    if isinstance(net, str | os.PathLike):
+        return NetChoice(None, net, device=device, precision=precision).load()[0]
+    return net
 
 
 def _own_class(sample: Sample) -> Guesses:

@@ -14,6 +14,7 @@ from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, merge_files, read_head
 from vggfeat.store.schema import first_difference
 from vggfeat.store.shards import Portion, Shard, whole_path
+from vggfeat.system.files import same_file
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def merge(
         raise UsageError("no shards: name the files that extract wrote with `shard`")
     target = Path(output)
     paths = [Path(path) for path in ([shards] if isinstance(shards, str | os.PathLike) else shards)]
-    if any(path.resolve() == target.resolve() for path in paths):
+    if any(same_file(path, target) for path in paths):
         raise UsageError(f"{target} is one of the shards: name another `output`")
     with OutputLock(target):
         if target.exists() and not overwrite:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat._version import __version__
 from vggfeat.classifiers.choices import C_GRID
+from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.by_layer import layer_names, scores_by_layer
@@ -37,26 +38,20 @@ from vggfeat.classifiers.protocols.selection import (
 )
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
-from vggfeat.datasets import NAMES
-from vggfeat.errors import DatasetError, UsageError, unknown_name
+from vggfeat.errors import DatasetError, UsageError
 from vggfeat.inference.settings import Progress
 from vggfeat.metrics import positive_share
 from vggfeat.page.commands import extract_command, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
+from vggfeat.page.map import Placed, chosen_rows, place
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
+from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate
-from vggfeat.store.shards import is_shard_name
 from vggfeat.system.files import check_writable
 
-if TYPE_CHECKING:
-    from vggfeat.classifiers.estimator import LinearSVM
-
 log = logging.getLogger(__name__)
-
-FOLDER = Path("descriptors")
-"""Where `extract` writes its files by default."""
 
 
 def svm(
@@ -163,31 +158,6 @@ def svm(
     if report is not None:
         result = replace(result, report=str(_write_report(report, data, features, reported, result, command)))
     return result
-
-
-def find_descriptors(dataset: str | None) -> Path:
-    """The only file `descriptors/<dataset>-*.h5`. Raises UsageError, with advice, unless there is exactly one."""
-    if dataset is None:
-        raise UsageError("no descriptors: name descriptor files, or the data set by `dataset`")
-    if dataset not in NAMES:
-        raise unknown_name("data set", dataset, NAMES)
-    # voc2012-*.h5 would match voc2012-action's files too.
-    longer = tuple(f"{name}-" for name in NAMES if name.startswith(f"{dataset}-"))
-    found = sorted(
-        path
-        for path in FOLDER.glob(f"{dataset}-*.h5")
-        if not path.name.startswith(longer) and not is_shard_name(path.name)
-    )
-    if not found:
-        raise UsageError(
-            f"no {FOLDER}/{dataset}-*.h5 here: name the files, or extract the data set",
-            advice="extract",
-            dataset=dataset,
-        )
-    if len(found) > 1:
-        names = " ".join(map(str, found))
-        raise UsageError(f"several descriptor files of {dataset}: name one, or those to stack: {names}")
-    return found[0]
 
 
 def _splits(features: Features, protocol: Protocol, rounds: Rounds, file: str | Path | None) -> list[Split]:
@@ -371,5 +341,16 @@ def _write_report(
         [Scored(one.test_ids, one.test_labels, one.scores) for one in outcomes],
         provenance(described, result, versions),
         [*lines, with_data(with_report(command, folder), data)],
+        _placed(features, outcomes[0]),
     )
     return write_page(folder, run, Pictures.of(features.dataset, data))
+
+
+def _placed(features: Features, outcome: Outcome) -> Placed | None:
+    """The places of a split's described test images on a map."""
+    rows = rows_of(features, outcome.test_ids)
+    rows = rows[features.described[rows]]
+    if not len(rows):
+        return None
+    chosen = rows[chosen_rows(len(rows))]
+    return place([features.ids[row] for row in chosen], features.read(chosen), len(rows))

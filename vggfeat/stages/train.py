@@ -11,7 +11,7 @@ import torch
 
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.results import Result
-from vggfeat.system.devices import resolve_device, resolve_precision, warn_if_emulated
+from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin
 from vggfeat.training.observer import Errors, Observer
@@ -114,6 +114,5 @@ def _resolved(recipe: Recipe, dataset: TrainingSet, device: torch.device) -> Rec
     schedule = recipe.schedule
     if schedule.measure == "top5" and len(dataset.class_names) <= 5:
         schedule = dataclasses.replace(schedule, measure="top1")  # among five classes, top-5 is always right
-    precision = resolve_precision(recipe.precision, device)
-    warn_if_emulated(precision, device)
+    precision = resolve_precision(recipe.precision, device, training=True)
     return dataclasses.replace(recipe, precision=precision, schedule=schedule)

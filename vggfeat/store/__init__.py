@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vggfeat.store.reader import Descriptors, read_descriptors
-    from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, fingerprint
+    from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, check_readable, fingerprint
     from vggfeat.store.writer import DescriptorWriter, check_output
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "DescriptorWriter",
     "Descriptors",
     "check_output",
+    "check_readable",
     "fingerprint",
     "read_descriptors",
 ]

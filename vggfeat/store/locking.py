@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import os
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 from vggfeat.errors import StoreError
-from vggfeat.system.locking import fcntl
+from vggfeat.system.locking import CAN_LOCK, fcntl
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of file systems without locks (some clusters): only HDF5's own check remains there."""
@@ -65,8 +66,9 @@ class OutputLock:
             self._handle = self._locked(target)
             os.ftruncate(self._handle, 0)
             os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            # tempfile's random part has 8 characters: files.replacing makes such names.
-            for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+            # tempfile's random part has 8 characters: files.replacing makes such names. Without locks, another process
+            # may be writing them.
+            for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part") if CAN_LOCK else ():
                 left.unlink(missing_ok=True)
         except OSError as error:
             self.release()  # a full disk must not keep an empty lock file
@@ -107,10 +109,15 @@ class OutputLock:
 
     def release(self) -> None:
         """Lets the next process write. Calling it twice is harmless."""
-        if self._handle >= 0:
+        if self._handle < 0:
+            return
+        if CAN_LOCK:  # removed while locked, so that no other process locks a file that is about to go
             self._path.unlink(missing_ok=True)
-            os.close(self._handle)
-            self._handle = -1
+        os.close(self._handle)
+        self._handle = -1
+        if not CAN_LOCK:  # Windows removes no open file, nor one that another process has open
+            with contextlib.suppress(PermissionError):
+                self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> OutputLock:
         return self

@@ -82,15 +82,14 @@ class Descriptors:
 
         Several layers are stacked, each at unit length, and divided by the root of their number.
         """
-        return self._of_layers(self._read("descriptors", rows))
+        return joined(self._read("descriptors", rows, self._columns), raw=self._raw)
 
     def blocks(self, size: int = 256, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The descriptors from row `start` on as (at most `size`, D) float32, for large files; see `read`."""
         with reading(self.path) as file:
             for first in range(start, len(self), size):
-                values = file["descriptors"][first : first + size].astype(np.float32, copy=False)
-                values[self.status[first : first + size] != DONE] = np.nan
-                yield self._of_layers(values)
+                some = np.arange(first, min(first + size, len(self)))
+                yield joined(self._cut(file["descriptors"], some, self._columns), raw=self._raw)
 
     def read_parts(self, rows: Rows = None) -> list[NDArray[np.float32]]:
         """Kept scales: per layer, net and region (n, S, D_layer) activations, unnormalised.
@@ -106,30 +105,25 @@ class Descriptors:
         layers = self._parts(rows, scales)
         return joined([combine(parts, aggregate, raw=self._raw) for parts in layers], raw=self._raw)
 
+    @property
+    def _columns(self) -> list[slice]:
+        """Of each layer's descriptor."""
+        return [layer.columns for layer in self.layers]
+
     def _parts(self, rows: Rows, scales: Sequence[int] | None = None) -> list[list[NDArray[np.float32]]]:
-        """By layer, the kept scales, or some of them, of each of its parts: (n, S, D_layer)."""
+        """By layer, the kept scales of each of its parts, (n, S, D_layer); only these scales are read."""
         if not self.attributes["keep_scales"]:
             raise StoreError(f"{self.path} keeps no single scales: extract with `keep_scales`")
-        there = self.attributes["scales"]
-        chosen = [place for place, Q in enumerate(there) if scales is None or Q in scales]
-        layers = []
+        kept = self.attributes["scales"]
+        places = [place for place, Q in enumerate(kept) if scales is None or Q in scales]
+        columns = []
         for layer in self.layers:
-            first, parts = layer.kept.start, []
+            start = layer.kept.start
             for dim in layer.dims:
-                # Neighbouring scales in one read; those that were not asked for are not read at all.
-                runs = np.split(chosen, np.flatnonzero(np.diff(chosen) > 1) + 1)
-                columns = [slice(first + int(run[0]) * dim, first + (int(run[-1]) + 1) * dim) for run in runs]
-                read = [self._read("scales", rows, its) for its in columns]
-                parts.append(np.concatenate([part.reshape(len(part), -1, dim) for part in read], axis=1))
-                first += dim * len(there)
-            layers.append(parts)
-        return layers
-
-    def _of_layers(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The chosen layers' columns of stored descriptors, as one descriptor."""
-        if len(self.layers) == 1 and self.layers[0].columns == slice(0, values.shape[1]):
-            return values
-        return joined([values[:, layer.columns] for layer in self.layers], raw=self._raw)
+                columns += [slice(start + place * dim, start + (place + 1) * dim) for place in places]
+                start += dim * len(kept)
+        pieces = iter(self._read("scales", rows, columns))
+        return [[np.stack([next(pieces) for _ in places], axis=1) for _ in layer.dims] for layer in self.layers]
 
     def errors(self) -> dict[str, str]:
         """The reason of each failed row, by id."""
@@ -137,21 +131,47 @@ class Descriptors:
             reasons = read_text(file["errors"])
         return {self.ids[row]: reasons[row] for row in np.flatnonzero(self.status == FAILED)}
 
-    def _read(self, name: str, rows: Rows, columns: slice = slice(None)) -> NDArray[np.float32]:
+    def _read(self, name: str, rows: Rows, columns: Sequence[slice]) -> list[NDArray[np.float32]]:
+        """These rows, all if None, of each slice of columns."""
+        # HDF5 needs sorted, distinct rows.
+        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.intp)
+        unique, back = np.unique(wanted, return_inverse=True)
         with reading(self.path) as file:
-            if rows is None:
-                return self._values(file[name][:, columns], np.arange(len(self)))
-            wanted = np.asarray(rows, dtype=np.intp)
-            # HDF5 needs sorted, distinct rows.
-            unique, back = np.unique(wanted, return_inverse=True)
-            whole = len(unique) * 2 > len(self)
-            values = self._values(file[name][:, columns][unique] if whole else file[name][unique, columns], unique)
-        return values if np.array_equal(back, np.arange(len(unique))) else values[back]
+            parts = self._cut(file[name], unique, columns)
+        return parts if np.array_equal(back, np.arange(len(unique))) else [part[back] for part in parts]
 
-    def _values(self, stored: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        values = stored.astype(np.float32, copy=False)
-        values[self.status[rows] != DONE] = np.nan
-        return values
+    def _cut(self, stored: h5py.Dataset, rows: NDArray[np.intp], columns: Sequence[slice]) -> list[NDArray[np.float32]]:
+        """These rows, ascending, of each slice of columns; those of failed and pending images are NaN.
+
+        Slices that follow each other are read together. Many rows are cut out of all: HDF5 is slow at single ones.
+        """
+        missing = self.status[rows] != DONE
+        first, last = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        consecutive = last - first == len(rows)
+        few = len(rows) * 2 <= len(self)
+        parts: list[NDArray[np.float32]] = []
+        for run in _runs(columns):
+            span = slice(run[0].start, run[-1].stop)
+            if consecutive or not few:
+                values = stored[first:last, span]
+                values = values if consecutive else values[rows - first]
+            else:
+                values = stored[rows, span]
+            values = values.astype(np.float32, copy=False)
+            values[missing] = np.nan
+            parts += [values[:, one.start - span.start : one.stop - span.start] for one in run]
+        return parts
+
+
+def _runs(slices: Sequence[slice]) -> list[list[slice]]:
+    """Slices in groups, each of which covers one span without gaps, in order."""
+    runs: list[list[slice]] = []
+    for one in slices:
+        if runs and runs[-1][-1].stop == one.start:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
 
 
 def read_descriptors(path: str | Path) -> Descriptors:

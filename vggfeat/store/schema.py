@@ -151,6 +151,12 @@ def reading(path: Path) -> Iterator[h5py.File]:
         file.close()
 
 
+def check_readable(path: str | Path) -> None:
+    """Raises StoreError for a file that is missing or is not a descriptor file."""
+    with reading(Path(path)):
+        pass
+
+
 def opened(path: Path, mode: str) -> h5py.File:
     """h5py.File with one-sentence errors. Readers take no lock, so a file being written can be read."""
     try:

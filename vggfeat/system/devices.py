@@ -14,9 +14,7 @@ from vggfeat.errors import UsageError, unknown_name
 from vggfeat.system.precisions import PRECISIONS, Precision
 
 log = logging.getLogger(__name__)
-
-EMULATED = "9 to 17 times"
-"""How much slower than fp32 a net is in bf16 on a CPU without it: nets A at widths 1/8 and 1/4 and D on AVX2 alone."""
+_OUT_OF_MEMORY = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
 
 # torch.cpu.get_capabilities' names, x86 first, then ARM.
 _CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
@@ -46,13 +44,16 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     return found
 
 
-def resolve_precision(precision: str, device: torch.device) -> Precision:
+def resolve_precision(precision: str, device: torch.device, *, training: bool = False) -> Precision:
     """The number format for a device; "auto" is bf16 where the hardware has it, else fp32.
 
     Raises UsageError for an unknown name or a format that the device lacks: tf32 is a mode of CUDA devices of
-    capability 8 and later, and a CPU without fp16 arithmetic would convert every operand back and forth.
+    capability 8 and later, and a CPU without fp16 arithmetic would convert every operand back and forth. Training on
+    MPS is in fp32: the scaling of losses for fp16 needs float64, which MPS lacks.
     """
     if precision == "auto":
+        if training and device.type == "mps":
+            return "fp32"
         return "bf16" if _native(device, "bf16") else "fp32"
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
@@ -63,20 +64,21 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
         )
     if precision == "fp16" and device.type == "cpu" and not _native(device, "fp16"):
         raise UsageError("`precision=fp16`: this CPU has no fp16 arithmetic; take `precision=auto`")
-    return precision  # type: ignore[return-value]  # one of PRECISIONS, and not "auto"
-
-
-def warn_if_emulated(precision: Precision, device: torch.device) -> None:
-    """Logs a warning, once a process, where bf16 was asked for and the CPU only emulates it."""
     if precision == "bf16" and device.type == "cpu" and not _native(device, "bf16"):
         _warn_of_emulation()
+    if device.type == "mps" and training and precision != "fp32":
+        raise UsageError(f"`precision={precision}`: training on mps is in fp32; take `precision=auto`")
+    if precision == "bf16" and device.type == "mps" and not _macos(14):
+        raise UsageError("`precision=bf16`: mps has it from macOS 14 on; take `precision=auto`")
+    return precision  # type: ignore[return-value]  # one of PRECISIONS, and not "auto"
 
 
 @functools.cache
 def _warn_of_emulation() -> None:
+    """Once a process. The factors are net D's, at width 1/4 and at full width, on 2 cores with AVX2."""
     log.warning(
-        "bf16: this CPU only emulates it, %s slower than fp32 (measured with AVX2); fp32 is also the more exact",
-        EMULATED,
+        "`precision=bf16`: this CPU has no bf16 arithmetic and emulates it, which takes 3 to 10 times as long as fp32; "
+        "`precision=auto` takes fp32 here"
     )
 
 
@@ -91,6 +93,30 @@ def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
         return True
     asked = getattr(torch.cpu, f"_is_avx512_{kind}_supported", None)  # torch 2.11
     return bool(asked is not None and asked())
+
+
+def _macos(major: int) -> bool:
+    asked = getattr(torch.backends.mps, "is_macos_or_newer", None)
+    return bool(asked is not None and asked(major, 0))
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The order of maps in memory that a device computes fastest; MPS has had wrong results with channels last."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that the memory of a GPU is full. cuDNN, cuBLAS and MPS only say it in words."""
+    of_torch = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch 2.4 has the latter alone
+    return isinstance(error, of_torch) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def release_cached_memory(device: torch.device) -> None:
+    """Returns memory that torch keeps for the device's next tensors, after an error of full memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def _capability(device: torch.device) -> int:

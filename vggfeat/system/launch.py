@@ -47,6 +47,7 @@ class Launch:
                 f"{self.local_world} processes on a machine with {torch.cuda.device_count()} CUDA devices: give "
                 "torchrun as many processes as devices, or take `device=cpu`"
             )
+        torch.cuda.set_device(self.local_rank)  # else every process would take memory on the first device too
         return f"cuda:{self.local_rank}"
 
     def workers(self) -> int:

@@ -82,12 +82,20 @@ def gigabytes(number: int) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
+def _write_at(handle: int, data: bytes, offset: int) -> int:
+    """Writes at a place of a file; the number of bytes written. A handle has one writing thread."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(handle, data, offset)
+    os.lseek(handle, offset, os.SEEK_SET)  # Windows
+    return os.write(handle, data)
+
+
 class FeatureFile:
     """A file of outputs, made by the first process and filled by all of them."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self.layout = path, layout
-        self._handle = os.open(path, os.O_RDWR)
+        self._handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))  # Windows would change line ends
         self.records = np.memmap(path, layout.record, "r", HEADER_BYTES, (layout.rows,))
         self.values = np.memmap(path, "<f2", "r", layout.start, (layout.rows, *layout.shape))
         self._uncommitted: list[tuple[int, bytes]] = []
@@ -160,7 +168,7 @@ class FeatureFile:
     def _put(self, data: bytes, offset: int) -> None:
         try:
             while data:
-                written = os.pwrite(self._handle, data, offset)
+                written = _write_at(self._handle, data, offset)
                 data, offset = data[written:], offset + written
         except OSError as error:
             raise TrainingError(f"{self.path}: cannot write: {error.strerror}") from error

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from vggfeat.errors import UsageError
 from vggfeat.system.launch import launched
 
 
@@ -75,12 +76,14 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
 
     A CUDA device without a number becomes the one of this process's local rank.
 
-    Raises UsageError where a machine has fewer CUDA devices than processes.
+    Raises UsageError where a machine has fewer CUDA devices than processes, and on MPS.
     """
     launch = launched()
     if launch is None:
         yield Ranks(0, 1, device)
         return
+    if device.type == "mps":
+        raise UsageError("torch.distributed has no backend for mps: start one process, or take `device=cpu`")
     if device.type == "cuda":
         device = torch.device(launch.device("cuda") or device)
         torch.cuda.set_device(device)

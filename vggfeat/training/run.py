@@ -119,7 +119,7 @@ class Run:
     def _account(self, pending: torch.Tensor, updates: int) -> None:
         """Adds the latest updates' totals to the epoch's, checks them, and tells the observer."""
         state = self.state
-        recent = self.ranks.sum(pending).double().cpu()
+        recent = self.ranks.sum(pending).cpu().double()  # MPS has no float64
         state.totals, state.window = (
             [a + b for a, b in zip(sums, recent.tolist(), strict=True)] for sums in (state.totals, state.window)
         )

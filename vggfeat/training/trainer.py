@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vggfeat.errors import TrainingError, UsageError
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
-from vggfeat.system.devices import Precision
+from vggfeat.system.devices import Precision, is_out_of_memory, memory_format, release_cached_memory
 from vggfeat.training.crops import Batch
 from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Errors
@@ -63,8 +63,7 @@ class Trainer:
         self.net, self.sgd, self.seed, self.ranks = net, sgd, seed, ranks
         self.task = task or Classification(net.num_classes)
         device = ranks.device
-        # Convolutions are fastest with channels last, on tensor cores as on CPUs.
-        net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         if device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # the crops' shape never changes
@@ -127,7 +126,7 @@ class Trainer:
         if self.computed:
             assert batch.features is not None
             inputs = self._there(batch.features[part])
-            inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+            inputs = inputs.contiguous(memory_format=memory_format(inputs.device)) if inputs.ndim == 4 else inputs
         else:
             inputs = self.prepared(batch.crops[part], batch.shifts[part])
         with self._autocast():
@@ -149,23 +148,27 @@ class Trainer:
         return losses, totals(losses.detach(), self.task.wrong(outputs.detach(), labels, boxes), weights)
 
     def prepared(self, crops: Tensor, shifts: Tensor) -> Tensor:
-        """(N, 224, 224, 3) uint8 and (N, 3) -> the net's input (N, 3, 224, 224), with channels last in memory."""
+        """(N, 224, 224, 3) uint8 and (N, 3) -> the net's input (N, 3, 224, 224), in the device's memory format."""
         values = self._there(crops).float() + self._there(shifts)[:, None, None, :]
-        return self._scaled(values).permute(0, 3, 1, 2)
+        return self._scaled(values).permute(0, 3, 1, 2).contiguous(memory_format=memory_format(values.device))
 
     def _there(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.ranks.device, non_blocking=True)
+        """On the device. Only CUDA keeps a copy's source until an asynchronous copy has ended."""
+        return tensor.to(self.ranks.device, non_blocking=self.ranks.device.type == "cuda")
 
     def _autocast(self) -> Any:
-        return torch.autocast(self.ranks.device.type, self.amp, enabled=self.amp is not None)
+        if self.amp is None:  # torch has no autocast on some devices, even to switch it off
+            return contextlib.nullcontext()
+        return torch.autocast(self.ranks.device.type, self.amp)
 
     def _masks(self, step: int) -> list[Tensor]:
         """True for units kept at an update, for the whole batch: two (batch_size, hidden)."""
         number = int(np.random.SeedSequence([self.seed, step]).generate_state(1, np.uint64)[0]) >> 1
-        generator = torch.Generator(self.ranks.device).manual_seed(number)
+        drawn_on = self.ranks.device if self.ranks.device.type == "cuda" else torch.device("cpu")
+        generator = torch.Generator(drawn_on).manual_seed(number)
         shape = (self.sgd.batch_size, self.net.dim("fc7"))
-        empty = torch.empty(shape, dtype=torch.bool, device=self.ranks.device)
-        return [empty.bernoulli(1.0 - self.sgd.dropout, generator=generator) for _ in range(2)]
+        empty = torch.empty(shape, dtype=torch.bool, device=drawn_on)
+        return [self._there(empty.bernoulli(1.0 - self.sgd.dropout, generator=generator)) for _ in range(2)]
 
     def largest_micro_batch(self, images: int) -> int:
         """The most images at a time: halved until a trial update fits in memory.
@@ -201,13 +204,14 @@ class Trainer:
             held += [torch.empty_like(p) for p in self.net.parameters() for _ in range(2)]
             masks = [torch.ones(images, self.net.dim("fc7"), dtype=torch.bool, device=device) for _ in range(2)]
             self._gradients(self.form, blank, slice(None), masks)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         finally:
             held.clear()
             self.optimizer.zero_grad(set_to_none=True)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+            release_cached_memory(device)
         return True
 
     @torch.no_grad()

@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from vggfeat.classifiers.protocols.fusion import Features
+from vggfeat.classifiers.protocols.results import LayerScore
 from vggfeat.classifiers.protocols.selection import Settings, run_split
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.errors import UsageError
-from vggfeat.results import Result
-
-
-@dataclass(frozen=True)
-class LayerScore(Result):
-    """One layer's score."""
-
-    layer: str
-    dim: int
-    """Length of its descriptor, all files together."""
-    values: tuple[float, ...]
-    """The measure on each split's test part, from 0 to 1."""
-
-    @property
-    def mean(self) -> float:
-        """Of the splits' values."""
-        return float(np.mean(self.values))
-
-    @property
-    def std(self) -> float | None:
-        """Of the splits' values, n - 1; None for one split."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
 def layer_names(features: Features) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vggfeat.classifiers.protocols.by_layer import LayerScore
+import numpy as np
+
 from vggfeat.classifiers.protocols.copies import Copy
 from vggfeat.classifiers.protocols.rules import Measure
 from vggfeat.results import Result
@@ -39,6 +40,27 @@ class SplitResult(Result):
     def as_json(self) -> dict[str, Any]:
         """See Result."""
         return {name: value for name, value in super().as_json().items() if name != "fold" or value is not None}
+
+
+@dataclass(frozen=True)
+class LayerScore(Result):
+    """One layer's score."""
+
+    layer: str
+    dim: int
+    """Length of its descriptor, all files together."""
+    values: tuple[float, ...]
+    """The measure on each split's test part, from 0 to 1."""
+
+    @property
+    def mean(self) -> float:
+        """Of the splits' values."""
+        return float(np.mean(self.values))
+
+    @property
+    def std(self) -> float | None:
+        """Of the splits' values, n - 1; None for one split."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)

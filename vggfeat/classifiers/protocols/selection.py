@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.classifiers.calibration import held_out_folds
 from vggfeat.classifiers.choices import C_GRID
+from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.protocols.copies import Copy, CopyFinder
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
@@ -20,9 +21,6 @@ from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.spool import GIB, Budget, spooled
 from vggfeat.errors import DatasetError, TrainingError, UsageError
 from vggfeat.metrics import Definition, average_precision, class_recalls
-
-if TYPE_CHECKING:  # scikit-learn, which takes a second to import: wrong files and options are told without
-    from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 
 log = logging.getLogger(__name__)
 
@@ -236,8 +234,6 @@ def _problem(
     else:
         X = features.read(rows)
     clock.lap("read")
-    from vggfeat.classifiers.estimator import LinearSVM, SVMPath
-
     svm = LinearSVM(loss=settings.loss, solver=settings.solver, probability=settings.probabilities)
     return SVMPath(X, targets, weight, estimator=svm, limits=limits)
 

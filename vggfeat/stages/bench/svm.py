@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import time
@@ -16,6 +15,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +91,7 @@ class SizeFigures(Result):
     ratio: float
     """liblinear_seconds / newton_seconds."""
     liblinear_two_processes_seconds: float
-    """Two processes at once, each with half of the classes; NaN without fork."""
+    """Two processes at once, each with half of the classes; NaN where fork is missing or unsafe."""
     ratio_two_processes: float
     liblinear_classes_timed: int
     liblinear_scaled: bool
@@ -113,8 +117,8 @@ class SizeFigures(Result):
     """Number of classes that chose."""
     chosen_C_equal: bool
     fits_per_second: float
-    peak_bytes: int
-    """Largest resident size of this process after our fits."""
+    peak_bytes: int | None
+    """Largest resident size of this process after our fits; None on Windows."""
 
 
 @dataclass(frozen=True)
@@ -257,8 +261,8 @@ class _Rivals:
         return best
 
     def two_processes(self, classes: NDArray[np.intp], Cs: Sequence[float]) -> list[_Timed]:
-        """Two processes at once, each with half of the classes; empty without fork, which shares X."""
-        if not hasattr(os, "fork"):
+        """Two processes at once, each with half of the classes; empty where they cannot share X by fork."""
+        if sys.platform != "linux":  # Windows has no fork, and macOS's libraries may crash after it
             return []
         # Pool ends its processes with SIGTERM, which must not be handled as in the command.
         fork, usual = multiprocessing.get_context("fork"), (signal.SIGTERM, signal.SIG_DFL)
@@ -356,7 +360,9 @@ def _best_by_precision(
     return best
 
 
-def _peak_bytes() -> int:
-    """Largest resident size of this process so far."""
+def _peak_bytes() -> int | None:
+    """Largest resident size of this process so far; None where the system does not tell."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -173,7 +173,7 @@ def bench_train(
         raise UsageError(
             f"a batch of {size} does not split over {PROCESSES} processes: `batch_size={PROCESSES}` at least"
         )
-    formats = [resolve_precision(precision, place) for precision in precisions]
+    formats = [resolve_precision(precision, place, training=True) for precision in precisions]
     parts, tick = len(formats) + 3, progress or (lambda done, total, failed: None)
 
     plain = _plain_rate(_net(net, width).to(place), size, effort) if net in TORCHVISION_NAMES else None
@@ -301,7 +301,7 @@ def _synchronisation(
         answer = Path(folder) / "first.json"
         arguments = (_free_port(), net, width, share, precision, device.type, str(answer), effort)
         multiprocessing.spawn(_process, arguments, nprocs=PROCESSES)
-        return Synchronisation(**json.loads(answer.read_text()))
+        return Synchronisation(**json.loads(answer.read_text(encoding="utf-8")))
 
 
 def _free_port() -> int:
@@ -359,6 +359,6 @@ def _process(
                 seconds_of_all_reduce_alone=reduce,
                 images_per_second=share * PROCESSES / together,
             )
-            Path(answer).write_text(json.dumps(figures.as_json()))
+            Path(answer).write_text(json.dumps(figures.as_json()), encoding="utf-8")
     # gloo's threads can abort an interpreter during its shutdown; everything is written by now.
     os._exit(0)

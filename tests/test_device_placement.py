@@ -1,0 +1,169 @@
+"""Every tensor on the net's device, by torch's FakeTensors: they know their device and shape and need no GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from vggfeat.inference.dense import DenseNet
+from vggfeat.inference.runner import Rescaled
+from vggfeat.inference.scorer import Scorer
+from vggfeat.nets.catalog import Preprocessing
+from vggfeat.nets.networks import VGG
+from vggfeat.training.crops import Batch
+from vggfeat.training.ranks import Ranks
+from vggfeat.training.recipe import Recipe
+from vggfeat.training.tasks import task_of
+from vggfeat.training.trainer import Trainer
+
+CUDA = torch.device("cuda:0")
+CLASSES = 6
+
+
+def moved(self, device=None, memory_format=torch.preserve_format):
+    """Module.to by new parameters: it cannot swap the contents of FakeTensors."""
+    for module in self.modules():
+        for name, value in module._parameters.items():
+            form = memory_format if value.ndim == 4 else torch.preserve_format
+            there = value.detach().to(device=device or value.device).clone(memory_format=form)
+            module._parameters[name] = torch.nn.Parameter(there, requires_grad=value.requires_grad)
+    return self
+
+
+def as_numpy(self):
+    """A FakeTensor's shape as an array of zeros; as with real tensors, only from the CPU."""
+    assert self.device.type == "cpu"
+    return np.zeros(tuple(self.shape), {torch.uint8: np.uint8}.get(self.dtype, np.float32))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Inside it, tensors are FakeTensors and cuda:0 is a device: mixing devices in one operation raises."""
+    # What asks the driver, and FakeTensors cannot answer.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *args: self)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 8 << 30))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    monkeypatch.setattr(torch.Tensor, "numpy", as_numpy)
+    flags = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+    torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
+
+
+def narrow(precision: str = "fp32") -> VGG:
+    net = VGG("A", width=0.125, num_classes=CLASSES).to(CUDA)
+    net.precision = precision
+    net.preprocessing = Preprocessing("BGR", 1.0, (100.0, 110.0, 120.0), (1.0, 2.0, 3.0), "bilinear")
+    return net
+
+
+def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    return [np.zeros((*size, 3), np.uint8) for size in sizes]
+
+
+SAME, MIXED = [(224, 240)] * 3, [(224, 224), (240, 224), (230, 256)]
+
+
+def test_the_double_knows_devices(cuda):
+    with pytest.raises(Exception, match="devices,? cuda:0.*cpu|two different devices"):
+        torch.ones(2, device=CUDA) + torch.ones(2)
+
+
+@pytest.mark.parametrize("sizes", [SAME, MIXED], ids=["equal", "padded"])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("layers", [("fc7",), ("pool5", "conv3_1", "fc6", "scores"), ("conv2_1",)])
+def test_the_dense_form_stays_on_its_device(cuda, sizes, flip, precision, layers):
+    dense = DenseNet(narrow(precision), layers, most_padding=0.9)
+    found = dense.pooled(pictures(*sizes), flip=flip)
+    assert [(one.device, one.dtype, one.shape) for one in found] == [
+        (CUDA, torch.float32, (3, dim)) for dim in dense.dims
+    ]
+    assert {one.device for one in dense.maps(pictures(*sizes), flip=flip)} == {CUDA}
+
+
+@pytest.mark.parametrize("pool", ["max", "gem", "none"])
+def test_every_pooling_stays_on_its_device(cuda, pool):
+    sizes = [(224, 224)] * 2 if pool == "none" else MIXED
+    found = DenseNet(narrow(), ("pool5",), pool=pool, most_padding=0.9).pooled(pictures(*sizes))
+    assert {one.device for one in found} == {CUDA}
+
+
+@pytest.mark.parametrize("view", ["dense", "crops", "both", "center"])
+def test_posteriors_of_several_nets_stay_on_their_device(cuda, view):
+    scorer = Scorer([narrow(), narrow()], [(256,), (256, 288)], [np.array([2, 0, 1]), np.arange(3)], view=view)
+    shape = {256: (256, 300), 288: (288, 330)}
+    rescaled = [
+        Rescaled(None, (300, 256), {("image", "bilinear", Q): pictures(size)[0] for Q, size in shape.items()})
+        for _ in range(2)
+    ]
+    out = scorer.run(rescaled)
+    scorer.close()
+    assert (out.device, out.shape) == (CUDA, (2, 3))
+
+
+def batch(images: int, boxes: bool, features: tuple[int, ...] | None) -> Batch:
+    return Batch(
+        torch.zeros(images, 224, 224, 3, dtype=torch.uint8),
+        torch.zeros(images, 3),
+        torch.zeros(images, dtype=torch.int64),
+        torch.ones(images),
+        0,
+        0,
+        [],
+        torch.zeros(images, 2, 4) if boxes else None,
+        None if features is None else torch.zeros(images, *features),
+    )
+
+
+@pytest.fixture
+def drawn_on(monkeypatch):
+    """Dropout's masks without a generator, which needs a real device; returns the devices that were asked for."""
+    asked = []
+
+    def generator(device):
+        asked.append(torch.device(device))
+        return torch._C.Generator()  # the CPU's
+
+    def bernoulli(self, p, *, generator):
+        return self.logical_not()
+
+    monkeypatch.setattr(torch, "Generator", generator)
+    monkeypatch.setattr(torch.Tensor, "bernoulli", bernoulli)
+    return asked
+
+
+@pytest.mark.parametrize("task", ["classify", "localise"])
+@pytest.mark.parametrize("trainable", ["all", "fc8", "conv5_1"])
+@pytest.mark.parametrize("computed", [False, True])
+def test_an_update_and_a_validation_stay_on_their_device(cuda, drawn_on, monkeypatch, task, trainable, computed):
+    if computed and trainable == "all":
+        pytest.skip("nothing is frozen")
+    losses = []
+    monkeypatch.setattr(
+        torch.Tensor, "backward", lambda self: losses.append(self)
+    )  # autograd would start a thread for the real device
+    recipe = Recipe(net="A", task=task)
+    its_task = task_of(recipe, CLASSES)
+    net = VGG("A", width=0.125, num_classes=its_task.outputs)
+    net.preprocessing = narrow().preprocessing
+    sgd = dataclasses.replace(recipe.sgd, batch_size=4, trainable=trainable)
+    trainer = Trainer(
+        net, sgd, seed=0, precision="fp32", ranks=Ranks(0, 1, CUDA), micro_batch=2, task=its_task, computed=computed
+    )
+    features = trainer.form.frozen_shape() if computed else None
+    given = batch(4, its_task.needs_boxes, features)
+    assert trainer.update(given, 0.01).device == CUDA and drawn_on == [CUDA]
+    assert {(loss.device, loss.requires_grad) for loss in losses} == {(CUDA, True)} and len(losses) == 2
+    assert {parameter.device for parameter in net.parameters()} == {CUDA}
+    assert trainer.validate([given]).device == torch.device("cpu")
+    if trainable != "all":
+        assert trainer.frozen(batch(4, False, None)).device == torch.device("cpu")
+    assert trainer._fits(2)
