@@ -149,6 +149,25 @@ def test_kept_scales_can_be_aggregated_anew(tmp_path):
     assert np.array_equal(made.aggregated("max", [4, 1]), combine([part[[4, 1]] for part in parts], "max"))
 
 
+def test_kept_scales_that_are_not_asked_for_are_not_read(tmp_path, monkeypatch):
+    made = read_descriptors(fill(tmp_path / "a.h5", keep_scales=True))
+    parts, read = made.read_parts(), []
+    original = h5py.Dataset.__getitem__
+
+    def counting(self, at, *more, **named):
+        values = original(self, at, *more, **named)
+        read.append(values.size if self.name == "/scales" else 0)
+        return values
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", counting)
+    for place, Q in enumerate(SCALES):
+        for rows in ([4, 1], None):
+            read.clear()
+            wanted = [part[rows or slice(None), place : place + 1] for part in parts]
+            assert np.array_equal(made.aggregated("stack", rows, (Q,)), combine(wanted, "stack"), equal_nan=True)
+            assert sum(read) == KEPT.shape[1] // len(SCALES) * (len(rows) if rows else N)
+
+
 def test_without_kept_scales_aggregating_anew_is_an_error(tmp_path):
     path = fill(tmp_path / "a.h5")
     assert refused(lambda: read_descriptors(path).read_parts()) == (

@@ -14,6 +14,9 @@ from vggfeat.classifiers.objective import Array, Double
 
 Rows = NDArray[np.intp]
 
+BLOCK = 16_384
+"""Rows scored at once: 34 MB at 512 features in float32."""
+
 
 @dataclass
 class Solution:
@@ -102,4 +105,8 @@ class WeightsEngine(Engine):
     def scores(self, solution: Solution, rows: Rows) -> Array:
         """See Engine."""
         weights = solution.values
-        return weights[:, :-1] @ self.X[rows].T + self.scaling * weights[:, -1:]
+        found = np.empty((len(weights), len(rows)), dtype=np.result_type(weights, self.X))
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            found[:, part] = weights[:, :-1] @ self.X[rows[part]].T + self.scaling * weights[:, -1:]
+        return found

@@ -15,6 +15,9 @@ from vggfeat.classifiers.primal import PrimalState, walk
 from vggfeat.classifiers.table import Table
 from vggfeat.system.launch import available_cores
 
+SAMPLED_ROWS, SHARE, SAMPLE_TOL = 16_000, 8, 1e-2
+"""From so many rows on, a cold fit begins at one of every SHARE-th row, of this relative gap."""
+
 
 class PrimalEngine(WeightsEngine):
     """Newton's method on the D + 1 weights, all classes of a group at a time; groups run on the cores in parallel."""
@@ -26,10 +29,27 @@ class PrimalEngine(WeightsEngine):
     def solve(self, rows: Rows, Cs: Sequence[Double], start: list[Solution] | None = None) -> list[Solution]:
         """See Engine."""
         table = self._of(rows)
+        if start is None:
+            begin = self._first(rows, Cs[0])
+        else:
+            begin = np.stack([solution.values[k] for k, solution in enumerate(start)])
+        return self._walk(table, rows, Cs, begin, self.tol)
+
+    def _first(self, rows: Rows, C: Double) -> Double:
+        """Weights (K, D + 1) to begin from: 0, or for many rows nearly those of every SHARE-th row at SHARE times C.
+
+        At 0 all rows are active, and most of them leave the Hessian in the first steps, which costs least with few
+        rows. Of 50,000 x 512 rows with 100 classes a cold fit took 36 s of CPU time, 47 s from 0.
+        """
+        if len(rows) < SAMPLED_ROWS:
+            return np.zeros((len(self.positive), self.X.shape[1] + 1))
+        part, cost = rows[::SHARE], C * SHARE
+        table = Table(self.X, part, self.scaling, self.limits.held_bytes)
+        return self._walk(table, part, [cost], self._first(part, cost), SAMPLE_TOL)[0].values.astype(np.float64)
+
+    def _walk(self, table: Table, rows: Rows, Cs: Sequence[Double], begin: Double, tol: float) -> list[Solution]:
+        """One solution on the rows of the table per entry of Cs, from the weights `begin`."""
         table.prepare()
-        begin = np.zeros((len(self.positive), table.dim))
-        for k, solution in enumerate(start or ()):
-            begin[k] = solution.values[k]
         cores = available_cores()
         groups = self._groups(table, cores)
 
@@ -37,7 +57,7 @@ class PrimalEngine(WeightsEngine):
             y = np.where(self.positive[group][:, rows], 1.0, -1.0)
             unit = self.unit[group][:, rows]
             with np.errstate(**SILENT):
-                return walk(table, y, unit, [C[group] for C in Cs], begin[group], self.tol, self.limits.newton_steps)
+                return walk(table, y, unit, [C[group] for C in Cs], begin[group], tol, self.limits.newton_steps)
 
         workers = min(cores, len(groups))
         with threadpool_limits(max(1, cores // workers), "blas"), ThreadPoolExecutor(workers) as pool:

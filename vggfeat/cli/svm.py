@@ -62,6 +62,12 @@ from vggfeat.store.aggregates import AGGREGATES
     is_flag=True,
     help="Calibrate the model's class probabilities on 5 held-out folds, at the cost of about 4 more fits.",
 )
+@click.option(
+    "--max-memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GIB",
+    help="Fit within this memory, by reading more descriptors than fit from a temporary file.  [default: no bound]",
+)
 @click.option("--archive", metavar="FILE.tar", help="Write the VOC-2012 server's archive (trainval/test).")
 @click.option(
     "--report", "folder", metavar="DIR", help="Write a page with the result, its images and how to repeat it."

@@ -35,7 +35,8 @@ class NetPredictor:
         workers: decoding threads.
         max_megapixels: images of more million pixels fail.
 
-    Raises ModelError for a missing file or a net that learned boxes, UsageError for one without fully-connected layers.
+    Raises ModelError for a net that learned boxes, UsageError for a missing file or a net without fully-connected
+    layers.
     """
 
     def __init__(
@@ -49,8 +50,6 @@ class NetPredictor:
         workers: int = 2,
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
-        if not Path(net).is_file():
-            raise ModelError(f"{net}: no such file")
         loaded = load_net(None, net, device=device, precision=precision or "auto", preprocessing=preprocessing)
         recipe = loaded.training_record.get("recipe")
         if isinstance(recipe, dict) and recipe.get("task") == "localise":

@@ -11,7 +11,8 @@ from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import net_spec
 from vggfeat.nets.layers import LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
-from vggfeat.nets.preprocessing import Preprocessing
+from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
+from vggfeat.nets.sources import check_weights, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
 from vggfeat.store.provenance import LATER
@@ -194,6 +195,20 @@ class NetChoice:
         for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
             if isinstance(name, str):
                 check_layers(net_spec(name), layers)
+
+    def check_weights(self) -> None:
+        """Raises `load_net`'s error for weights or a preprocessing that do not exist or do not fit; imports no torch.
+
+        DownloadError is for published weights that are not in the cache where fetching is forbidden.
+        """
+        for name, weights in zip(*paired(self.net, self.weights), strict=True):
+            if name is None or isinstance(name, str):  # a loaded net has its weights
+                check_weights(name, weights, self.width, self.offline)
+        several = isinstance(self.preprocessing, list | tuple)
+        expected: Sequence[Any] = self.preprocessing if several else [self.preprocessing]  # type: ignore[assignment]
+        for one in expected:
+            if one is not None:
+                preprocessing_of(one)
 
     def load(self, layers: Sequence[str] = ()) -> list[VGG]:
         """The nets with their weights; layers that a net does not have are refused before anything is fetched."""

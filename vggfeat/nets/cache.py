@@ -50,17 +50,10 @@ def published_file(
         UsageError: an unknown net or source, or one without published weights.
         DownloadError: they are not in the cache and cannot be fetched; the message says which file to put where.
     """
-    rows = weights_rows(net, source)
-    if not rows:
-        raise UsageError(_nothing_published(net, source))
+    rows = check_available(net, source, offline)
     for row in rows:
         if cached_path(row).exists():
             return _hashed(row)
-    if offline_asked(offline):
-        raise DownloadError(
-            f"the weights of net {rows[0].net} ({rows[0].source}) are not in the cache, and fetching is forbidden "
-            f"(`offline` or VGGFEAT_OFFLINE); {_by_hand(rows[0])}"
-        )
     faults = []
     for row in rows:
         size = f" ({row.size / 1e6:.0f} MB)" if row.size else ""
@@ -74,6 +67,19 @@ def published_file(
         else:
             return _hashed(row)
     raise DownloadError(f"{'; '.join(faults)}; without a network, {_by_hand(rows[0])}")
+
+
+def check_available(net: str, source: str, offline: bool | None = None) -> tuple[WeightsRow, ...]:
+    """The rows of `published_file`; raises its errors for weights that do not exist or must not be fetched."""
+    rows = weights_rows(net, source)
+    if not rows:
+        raise UsageError(_nothing_published(net, source))
+    if offline_asked(offline) and not any(cached_path(row).exists() for row in rows):
+        raise DownloadError(
+            f"the weights of net {rows[0].net} ({rows[0].source}) are not in the cache, and fetching is forbidden "
+            f"(`offline` or VGGFEAT_OFFLINE); {_by_hand(rows[0])}"
+        )
+    return rows
 
 
 def _hashed(row: WeightsRow) -> CachedFile:

@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 
-from vggfeat.errors import PreprocessingError, UsageError, WeightsError, nearest
+from vggfeat.errors import PreprocessingError, UsageError
 from vggfeat.nets.building import build
 from vggfeat.nets.cache import published_file
-from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, net_spec, weights_rows
+from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, net_spec
 from vggfeat.nets.contents import Contents
 from vggfeat.nets.layers import check_layers
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
+from vggfeat.nets.sources import check_published, existing, paired
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.fetch import Progress
-from vggfeat.system.files import exists, is_file
 from vggfeat.system.hashes import digests
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def load_net(
         model = _random(net or "D", width, num_classes, seed)
         model.preprocessing = chosen or model.preprocessing
     elif weights in NAMES:
-        _check_published(net or "D", str(weights), width, num_classes, chosen)
+        check_published(net or "D", str(weights), width, num_classes, chosen)
         check_layers(net_spec(net or "D"), layers)
         file = published_file(net or "D", str(weights), offline=offline, progress=progress)
         model = build(str(file.path), read_weights(file.path), file.row.net)
@@ -91,7 +91,7 @@ def load_net(
     else:
         if net is not None:
             check_layers(net_spec(net), layers)
-        model = _from_file(_existing(weights), net, chosen)
+        model = _from_file(existing(weights), net, chosen)
         _check_agreement(model, str(weights), width, num_classes)
     for layer in layers:
         model.need(layer)
@@ -112,15 +112,8 @@ def load_nets(
     One name of weights and one preprocessing serve all nets; without `net` each file decides its own. Loaded nets stay
     as they are; `options` are load_net's.
     """
-    nets: list[Any] = list(net) if isinstance(net, list | tuple) else [net]
-    files: list[Any] = list(weights) if isinstance(weights, list | tuple) else [weights]
+    nets, files = paired(net, weights)
     expected: list[Any] = list(preprocessing) if isinstance(preprocessing, list | tuple) else [preprocessing]
-    if len(files) == 1:
-        files *= len(nets)
-    elif net is None:
-        nets = [None] * len(files)
-    if len(nets) != len(files):
-        raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one `weights` for all nets, or one each")
     if len(expected) <= 1:
         expected = (expected or [None]) * len(nets)
     if len(expected) != len(nets):
@@ -131,19 +124,6 @@ def load_nets(
         one if isinstance(one, VGG) else load_net(one, its, preprocessing=how, **options)
         for one, its, how in zip(nets, files, expected, strict=True)
     ]
-
-
-def _check_published(net: str, weights: str, width: float, num_classes: int, chosen: Preprocessing | None) -> None:
-    """Raises UsageError for a width, a number of classes or a preprocessing that the published weights do not have."""
-    for row in weights_rows(net, weights):
-        if chosen not in (None, row.preprocessing):
-            raise UsageError(
-                f"`weights={weights}`: {row.source}'s weights of net {row.net} have their own preprocessing"
-            )
-    if width != 1.0:
-        raise UsageError(f"`weights={weights}`: published weights have width 1, not {width:g}; take `weights=none`")
-    if num_classes != NUM_CLASSES:
-        raise UsageError(f"`weights={weights}`: published weights score {NUM_CLASSES} classes, not {num_classes}")
 
 
 def open_weights(path: Path) -> tuple[VGG, bool, bool]:
@@ -177,17 +157,6 @@ def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
     # As Module.to_empty does, which imports sympy on its way and so takes seconds.
     model.load_state_dict({name: torch.empty(value.shape) for name, value in model.state_dict().items()}, assign=True)
     return glorot_(model, seed)
-
-
-def _existing(weights: str | os.PathLike[str]) -> Path:
-    path = Path(weights)
-    if is_file(path):
-        return path
-    if exists(path):
-        raise WeightsError(f"{path}: not a regular file; expected a weights file")
-    near = nearest(str(weights), NAMES)
-    hint = f"; did you mean {near!r}?" if near else ""
-    raise UsageError(f"no weights {str(weights)!r}: no such file, and not one of {', '.join(NAMES)}{hint}")
 
 
 def _check_agreement(model: VGG, path: str, width: float, num_classes: int) -> None:

@@ -112,6 +112,7 @@ def evaluate(
     check_writable(submission, report and Path(report, PAGE))
     if output is not None:
         check_output(output, resume=resume, overwrite=overwrite)
+    choice.check_weights()
     from vggfeat.inference.scorer import Scorer
 
     nets = choice.load(("scores",))

@@ -136,6 +136,7 @@ def extract(
     choice.check_names(layers)
     if output is not None:
         check_output(_part_of(output, part), resume=resume, overwrite=overwrite)
+    choice.check_weights()
     from vggfeat.inference.extractor import Extractor
 
     nets = choice.load(layers)

@@ -167,6 +167,9 @@ def localise(
     given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
     if not given:
         raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
+    for one in given if classifier is None else [*given, classifier]:
+        if isinstance(one, str | os.PathLike):
+            NetChoice(None, one).check_weights()
 
     # From here on torch is needed, which takes seconds to import.
     from vggfeat.inference.drawing import draw_boxes

@@ -15,6 +15,7 @@ from vggfeat.inference.prediction import Prediction, is_net
 from vggfeat.inference.settings import Progress
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
+from vggfeat.system.files import is_file
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
     from vggfeat.inference.net_predictor import NetPredictor
@@ -141,6 +142,8 @@ def _net_predictor(model: str | Path, images: Dataset, options: dict[str, Any]) 
     given = next((name for name in ("weights", "seed") if options.get(name) not in (None, (), [])), None)
     if given is not None:
         raise UsageError(f"`{given}` goes with a fitted model; {model} is a net, which has its weights")
+    if not is_file(model):
+        raise ModelError(f"{model}: no such file")
     exif = options.get("exif")
     from vggfeat.inference.net_predictor import NetPredictor
 

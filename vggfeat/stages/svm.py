@@ -73,6 +73,7 @@ def svm(
     archive: str | Path | None = None,
     report: str | Path | None = None,
     data: str | Path = "data",
+    max_memory: float | None = None,
     progress: Progress | None = None,
 ) -> SVMResult:
     """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
@@ -98,6 +99,8 @@ def svm(
         archive: .tar file to write for VOC's evaluation server.
         report: folder for a page with the result, its images and how to repeat it.
         data: data root with the pictures for the page.
+        max_memory: GiB that a fit may take. Descriptors that exceed it are kept in a temporary file beside theirs and
+            read in blocks; the result is the same to the tolerance of the fits.
         progress: called with (steps done, steps, 0): each split reads, chooses C, fits and scores.
 
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
@@ -108,7 +111,7 @@ def svm(
     features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
-    settings = Settings(Cs, solver, loss, protocol.definition)
+    settings = Settings(Cs, solver, loss, protocol.definition, max_memory=max_memory)
     chosen = _splits(features, protocol, rounds or Rounds(), splits)
     alone = layer_names(features) if by_layer else []
     server = _server_split(features, protocol, archive, output)

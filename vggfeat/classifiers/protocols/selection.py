@@ -18,6 +18,7 @@ from vggfeat.classifiers.protocols.copies import Copy, CopyFinder
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
 from vggfeat.classifiers.protocols.splits import Split
+from vggfeat.classifiers.spool import GIB, Budget, spooled
 from vggfeat.errors import DatasetError, TrainingError, UsageError
 from vggfeat.metrics import Definition, average_precision, class_recalls
 
@@ -39,6 +40,8 @@ class Settings:
     """Of the average precision, for multi-label sets."""
     probabilities: bool = False
     """Whether the fit on all training images calibrates class probabilities too."""
+    max_memory: float | None = None
+    """GiB that the fits may take; None: whatever they take with all descriptors in memory."""
 
     def __post_init__(self) -> None:
         if not self.Cs or not all(0 < C < float("inf") for C in self.Cs):
@@ -47,6 +50,8 @@ class Settings:
             raise UsageError(f"`C={','.join(f'{C:g}' for C in self.Cs)}`: the grid must ascend without repetition")
         if self.loss == "hinge" and self.solver == "newton":
             raise UsageError("the plain hinge has no Newton solver: take `solver=liblinear` or `loss=squared_hinge`")
+        if self.max_memory is not None and "liblinear" in (self.solver, "liblinear" if self.loss == "hinge" else ""):
+            raise UsageError("`max_memory` goes with Newton's method on the squared hinge: LIBLINEAR copies all images")
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def run_split(
         if ids and not len(rows):
             raise DatasetError(f"{features.files[0].path}: no {part!r} image of the split has a descriptor")
     fitted = np.concatenate([train, val])
-    problem = _problem(features, fitted, settings, clock)
+    problem = _problem(features, fitted, settings, clock, len(val))
     curve = None
     if len(settings.Cs) > 1:
         if not len(val):
@@ -204,17 +209,33 @@ def mean_of(per_class: NDArray[np.float64]) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def _problem(features: Features, rows: NDArray[np.intp], settings: Settings, clock: _Clock) -> SVMPath:
+def _problem(
+    features: Features, rows: NDArray[np.intp], settings: Settings, clock: _Clock, validation: int = 0
+) -> SVMPath:
     """The rows' descriptors and targets; an image that is difficult for a class costs 0 there."""
+    most = None if settings.max_memory is None else round(settings.max_memory * GIB)
+    budget = Budget(
+        len(rows),
+        features.dim,
+        len(features.class_names),
+        masked=features.multi_label,
+        scores=validation * len(settings.Cs),
+        most=most,
+    )
+    limits = budget.limits()
     targets, weight = _targets(features, rows)
     lacking = ~targets.any(axis=0)
     if lacking.any():
         name = features.class_names[int(lacking.argmax())]
         raise DatasetError(f"class {name!r} has no training image with a descriptor")
-    X = features.read(rows)
+    if budget.spools:
+        log.info("%.1f GiB of descriptors are read from a temporary file in blocks", budget.descriptors / GIB)
+        X = spooled(features.blocks(rows), len(rows), features.dim, features.files[0].path.parent)
+    else:
+        X = features.read(rows)
     clock.lap("read")
     svm = LinearSVM(loss=settings.loss, solver=settings.solver, probability=settings.probabilities)
-    return SVMPath(X, targets, weight, estimator=svm)
+    return SVMPath(X, targets, weight, estimator=svm, limits=limits)
 
 
 def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int8], NDArray[np.float32] | None]:

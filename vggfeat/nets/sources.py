@@ -1,0 +1,70 @@
+"""Which weights a name means, checked without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vggfeat.errors import UsageError, WeightsError, nearest
+from vggfeat.nets.cache import check_available
+from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, weights_rows
+from vggfeat.nets.preprocessing import Preprocessing
+from vggfeat.system.files import exists, is_file
+
+
+def existing(weights: str | os.PathLike[str]) -> Path:
+    """The path of a weights file. Raises UsageError if there is no such file, WeightsError for a folder or a device."""
+    path = Path(weights)
+    if is_file(path):
+        return path
+    if exists(path):
+        raise WeightsError(f"{path}: not a regular file; expected a weights file")
+    near = nearest(str(weights), WEIGHTS_NAMES)
+    hint = f"; did you mean {near!r}?" if near else ""
+    raise UsageError(f"no weights {str(weights)!r}: no such file, and not one of {', '.join(WEIGHTS_NAMES)}{hint}")
+
+
+def check_weights(
+    net: str | None, weights: str | os.PathLike[str] | None, width: float, offline: bool | None = None
+) -> None:
+    """Raises the error of `load_net` for weights that do not exist, or for a width that published ones do not have."""
+    if weights is None or weights == "none":
+        return
+    if weights in WEIGHTS_NAMES:
+        check_published(net or "D", str(weights), width)
+        check_available(net or "D", str(weights), offline)
+    else:
+        existing(weights)
+
+
+def check_published(
+    net: str, weights: str, width: float, num_classes: int = NUM_CLASSES, chosen: Preprocessing | None = None
+) -> None:
+    """Raises UsageError for a width, a number of classes or a preprocessing that the published weights do not have."""
+    for row in weights_rows(net, weights):
+        if chosen not in (None, row.preprocessing):
+            raise UsageError(
+                f"`weights={weights}`: {row.source}'s weights of net {row.net} have their own preprocessing"
+            )
+    if width != 1.0:
+        raise UsageError(f"`weights={weights}`: published weights have width 1, not {width:g}; take `weights=none`")
+    if num_classes != NUM_CLASSES:
+        raise UsageError(f"`weights={weights}`: published weights score {NUM_CLASSES} classes, not {num_classes}")
+
+
+def paired(net: Any, weights: Any) -> tuple[list[Any], list[Any]]:
+    """Nets and weights, one or a list each, as two lists of one length.
+
+    One name of weights serves all nets; without `net` each file decides its own. Raises UsageError for lists that do
+    not go together.
+    """
+    nets: list[Any] = list(net) if isinstance(net, list | tuple) else [net]
+    files: list[Any] = list(weights) if isinstance(weights, list | tuple) else [weights]
+    if len(files) == 1:
+        files *= len(nets)
+    elif net is None:
+        nets = [None] * len(files)
+    if len(nets) != len(files):
+        raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one `weights` for all nets, or one each")
+    return nets, files
