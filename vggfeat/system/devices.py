@@ -75,9 +75,9 @@ def resolve_precision(precision: str, device: torch.device, *, training: bool = 
 
 @functools.cache
 def _warn_of_emulation() -> None:
-    """Once a process. The factors are net D's, at width 1/4 and at full width, on 2 cores with AVX2."""
+    """Once a process. The factors are those of nets D and A, full and narrow, on 1 and 2 cores with AVX2."""
     log.warning(
-        "`precision=bf16`: this CPU has no bf16 arithmetic and emulates it, which takes 3 to 10 times as long as fp32; "
+        "`precision=bf16`: this CPU has no bf16 arithmetic and emulates it, which takes 3 to 17 times as long as fp32; "
         "`precision=auto` takes fp32 here"
     )
 
