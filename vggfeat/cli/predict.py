@@ -99,7 +99,7 @@ def predict(
         console.print_json({"model": model, "score_kind": kind, "images": results})
     if failed and not quiet:
         tables.print_failures(failed, len(images.samples), where="with --json")
-    if not as_json and top is None and not all_classes:
+    if not as_json and top is None and not all_classes and len(failed) < len(images.samples):
         hint("predict", quiet, path=model)
     if failed:
         ctx.exit(SKIPPED)
