@@ -11,7 +11,7 @@ from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
 from vggfeat.cli.types import SCALES, Choice, Net
 from vggfeat.results import Result
-from vggfeat.stages.bench.problems import SIZES
+from vggfeat.stages.bench.problems import MEASURED, SIZES, Measured
 
 
 @click.command()
@@ -25,6 +25,13 @@ from vggfeat.stages.bench.problems import SIZES
     help="Net to extract with and to train; random weights.",
 )
 @click.option("--scales", type=SCALES, default="256", show_default=True, help="Shorter sides Q, all for each image.")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    type=Choice(MEASURED),
+    help="Layer to extract, each in runs of its own; may be repeated.  [default: fc7]",
+)
 @click.option("--precision", "precisions", multiple=True, metavar="P", help="May be repeated.  [default: auto]")
 @click.option("--images", "number", type=click.IntRange(1), default=24, show_default=True, help="Images per run.")
 @click.option("--plain", type=click.IntRange(1), default=6, show_default=True, help="Images of the plain loop.")
@@ -47,6 +54,7 @@ def bench(
     what: str,
     net: str,
     scales: tuple[int, ...],
+    layers: tuple[Measured, ...],
     precisions: tuple[str, ...],
     number: int,
     plain: int,
@@ -77,6 +85,7 @@ def bench(
             result["extract"] = bench_extract(
                 net,
                 scales=scales,
+                layers=layers or ("fc7",),
                 precisions=precisions or ("auto",),
                 number=number,
                 plain=plain,

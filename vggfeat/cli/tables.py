@@ -161,9 +161,10 @@ def _print_bench_svm(out: Console, figures: SVMBench) -> None:
 
 
 def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
-    table = _table("precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop", "cosine to it")
+    table = _table("layer", "precision", "images/s", "TFLOP/s", "of matrix rate", "x plain loop", "cosine to it")
     for row in extract.runs:
         table.add_row(
+            row.layer,
             row.precision,
             f"{row.images_per_second:.2f}",
             f"{row.tflops:.3f}",
@@ -174,7 +175,8 @@ def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
     scales, machine = ",".join(map(str, extract.scales)), extract.machine
     out.print(f"extract: net {extract.net}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
     show(out, table)
-    out.print(f"plain torchvision loop: {_optional(extract.plain_torchvision_images_per_second, '.2f')} images/s")
+    for layer, rate in extract.plain_torchvision_images_per_second.items():
+        out.print(f"plain torchvision loop up to {layer}: {rate:.2f} images/s")
     out.print(f"decoding and rescaling alone: {extract.loader_images_per_second:.0f} images/s on one core")
 
 

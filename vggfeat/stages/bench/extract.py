@@ -24,6 +24,7 @@ from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.results import Result
+from vggfeat.stages.bench.problems import Measured
 from vggfeat.stages.bench.yardsticks import (
     SIZES,
     TORCHVISION_NAMES,
@@ -42,8 +43,9 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class ExtractRow(Result):
-    """The speed in one number format: medians of the runs."""
+    """The speed up to one layer in one number format: medians of the runs."""
 
+    layer: Measured
     precision: str
     images_per_second: float
     tflops: float
@@ -72,12 +74,12 @@ class ExtractBench(Result):
     """Images a run."""
     rounds: int
     machine: dict[str, Any]
-    plain_torchvision_images_per_second: float | None
-    """None for a net that torchvision does not have."""
+    plain_torchvision_images_per_second: dict[Measured, float]
+    """By layer; empty for a net that torchvision does not have."""
     loader_images_per_second: float
     """Of decoding and rescaling alone, on one core."""
     runs: tuple[ExtractRow, ...]
-    """One a precision."""
+    """One for each layer and precision."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -88,6 +90,7 @@ def bench_extract(
     net: str = "D",
     *,
     scales: Sequence[int] = (256,),
+    layers: Sequence[Measured] = ("fc7",),
     precisions: Sequence[str] = ("auto",),
     number: int = 24,
     plain: int = 6,
@@ -105,6 +108,7 @@ def bench_extract(
     Args:
         net: a net of Table 1, with random weights.
         scales: smallest sides Q; all of them for each image.
+        layers: layers to extract, each in runs of its own.
         precisions: number formats to try.
         number: images a run. plain: how many of them the slower plain loop takes.
         paths: images to use in place of photographs that scikit-learn ships, cut to the sizes of SIZES.
@@ -118,11 +122,17 @@ def bench_extract(
         model = load_net(net, None, width=width, device=device)
         place = next(model.parameters()).device
         formats = list(dict.fromkeys(resolve_precision(precision, place) for precision in precisions))
-        yardstick = _PlainLoop(model, files[:plain], scales) if net in TORCHVISION_NAMES else None
-        if yardstick is not None:  # before an extractor changes how the process allocates, which speeds it up too
-            for _ in range(rounds):
+        wanted = list(dict.fromkeys(layers))
+        plain_layers = wanted if net in TORCHVISION_NAMES else []
+        yardsticks = {layer: _PlainLoop(model, files[:plain], scales, layer) for layer in plain_layers}
+        for _ in range(rounds):  # before an extractor changes how the process allocates, which speeds it up too
+            for yardstick in yardsticks.values():
                 yardstick.measure()
-        runs = [_Extraction(model, precision, files, scales, Path(folder)) for precision in formats]
+        runs = [
+            _Extraction(model, layer, precision, files, scales, Path(folder))
+            for layer in wanted
+            for precision in formats
+        ]
         for done in range(rounds):
             tick(done, rounds, 0)
             for run in runs:
@@ -136,21 +146,24 @@ def bench_extract(
             images=len(files),
             rounds=rounds,
             machine=machine(place),
-            plain_torchvision_images_per_second=yardstick.rate if yardstick else None,
+            plain_torchvision_images_per_second={layer: loop.rate for layer, loop in yardsticks.items()},
             loader_images_per_second=_loader_rate(files, scales),
-            runs=tuple(run.figures(yardstick) for run in runs),
+            runs=tuple(run.figures(yardsticks.get(run.layer)) for run in runs),
         )
 
 
 class _Extraction:
-    """Extraction in one precision, and matrix products in the same."""
+    """Extraction of one layer in one precision, and matrix products in the same."""
 
-    def __init__(self, model: VGG, precision: str, files: list[str], scales: Sequence[int], folder: Path) -> None:
-        self._output = folder / f"{precision}.h5"
+    def __init__(
+        self, model: VGG, layer: Measured, precision: str, files: list[str], scales: Sequence[int], folder: Path
+    ) -> None:
+        self.layer = layer
+        self._output = folder / f"{layer}-{precision}.h5"
         self._dataset = from_paths(files)
         self._model, self._precision = model, precision
         model.precision = precision
-        self._settings = DescriptorSettings(scales=tuple(scales))
+        self._settings = DescriptorSettings(scales=tuple(scales), layers=(layer,))
         self._extractor = Extractor([model], self._settings, workers=torch.get_num_threads())
         self._provenance = self._extractor.provenance()  # hashes random weights, which is no part of the speed
         self._extractor.describe(self._dataset.samples[: len(SIZES)])  # one image of each size, to warm up
@@ -178,7 +191,11 @@ class _Extraction:
         self._extractor.close()
         files = [sample.path for sample in self._dataset.samples]
         model = self._model
-        work = sum(2 * flops(model.spec, *_size(path, Q), model.width) for path in files for Q in self._settings.scales)
+        work = sum(
+            2 * flops(model.spec, *_size(path, Q), model.width, self.layer)
+            for path in files
+            for Q in self._settings.scales
+        )
         rate, peak = statistics.median(self._rates), statistics.median(self._matrix_rates)
         speed = rate * work / len(files)
         times = cosine = None
@@ -186,14 +203,14 @@ class _Extraction:
             expected = yardstick.descriptors
             described = read_descriptors(self._output).read(range(len(expected)))
             times, cosine = rate / yardstick.rate, float((described * expected).sum(1).min())
-        return ExtractRow(self._precision, rate, speed / 1e12, peak / 1e12, speed / peak, times, cosine)
+        return ExtractRow(self.layer, self._precision, rate, speed / 1e12, peak / 1e12, speed / peak, times, cosine)
 
 
 class _PlainLoop:
-    """The usual loop with torchvision: NCHW, fp32, one image at a time."""
+    """The usual loop with torchvision up to one layer: NCHW, fp32, one image at a time."""
 
-    def __init__(self, model: VGG, files: list[str], scales: Sequence[int]) -> None:
-        self._files, self._scales = files, scales
+    def __init__(self, model: VGG, files: list[str], scales: Sequence[int], layer: Measured) -> None:
+        self._files, self._scales, self._layer = files, scales, layer
         self._device = next(model.parameters()).device
         self._net = torchvision_net(model).eval()
         for module in self._net.modules():
@@ -221,14 +238,16 @@ class _PlainLoop:
         for Q in self._scales:
             x = torch.from_numpy(images.rescale(picture, Q).copy()).permute(2, 0, 1).to(self._device).float()
             x = (x - self._mean)[None].contiguous()
-            views = [self._fc7(view) for view in (x, x.flip(3))]
+            views = [self._pooled(view) for view in (x, x.flip(3))]
             per_scale.append((views[0] + views[1]) / 2)
         stacked = torch.cat(per_scale)
         return (stacked / stacked.norm()).cpu().numpy()
 
-    def _fc7(self, x: torch.Tensor) -> torch.Tensor:
-        fc6, fc7 = self._net.classifier[0], self._net.classifier[3]
+    def _pooled(self, x: torch.Tensor) -> torch.Tensor:
         y = self._net.features(x)
+        if self._layer == "pool5":
+            return y.mean((2, 3))[0]
+        fc6, fc7 = self._net.classifier[0], self._net.classifier[3]
         y = F.relu(F.conv2d(y, fc6.weight.view(fc6.out_features, -1, 7, 7), fc6.bias))
         y = F.relu(F.conv2d(y, fc7.weight[:, :, None, None], fc7.bias))
         return y.mean((2, 3))[0]

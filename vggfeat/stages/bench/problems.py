@@ -1,8 +1,13 @@
-"""The SVM problems of `bench svm`. Imports no scikit-learn, so that the command line can list them quickly."""
+"""What `bench` measures: layers and SVM problems. Imports neither torch nor scikit-learn, so that help is quick."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Measured = Literal["fc7", "pool5"]
+MEASURED: tuple[Measured, ...] = get_args(Measured)
+"""The layers of `bench extract`: the last before the classes, and the last of the convolutional part."""
 
 MIN_TIMED_CLASSES = 8
 

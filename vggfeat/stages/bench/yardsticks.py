@@ -16,6 +16,7 @@ from vggfeat.datasets import images
 from vggfeat.inference.dense import DTYPES
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.networks import VGG
+from vggfeat.stages.bench.problems import Measured
 from vggfeat.system.devices import tf32
 
 TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
@@ -69,9 +70,11 @@ def matrix_rate(precision: str, device: torch.device, side: int | None = None) -
     return 2 * side**3 / statistics.median(seconds[1:])
 
 
-def flops(spec: NetSpec, width: int, height: int, factor: float = 1.0) -> int:
-    """Multiplications and additions of one dense run up to fc7 on a picture of width x height pixels."""
+def flops(spec: NetSpec, width: int, height: int, factor: float = 1.0, layer: Measured = "fc7") -> int:
+    """Multiplications and additions of one dense run up to `layer` on a picture of width x height pixels."""
     trunk, channels, width, height = _trunk(spec, width, height, factor)
+    if layer == "pool5":
+        return trunk
     hidden = scaled(4096, factor)
     positions = (width - 6) * (height - 6)
     return trunk + 2 * positions * (channels * 49 * hidden + hidden * hidden)
