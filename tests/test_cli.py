@@ -232,7 +232,7 @@ def test_the_completion_script_is_there(shell):
         (["download", "--net", "shallowB"], "no net 'shallowB'; did you mean 'shallow-B'? valid: A (VGG-11), "),
         (
             ["bench", "extrat"],
-            "'extrat' is not one of 'all', 'extract', 'train', 'svm', 'convolutions'; did you mean 'extract'?",
+            "'extrat' is not one of 'all', 'extract', 'train', 'svm', 'convolutions', 'solvers'; did you mean 'extract'?",
         ),
         (["evaluate", "--scales", "mult"], "'mult' is not a rule for scales; did you mean 'multi'?"),
         (["train", "--init", "gausian"], "did you mean 'gaussian'?"),

@@ -64,8 +64,8 @@ def primal_dual(svm, X, positive, cost):
 
 ENGINES = {
     "primal": Limits(),
-    "gram64": Limits(primal_features=0),
-    "gram32": Limits(primal_features=0, double_rows=20, ritz=8),
+    "gram64": Limits(primal_features=0, many_features=0),
+    "gram32": Limits(primal_features=0, many_features=0, double_rows=20, ritz=8),
 }
 """Each way of solving, on problems of any size; float32 with conjugate gradients in the last."""
 
@@ -205,6 +205,24 @@ def test_solver_liblinear_masks_rows_by_class_and_bears_a_class_without_positive
     mask = np.random.default_rng(2).random(Y.shape) < 0.8
     theirs = LinearSVM(solver="liblinear", tol=1e-9).fit(X, Y, mask)
     assert_same(LinearSVM(tol=TIGHT).fit(X, Y, mask), theirs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "expected"),
+    [
+        (200, 256, "GramEngine"),  # more features than rows
+        (300, 256, "PrimalEngine"),
+        (700, 400, "GramEngine"),
+        (800, 400, "PrimalEngine"),  # the Gram matrix would be in float64
+        (1001, 400, "GramEngine"),
+        (2448, 512, "GramEngine"),
+        (4096, 512, "PrimalEngine"),
+        (4096, 513, "GramEngine"),
+    ],
+)
+def test_the_engine_is_the_one_measured_to_be_faster(rows, features, expected):
+    path = SVMPath(np.zeros((rows, features), np.float32), np.arange(rows) % 2)
+    assert type(path.engine).__name__ == expected
 
 
 def test_more_rows_than_the_gram_matrix_holds_go_to_liblinear_with_a_word():

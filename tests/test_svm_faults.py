@@ -15,8 +15,8 @@ from vggfeat.classifiers.limits import Limits
 
 ENGINES = {
     "primal": (Limits(), "newton"),
-    "gram64": (Limits(primal_features=0), "newton"),
-    "gram32": (Limits(primal_features=0, double_rows=20, ritz=8), "newton"),
+    "gram64": (Limits(primal_features=0, many_features=0), "newton"),
+    "gram32": (Limits(primal_features=0, many_features=0, double_rows=20, ritz=8), "newton"),
     "liblinear": (Limits(), "liblinear"),
 }
 RNG = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import warnings
 from vggfeat.classifiers.engine import Engine, Problem
 from vggfeat.classifiers.gram_engine import GramEngine
 from vggfeat.classifiers.liblinear_engine import LiblinearEngine
+from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.primal_engine import PrimalEngine
 
 
@@ -15,8 +16,7 @@ def choose_engine(problem: Problem, loss: str, solver: str) -> Engine:
     n, d = problem.X.shape
     limits = problem.limits
     if solver != "liblinear" and loss == "squared_hinge":
-        few = limits.primal_features if n <= limits.gram_rows else max(limits.primal_features, limits.many_features)
-        if d <= few and d < n:
+        if _has_few_features(n, d, limits):
             return PrimalEngine(problem)
         if solver == "newton" or n <= limits.gram_rows:
             return GramEngine(problem)
@@ -28,3 +28,11 @@ def choose_engine(problem: Problem, loss: str, solver: str) -> Engine:
     elif solver == "auto":
         warnings.warn("the plain hinge is fitted with LIBLINEAR, one class after another", stacklevel=4)
     return LiblinearEngine(problem, loss)
+
+
+def _has_few_features(n: int, d: int, limits: Limits) -> bool:
+    """Whether n rows of d features are solved faster on the weights than on the Gram matrix."""
+    if d <= limits.primal_features:
+        return d < n
+    many = n > limits.gram_rows or n >= limits.rows_per_feature * d or 2 * d <= n <= limits.double_rows
+    return d <= limits.many_features and many

@@ -13,9 +13,14 @@ class Limits:
     """Most rows for the Gram matrix: in float32 it takes 4 n^2 bytes, 6.4 GB here, and once more for the training rows'
     part while C is chosen."""
     primal_features: int = 256
-    """Up to here Hessians of the D + 1 weights cost less than products with the Gram matrix."""
+    """Up to here Hessians of the D + 1 weights cost less than products with the Gram matrix (`bench solvers`)."""
     many_features: int = 512
-    """Up to here the primal also serves more than `gram_rows` rows: 45,000 x 256 took a third of LIBLINEAR's time."""
+    """Up to here they do where there are `rows_per_feature` times as many rows, or so few that the Gram matrix is in
+    float64 and there are twice as many."""
+    rows_per_feature: int = 8
+    """From here on the weights are as fast with 100 classes (5,000 x 512: 12.7 and 10.6 s of one core, and the Gram
+    matrix of float32 leaves some fits short of the optimum there) and faster with 20 or with more rows (10,000 x 512:
+    2.4 and 12.9 s with 20 classes, 19.2 and 28.9 with 100)."""
     held_bytes: int = 2 * 2**30
     """Memory for copies of X and for the arrays of the classes that are solved at a time, in the primal."""
     double_rows: int = 1000

@@ -15,7 +15,7 @@ from vggfeat.stages.bench.problems import MEASURED, SIZES, Measured
 
 
 @click.command()
-@click.argument("what", type=Choice(["all", "extract", "train", "svm", "convolutions"]), default="all")
+@click.argument("what", type=Choice(["all", "extract", "train", "svm", "convolutions", "solvers"]), default="all")
 @click.option(
     "--net",
     default="D",
@@ -68,8 +68,9 @@ def bench(
     """Measure this machine: extraction, training and SVM fits.
 
     Each figure is compared with a yardstick from the same run: a plain torchvision loop, the machine's rate of matrix
-    products, or scikit-learn's LinearSVC. `bench convolutions`, which `all` leaves out, measures a net's layers one by
-    one on the CPU in fp32, in each way that inference may take.
+    products, or scikit-learn's LinearSVC. Two parts are left out of `all`: `bench convolutions` measures a net's layers
+    one by one on the CPU in fp32, in each way that inference may take, and `bench solvers` SVM fits of several sizes in
+    both forms of Newton's method.
 
     \b
     Examples:
@@ -113,6 +114,11 @@ def bench(
 
         with progress.Ticker("bench convolutions", quiet, unit="layers") as tick:
             result["convolutions"] = bench_convolutions(net, scale=scales[0], width=width or 1.0, progress=tick)
+    if what == "solvers":
+        from vggfeat.stages.bench.solvers import bench_solvers
+
+        with progress.Ticker("bench solvers", quiet, unit="problems") as tick:
+            result["solvers"] = bench_solvers(progress=tick)
     if as_json:
         console.print_json({name: one.as_json() if isinstance(one, Result) else one for name, one in result.items()})
     else:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the stages import torch and scikit-learn
     from vggfeat.nets.inference_form import Method
     from vggfeat.stages.bench.convolutions import ConvolutionBench
     from vggfeat.stages.bench.extract import ExtractBench
+    from vggfeat.stages.bench.solvers import SolverBench
     from vggfeat.stages.bench.svm import SVMBench
     from vggfeat.stages.localise import Localisation
 
@@ -139,6 +140,8 @@ def print_bench(result: dict[str, Any]) -> None:
         _print_bench_svm(out, result["svm"])
     if "convolutions" in result:
         _print_bench_convolutions(out, result["convolutions"])
+    if "solvers" in result:
+        _print_bench_solvers(out, result["solvers"])
 
 
 def _print_bench_svm(out: Console, figures: SVMBench) -> None:
@@ -193,6 +196,21 @@ def _print_bench_convolutions(out: Console, bench: ConvolutionBench) -> None:
     out.print(f"{machine['name']}, {machine['threads']} threads")
     show(out, table)
     out.print(f"the ways taken: {bench.times_direct:.2f} times as fast as direct ones")
+
+
+def _print_bench_solvers(out: Console, bench: SolverBench) -> None:
+    table = _table("images", "values", "classes", "Gram matrix s", "weights s", "taken", "times the faster")
+    for row in bench.problems:
+        table.add_row(
+            f"{row.images:,}",
+            f"{row.values:,}",
+            f"{row.classes:,}",
+            f"{row.seconds['gram']:.2f}",
+            f"{row.seconds['primal']:.2f}",
+            {"gram": "Gram matrix", "primal": "weights"}[row.chosen],
+            f"{row.lost:.2f}",
+        )
+    show(out, table)
 
 
 def _print_bench_train(out: Console, train: dict[str, Any]) -> None:

@@ -9,6 +9,12 @@ Measured = Literal["fc7", "pool5"]
 MEASURED: tuple[Measured, ...] = get_args(Measured)
 """The layers of `bench extract`: the last before the classes, and the last of the convolutional part."""
 
+Form = Literal["gram", "primal"]
+"""Newton's method on the Gram matrix of the images, or on the weights."""
+FORM_SIZES = tuple((images, values) for images in (1000, 2500, 10_000) for values in (64, 128, 256, 512))
+FORM_CLASSES = 20
+"""The problems of `bench solvers`: (images, values a descriptor), and the number of classes of all."""
+
 MIN_TIMED_CLASSES = 8
 
 
