@@ -33,6 +33,7 @@ from vggfeat.page.evidence import Scored, best, confusion, most_confused, rankin
 from vggfeat.page.html import document, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.style import STYLE
+from vggfeat.page.training import TrainingReport
 from vggfeat.page.training import write_page as write_training_page
 from vggfeat.stages.svm import svm
 
@@ -476,14 +477,13 @@ def test_a_training_page_shows_every_epoch_and_sets_off_the_best(tmp_path: Path)
         }
         for e, (rate, val) in enumerate([(0.01, 80.0), (0.01, 61.5), (0.001, 62.0)], start=1)
     ]
-    path = write_training_page(
-        tmp_path, "Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"], measure="top1"
-    )
+    report = TrainingReport("Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"], "top1", 20)
+    path = write_training_page(tmp_path, report)
     page = path.read_text(encoding="utf-8")
-    assert "61.5 %<small>validation top-1 error of the best epoch, 2 of 3 (least top1)</small>" in page
+    assert "61.5 %<small>validation top-1 error of the best epoch, 2 of 3 (least top1); chance 95.0 %</small>" in page
     assert re.search(r'<tr class="ours"><th scope="row">2</th><td>1.500</td>', page)
     assert (tmp_path / "curves.svg").stat().st_size > 1000
-    empty = write_training_page(tmp_path / "none", "Net A", [], {}, [], measure="top1").read_text(encoding="utf-8")
+    empty = write_training_page(tmp_path / "none", replace(report, rows=[])).read_text(encoding="utf-8")
     assert "<svg" not in empty
 
 
@@ -496,7 +496,8 @@ def test_a_training_page_sets_off_the_epoch_of_the_best_checkpoint(tmp_path: Pat
         | {"val_top1": top1, "val_top5": top5, "val_loss": loss}
         for e, (top1, top5, loss) in enumerate(values, start=1)
     ]
-    page = write_training_page(tmp_path, "Net A", rows, {}, [], measure=measure).read_text(encoding="utf-8")
+    report = TrainingReport("Net A", rows, {}, [], measure, 20)
+    page = write_training_page(tmp_path, report).read_text(encoding="utf-8")
     assert f"of the best epoch, {epoch} of 5 (least {measure})" in page
     assert re.findall(r'<tr class="ours"><th scope="row">(\d)', page) == [str(epoch)]
 

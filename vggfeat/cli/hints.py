@@ -11,8 +11,8 @@ NEXT = {
     "download weights": "vggfeat extract --net {net} --scales 256 PICTURES",
     "download dataset": "vggfeat extract --dataset {dataset} --net D",
     "train": "vggfeat predict {path} PICTURES",
-    "train ilsvrc2012": "vggfeat evaluate --weights {path}",
-    "train localise": "vggfeat localise --protocol 1 --weights {path}",
+    "train ilsvrc2012": "vggfeat evaluate --weights {path} {data}",
+    "train localise": "vggfeat localise --protocol 1 --weights {path} {data}",
     "extract": "vggfeat export {path} -o FILE.npy",
     "extract labelled": "vggfeat svm {path} -o model.h5",
     "svm": "vggfeat svm {files} -o model.h5",
@@ -38,4 +38,4 @@ def hint(done: str, quiet: bool, **facts: str | list[str]) -> None:
     """
     if not quiet:
         words = {name: shlex.join([value] if isinstance(value, str) else value) for name, value in facts.items()}
-        note(f"next: {NEXT[done].format(**words)}")
+        note(f"next: {NEXT[done].format(**words)}".rstrip())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vggfeat.datasets.sample import Origin
+from vggfeat.datasets.split import TrainingSet
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
@@ -125,13 +126,16 @@ def fuse_command(files: Sequence[str | Path]) -> str:
     return shlex.join(["vggfeat", "evaluate", *map(str, files)])
 
 
-def train_command(recipe: Mapping[str, Any], output: str | None = None, data: str | None = None) -> str:
+def train_command(
+    recipe: Mapping[str, Any], output: str | None = None, data: str | None = None, report: str | Path | None = None
+) -> str:
     """The `vggfeat train` that repeats a training run.
 
     Args:
         recipe: the resolved recipe that the checkpoint records.
         output: the file or folder to write.
         data: the data root.
+        report: folder for a page.
     """
     words = ["vggfeat", "train", "--net", recipe["net"], "--dataset", recipe["data"]["dataset"]]
     made = completed(recipe)
@@ -142,8 +146,30 @@ def train_command(recipe: Mapping[str, Any], output: str | None = None, data: st
     for key, value in _changes(made, usual):
         if key not in ("net", "data.dataset"):
             words += ["--set", f"{key}={json.dumps(value)}"]
+    words += ["--report", str(report)] if report else []
     words += ["-o", output] if output else []
     return shlex.join([*words, "--data", data] if data else words)
+
+
+def next_commands(net: Path, dataset: TrainingSet, data: str, folder: str | Path, *, localises: bool) -> list[str]:
+    """The command lines that use a trained net: its errors, and the class of a picture.
+
+    Args:
+        net: the checkpoint.
+        dataset: the images that it was trained on. data: their data root.
+        folder: of the report page, in which the next one finds a place.
+        localises: whether the net learned boxes.
+    """
+    if localises:
+        command = shlex.join(["vggfeat", "localise", "--protocol", "1", "--weights", str(net)])
+        return [with_data(with_report(command, Path(folder, "localisation")), data)]
+    command = shlex.join(["vggfeat", "evaluate", "--weights", str(net), "--dataset", dataset.name])
+    first = dataset.val[0]
+    picture = first.path if first.span is None else "PICTURES"  # within a tar file a picture has no path
+    return [
+        with_data(with_report(command, Path(folder, "evaluation")), data),
+        shlex.join(["vggfeat", "predict", str(net), picture, "--top", "5", "--header"]),
+    ]
 
 
 def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
