@@ -71,6 +71,7 @@ svg text { font-family: inherit !important; }
   background: var(--soft); border-radius: .25rem; }
 .thumbs .gone { font-size: .7rem; padding: .3rem; overflow: hidden; overflow-wrap: anywhere; }
 .thumbs .named { width: 100%; overflow-wrap: anywhere; }
+.mistakes .wrong { display: block; }
 .mistakes li { width: 7.5rem; } .mistakes img, .mistakes .gone { width: 7.5rem; height: 7.5rem; }
 .thumbs .wrong { color: var(--second); overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }

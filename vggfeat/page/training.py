@@ -176,7 +176,7 @@ def _curves(report: TrainingReport, drawn: Path | None) -> Part:
         measures[1] = ("top1", "error %", ".1f")
     elif report.classes > TOP:
         measures.append(("top5", "top-5 %", ".1f"))
-    heads = ("epoch", *(name for _, name, _ in measures), *(f"validation {name}" for _, name, _ in measures), "rate")
+    heads = ("epoch", *(name for _, name, _ in measures), *(f"val {name}" for _, name, _ in measures), "rate")
     cells = [
         (
             row["epoch"],
@@ -187,7 +187,7 @@ def _curves(report: TrainingReport, drawn: Path | None) -> Part:
     ]
     ours = epochs.index(best) if best is not None else None
     shown = [curves_figure(drawn, report.rows)] if drawn is not None and epochs else []
-    caption = "Loss and errors over the epochs; the best one is set off"
+    caption = "Loss and errors in training and in validation (val), by epoch; the best one is set off"
     return section("curves", "Curves", *shown, table(caption, heads, cells, text=(), ours=ours))
 
 
@@ -202,7 +202,7 @@ def _mistakes(judged: Judged, drawn: Path | None) -> list[Part]:
         pictures.show(
             answers.ids[row],
             f"{percent(answers.confidence[row])} % {names[answers.guesses[row]]}",
-            tag("span", f" wrong: {names[answers.labels[row]]}", class_="wrong"),
+            tag("span", f"in fact {names[answers.labels[row]]}", class_="wrong"),
         )
         for row in rows
     ]
