@@ -35,7 +35,7 @@ from vggfeat.page.commands import evaluate_again, fuse_command, with_data, with_
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
-from vggfeat.page.pictures import Pictures
+from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.store import DescriptorWriter, check_output
 from vggfeat.system.files import check_writable
 
@@ -139,9 +139,10 @@ def evaluate(
         "submission": submission,
     }
     command = evaluate_again(scorer.provenance(), images.name, again)
+    title = ""
     if isinstance(dataset, str):
-        command = with_data(command, data)
-    return _reported(result, report, posteriors, command, Pictures(images.samples, exif=images.exif))
+        command, title = with_data(command, data), title_of(dataset, data)
+    return _reported(result, report, posteriors, command, Pictures(images.samples, exif=images.exif, title=title))
 
 
 def evaluate_files(
