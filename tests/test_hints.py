@@ -11,6 +11,7 @@ from vggfeat.cli import run, vggfeat
 from vggfeat.cli.hints import NEXT, hint
 
 FACTS = {"net": "D", "scales": "256,384", "path": "my file.h5", "dataset": "caltech101", "files": ["a b.h5", "c.h5"]}
+FACTS |= {"data": ["--data", "my data"], "typed": ["-k", "3", "my file.h5", "a picture.jpg"]}
 
 
 @pytest.mark.parametrize("done", NEXT)

@@ -33,6 +33,7 @@ from vggfeat.page.evidence import Scored, best, confusion, most_confused, rankin
 from vggfeat.page.html import document, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.style import STYLE
+from vggfeat.page.training import TrainingReport
 from vggfeat.page.training import write_page as write_training_page
 from vggfeat.stages.svm import svm
 
@@ -476,14 +477,13 @@ def test_a_training_page_shows_every_epoch_and_sets_off_the_best(tmp_path: Path)
         }
         for e, (rate, val) in enumerate([(0.01, 80.0), (0.01, 61.5), (0.001, 62.0)], start=1)
     ]
-    path = write_training_page(
-        tmp_path, "Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"], measure="top1"
-    )
+    report = TrainingReport("Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"], "top1", 20)
+    path = write_training_page(tmp_path, report)
     page = path.read_text(encoding="utf-8")
-    assert "61.5 %<small>validation top-1 error of the best epoch, 2 of 3 (least top1)</small>" in page
+    assert "61.5 %<small>validation top-1 error of the best epoch, 2 of 3 (least top1); chance 95.0 %</small>" in page
     assert re.search(r'<tr class="ours"><th scope="row">2</th><td>1.500</td>', page)
     assert (tmp_path / "curves.svg").stat().st_size > 1000
-    empty = write_training_page(tmp_path / "none", "Net A", [], {}, [], measure="top1").read_text(encoding="utf-8")
+    empty = write_training_page(tmp_path / "none", replace(report, rows=[])).read_text(encoding="utf-8")
     assert "<svg" not in empty
 
 
@@ -496,7 +496,8 @@ def test_a_training_page_sets_off_the_epoch_of_the_best_checkpoint(tmp_path: Pat
         | {"val_top1": top1, "val_top5": top5, "val_loss": loss}
         for e, (top1, top5, loss) in enumerate(values, start=1)
     ]
-    page = write_training_page(tmp_path, "Net A", rows, {}, [], measure=measure).read_text(encoding="utf-8")
+    report = TrainingReport("Net A", rows, {}, [], measure, 20)
+    page = write_training_page(tmp_path, report).read_text(encoding="utf-8")
     assert f"of the best epoch, {epoch} of 5 (least {measure})" in page
     assert re.findall(r'<tr class="ours"><th scope="row">(\d)', page) == [str(epoch)]
 
@@ -595,3 +596,56 @@ def test_a_training_run_gives_its_page_and_the_command_that_repeats_it(
         str(tmp_path / "set"),
     ]
     assert (tmp_path / "r" / "curves.png").exists()
+    assert 'id="confusions"' in page
+    assert f"Answers of {tmp_path}/n.pt, the net of epoch 1, on the central crop of 2 validation images." in page
+    evaluate, predict = re.findall(r"<span>(vggfeat (?:evaluate|predict) .*?)</span>", page)
+    assert run([*shlex.split(evaluate.replace("&#x27;", "'"))[1:], "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["images"] == 2
+    again = (tmp_path / "r" / "evaluation" / "index.html").read_text(encoding="utf-8")
+    [repeat] = re.findall(r"<span>(vggfeat evaluate .*?)</span>", again)
+    assert run([*shlex.split(repeat.replace("&#x27;", "'"))[1:], "--device", "cpu", "--quiet"]) == 0
+    assert run([*shlex.split(predict.replace("&#x27;", "'"))[1:], "--device", "cpu", "--quiet"]) == 0
+    # A run that is finished keeps its answers.
+    resumed = [*asked, "-o", str(tmp_path / "n.pt"), "--report", str(tmp_path / "r2"), "--quiet", "--resume"]
+    assert run(resumed) == 0
+    assert "the net of epoch 1, on the central crop of 2" in (tmp_path / "r2" / "index.html").read_text()
+
+
+def test_the_surest_mistakes_come_first_and_unread_images_are_left_out(tmp_path: Path) -> None:
+    from torch import tensor
+
+    from vggfeat.datasets import Sample
+    from vggfeat.datasets.split import TrainingSet
+    from vggfeat.page.training import Judged
+    from vggfeat.training.predicted import Predicted
+
+    samples = tuple(Sample(f"{row}.png", f"{row}.png", row % 2) for row in range(5))
+    dataset = TrainingSet("folder", (), samples, ("cat", "dog"), True, True)
+    predicted = Predicted(
+        3, tensor([1, 1, 1, -1, 0]), tensor([0.6, 0.9, 0.8, -1, 0.7]), tensor([0.4, 0.9, 0.2, -1, 0.7])
+    )
+    judged = Judged.by(predicted, dataset, Path("n.pt"), "")
+    assert judged.of.endswith("the net of epoch 3, on the central crop of 4 validation images; 1 could not be read.")
+    report = TrainingReport("Net A", [], {}, [], "top1", 2, judged=judged)
+    page = write_training_page(tmp_path, report).read_text(encoding="utf-8")
+    mistakes = page[page.index('id="mistakes"') :]
+    assert re.findall(r"([\d.]+ %) dog", mistakes) == ["80.0 %", "60.0 %"]
+    assert mistakes.count("in fact cat") == 2
+
+
+def test_the_copies_that_svm_warns_of_are_on_its_page(folder: Path, tmp_path: Path) -> None:
+    from vggfeat.classifiers.protocols.copies import Copy
+    from vggfeat.page.transfer import Report
+    from vggfeat.page.transfer import write_page as write_svm_page
+
+    result = svm([folder / "d.h5"])
+    split = scored(n=20, k=len(EVIL))
+    report = Report(replace(result, copies=(Copy("1.png", "2.png", 0.9987),)), [split], {}, [])
+    page = write_svm_page(tmp_path, report, Pictures(missing="none")).read_text("utf-8")
+    assert "1 test image seems to be among the training images" in page
+    copies = page[page.index('id="copies"') :]
+    assert copies.index("0.9987") < copies.index("1.png") < copies.index("2.png")
+    assert (
+        'id="copies"'
+        not in write_svm_page(tmp_path, replace(report, result=result), Pictures(missing="none")).read_text()
+    )

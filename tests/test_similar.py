@@ -1,6 +1,7 @@
 """`vggfeat similar`: pictures find themselves and their copies; near-duplicates are told from other images."""
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -137,3 +138,16 @@ def test_files_without_descriptors_are_refused(tmp_path):
     full = write_descriptors(tmp_path / "full.h5", dataset, values)
     with pytest.raises(UsageError, match="`count` and `most` start at 1"):
         similar(full, count=0)
+
+
+def test_the_next_command_is_the_same_search_with_a_page(library, tmp_path, monkeypatch, capfd):
+    root, features = library
+    monkeypatch.chdir(tmp_path)
+    assert run(["similar", str(features), str(root / "2.png"), "-k", "2", "--device", "cpu"]) == 0
+    out, err = capfd.readouterr()
+    [following] = [line for line in err.splitlines() if line.startswith("next: ")]
+    assert run(shlex.split(following.removeprefix("next: vggfeat "))) == 0
+    again, err = capfd.readouterr()
+    assert again == out
+    assert "page: similar/index.html" in err
+    assert err.endswith(f"next: vggfeat similar {features} --report duplicates\n")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 
+import click
+
 from vggfeat.cli.console import note
+from vggfeat.cli.options import GIVEN
 
 NEXT = {
     "nets": "vggfeat download --net D",
     "download weights": "vggfeat extract --net {net} --scales 256 PICTURES",
     "download dataset": "vggfeat extract --dataset {dataset} --net D",
     "train": "vggfeat predict {path} PICTURES",
-    "train ilsvrc2012": "vggfeat evaluate --weights {path}",
-    "train localise": "vggfeat localise --protocol 1 --weights {path}",
+    "train ilsvrc2012": "vggfeat evaluate --weights {path} {data}",
+    "train localise": "vggfeat localise --protocol 1 --weights {path} {data}",
     "extract": "vggfeat export {path} -o FILE.npy",
     "extract labelled": "vggfeat svm {path} -o model.h5",
     "svm": "vggfeat svm {files} -o model.h5",
@@ -24,7 +27,8 @@ NEXT = {
     "localise": "vggfeat localise --weights {path} --classifier NET.pt",
     "localise protocol 2": "vggfeat localise --weights {path} --classifier NET.pt --report report",
     "export": "vggfeat info {path}",
-    "similar": "vggfeat similar {path} --report similar",
+    "similar": "vggfeat similar --report similar {typed}",
+    "similar pictures report": "vggfeat similar {path} --report duplicates",
     "similar report": "vggfeat similar {path} PICTURES",
     "bench": "vggfeat extract --net {net} --scales {scales} PICTURES",
 }
@@ -38,4 +42,24 @@ def hint(done: str, quiet: bool, **facts: str | list[str]) -> None:
     """
     if not quiet:
         words = {name: shlex.join([value] if isinstance(value, str) else value) for name, value in facts.items()}
-        note(f"next: {NEXT[done].format(**words)}")
+        note(f"next: {NEXT[done].format(**words)}".rstrip())
+
+
+def typed(ctx: click.Context) -> list[str]:
+    """The options and arguments that the user gave this command, in words that give them again."""
+    options: list[str] = []
+    arguments: list[str] = []
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name or "")
+        if value is None or ctx.get_parameter_source(parameter.name or "") not in GIVEN:
+            continue
+        values = [str(one) for one in (value if isinstance(value, tuple) else (value,))]
+        if isinstance(parameter, click.Argument):
+            arguments += values
+        elif isinstance(value, bool):
+            options += [*parameter.opts[:1]] if value else [*parameter.secondary_opts[:1]]
+        else:
+            options += [word for one in values for word in (parameter.opts[0], one)]
+    if any(word.startswith("-") for word in arguments):
+        arguments.insert(0, "--")
+    return [*options, *arguments]

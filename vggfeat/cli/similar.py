@@ -8,7 +8,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.hints import hint
+from vggfeat.cli.hints import hint, typed
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import GIVEN, common, data_option, list_options, recorded_net_options
 from vggfeat.errors import UsageError
@@ -70,7 +70,10 @@ def similar(
     if not quiet and result.pairs is not None and result.found > len(result.pairs):
         console.note(f"the {len(result.pairs)} most similar of {result.found} pairs: --most keeps more")
     if not as_json:
-        hint("similar report" if result.report else "similar", quiet, path=features)
+        if result.report:
+            hint("similar report" if images is None else "similar pictures report", quiet, path=features)
+        elif "-" not in (*paths, list_file):  # a list on stdin is gone
+            hint("similar", quiet, typed=typed(ctx))
     if result.failed:
         if not quiet:
             tables.print_failures(result.failed, len(result.queries), where="with --json")

@@ -83,7 +83,7 @@ class _Side(click.ParamType):
     help="[default: checkpoints/<dataset>-<net>-<S>[-<trainable>][-localise-<head>]]",
 )
 @click.option(
-    "--report", "folder", metavar="DIR", help="Write a page with the curves and the command that repeats the run."
+    "--report", "folder", metavar="DIR", help="Write a page with the curves, the confusions and the surest mistakes."
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
@@ -169,14 +169,14 @@ def train(
     if not result.finished:
         note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
-    page = page_of_run(folder, RunFiles.of(output), output, data) if folder else None
+    page = page_of_run(folder, RunFiles.of(output), output, data, dataset, result.predicted) if folder else None
     if as_json:
         print_json(result.as_json() | ({"report": str(page)} if page else {}))
     else:
         click.echo(result.best)
         if page:
             click.echo(page)
-        hint(_done(recipe), quiet, path=str(result.best))
+        hint(_done(recipe), quiet, path=str(result.best), data=[] if data == "data" else ["--data", data])
     if result.failed:
         if not quiet:
             note(f"{len(result.failed)} images could not be read and were skipped")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vggfeat.datasets.sample import Origin
+from vggfeat.datasets.split import TrainingSet
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
@@ -112,26 +113,48 @@ def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | No
         output: the file to write; by default FILE.h5.
     """
     words = ["vggfeat", "evaluate", *_nets(settings), "--view", settings["view"]]
-    of_nets = [net["scales"] for net in settings["nets"]]
-    scales = ",".join(map(str, of_nets[0]))
-    if any(its != of_nets[0] for its in of_nets):  # chosen by the paper's rule from each net's training scale
-        scales = "single" if len(of_nets[0]) == 1 else "multi"
-    words += ["--scales", scales, "--precision", settings["precision"]]
+    words += ["--scales", _scales_of(settings["nets"]), "--precision", settings["precision"]]
     return shlex.join([*words, "--dataset", dataset, "-o", output or "FILE.h5"])
 
 
-def fuse_command(files: Sequence[str | Path]) -> str:
-    """The `vggfeat evaluate` that would score such files of posteriors, and their fusion, again."""
-    return shlex.join(["vggfeat", "evaluate", *map(str, files)])
+def evaluate_again(settings: Mapping[str, Any], dataset: str, options: Mapping[str, Any]) -> str:
+    """The `vggfeat evaluate` that repeats a run, without keeping its posteriors.
+
+    Args:
+        settings: what was computed (`Scorer.provenance`).
+        dataset: the data set's name.
+        options: the run's other options by flag, as for `fuse_command`; `weights` and `preprocessing`, one for each net
+            or for all, replace those of the settings, which know a file by its name alone.
+    """
+    rest = dict(options)
+    weights, preprocessing = rest.pop("weights", None), rest.pop("preprocessing", None)
+    nets = list(settings["nets"])
+    if weights:
+        given = weights * len(nets) if len(weights) == 1 else weights
+        nets = [{**net, "weights": path} for net, path in zip(nets, given, strict=True)]
+    words = ["vggfeat", "evaluate", *_nets({**settings, "nets": nets}, preprocessing), "--view", settings["view"]]
+    words += ["--scales", _scales_of(nets), "--precision", settings["precision"], "--dataset", dataset]
+    return shlex.join([*words, *_flags(rest)])
 
 
-def train_command(recipe: Mapping[str, Any], output: str | None = None, data: str | None = None) -> str:
+def fuse_command(files: Sequence[str | Path], options: Mapping[str, Any]) -> str:
+    """The `vggfeat evaluate` that would score such files of posteriors, and their fusion, again.
+
+    `options`: by flag; True stands alone, and None and False are left out.
+    """
+    return shlex.join(["vggfeat", "evaluate", *map(str, files), *_flags(options)])
+
+
+def train_command(
+    recipe: Mapping[str, Any], output: str | None = None, data: str | None = None, report: str | Path | None = None
+) -> str:
     """The `vggfeat train` that repeats a training run.
 
     Args:
         recipe: the resolved recipe that the checkpoint records.
         output: the file or folder to write.
         data: the data root.
+        report: folder for a page.
     """
     words = ["vggfeat", "train", "--net", recipe["net"], "--dataset", recipe["data"]["dataset"]]
     made = completed(recipe)
@@ -142,8 +165,30 @@ def train_command(recipe: Mapping[str, Any], output: str | None = None, data: st
     for key, value in _changes(made, usual):
         if key not in ("net", "data.dataset"):
             words += ["--set", f"{key}={json.dumps(value)}"]
+    words += ["--report", str(report)] if report else []
     words += ["-o", output] if output else []
     return shlex.join([*words, "--data", data] if data else words)
+
+
+def next_commands(net: Path, dataset: TrainingSet, data: str, folder: str | Path, *, localises: bool) -> list[str]:
+    """The command lines that use a trained net: its errors, and the class of a picture.
+
+    Args:
+        net: the checkpoint.
+        dataset: the images that it was trained on. data: their data root.
+        folder: of the report page, in which the next one finds a place.
+        localises: whether the net learned boxes.
+    """
+    if localises:
+        command = shlex.join(["vggfeat", "localise", "--protocol", "1", "--weights", str(net)])
+        return [with_data(with_report(command, Path(folder, "localisation")), data)]
+    command = shlex.join(["vggfeat", "evaluate", "--weights", str(net), "--dataset", dataset.name])
+    first = dataset.val[0]
+    picture = first.path if first.span is None else "PICTURES"  # within a tar file a picture has no path
+    return [
+        with_data(with_report(command, Path(folder, "evaluation")), data),
+        shlex.join(["vggfeat", "predict", str(net), picture, "--top", "5", "--header"]),
+    ]
 
 
 def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
@@ -173,12 +218,7 @@ def localise_command(weights: Sequence[str], settings: Mapping[str, Any]) -> str
         weights: paths of the checkpoints.
         settings: options by flag; one with several values is repeated, True stands alone, and None is left out.
     """
-    words = ["vggfeat", "localise"]
-    for flag, value in {"weights": weights, **settings}.items():
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if one is not None and one is not False:
-                words += [f"--{flag}"] if one is True else [f"--{flag}", str(one)]
-    return shlex.join(words)
+    return shlex.join(["vggfeat", "localise", *_flags({"weights": weights, **settings})])
 
 
 def with_probabilities(command: str) -> str:
@@ -194,6 +234,24 @@ def with_report(command: str, folder: str | Path) -> str:
 def with_data(command: str, data: str | Path) -> str:
     """The command with its data root, unless that is the default."""
     return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"
+
+
+def _flags(options: Mapping[str, Any]) -> list[str]:
+    """Options by flag as words; one with several values is repeated, True stands alone, None and False are left out."""
+    words = []
+    for flag, value in options.items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one is not None and one is not False:
+                words += [f"--{flag}"] if one is True else [f"--{flag}", str(one)]
+    return words
+
+
+def _scales_of(nets: Sequence[Mapping[str, Any]]) -> str:
+    """The scales of several nets, as `vggfeat evaluate` takes them."""
+    first = nets[0]["scales"]
+    if any(net["scales"] != first for net in nets):  # chosen by the paper's rule from each net's training scale
+        return "single" if len(first) == 1 else "multi"
+    return ",".join(map(str, first))
 
 
 def _changes(recipe: Mapping[str, Any], usual: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -226,11 +284,14 @@ def _preprocessing(nets: Sequence[Mapping[str, Any]]) -> list[str]:
     return [word for name in found for word in ("--preprocessing", str(name))]
 
 
-def _nets(settings: Mapping[str, Any]) -> list[str]:
+def _nets(settings: Mapping[str, Any], preprocessing: Sequence[str] | None = None) -> list[str]:
     words = []
     for net in settings["nets"]:
         words += ["--net", net["net"], "--weights", net["weights"]]
-    words += _preprocessing(settings["nets"])
+    if preprocessing:
+        words += [word for one in preprocessing for word in ("--preprocessing", one)]
+    else:
+        words += _preprocessing(settings["nets"])
     random = [net for net in settings["nets"] if net["weights"] == "none"]
     words += ["--width", f"{random[0]['width']:g}"] if random else []
     seed = random[0].get("seed", 0) if random else 0

@@ -18,19 +18,18 @@ Row = dict[str, Any]
 def curves_figure(folder: Path, rows: Sequence[Row]) -> Html:
     """The curves for a page: folder/curves.svg and curves.png. `rows` need at least one of an epoch."""
     epochs = epochs_of(rows)
-    with _canvas() as canvas:
+    with Canvas(5.2, 6.6, 2, 1) as canvas:  # one above the other, which a phone's width leaves legible
         _draw(canvas, rows, epochs)
         last = epochs[-1]
         words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
         plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
-    return figure(
-        plot, "Loss and errors over the epochs." + (" Dotted: learning rate drops." if _falls(epochs) else "")
-    )
+    caption = "Loss and errors over the epochs." + (" Dotted: learning rate drops." if _falls(epochs) else "")
+    return figure(plot, caption, class_="half")
 
 
 def save_curves(rows: Sequence[Row], path: Path) -> Path:
     """The curves as a PNG. `rows` need at least one of an epoch."""
-    with _canvas() as canvas:
+    with Canvas(10, 4, 1, 2) as canvas:
         _draw(canvas, rows, epochs_of(rows))
         return canvas.picture(path)
 
@@ -40,12 +39,8 @@ def epochs_of(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["kind"] == "epoch"]
 
 
-def _canvas() -> Canvas:
-    return Canvas(10, 4, 1, 2)
-
-
 def _draw(canvas: Canvas, rows: Sequence[Row], epochs: Sequence[Row]) -> None:
-    """Loss on the left, errors on the right.
+    """Loss first, then errors.
 
     A validation point stands at the end of its epoch. Training is a running mean over updates, or in short epochs the
     mean of each epoch, at its middle.
@@ -53,7 +48,8 @@ def _draw(canvas: Canvas, rows: Sequence[Row], epochs: Sequence[Row]) -> None:
     x_train, train = _training(rows, epochs)
     x = [row["epoch"] for row in epochs]
     loss, error = canvas.axes
-    one_guess = all(row["val_top1"] == row["val_top5"] for row in epochs)  # a localiser has no top-5
+    # A localiser has no top-5, and among five classes none of five guesses is wrong.
+    one_guess = all(row["val_top5"] in (row["val_top1"], 0) for row in epochs)
     errors = [("top1", "error")] if one_guess else [("top1", "top-1"), ("top5", "top-5")]
     for axes, measures, unit in ((loss, [("loss", "loss")], "loss"), (error, errors, "error (%)")):
         for (name, label), colour in zip(measures, (COLOURS["accent"], COLOURS["second"]), strict=False):

@@ -4,11 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.metrics import confusion_matrix
+
+
+class Guessed(Protocol):
+    """Images of one class each, and the class that each was given: all that confusions need."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """(n,)"""
+
+    @property
+    def labels(self) -> NDArray[np.integer]:
+        """(n,) class indices."""
+
+    @property
+    def guesses(self) -> NDArray[np.integer]:
+        """(n,) the class that each image was given."""
+
+    @property
+    def margins(self) -> NDArray[np.float32]:
+        """(n,) by how much the given class's score exceeds that of the image's own class."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Images with the class that a net gave each, without the other classes' scores."""
+
+    ids: Sequence[str]
+    labels: NDArray[np.integer]
+    """(n,) class indices."""
+    guesses: NDArray[np.integer]
+    """(n,) class indices."""
+    confidence: NDArray[np.float32]
+    """(n,) probability of the class given, from 0 to 1."""
+    own: NDArray[np.float32]
+    """(n,) probability of the image's own class."""
+
+    @property
+    def margins(self) -> NDArray[np.float32]:
+        """(n,) excess of the class given."""
+        return self.confidence - self.own
+
+    def surest_mistakes(self, count: int) -> list[int]:
+        """Rows of wrong answers, highest probability first."""
+        wrong = np.flatnonzero(self.guesses != self.labels)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:count].tolist()
 
 
 @dataclass(frozen=True)
@@ -26,8 +72,16 @@ class Scored:
         """(n,) the class of the highest score."""
         return self.scores.argmax(axis=1)
 
+    @property
+    def margins(self) -> NDArray[np.float32]:
+        """(n,) excess of the highest score over that of the image's own class; for labels that are class indices."""
+        rows = np.arange(len(self.labels))
+        with np.errstate(invalid="ignore"):  # an image without a descriptor: infinity less infinity
+            margins: NDArray[np.float32] = self.scores[rows, self.guesses] - self.scores[rows, self.labels]
+        return margins
 
-def confusion(splits: Sequence[Scored], num_classes: int) -> NDArray[np.int64]:
+
+def confusion(splits: Sequence[Guessed], num_classes: int) -> NDArray[np.int64]:
     """(K, K) test images by true class (row) and predicted class (column), summed over the splits."""
     counts = np.zeros((num_classes, num_classes), dtype=np.int64)
     for split in splits:
@@ -49,7 +103,7 @@ class Confusion:
     """Some of them, surest mistakes first."""
 
 
-def most_confused(splits: Sequence[Scored], num_classes: int, pairs: int, images: int) -> list[Confusion]:
+def most_confused(splits: Sequence[Guessed], num_classes: int, pairs: int, images: int) -> list[Confusion]:
     """The pairs of classes with the largest shares of the true class's images; among equals the larger count first."""
     counts = confusion(splits, num_classes)
     totals = counts.sum(axis=1)
@@ -64,14 +118,15 @@ def most_confused(splits: Sequence[Scored], num_classes: int, pairs: int, images
     return found
 
 
-def _surest(splits: Sequence[Scored], true: int, guess: int, count: int) -> tuple[str, ...]:
+def _surest(splits: Sequence[Guessed], true: int, guess: int, count: int) -> tuple[str, ...]:
     """Ids of images of class `true` taken for `guess`, largest excess of the wrong score first."""
-    margins: dict[str, float] = {}
+    excess: dict[str, float] = {}
     for split in splits:
+        margins = split.margins
         for row in np.flatnonzero((split.labels == true) & (split.guesses == guess)).tolist():
-            margin = float(split.scores[row, guess] - split.scores[row, true])
-            margins[split.ids[row]] = max(margin, margins.get(split.ids[row], margin))
-    return tuple(sorted(margins, key=lambda id: -margins[id])[:count])
+            margin = float(margins[row])
+            excess[split.ids[row]] = max(margin, excess.get(split.ids[row], margin))
+    return tuple(sorted(excess, key=lambda id: -excess[id])[:count])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.page import plots
-from vggfeat.page.evidence import Confusion, Scored, Shown, best, confusion, most_confused, worst
+from vggfeat.page.evidence import Confusion, Guessed, Scored, Shown, best, confusion, most_confused, worst
 from vggfeat.page.html import NONE, Html, Part, bar, commands, percent, section, table, tag
 from vggfeat.page.pictures import Pictures
 
@@ -69,23 +69,39 @@ def precision_and_f1(splits: Sequence[Scored], num_classes: int) -> dict[str, li
     return {"precision %": [percent(value) for value in precision], "F1 %": [percent(value) for value in f1]}
 
 
-def confusions(names: Sequence[str], splits: Sequence[Scored], pictures: Pictures, folder: Path | None) -> Part:
-    """The confusion matrix (if there is a folder for the plot) and the most confused pairs with images."""
-    shown: list[Html] = []
+def confusions(
+    names: Sequence[str],
+    splits: Sequence[Guessed],
+    pictures: Pictures,
+    folder: Path | None,
+    kind: str = "test",
+    note: str = "",
+) -> Part:
+    """The confusion matrix and the most confused pairs with images; for many classes a table of names too.
+
+    Args:
+        names: K classes.
+        splits: the images of each split with the classes that they were given.
+        pictures: their thumbnails.
+        folder: where to write the plot; None: no plot.
+        kind: which images these are: test, validation.
+        note: a sentence that comes first.
+    """
+    shown: list[Html] = [tag("p", note, class_="sub")] if note else []
     if folder is not None:
-        shown.append(plots.confusion_matrix(folder, names, confusion(splits, len(names)), len(splits)))
+        shown.append(plots.confusion_matrix(folder, names, confusion(splits, len(names)), len(splits), kind))
     if len(names) > plots.NUMBERED:
-        shown.append(_mistakes(names, confusion(splits, len(names))))
+        shown.append(_mistakes(names, confusion(splits, len(names)), kind))
     pairs = most_confused(splits, len(names), PAIRS, PAIR_IMAGES)
     pictures.prepare(id for pair in pairs for id in pair.ids)
     if pairs:
         shown.append(tag("h3", "The most confused pairs"))
         rows = [_pair(names, pair, pictures) for pair in pairs]
-        caption = "Share of a class's test images that were given to another class, with the most confident mistakes"
+        caption = f"Share of a class's {kind} images that were given to another class, with the most confident mistakes"
         heads = ("class", "taken for", "share", "images")
         shown.append(table(caption, heads, rows, text=(0, 1, 3), class_="wide images"))
     else:
-        shown.append(tag("p", "Every test image was given its own class."))
+        shown.append(tag("p", f"Every {kind} image was given its own class."))
     return section("confusions", "Confusions", *shown)
 
 
@@ -93,7 +109,7 @@ MISTAKEN = 3
 """Classes that are named as the most frequent mistakes of a class."""
 
 
-def _mistakes(names: Sequence[str], counts: NDArray[np.int64]) -> Html:
+def _mistakes(names: Sequence[str], counts: NDArray[np.int64], kind: str) -> Html:
     """A table to search by name: what the images of each class were taken for."""
     rows = []
     for k in sorted(range(len(names)), key=lambda k: names[k].casefold()):
@@ -102,7 +118,7 @@ def _mistakes(names: Sequence[str], counts: NDArray[np.int64]) -> Html:
         most = [j for j in np.argsort(-wrong, kind="stable")[:MISTAKEN] if wrong[j]]
         others = ", ".join(f"{names[j]} ({wrong[j]})" for j in most) or NONE
         rows.append((names[k], f"{counts[k, k]} of {counts[k].sum()}", others))
-    caption = "Every class by name: its test images that were right, and the classes that most others were given"
+    caption = f"Every class by name: its {kind} images that were right, and the classes that most others were given"
     return table(caption, ("class", "right", "taken for"), rows, text=(0, 2), class_="wide")
 
 
@@ -150,13 +166,19 @@ def images(
         )
         for k, pair in found.items()
     ]
-    shown = [table(caption, heads, rows, text=(0, 1, 2), class_="wide images")]
+    return section(
+        "images", "Images", *not_shown(pictures), table(caption, heads, rows, text=(0, 1, 2), class_="wide images")
+    )
+
+
+def not_shown(pictures: Pictures) -> list[Html]:
+    """A note on the prepared images that cannot be shown, if there are any."""
     failures = pictures.failures()
-    if failures:
-        id, reason = next(iter(failures.items()))
-        words = f"{len(failures)} of the images cannot be shown; the first is {id}: {reason}."
-        shown.insert(0, tag("p", words, class_="note"))
-    return section("images", "Images", *shown)
+    if not failures:
+        return []
+    id, reason = next(iter(failures.items()))
+    words = f"{len(failures)} of the images cannot be shown; the first is {id}: {reason}."
+    return [tag("p", words, class_="note")]
 
 
 def _image(names: Sequence[str], image: Shown, pictures: Pictures, score: str) -> Html:

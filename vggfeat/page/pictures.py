@@ -20,6 +20,11 @@ SLOW = 60.0
 """Seconds to wait for an image before the page goes without it."""
 
 
+def title_of(dataset: str, data: str | Path) -> str:
+    """What pages call a data set: the folder's name for the user's own images; "": its name."""
+    return Path(data).resolve().name if dataset == "folder" else ""
+
+
 class Pictures:
     """Thumbnails by id. A missing image becomes a box with its id; without a data set only ids are shown.
 
@@ -28,7 +33,7 @@ class Pictures:
         exif: honour the EXIF orientation.
         missing: the reason if there is no data set.
         side: longer side of a thumbnail in pixels.
-        title: what pages call the data set: the folder's name for the user's own images; "": its name.
+        title: what pages call the data set (`title_of`).
     """
 
     def __init__(
@@ -54,7 +59,7 @@ class Pictures:
             dataset: Dataset = load_dataset(name, data)
         except VggfeatError as error:
             return cls(missing=str(error))
-        return cls(dataset.samples, exif=dataset.exif, title=Path(data).resolve().name if name == "folder" else "")
+        return cls(dataset.samples, exif=dataset.exif, title=title_of(name, data))
 
     def prepare(self, ids: Iterable[str]) -> None:
         """Decodes these images in parallel."""

@@ -234,7 +234,9 @@ RASTER = "#3d8fe0"
 """Colour of matrices that are a raster: visible on light and dark."""
 
 
-def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int64], splits: int) -> Html:
+def confusion_matrix(
+    folder: Path, names: Sequence[str], counts: NDArray[np.int64], splits: int, kind: str = "test"
+) -> Html:
     """The confusion matrix as shares of its rows.
 
     Args:
@@ -242,6 +244,7 @@ def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int6
         names: K classes.
         counts: (K, K) test images of each class (row) that were given each class (column).
         splits: over how many splits these are summed.
+        kind: which images these are: test, validation.
     """
     k = len(names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -263,7 +266,7 @@ def confusion_matrix(folder: Path, names: Sequence[str], counts: NDArray[np.int6
         plot = canvas.save(folder, "confusion", words)
     over = ", over all splits" if splits > 1 else ""
     caption = (
-        f"Share of each class's test images (rows) that each class received (columns){over}. "
+        f"Share of each class's {kind} images (rows) that each class received (columns){over}. "
         "Stronger colour means more; faint colours are raised to show rare confusions."
     )
     return figure(plot, caption, class_="square" if k <= SQUARE else None)

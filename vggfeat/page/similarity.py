@@ -43,14 +43,25 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
 def _pairs(pairs: Sequence[Mapping[str, Any]], held: Pictures) -> Part:
     if not pairs:
         return section("pairs", "Near-duplicates", tag("p", "No two images are as similar as that."))
+    return section("pairs", "Near-duplicates", pairs_table(pairs, held, "Pairs of images"))
+
+
+def pairs_table(pairs: Sequence[Mapping[str, Any]], held: Pictures, what: str) -> Html:
+    """Pairs of images side by side.
+
+    Args:
+        pairs: each with its `ids` and `cosine`, most similar first.
+        held: their thumbnails.
+        what: what the pairs are.
+    """
     shown = pairs[:SHOWN]
     held.prepare(id for pair in shown for id in pair["ids"])
     rows = [
         (tag("td", f"{pair['cosine']:.4f}"), _pictured([held.show(id, id) for id in pair["ids"]], "images"))
         for pair in shown
     ]
-    caption = "Pairs of images, most similar first" + _first(len(shown), len(pairs))
-    return section("pairs", "Near-duplicates", table(caption, ("cosine", "images"), rows, text=(1,), class_="images"))
+    caption = f"{what}, most similar first" + _first(len(shown), len(pairs))
+    return table(caption, ("cosine", "images"), rows, text=(1,), class_="images")
 
 
 def _queries(queries: Sequence[Mapping[str, Any]], asked: Pictures, held: Pictures) -> Part:

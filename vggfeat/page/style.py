@@ -71,6 +71,8 @@ svg text { font-family: inherit !important; }
   background: var(--soft); border-radius: .25rem; }
 .thumbs .gone { font-size: .7rem; padding: .3rem; overflow: hidden; overflow-wrap: anywhere; }
 .thumbs .named { width: 100%; overflow-wrap: anywhere; }
+.mistakes .wrong { display: block; }
+.mistakes li { width: 7.5rem; } .mistakes img, .mistakes .gone { width: 7.5rem; height: 7.5rem; }
 .thumbs .wrong { color: var(--second); overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -83,7 +85,8 @@ footer { margin-top: 2.5rem; border-top: 1px solid var(--line); font-size: .9rem
   .map text { font-size: 34px; } .boxes li { width: calc(50% - .4rem); }
   .headline small { display: block; margin: .25rem 0 0; }
   table { font-size: .8rem; min-width: 0; } td { white-space: nowrap; }
-  th.text, td.text { white-space: normal; overflow-wrap: anywhere; }
+  th.text, td.text { white-space: normal; overflow-wrap: anywhere; min-width: 3rem; }
+  .wide th.text { min-width: 6rem; }
   .bars, thead td:empty:not(:first-child) { display: none; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
   caption > span { display: block; max-width: calc(100vw - 2rem); }

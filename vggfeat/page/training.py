@@ -1,107 +1,219 @@
-"""The page of a training run: its curves and epochs (Sect. 3.1)."""
+"""The page of a training run: its curves and epochs (Sect. 3.1), and what its best net mistakes for what."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from vggfeat.datasets.split import TrainingSet
+from vggfeat.metrics import chance_topk_error
 from vggfeat.page import parts, plots
-from vggfeat.page.commands import train_command
-from vggfeat.page.curves import curves_figure, epochs_of
-from vggfeat.page.html import PAGE, document, section, table, tag
+from vggfeat.page.commands import next_commands, train_command
+from vggfeat.page.curves import Row, curves_figure, epochs_of
+from vggfeat.page.evidence import Answers
+from vggfeat.page.html import PAGE, Html, Part, commands, document, percent, section, table, tag
+from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.system.files import replacing
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.state import RunFiles, read_metrics
 
+if TYPE_CHECKING:  # imports torch
+    from vggfeat.training.predicted import Predicted
 
-def page_of_run(folder: str | Path, files: RunFiles, output: str, data: str) -> Path:
-    """The page of a run, from its metrics and its resolved recipe.
+MISTAKES = 60
+"""Most mistakes shown: thumbnails are embedded, about 5 kB each."""
+
+TOP = 5
+"""With as many classes or fewer, five guesses are always right."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the best net answers for the validation images."""
+
+    names: Sequence[str]
+    """K classes."""
+    answers: Answers
+    """Of the images that could be read."""
+    pictures: Pictures
+    """Their thumbnails."""
+    of: str
+    """Whose answers these are, in words."""
+
+    @classmethod
+    def by(cls, predicted: Predicted, dataset: TrainingSet, best: Path, title: str) -> Judged:
+        """From a run's predictions and its images."""
+        guesses = predicted.guesses.numpy()
+        rows = np.flatnonzero(guesses >= 0)
+        unread = len(guesses) - len(rows)
+        answers = Answers(
+            [dataset.val[row].id for row in rows],
+            np.array([dataset.val[row].labels for row in rows], dtype=np.int64),
+            guesses[rows],
+            predicted.confidence.numpy()[rows],
+            predicted.own.numpy()[rows],
+        )
+        of = f"Answers of {best}, the net of epoch {predicted.epoch}, on the central crop of {len(rows)} validation "
+        of += f"images; {unread} could not be read." if unread else "images."
+        return cls(dataset.class_names, answers, Pictures(dataset.val, exif=dataset.exif, title=title), of)
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What the page of a training run shows."""
+
+    title: str
+    """Names the net and the data set."""
+    rows: Sequence[Row]
+    """The lines of metrics.jsonl."""
+    made: Mapping[str, str]
+    """How the net was trained: aspect -> description."""
+    repeat: Sequence[str]
+    """Command lines that train it again."""
+    measure: str
+    """The recipe's `schedule.measure`, which chooses the best checkpoint."""
+    classes: int
+    localises: bool = False
+    """Whether the net learns boxes."""
+    judged: Judged | None = None
+    """None for boxes, and for a run of an earlier version."""
+    following: Sequence[str] = ()
+    """Command lines that use the net."""
+
+    @property
+    def epochs(self) -> list[Row]:
+        """The rows of whole epochs."""
+        return epochs_of(self.rows)
+
+    @property
+    def best(self) -> Row | None:
+        """The best epoch, as training chooses it: the loss decides between equals, then the earlier epoch."""
+        return min(self.epochs, key=lambda row: (row[f"val_{self.measure}"], row["val_loss"]), default=None)
+
+
+def page_of_run(
+    folder: str | Path, files: RunFiles, output: str, data: str, dataset: TrainingSet, predicted: Predicted | None
+) -> Path:
+    """The page of a run, from its metrics, its resolved recipe and what its best net predicts.
 
     Args:
         folder: the page's.
         files: the run's.
-        output, data: the run's output and its images, for the command that repeats it.
+        output, data: the run's output and its data root, for the commands.
+        dataset: its images.
+        predicted: of the validation images; None for boxes, and for a run of an earlier version.
     """
     recipe = load_recipe(files.recipe)
     sgd, schedule = recipe.sgd, recipe.schedule
     made = {
         "net": f"{recipe.net}, width {recipe.width:g}, S {recipe.augment.label}, precision {recipe.precision}",
-        "data": recipe.data.dataset,
+        "data": f"{dataset.name} in {data}: {len(dataset.class_names)} classes, {len(dataset.train)} images to train, "
+        f"{len(dataset.val)} to validate",
         "updates": f"batch {sgd.batch_size}, rate {sgd.learning_rate:g}, momentum {sgd.momentum:g}, "
         f"weight decay {sgd.weight_decay:g}, dropout {sgd.dropout:g}",
         "schedule": f"at most {schedule.epochs} epochs; {schedule.decreases} decreases by {schedule.divisor:g}",
         "checkpoint": str(files.best),
     }
-    title = f"Net {recipe.net} trained on {recipe.data.dataset}"
-    command = train_command(asdict(recipe), output, data)
-    return write_page(folder, title, read_metrics(files.metrics), made, [command], measure=schedule.measure)
+    name = title_of(dataset.name, data)
+    localises = recipe.task == "localise"
+    report = TrainingReport(
+        f"Net {recipe.net} trained on {name or dataset.name}" + (" to localise" if localises else ""),
+        read_metrics(files.metrics),
+        made,
+        [train_command(asdict(recipe), output, data, folder)],
+        schedule.measure,
+        len(dataset.class_names),
+        localises,
+        None if predicted is None else Judged.by(predicted, dataset, files.best, name),
+        next_commands(files.best, dataset, data, folder, localises=localises),
+    )
+    return write_page(folder, report)
 
 
-def write_page(
-    folder: str | Path,
-    title: str,
-    rows: Sequence[dict[str, Any]],
-    made: Mapping[str, str],
-    commands: Sequence[str],
-    *,
-    measure: str,
-) -> Path:
-    """Writes folder/index.html, and curves.svg and curves.png beside it, and returns the page's path.
-
-    Args:
-        folder: the page's.
-        title: names the net and the data set.
-        rows: the lines of metrics.jsonl.
-        made: how the net was trained: aspect -> description.
-        commands: command lines that repeat it.
-        measure: the recipe's `schedule.measure`, which chooses the best checkpoint.
-    """
+def write_page(folder: str | Path, report: TrainingReport) -> Path:
+    """Writes folder/index.html, with the plots beside it as SVG and PNG files, and returns the page's path."""
     folder = Path(folder)
     drawn = plots.place(folder)
-    epochs = epochs_of(rows)
-    # As training chooses its best checkpoint: the loss decides between equals, then the earlier epoch.
-    best = min(epochs, key=lambda row: (row[f"val_{measure}"], row["val_loss"]), default=None)
-    lead = []
+    sections = [_curves(report, drawn)]
+    if report.judged is not None:
+        sections += _mistakes(report.judged, drawn)
+    if report.following:
+        sections.append(section("next", "What to do next", commands(report.following)))
+    sections.append(parts.made(report.made, report.repeat))
+    path = folder / PAGE
+    with replacing(path) as temporary:
+        temporary.write_text(document(report.title, _lead(report, drawn), sections), encoding="utf-8")
+    return path
+
+
+def _lead(report: TrainingReport, drawn: Path | None) -> list[Html]:
+    """The best epoch's error in large type, and what the page lacks."""
+    lead, best = [], report.best
     if best is not None:
-        words = f"validation top-1 error of the best epoch, {best['epoch']} of {len(epochs)} (least {measure})"
+        which = f"the best epoch, {best['epoch']} of {len(report.epochs)} (least {report.measure})"
+        if report.localises:
+            words = f"validation error of the boxes at {which}"
+        else:
+            words = f"validation top-1 error of {which}; chance {chance_topk_error(report.classes, 1):.1f} %"
         lead.append(tag("p", f"{best['val_top1']:.1f} %", tag("small", words), class_="headline"))
-    shown = []
     if drawn is None:
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
-    elif epochs:
-        shown.append(curves_figure(drawn, rows))
-    heads = (
-        "epoch",
-        "loss",
-        "top-1 %",
-        "top-5 %",
-        "validation loss",
-        "validation top-1 %",
-        "validation top-5 %",
-        "rate",
-    )
+    if best is not None and not report.localises and report.judged is None:
+        words = "No confusions: the best epoch was trained by a version of vggfeat that did not keep its answers."
+        lead.append(tag("p", words, class_="note"))
+    return lead
+
+
+def _curves(report: TrainingReport, drawn: Path | None) -> Part:
+    """The plot, and a line for each epoch."""
+    epochs, best = report.epochs, report.best
+    measures = [("loss", "loss", ".3f"), ("top1", "top-1 %", ".1f")]
+    if report.localises:
+        measures[1] = ("top1", "error %", ".1f")
+    elif report.classes > TOP:
+        measures.append(("top5", "top-5 %", ".1f"))
+    heads = ("epoch", *(name for _, name, _ in measures), *(f"val {name}" for _, name, _ in measures), "rate")
     cells = [
         (
             row["epoch"],
-            f"{row['loss']:.3f}",
-            f"{row['top1']:.1f}",
-            f"{row['top5']:.1f}",
-            f"{row['val_loss']:.3f}",
-            f"{row['val_top1']:.1f}",
-            f"{row['val_top5']:.1f}",
+            *(f"{row[f'{part}{name}']:{form}}" for part in ("", "val_") for name, _, form in measures),
             f"{row['rate']:g}",
         )
         for row in epochs
     ]
     ours = epochs.index(best) if best is not None else None
-    caption = "Loss and errors over the epochs; the best one is set off"
-    sections = [
-        section("curves", "Curves", *shown, table(caption, heads, cells, text=(), ours=ours)),
-        parts.made(made, commands),
+    shown = [curves_figure(drawn, report.rows)] if drawn is not None and epochs else []
+    caption = "Loss and errors in training and in validation (val), by epoch; the best one is set off"
+    return section("curves", "Curves", *shown, table(caption, heads, cells, text=(), ours=ours))
+
+
+def _mistakes(judged: Judged, drawn: Path | None) -> list[Part]:
+    """Which classes are taken for which, and the mistakes that the net was surest of."""
+    names, answers, pictures = judged.names, judged.answers, judged.pictures
+    rows = answers.surest_mistakes(MISTAKES)
+    if not rows:
+        return [parts.confusions(names, [answers], pictures, drawn, "validation", judged.of)]
+    pictures.prepare(answers.ids[row] for row in rows)
+    items = [
+        pictures.show(
+            answers.ids[row],
+            f"{percent(answers.confidence[row])} % {names[answers.guesses[row]]}",
+            tag("span", f"in fact {names[answers.labels[row]]}", class_="wrong"),
+        )
+        for row in rows
     ]
-    path = folder / PAGE
-    with replacing(path) as temporary:
-        temporary.write_text(document(title, lead, sections), encoding="utf-8")
-    return path
+    total = int((answers.guesses != answers.labels).sum())
+    which = f"The {len(rows)} of {total} mistakes" if total > len(rows) else "All mistakes"
+    words = (
+        f"{which}, surest first: the class given with its probability, then the image's own class. "
+        "The probabilities are those of the central crop; the predict command looks at the whole image."
+    )
+    shown = [tag("p", words, class_="sub"), *parts.not_shown(pictures), tag("ul", *items, class_="thumbs mistakes")]
+    return [
+        parts.confusions(names, [answers], pictures, drawn, "validation", judged.of),
+        section("mistakes", "The surest mistakes", *shown),
+    ]

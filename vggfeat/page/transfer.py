@@ -16,6 +16,7 @@ from vggfeat.page.evidence import Scored, rankings
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
 from vggfeat.page.paper import TRANSFER, transfer_table
 from vggfeat.page.pictures import Pictures
+from vggfeat.page.similarity import pairs_table
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.system.files import replacing
 
@@ -74,6 +75,7 @@ def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
         _classes(report, drawn),
         _rankings(report, drawn) if report.multi else parts.confusions(report.names, report.splits, pictures, drawn),
         _map(report, pictures),
+        _copies(result, pictures),
         parts.images(report.names, report.splits[0], list(result.per_class.values()), pictures, _SCORES),
         parts.made(report.made, report.commands),
     ]
@@ -113,11 +115,32 @@ def _lead(report: Report, drawn: Path | None, pictures: Pictures) -> list[Html]:
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
     if pictures.missing:
         lead.append(tag("p", f"No pictures: {pictures.missing}.", class_="note"))
+    if result.copies:
+        several = len(result.copies) > 1
+        words = (
+            f"{len(result.copies)} test {'images seem' if several else 'image seems'} to be among the training images"
+        )
+        lead.append(
+            tag("p", f"{words}, which raises the score: see ", tag("a", "Copies", href="#copies"), ".", class_="note")
+        )
     if result.left_out:
         first = result.left_out[0]
         count = len(result.left_out)
         lead.append(tag("p", f"{count} images without a descriptor are left out, {first} first.", class_="note"))
     return lead
+
+
+def _copies(result: SVMResult, pictures: Pictures) -> Part | None:
+    """Test images that seem to be training images too; None without any."""
+    if not result.copies:
+        return None
+    pairs = [{"ids": (copy.test, copy.train), "cosine": copy.cosine} for copy in result.copies]
+    words = (
+        "The same picture seems to be in the training and the test part of a split, which raises the score. "
+        "The cosine is that of the descriptors about their training mean."
+    )
+    caption = "Each test image (left) with the training image that its descriptor nearly equals"
+    return section("copies", "Copies", tag("p", words, class_="note"), pairs_table(pairs, pictures, caption))
 
 
 def _numbers(values: Sequence[int]) -> str:

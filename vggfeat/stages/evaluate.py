@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,11 +31,11 @@ from vggfeat.inference.settings import (
     View,
     WeightsLike,
 )
-from vggfeat.page.commands import evaluate_command, fuse_command, with_report
+from vggfeat.page.commands import evaluate_again, fuse_command, with_data, with_report
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
-from vggfeat.page.pictures import Pictures
+from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.store import DescriptorWriter, check_output
 from vggfeat.system.files import check_writable
 
@@ -131,8 +131,18 @@ def evaluate(
     result = _result(posteriors, [Row.of(posteriors)], per_class, submission, numbers)
     if report is None:
         return result
-    command = evaluate_command(scorer.provenance(), images.name)
-    return _reported(result, report, posteriors, command, Pictures(images.samples, exif=images.exif))
+    again: dict[str, Any] = {
+        "weights": _typed(weights),
+        "preprocessing": _typed(preprocessing),
+        "subset": None if subset == "val" else subset,
+        "per-class": per_class,
+        "submission": submission,
+    }
+    command = evaluate_again(scorer.provenance(), images.name, again)
+    title = ""
+    if isinstance(dataset, str):
+        command, title = with_data(command, data), title_of(dataset, data)
+    return _reported(result, report, posteriors, command, Pictures(images.samples, exif=images.exif, title=title))
 
 
 def evaluate_files(
@@ -165,7 +175,17 @@ def evaluate_files(
         return result
     if fused.labels is None:
         raise UsageError(f"{fused.dataset} has no labels here, so no report")
-    return _reported(result, report, fused, fuse_command(files), Pictures.of(fused.dataset, data))
+    command = with_data(fuse_command(files, {"per-class": per_class, "submission": submission}), data)
+    return _reported(result, report, fused, command, Pictures.of(fused.dataset, data))
+
+
+def _typed(choice: Any) -> list[str] | None:
+    """Names or files, one or several, as text; None where they are not all that."""
+    several = list(choice) if isinstance(choice, list | tuple) else [choice]
+    if not all(isinstance(one, str | os.PathLike) for one in several):
+        return None
+    # The name of what "published" chose is recorded.
+    return None if several == ["published"] else [os.fspath(one) for one in several]
 
 
 def _check_labels(

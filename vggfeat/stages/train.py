@@ -15,6 +15,7 @@ from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin
 from vggfeat.training.observer import Errors, Observer
+from vggfeat.training.predicted import Predicted
 from vggfeat.training.ranks import process_group
 from vggfeat.training.recipe import Recipe
 from vggfeat.training.run import Run
@@ -39,6 +40,8 @@ class TrainResult(Result):
     """On the centre view of the validation images, after the last epoch done in this call."""
     failed: tuple[str, ...]
     """Ids of unreadable images."""
+    predicted: Predicted | None = None
+    """What the best checkpoint's net predicts for the validation images; None before the first, and for boxes."""
     first: bool = True
     """Whether this process speaks for all under torchrun."""
 
@@ -105,7 +108,16 @@ def train(
         state, best = run.state, files.best if files.best.exists() else None
         failed = tuple(state.failed)
         return TrainResult(
-            best, files.last, recipe.net, finished, state.epoch, state.step, run.latest, failed, ranks.first
+            best,
+            files.last,
+            recipe.net,
+            finished,
+            state.epoch,
+            state.step,
+            run.latest,
+            failed,
+            run.predicted,
+            ranks.first,
         )
 
 

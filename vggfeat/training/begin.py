@@ -19,6 +19,7 @@ from vggfeat.system.files import replacing
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Job, colours_of
 from vggfeat.training.initial import copy_layers, deepen, standardise_
+from vggfeat.training.predicted import Predicted
 from vggfeat.training.recipe import differences, dump_recipe
 from vggfeat.training.record import comparable, data_digest, frozen, plain
 from vggfeat.training.schedule import Plateau
@@ -41,6 +42,8 @@ class Start:
     """Of the training images: the preprocessing's mean, and the colour shift's directions."""
     origin: str
     """The trained net whose layers were copied, with its hash; empty without one."""
+    predicted: Predicted | None = None
+    """What the best epoch's net predicts for the validation images; None before the first, and for boxes."""
 
     @property
     def net(self) -> VGG:
@@ -150,7 +153,8 @@ def _restored(setup: RunSetup) -> Start:
     trainer.optimizer.load_state_dict(kept["optimizer"])
     trainer.scaler.load_state_dict(kept["scaler"])
     plateau.restore(kept["plateau"])
-    return Start(trainer, plateau, state, Colours(**frozen(kept["colours"])), kept["origin"])
+    predicted = Predicted.of(kept.get("predicted"))
+    return Start(trainer, plateau, state, Colours(**frozen(kept["colours"])), kept["origin"], predicted)
 
 
 def _trainer(setup: RunSetup, net: VGG) -> Trainer:

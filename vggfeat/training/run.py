@@ -14,6 +14,7 @@ from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, Job
 from vggfeat.training.frozen import FrozenOutputs
 from vggfeat.training.observer import EpochReport, Errors, StepReport
+from vggfeat.training.predicted import Collector, Predicted
 from vggfeat.training.record import data_digest, plain, training_record
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest
@@ -45,6 +46,9 @@ class Run:
         self.unreadable = UnreadableImages(self.state.failed, setup.recipe.data.unreadable_limit, setup.observer)
         self.latest: Errors | None = None
         """On the validation images, after the last epoch done here."""
+        self.predicted: Predicted | None = start.predicted
+        """Of the validation images, by the net of the best epoch."""
+        self._collector: Collector | None = None
         self.frozen = FrozenOutputs(setup, start) if setup.computed else None
         self._saved, self._saving = time.monotonic(), 0.0
 
@@ -157,7 +161,8 @@ class Run:
                 failures.extend(batch.failures)
                 yield batch
 
-        total = self.trainer.validate(until_stopped())
+        self._collector = None if self.setup.task.needs_boxes else Collector()
+        total = self.trainer.validate(until_stopped(), self._collector)
         self.unreadable.report(failures)
         if any(self.ranks.any(stop.asked)):
             return None
@@ -192,6 +197,8 @@ class Run:
         best = not state.best or [measure, val.loss] < state.best
         if best:
             state.best = [measure, val.loss]
+            if self._collector is not None:
+                self.predicted = self._collector.gathered(self.ranks, state.epoch)
         report = EpochReport(
             state.epoch, schedule.epochs, train, val, rate, self.plateau.rate, speed, state.seconds, best
         )
@@ -222,6 +229,7 @@ class Run:
                 plateau=self.plateau.state(),
                 optimizer=self.trainer.optimizer.state_dict(),
                 scaler=self.trainer.scaler.state_dict(),
+                predicted=self.predicted and self.predicted.record(),
             )
         self._saved = time.monotonic()
         self._saving = self._saved - begin

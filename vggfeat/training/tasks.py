@@ -66,9 +66,13 @@ class Classification:
 
     def wrong(self, outputs: Tensor, labels: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Whether the class is not the best-scored one, and not among the best five."""
-        ranked = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
-        hits = ranked == labels[:, None]  # (N, 5)
+        hits = best_classes(outputs) == labels[:, None]  # (N, 5)
         return ~hits[:, 0], ~hits.any(dim=1)
+
+
+def best_classes(outputs: Tensor) -> Tensor:
+    """The (up to) five best-scored classes of each image, best first: (N, K) -> (N, 5)."""
+    return outputs.topk(min(5, outputs.shape[1]), dim=1).indices
 
 
 @dataclass(frozen=True)

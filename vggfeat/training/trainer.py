@@ -23,9 +23,10 @@ from vggfeat.system.devices import Precision, is_out_of_memory, memory_format, r
 from vggfeat.training.crops import Batch
 from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Errors
+from vggfeat.training.predicted import Collector
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Sgd
-from vggfeat.training.tasks import Classification, Task
+from vggfeat.training.tasks import Classification, Task, best_classes
 
 CPU_MICRO_BATCH = 16
 """Images at a time on a CPU: as fast as any larger number, as caches are the limit, with little memory."""
@@ -215,8 +216,11 @@ class Trainer:
         return True
 
     @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> Tensor:
-        """Totals of this process's validation batches on the classifier form, without dropout."""
+    def validate(self, batches: Iterable[Batch], collector: Collector | None = None) -> Tensor:
+        """Totals of this process's validation batches on the classifier form, without dropout.
+
+        `collector`: for class scores, takes what is predicted for each image.
+        """
         self.net.eval()
         found = torch.zeros(4, dtype=torch.float64)
         for batch in batches:
@@ -224,6 +228,9 @@ class Trainer:
                 part = slice(start, start + self.micro_batch)
                 outputs = self._outputs(self.form, batch, part, None)
                 found += self._judged(outputs, batch, part)[1].cpu()
+                if collector is not None:
+                    labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
+                    collector.add(outputs, best_classes(outputs)[:, 0], labels, weights)
         return found
 
 
