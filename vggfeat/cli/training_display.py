@@ -10,9 +10,10 @@ from rich.table import Table
 
 from vggfeat.cli.advice import in_flags
 from vggfeat.cli.console import note, stderr
-from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker, clock
+from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker
 from vggfeat.page import plots
 from vggfeat.page.curves import save_curves
+from vggfeat.system.bars import clock, in_megabytes
 from vggfeat.training.observer import EpochReport, Observer, StepReport
 from vggfeat.training.state import RunFiles, read_metrics
 
@@ -34,29 +35,35 @@ class TrainingDisplay(Observer):
         """Time and number of the first update reported in this epoch; a resumed run begins within one."""
         self._last = self._drawn = time.monotonic()
         self._live: Live | None = None
-        self._frozen: Ticker | None = None
+        self._bar: Ticker | None = None
         self._curves = plots.available()
 
     def __enter__(self) -> TrainingDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_frozen()
+        self._end_bar()
         if self._live is not None:
             self._live.stop()
 
     def _show_table(self) -> None:
         """Starts the live table, at the first update: a terminal shows one live display at a time."""
-        self._end_frozen()
+        self._end_bar()
         console = stderr()
         if self._live is None and console.is_terminal and not self.quiet:
             self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
             self._live.start()
 
-    def _end_frozen(self) -> None:
-        if self._frozen is not None:
-            self._frozen.__exit__()
-            self._frozen = None
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+
+    def _begun_bar(self, what: str, unit: str) -> Ticker:
+        if self._bar is None or self._bar.what != what:
+            self._end_bar()
+            self._bar = Ticker(what, self.quiet, unit)
+        return self._bar
 
     def note(self, text: str) -> None:
         """Prints a line, above the table."""
@@ -66,10 +73,13 @@ class TrainingDisplay(Observer):
         elif not self.quiet:
             note(text)
 
+    def fetched(self, done: int, total: int | None) -> None:
+        """A bar, or a line at intervals."""
+        in_megabytes(self._begun_bar("fetch", "MB").tick)(done, total)
+
     def frozen(self, done: int, total: int) -> None:
         """A bar, or a line at intervals."""
-        self._frozen = self._frozen or Ticker("frozen layers", self.quiet, unit="crops")
-        self._frozen.tick(done, total, 0)
+        self._begun_bar("frozen layers", "crops").tick(done, total, 0)
 
     def step(self, report: StepReport) -> None:
         """Updates the table's last row, or prints a line at intervals."""

@@ -39,7 +39,6 @@ from vggfeat.classifiers.protocols.selection import (
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.errors import DatasetError, UsageError
-from vggfeat.inference.settings import Progress
 from vggfeat.metrics import positive_share
 from vggfeat.page.commands import extract_command, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
@@ -49,11 +48,13 @@ from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate
+from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 
 log = logging.getLogger(__name__)
 
 
+@with_bar("svm", "steps")
 def svm(
     files: str | Path | Sequence[str | Path] = (),
     *,
@@ -74,7 +75,7 @@ def svm(
     report: str | Path | None = None,
     data: str | Path = "data",
     max_memory: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
 ) -> SVMResult:
     """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
 
@@ -101,7 +102,8 @@ def svm(
         data: data root with the pictures for the page.
         max_memory: GiB that a fit may take. Descriptors that exceed it are kept in a temporary file beside theirs and
             read in blocks; the result is the same to the tolerance of the fits.
-        progress: called with (steps done, steps, 0): each split reads, chooses C, fits and scores.
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (steps done, steps,
+            0): each split reads, chooses C, fits and scores.
 
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
@@ -126,11 +128,11 @@ def svm(
     if write_splits is not None:
         splits_file.write_splits(write_splits, features.dataset, chosen)
     outcomes: list[Outcome] = []
-    steps = itertools.count(1)
+    steps, tick = itertools.count(1), callback(progress)
 
     def report_step(_step: str) -> None:
-        if progress is not None:
-            progress(next(steps), (len(work) + len(alone) * len(chosen)) * len(STEPS), 0)
+        if tick is not None:
+            tick(next(steps), (len(work) + len(alone) * len(chosen)) * len(STEPS), 0)
 
     for done, split in enumerate(work):
         its = replace(settings, probabilities=probabilities and done == kept)
@@ -142,7 +144,7 @@ def svm(
     if by_layer:
         result = replace(result, by_layer=tuple(scores_by_layer(features, chosen, settings, report_step)))
     if result.copies:
-        warnings.warn(copies_warning(result.copies), stacklevel=2)
+        warnings.warn(copies_warning(result.copies), stacklevel=3)  # the caller, beyond the bar
     command = _command(features, settings, rounds or Rounds(), splits, by_layer)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others
