@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.live import Live
 from rich.table import Table
@@ -14,7 +13,7 @@ from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker
 from vggfeat.page import plots
 from vggfeat.page.curves import save_curves
 from vggfeat.system.bars import clock, in_megabytes
-from vggfeat.training.observer import EpochReport, Observer, StepReport
+from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.state import RunFiles, read_metrics
 
 SHOWN_EPOCHS = 12
@@ -25,10 +24,16 @@ CURVES_INTERVAL = 60.0
 
 
 class TrainingDisplay(Observer):
-    """Shows a run; use it as a context manager."""
+    """Shows a run; use it as a context manager.
 
-    def __init__(self, files: RunFiles, quiet: bool) -> None:
-        self.files, self.quiet = files, quiet
+    Args:
+        files: of the run.
+        quiet: show nothing.
+        top5: show the top-5 error too, which says nothing among five classes or fewer.
+    """
+
+    def __init__(self, files: RunFiles, quiet: bool, top5: bool = True) -> None:
+        self.files, self.quiet, self.top5 = files, quiet, top5
         self._rows: list[EpochReport] = []
         self._current: StepReport | None = None
         self._begun: tuple[float, int] | None = None
@@ -89,11 +94,10 @@ class TrainingDisplay(Observer):
         self._begun = self._begun or (now, report.step)
         if self._live is None and not self.quiet and now - self._last >= PLAIN_INTERVAL:
             self._last = now
-            train = report.train
             note(
-                f"epoch {report.epoch}/{report.epochs}, update {report.step}/{report.steps}: loss {train.loss:.3f}, "
-                f"top-1 {train.top1:.1f}%, top-5 {train.top5:.1f}%, rate {report.rate:g}, "
-                f"{report.images_per_second:.1f} images/s{self._left()}"
+                f"epoch {report.epoch}/{report.epochs}, update {report.step}/{report.steps}: "
+                f"{self._errors(report.train)}, rate {report.rate:g}, {report.images_per_second:.1f} images/s"
+                + self._left()
             )
 
     def epoch(self, report: EpochReport) -> None:
@@ -102,13 +106,12 @@ class TrainingDisplay(Observer):
         if self._curves and time.monotonic() - self._drawn >= CURVES_INTERVAL:
             self._draw()
         self._current = self._begun = None
-        train, val = report.train, report.val
         if self._live is None and not self.quiet:
             self._last = time.monotonic()
             note(
-                f"epoch {report.epoch}/{report.epochs}: train loss {train.loss:.3f}, top-1 {train.top1:.1f}%, top-5 "
-                f"{train.top5:.1f}%; validation loss {val.loss:.3f}, top-1 {val.top1:.1f}%, top-5 {val.top5:.1f}%"
-                f"{' (best)' if report.best else ''}; rate {report.rate:g}, {report.images_per_second:.1f} images/s"
+                f"epoch {report.epoch}/{report.epochs}: train {self._errors(report.train)}; validation "
+                f"{self._errors(report.val)}{' (best)' if report.best else ''}; rate {report.rate:g}, "
+                f"{report.images_per_second:.1f} images/s"
             )
 
     def finish(self) -> None:
@@ -122,6 +125,10 @@ class TrainingDisplay(Observer):
         save_curves(read_metrics(self.files.metrics), self.files.curves)
         self._drawn = time.monotonic()
 
+    def _errors(self, errors: Errors) -> str:
+        top5 = f", top-5 {errors.top5:.1f}%" if self.top5 else ""
+        return f"loss {errors.loss:.3f}, top-1 {errors.top1:.1f}%{top5}"
+
     def _left(self) -> str:
         """The time left for the epoch's updates."""
         if self._current is None or self._begun is None:
@@ -134,16 +141,17 @@ class TrainingDisplay(Observer):
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-        table.caption = "top-1, top-5: error in %; green: best so far" + self._left()
-        parts = [f"{part}\n{name}" for part in ("train", "val") for name in ("loss", "top-1", "top-5")]
+        shown = ("top-1", "top-5") if self.top5 else ("top-1",)
+        table.caption = f"{', '.join(shown)}: error in %; green: best so far" + self._left()
+        parts = [f"{part}\n{name}" for part in ("train", "val") for name in ("loss", *shown)]
         for name in ("epoch", "update", *parts, "rate", "images\n/s"):  # 80 columns hold them
             table.add_column(name, justify="right", no_wrap=True)
         for row in self._rows[-SHOWN_EPOCHS:]:
             table.add_row(
                 f"{row.epoch}/{row.epochs}",
                 "",
-                *_cells(row.train),
-                *_cells(row.val),
+                *self._cells(row.train),
+                *self._cells(row.val),
                 f"{row.rate:g}",
                 f"{row.images_per_second:.0f}",
                 style="green" if row.best else None,
@@ -153,15 +161,13 @@ class TrainingDisplay(Observer):
             table.add_row(
                 f"{now.epoch}/{now.epochs}",
                 f"{now.step}/{now.steps}",
-                *_cells(now.train),
-                "",
-                "",
-                "",
+                *self._cells(now.train),
+                *[""] * (1 + len(shown)),
                 f"{now.rate:g}",
                 f"{now.images_per_second:.0f}",
             )
         return table
 
-
-def _cells(errors: Any) -> tuple[str, str, str]:
-    return f"{errors.loss:.3f}", f"{errors.top1:.1f}", f"{errors.top5:.1f}"
+    def _cells(self, errors: Errors) -> list[str]:
+        top5 = [f"{errors.top5:.1f}"] if self.top5 else []
+        return [f"{errors.loss:.3f}", f"{errors.top1:.1f}", *top5]

@@ -72,25 +72,14 @@ def write_page(
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
     elif epochs:
         shown.append(curves_figure(drawn, rows))
-    heads = (
-        "epoch",
-        "loss",
-        "top-1 %",
-        "top-5 %",
-        "validation loss",
-        "validation top-1 %",
-        "validation top-5 %",
-        "rate",
-    )
+    columns = [("loss", "loss", ".3f"), ("top1", "top-1 %", ".1f"), ("top5", "top-5 %", ".1f")]
+    if not any(row["top5"] or row["val_top5"] for row in epochs):  # five classes or fewer
+        columns.pop()
+    heads = ("epoch", *(head for _, head, _ in columns), *(f"validation {head}" for _, head, _ in columns), "rate")
     cells = [
         (
             row["epoch"],
-            f"{row['loss']:.3f}",
-            f"{row['top1']:.1f}",
-            f"{row['top5']:.1f}",
-            f"{row['val_loss']:.3f}",
-            f"{row['val_top1']:.1f}",
-            f"{row['val_top5']:.1f}",
+            *(format(row[f"{part}{name}"], form) for part in ("", "val_") for name, _, form in columns),
             f"{row['rate']:g}",
         )
         for row in epochs

@@ -88,8 +88,9 @@ def _fill(folder: Path, published: Published, work: Path, offline: bool, progres
         except DownloadError as error:
             if offline:  # its message says where to put the file
                 raise
-            by_hand = f"put {archive.url} ({archive.digest}) at {target} and run this again"
-            raise DownloadError(f"{error}; without a network, {by_hand}") from None
+            missing = [one for one in published.archives if not (work / one.filename).exists()]
+            by_hand = ", ".join(f"put {one.url} ({one.digest}) at {work / one.filename}" for one in missing)
+            raise DownloadError(f"{error}; without a network, {by_hand} and run this again") from None
         unpack(file, archive, unpacked)
     found = unpacked / published.top
     if not found.is_dir():
