@@ -15,7 +15,9 @@ from vggfeat.classifiers.model_file import read_model
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.folder import as_dataset
 from vggfeat.errors import UsageError
+from vggfeat.inference.prediction import Prediction
 from vggfeat.results import Result
+from vggfeat.stages.similar import Query
 
 NET = {"net": "A", "weights": None, "width": 1 / 32, "device": "cpu"}
 
@@ -216,3 +218,26 @@ def test_what_train_cannot_take_is_told_what_to_pass(recipe, dataset, text):
     with pytest.raises(UsageError) as caught:
         vggfeat.train(recipe, dataset)
     assert str(caught.value) == text
+
+
+def test_svm_takes_what_read_descriptors_gave_and_tells_arrays_where_to_go(folder):
+    opened = vggfeat.read_descriptors("d.h5")
+    assert vggfeat.svm(opened, C=1).mean == vggfeat.svm("d.h5", C=1).mean
+    for arrays in (opened.read(), [opened.read()]):
+        with pytest.raises(UsageError) as caught:
+            vggfeat.svm(arrays)
+        assert str(caught.value) == (
+            "svm takes descriptor files; vggfeat.LinearSVM fits arrays: LinearSVM(C=1.0).fit(X, y)"
+        )
+
+
+@pytest.mark.parametrize("scales", ["256", (256, "384"), 256.0, [256.5]])
+def test_scales_that_are_no_whole_numbers_are_told_what_to_pass(scales, photos, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        vggfeat.extract(photos, scales=scales, output=tmp_path / "d.h5", **NET)
+    assert str(caught.value) == f"scales {scales!r}: give whole numbers of pixels, such as 256 or (256, 384, 512)"
+
+
+def test_long_parts_of_predictions_and_neighbours_are_counted():
+    assert repr(Prediction("a.jpg", np.zeros(1000, np.float32))) == "Prediction(id='a.jpg', scores=<1000>, error='')"
+    assert repr(Query("a.jpg", (("b.jpg", 0.5),) * 10)) == "Query(id='a.jpg', matches=<10>, error='')"

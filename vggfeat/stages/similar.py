@@ -14,7 +14,7 @@ from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
 from vggfeat.page import similarity
 from vggfeat.page.pictures import Pictures
-from vggfeat.results import Result
+from vggfeat.results import Result, short_repr
 from vggfeat.store import Descriptors, read_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.system.bars import Progress, callback, with_bar
@@ -25,7 +25,7 @@ Match = tuple[str, float]
 """(id, cosine)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Query:
     """A picture and the images of the file that are most similar to it."""
 
@@ -34,6 +34,8 @@ class Query:
     """Most similar first."""
     error: str = ""
     """Why the picture could not be described."""
+
+    __repr__ = short_repr
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: the id, with its matches or its error."""

@@ -46,6 +46,7 @@ from vggfeat.page.html import PAGE
 from vggfeat.page.map import Placed, chosen_rows, place
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
+from vggfeat.store import Descriptors
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate
 from vggfeat.system.bars import Progress, callback, with_bar
@@ -53,10 +54,13 @@ from vggfeat.system.files import check_writable
 
 log = logging.getLogger(__name__)
 
+File = str | Path | Descriptors
+"""A descriptor file by its path, or opened."""
+
 
 @with_bar("svm", "steps")
 def svm(
-    files: str | Path | Sequence[str | Path] = (),
+    files: File | Sequence[File] = (),
     *,
     dataset: str | None = None,
     C: float | Sequence[float] = C_GRID,
@@ -80,8 +84,8 @@ def svm(
     """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
 
     Args:
-        files: a descriptor file, or several of the same images, to be stacked (late fusion); by default the only
-            `descriptors/<dataset>-*.h5`.
+        files: a descriptor file (its path, or what `read_descriptors` gave), or several of the same images, to be
+            stacked (late fusion); by default the only `descriptors/<dataset>-*.h5`.
         dataset: the data set that the files must be of; by default the first file's.
         C: a value, or an ascending grid from which the validation part chooses: for multi-label sets per class by
             average precision, else one value by mean class recall; the smallest of equals.
@@ -109,7 +113,7 @@ def svm(
     """
     start = time.perf_counter()
     layers = (layer,) if isinstance(layer, str) else layer
-    files = [files] if isinstance(files, str | Path) else files
+    files = _paths(files)
     features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
@@ -160,6 +164,14 @@ def svm(
     if report is not None:
         result = replace(result, report=str(_write_report(report, data, features, reported, result, command)))
     return result
+
+
+def _paths(files: File | Sequence[File]) -> list[str | Path]:
+    """The paths of one file or of several. Raises UsageError for descriptors in memory."""
+    given = [files] if isinstance(files, str | Path | Descriptors) else files
+    if hasattr(given, "shape") or not all(isinstance(one, str | Path | Descriptors) for one in given):
+        raise UsageError("svm takes descriptor files; vggfeat.LinearSVM fits arrays: LinearSVM(C=1.0).fit(X, y)")
+    return [one.path if isinstance(one, Descriptors) else one for one in given]
 
 
 def _splits(features: Features, protocol: Protocol, rounds: Rounds, file: str | Path | None) -> list[Split]:
