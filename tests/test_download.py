@@ -575,3 +575,20 @@ def test_without_a_network_the_command_says_where_to_put_what(
     Path(found[3]).parent.mkdir(parents=True, exist_ok=True)
     Path(found[3]).write_bytes(content)
     assert run(command) == 0
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_of_several_archives_all_that_are_missing_are_named(datasets: Server, tmp_path: Path, offline: bool) -> None:
+    first, second = PUBLISHED["voc2007"].archives
+    folder = tmp_path / "VOCdevkit" / ".VOC2007.part"
+    content = {one.filename: datasets.files.pop(f"/{one.filename}") for one in (first, second)}
+    places = [f"put {one.url} ({one.digest}) at {folder / one.filename}" for one in (first, second)]
+    with pytest.raises(DownloadError) as caught:
+        download_dataset("voc2007", tmp_path, offline=offline)
+    assert str(caught.value).endswith(f"{places[0]}, {places[1]} and run this again")
+    folder.mkdir(exist_ok=True)
+    (folder / first.filename).write_bytes(content[first.filename])  # type: ignore[arg-type]
+    with pytest.raises(DownloadError) as caught:
+        download_dataset("voc2007", tmp_path, offline=offline)
+    assert first.url not in str(caught.value)
+    assert second.url in str(caught.value)

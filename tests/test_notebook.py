@@ -1,5 +1,6 @@
 """What a notebook shows of objects, and what functions take as their images and files."""
 
+import io
 import re
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from vggfeat.classifiers.model_file import read_model
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.folder import as_dataset
 from vggfeat.errors import UsageError
+from vggfeat.inference.prediction import Prediction
 from vggfeat.results import Result
+from vggfeat.stages.similar import Query
 
 NET = {"net": "A", "weights": None, "width": 1 / 32, "device": "cpu"}
 
@@ -111,3 +114,130 @@ def test_predict_takes_paths(photos, tmp_path):
     ((prediction, names),) = vggfeat.predict(tmp_path / "m.h5", path)
     assert (prediction.id, names) == (path, ("a", "b"))
     assert Path(made).exists()
+
+
+def test_similar_takes_one_picture_by_its_path(photos, tmp_path):
+    made = vggfeat.extract(photos, scales=224, output=tmp_path / "d.h5", **NET)
+    found = vggfeat.similar(made, photos / "3.jpg", count=1)
+    (query,) = found.queries
+    assert (query.id, query.matches[0][0]) == (str(photos / "3.jpg"),) * 2
+
+
+class Terminal(io.StringIO):
+    """Stderr with somebody before it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class OutStream(io.StringIO):
+    """Stderr of a notebook's kernel, which is no terminal."""
+
+
+OutStream.__module__ = "ipykernel.iostream"
+
+
+def shown(monkeypatch, stream, function, *args, **options) -> str:
+    """What a function writes to stderr, a bar appearing at once."""
+    monkeypatch.setattr("vggfeat.system.bars.FIRST", 0.0)
+    monkeypatch.setattr("vggfeat.system.bars.EVERY", 0.0)
+    monkeypatch.setattr("sys.stderr", stream)
+    function(*args, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("stream", [Terminal, OutStream])
+def test_a_bar_is_shown_and_cleared_where_somebody_watches(stream, folder, monkeypatch):
+    text = shown(monkeypatch, stream(), vggfeat.svm, "d.h5", C=1)
+    assert "\rsvm: 1/12 steps, 0.0/s" in text
+    assert re.search(r"\rsvm: 11/12 steps, [\d.]+/s, 0:0\d left", text)
+    assert text.endswith(" \r"), "an empty line is left"
+    assert not text.replace("\r", "").split("left")[-1].strip(), "nothing is left of the last bar"
+
+
+@pytest.mark.parametrize(("stream", "progress"), [(io.StringIO, True), (Terminal, False), (Terminal, None)])
+def test_no_bar_in_a_file_or_if_it_is_not_wanted(stream, progress, folder, monkeypatch):
+    assert shown(monkeypatch, stream(), vggfeat.svm, "d.h5", C=1, progress=progress) == ""
+
+
+def test_a_function_in_place_of_the_bar_is_called(folder, monkeypatch):
+    heard = []
+    told = lambda *step: heard.append(step)  # noqa: E731
+    assert shown(monkeypatch, Terminal(), vggfeat.svm, "d.h5", C=1, progress=told) == ""
+    assert heard[-1] == (12, 12, 0)
+
+
+def test_every_function_that_takes_long_has_a_bar(photos, folder, monkeypatch):
+    """Each by its own name; a generator's bar is cleared before every value, which the caller may print."""
+    labelled = folder / "own"
+    for k, path in enumerate(sorted(photos.glob("*.jpg")) * 5):
+        target = labelled / "ab"[k % 2] / f"{k}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    see = lambda function, *args, **options: shown(monkeypatch, Terminal(), function, *args, **options)  # noqa: E731
+    assert "\rextract: 16/30 images" in see(vggfeat.extract, labelled, scales=224, output="own.h5", **NET)
+    vggfeat.svm("own.h5", C=1, output="m.h5", progress=False)
+    screen = Terminal()
+
+    def loop() -> None:
+        for prediction, _ in vggfeat.predict("m.h5", labelled):
+            screen.write(f"{prediction.id}\n")
+
+    lines = see_lines(shown(monkeypatch, screen, loop))
+    assert [line for line in lines if line] == [str(labelled / s.id) for s in load_dataset("folder", labelled).samples]
+    assert "\rpredict: 1/30 images" in screen.getvalue()
+    assert "\rVGGFeatures: 16/30 images" in see(
+        vggfeat.VGGFeatures(**NET, scales=224).fit_transform, [str(labelled / "a" / "0.jpg")] * 30
+    )
+    small = {"net": "A", "width": 1 / 32, "data.dataset": "folder", "schedule.epochs": 1, "sgd.batch_size": 4}
+    text = see(vggfeat.train, small, labelled, output="n.pt", device="cpu")
+    assert re.search(r"\repoch 1/1, loss [\d.]+: \d/7 updates", text)
+    assert re.search(r"^epoch 1/1: training loss .*, top-1 error [\d.]+ % \(best\)$", text.replace("\r", "\n"), re.M)
+
+
+def see_lines(text: str) -> list[str]:
+    """The lines as they stand on a terminal: what follows a carriage return is written over what was there."""
+    lines = []
+    for line in text.split("\n"):
+        cells = ""
+        for part in line.split("\r"):
+            cells = part + cells[len(part) :]
+        lines.append(cells.rstrip())
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset", "text"),
+    [
+        ("A", "own", "'A' is a net, not a recipe: give {'net': 'A'}"),
+        (7, "own", "int is not a recipe: give a recipe file, or keys such as {'net': 'A'}"),
+        ({}, 7, "int is not a training set: give the folder of the images, whose classes are its folders"),
+    ],
+)
+def test_what_train_cannot_take_is_told_what_to_pass(recipe, dataset, text):
+    with pytest.raises(UsageError) as caught:
+        vggfeat.train(recipe, dataset)
+    assert str(caught.value) == text
+
+
+def test_svm_takes_what_read_descriptors_gave_and_tells_arrays_where_to_go(folder):
+    opened = vggfeat.read_descriptors("d.h5")
+    assert vggfeat.svm(opened, C=1).mean == vggfeat.svm("d.h5", C=1).mean
+    for arrays in (opened.read(), [opened.read()]):
+        with pytest.raises(UsageError) as caught:
+            vggfeat.svm(arrays)
+        assert str(caught.value) == (
+            "svm takes descriptor files; vggfeat.LinearSVM fits arrays: LinearSVM(C=1.0).fit(X, y)"
+        )
+
+
+@pytest.mark.parametrize("scales", ["256", (256, "384"), 256.0, [256.5]])
+def test_scales_that_are_no_whole_numbers_are_told_what_to_pass(scales, photos, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        vggfeat.extract(photos, scales=scales, output=tmp_path / "d.h5", **NET)
+    assert str(caught.value) == f"scales {scales!r}: give whole numbers of pixels, such as 256 or (256, 384, 512)"
+
+
+def test_long_parts_of_predictions_and_neighbours_are_counted():
+    assert repr(Prediction("a.jpg", np.zeros(1000, np.float32))) == "Prediction(id='a.jpg', scores=<1000>, error='')"
+    assert repr(Query("a.jpg", (("b.jpg", 0.5),) * 10)) == "Query(id='a.jpg', matches=<10>, error='')"

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from vggfeat import __version__, read_descriptors
@@ -33,11 +34,8 @@ ONLY_PARSED = {
     "pip install -e '.[dev]'": "the linters' and tests' set-up; .ci/run has the same steps",
     "vggfeat download --dataset caltech101": "needs Caltech-101; tests/test_download.py, test_svm_stage.py have small ones",
     "torchrun --nproc-per-node 8": "eight processes; tests/test_scale_out.py runs ranks, shards and merge",
-    "#SBATCH --array=0-15": "needs SLURM; tests/test_scale_out.py runs shards and merge",
     "python recipes/ray_shards.py": "needs Ray; tests/test_ray_recipe.py runs it where Ray is installed",
-    "sbatch --dependency=afterok": "needs SLURM; tests/test_scale_out.py runs its last line",
     "vggfeat train --net E": "needs ILSVRC; tests/test_train_stage.py trains narrow nets",
-    "vggfeat train --net D --init-from published": "needs Oxford's weights; tests/test_fine_tuning.py tunes narrow nets",
     "vggfeat evaluate --net D": "needs ILSVRC; tests/test_evaluate.py evaluates narrow nets",
     "vggfeat train --recipe recipes/D-384-localise.toml": "needs ILSVRC; tests/test_localise.py has narrow nets",
 }
@@ -47,6 +45,10 @@ RUN = {
     "find photos": "test_the_pipe_runs_in_a_shell",
     "vggfeat extract --dataset folder": "test_the_walk_through_runs",
     "vggfeat svm photos.h5 --report": "test_the_report_of_the_benchmarks_page_runs",
+    "vggfeat extract stimuli": "test_the_activations_of_the_extraction_page_are_whole_maps",
+    "#SBATCH --array=0-15": "test_the_array_job_of_the_cluster_page_runs_and_merges",
+    "sbatch --dependency=afterok": "test_the_array_job_of_the_cluster_page_runs_and_merges",
+    "vggfeat train --net D --init-from published": "test_training_on_own_photos_runs_as_the_training_page_says",
 }
 
 
@@ -68,7 +70,7 @@ def test_every_block_is_known_here():
         known = [start for start in (*ONLY_PARSED, *RUN) if text.startswith(start)]
         assert len(known) == 1, text
     assert all(test in globals() for test in RUN.values())
-    assert [len(blocks(language)) for language in ("python", "toml", "text")] == [2, 1, 2]
+    assert [len(blocks(language)) for language in ("python", "toml", "text")] == [3, 1, 2]
 
 
 def test_readme_is_short_and_leads_to_every_page():
@@ -194,7 +196,11 @@ def labelled(photos, tmp_path, monkeypatch):
 
 def execute(line: str) -> int:
     """A line of a block, run here: its patterns match as in a shell; `extract` takes a narrow net."""
-    words = shlex.split(line)[1:]
+    return execute_words(shlex.split(line)[1:])
+
+
+def execute_words(words: list[str]) -> int:
+    """The same of the words after `vggfeat`."""
     words = [match for word in words for match in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
     if words[0] == "extract":
         if "--net" in words:
@@ -222,7 +228,7 @@ def test_the_python_block_runs_as_written(labelled, capsys):
 
 
 def test_the_pipeline_of_the_extraction_page_runs_as_written(labelled, capsys):
-    (code,) = blocks("python", "extracting")
+    code = block("python", "from pathlib import Path", "extracting")
     exec(narrow(code, 'load_net("D")'), {})
     assert capsys.readouterr().out == "1.0\n"
 
@@ -274,3 +280,80 @@ def test_the_recipe_file_runs(labelled, capsys):
     assert list(read_descriptors(made["extract"]["output"]).attributes["scales"]) == made["extract"]["scales"]
     assert run(["svm", "--recipe", "experiment.toml"]) == 0
     assert Path(made["svm"]["report"], "index.html").exists()
+
+
+SHELL = """
+vggfeat() { printf '%s\\0' "$@" $'\\n'; return "${CODE:-0}"; }
+sbatch() { [ "$2" = --wrap ] && eval "$3"; }
+"""
+"""Prints the words of each command as bash expands them, and ends with CODE; a job runs at once."""
+
+
+def typed(script: str, **variables: str) -> tuple[list[str], int]:
+    """The words of a block's only vggfeat command, and the exit code of the block."""
+    done = subprocess.run(["bash", "-c", SHELL + script], env=os.environ | variables, capture_output=True, text=True)
+    *words, end = done.stdout.split("\0")[:-1]
+    assert end == "\n"
+    return words, done.returncode
+
+
+def test_the_array_job_of_the_cluster_page_runs_and_merges(labelled, capsys):
+    """Its lines as bash expands them, for 2 shards in place of 16; one picture of the list is missing."""
+    photos = [str(path) for path in sorted(Path("photos").rglob("*.jpg"))]
+    Path("list.txt").write_text("\n".join([*photos, "photos/gone.jpg"]))
+    task = block("sh", "#SBATCH --array=0-15").replace("/16", "/2")
+    merging = block("sh", "sbatch --dependency=afterok").replace("-of-16", "-of-2")
+    codes = []
+    for index in range(2):
+        words, _ = typed(task, SLURM_ARRAY_TASK_ID=str(index))
+        codes.append(execute_words([*words, "--scales", "224"]))
+    assert codes == [0, 3], "the last image of the list belongs to the last shard"
+    words, _ = typed(merging, ARRAY="7")
+    assert words[:3] == ["merge", "feats.shard-0-of-2.h5", "feats.shard-1-of-2.h5"], "bash found the shards"
+    assert run(words) == 3
+    assert list(read_descriptors("feats.h5").ids) == [*photos, "photos/gone.jpg"]
+    for script in (task, merging):  # only 3, some images skipped, counts as done
+        assert [typed(script, ARRAY="7", CODE=str(code))[1] for code in (0, 1, 3)] == [0, 1, 0]
+    assert run(["info", "feats.h5", "--failed"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("photos/gone.jpg\t")
+
+
+def test_the_activations_of_the_extraction_page_are_whole_maps(photos, tmp_path, monkeypatch, capsys):
+    """The whole maps, under the layers' names, for a narrow net D."""
+    photos.rename(tmp_path / "stimuli")
+    monkeypatch.chdir(tmp_path)
+    for line in block("sh", "vggfeat extract stimuli").splitlines():
+        narrow_line = line.replace("--net D", "--net D --weights none --width 0.03125")
+        assert run(shlex.split(narrow_line)[1:]) == 0, line
+    exec(block("python", "import numpy as np", "extracting"), space := {})
+    assert space["rdm"].shape == (6, 6)
+    held, exported = read_descriptors("activations.h5"), np.load("conv5_3.npy")
+    assert exported.shape == (6, 16 * 14 * 14), "512 channels, times the width"
+    assert np.array_equal(exported, held.choose("conv5_3").read())
+    assert not np.isclose(np.linalg.norm(exported, axis=1), 1).any(), "raw values, not of unit length"
+    assert np.allclose(space["rdm"], 1 - np.corrcoef(exported), atol=1e-6)
+    assert [layer.name for layer in held.layers] == ["conv5_2", "conv5_3", "fc7"]
+
+
+def test_training_on_own_photos_runs_as_the_training_page_says(labelled, capsys):
+    """Fine-tuning, then a narrow net from random weights; one epoch each, and a narrow net to start from."""
+    from vggfeat.nets.networks import VGG, glorot_
+
+    glorot_(VGG("A", width=1 / 32)).save("source.pt")
+    Path("new").rename("new-pictures")
+    tuning, predicting = block("sh", "vggfeat train --net D --init-from published").splitlines()
+    assert "--net D --init-from published" in tuning
+    tuning = tuning.replace("--net D --init-from published", "--net A --width 0.03125 --init-from source.pt")
+    *_, training = block("sh", "vggfeat train --net E").splitlines()
+    assert all(words in training for words in ("--width 0.125", "--epochs 20", "-o net.pt"))
+    training = training.replace("--width 0.125", "--width 0.03125").replace("--epochs 20", "--epochs 1 --overwrite")
+    for line in (f"{tuning} --epochs 1", training):
+        capsys.readouterr()
+        assert execute(line) == 0, line
+        out, err = capsys.readouterr()
+        assert out == "net.pt\n"
+        assert "next: vggfeat predict net.pt PICTURES" in err
+        assert "top-5" not in err, "two classes have none"
+        assert execute(predicting) == 0
+        ((id, name, score),) = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        assert (id, name in ("cats", "dogs"), 0.5 <= float(score) <= 1) == ("new-pictures/a.jpg", True, True)

@@ -19,7 +19,7 @@ from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.train import train
-from vggfeat.training.observer import Observer
+from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.state import RunFiles, RunState
 from vggfeat.training.watch import Watch
@@ -393,6 +393,35 @@ def test_a_stalled_start_stops_with_advice(tree, tmp_path):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
     assert train(patient, data, output=tmp_path / "patient", device="cpu").finished
+
+
+class Noting(Observer):
+    """Keeps the notes."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+def test_a_short_run_that_stayed_at_chance_says_so_at_its_end(tree, tmp_path):
+    """Gaussian weights of deviation 0.01 vanish in a net this narrow: all scores are equal, and the loss is ln 3."""
+    recipe, data = tiny(tree, init__scheme="gaussian", schedule__epochs=1)
+    observer = Noting()
+    train(recipe, data, output=tmp_path / "run", device="cpu", observer=observer)
+    assert re.fullmatch(
+        r"the validation loss is 1\.\d+, chance is 1\.099: the net has learnt nothing that serves other images; train "
+        r"longer \(`schedule\.epochs`\), or begin with `init\.scheme=data-dependent`, or from a trained net: "
+        r"`init\.checkpoint=published` `sgd\.trainable=fc`",
+        observer.notes[-1],
+    )
+
+
+def test_a_run_that_learnt_is_told_nothing_of_chance(tmp_path):
+    watch = Watch(load_recipe(), 1.099, RunFiles.of(tmp_path))
+    assert watch.verdict(Errors(loss=0.9, top1=30.0, top5=0.0, images=9)) == ""
+    assert watch.verdict(Errors(loss=1.2, top1=70.0, top5=0.0, images=0)) == ""
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from vggfeat.datasets.archives import PUBLISHED
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import SOURCES
 from vggfeat.stages.download import download_dataset, download_weights
+from vggfeat.system.bars import in_megabytes
 
 
 @click.command()
@@ -44,11 +45,11 @@ def download(
         raise UsageError("--source says whose weights; a data set has none")
     try:
         with progress.Ticker("download", quiet, unit="MB") as tick:
-            in_megabytes = progress.in_megabytes(tick)
+            told = in_megabytes(tick)
             if net is not None:
-                result = download_weights(net, source, offline=offline, progress=in_megabytes).as_json()
+                result = download_weights(net, source, offline=offline, progress=told).as_json()
             else:
-                folder: Path = download_dataset(str(dataset), data, offline=offline, progress=in_megabytes)
+                folder: Path = download_dataset(str(dataset), data, offline=offline, progress=told)
                 result = {"path": str(folder), "dataset": str(dataset)}
     except KeyboardInterrupt:
         console.note("stopped; what has arrived is kept, and the same command continues")

@@ -14,6 +14,7 @@ from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import UsageError, nearest
 from vggfeat.inference.settings import SCALE_RULES, VIEWS
+from vggfeat.system.bars import in_megabytes
 
 
 class ScalesOrRule(Numbers):
@@ -100,7 +101,7 @@ def evaluate(
         settings["net"] = settings["net"] or None
         try:
             with progress.Ticker("fetch", quiet, unit="MB") as fetched, progress.Ticker("evaluate", quiet) as tick:
-                result = stage.evaluate(progress=tick, fetching=progress.in_megabytes(fetched), **scoring, **settings)
+                result = stage.evaluate(progress=tick, fetching=in_megabytes(fetched), **scoring, **settings)
         except KeyboardInterrupt:
             if settings["output"]:
                 console.note("stopped; what is done is kept, and the same command with --resume goes on")

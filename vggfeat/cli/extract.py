@@ -25,6 +25,7 @@ from vggfeat.cli.types import SCALES, Choice, Layer
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
 from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import whole_path
+from vggfeat.system.bars import in_megabytes
 from vggfeat.system.launch import launched
 
 
@@ -132,7 +133,7 @@ def extract(
         settings["workers"] = settings["workers"] or launch.workers()
     try:
         with progress.Ticker("fetch", quiet, unit="MB") as fetched, progress.Ticker("extract", quiet) as tick:
-            path = run(samples, shard=part, progress=tick, fetching=progress.in_megabytes(fetched), **settings)
+            path = run(samples, shard=part, progress=tick, fetching=in_megabytes(fetched), **settings)
     except KeyboardInterrupt:
         console.note("stopped; what is done is kept, and the same command with --resume goes on")
         raise

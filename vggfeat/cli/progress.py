@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from vggfeat.cli.console import note, stderr
+from vggfeat.system.bars import Pace
 
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where stderr is not a terminal."""
@@ -26,9 +27,9 @@ class Ticker:
     _shown: ClassVar[Ticker | None] = None
 
     def __init__(self, what: str, quiet: bool = False, unit: str = "images") -> None:
-        self.what, self.unit, self.quiet = what, unit, quiet
-        self._start = self._last = time.monotonic()
-        self._first: int | None = None
+        self.what, self.quiet = what, quiet
+        self._pace = Pace(unit)
+        self._last = time.monotonic()
         self._bar: Progress | None = None
         self._task: Any = None
 
@@ -64,11 +65,7 @@ class Ticker:
     def tick(self, done: int, total: int, failed: int = 0) -> None:
         """Shows progress: `done` of `total`, of which `failed` were skipped."""
         now = time.monotonic()
-        if self._first is None:  # a resumed run starts above zero; its rate counts from there
-            self._first, self._start = done, now
-        rate = (done - self._first) / max(now - self._start, 1e-9)
-        number = f"{done}/{total}" if total else f"{done}"
-        counts = f"{number} {self.unit}, {rate:.1f}/s" + (f", {failed} skipped" if failed else "")
+        counts = self._pace.counts(done, total, failed)
         if self.quiet or (total and done >= total):
             self._hide()
         elif (console := stderr()).is_terminal:
@@ -76,20 +73,4 @@ class Ticker:
             bar.update(self._task, completed=done, total=total or None, counts=counts)
         elif now - self._last >= PLAIN_INTERVAL:
             self._last = now
-            left = f", {clock((total - done) / rate)} left" if rate > 0 and total else ""
-            note(f"{self.what}: {counts}{left}")
-
-
-MEGABYTE = 10**6
-
-
-def in_megabytes(tick: Callable[[int, int, int], None]) -> Callable[[int, int | None], None]:
-    """A fetch's progress in bytes, shown in MB."""
-    return lambda done, total: tick(done // MEGABYTE, (total or 0) // MEGABYTE, 0)
-
-
-def clock(seconds: float) -> str:
-    """3725 -> 1:02:05."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+            note(f"{self.what}: {counts}{self._pace.left(done, total)}")

@@ -86,7 +86,8 @@ def print_evaluation(result: Evaluation) -> None:
         name += f", {row.path}" if several and row is not result.rows[-1] else ""
         table.add_row(Text(printable(name)), row.view, ",".join(map(str, row.scales)), str(row.images), *errors)
     if any(row.top1_error is not None for row in result.rows):
-        table.add_row("chance", "", "", "", *(f"{chance_topk_error(result.classes, k):.1f}" for k in (1, 5)))
+        chance = (chance_topk_error(result.classes, k) if result.classes > k else None for k in (1, 5))
+        table.add_row("chance", "", "", "", *(_optional(error, ".1f") for error in chance))
     show(console, table)
 
 

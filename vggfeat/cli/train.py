@@ -150,7 +150,8 @@ def train(
     from vggfeat.training.state import RunFiles
 
     output = output or str(Path("checkpoints", recipe.name))
-    with TrainingDisplay(RunFiles.of(output), quiet) as display:
+    top5 = len(dataset.class_names) > 5
+    with TrainingDisplay(RunFiles.of(output), quiet, top5) as display:
         result = run(
             recipe,
             dataset,

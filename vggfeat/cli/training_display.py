@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
 from vggfeat.cli.advice import in_flags
 from vggfeat.cli.console import note, stderr
-from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker, clock
+from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker
 from vggfeat.page import plots
 from vggfeat.page.curves import save_curves
-from vggfeat.training.observer import EpochReport, Observer, StepReport
+from vggfeat.system.bars import clock, in_megabytes
+from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.state import RunFiles, read_metrics
 
 SHOWN_EPOCHS = 12
@@ -24,39 +24,51 @@ CURVES_INTERVAL = 60.0
 
 
 class TrainingDisplay(Observer):
-    """Shows a run; use it as a context manager."""
+    """Shows a run; use it as a context manager.
 
-    def __init__(self, files: RunFiles, quiet: bool) -> None:
-        self.files, self.quiet = files, quiet
+    Args:
+        files: of the run.
+        quiet: show nothing.
+        top5: show the top-5 error too, which says nothing among five classes or fewer.
+    """
+
+    def __init__(self, files: RunFiles, quiet: bool, top5: bool = True) -> None:
+        self.files, self.quiet, self.top5 = files, quiet, top5
         self._rows: list[EpochReport] = []
         self._current: StepReport | None = None
         self._begun: tuple[float, int] | None = None
         """Time and number of the first update reported in this epoch; a resumed run begins within one."""
         self._last = self._drawn = time.monotonic()
         self._live: Live | None = None
-        self._frozen: Ticker | None = None
+        self._bar: Ticker | None = None
         self._curves = plots.available()
 
     def __enter__(self) -> TrainingDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end_frozen()
+        self._end_bar()
         if self._live is not None:
             self._live.stop()
 
     def _show_table(self) -> None:
         """Starts the live table, at the first update: a terminal shows one live display at a time."""
-        self._end_frozen()
+        self._end_bar()
         console = stderr()
         if self._live is None and console.is_terminal and not self.quiet:
             self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
             self._live.start()
 
-    def _end_frozen(self) -> None:
-        if self._frozen is not None:
-            self._frozen.__exit__()
-            self._frozen = None
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+            self._bar = None
+
+    def _begun_bar(self, what: str, unit: str) -> Ticker:
+        if self._bar is None or self._bar.what != what:
+            self._end_bar()
+            self._bar = Ticker(what, self.quiet, unit)
+        return self._bar
 
     def note(self, text: str) -> None:
         """Prints a line, above the table."""
@@ -66,10 +78,13 @@ class TrainingDisplay(Observer):
         elif not self.quiet:
             note(text)
 
+    def fetched(self, done: int, total: int | None) -> None:
+        """A bar, or a line at intervals."""
+        in_megabytes(self._begun_bar("fetch", "MB").tick)(done, total)
+
     def frozen(self, done: int, total: int) -> None:
         """A bar, or a line at intervals."""
-        self._frozen = self._frozen or Ticker("frozen layers", self.quiet, unit="crops")
-        self._frozen.tick(done, total, 0)
+        self._begun_bar("frozen layers", "crops").tick(done, total, 0)
 
     def step(self, report: StepReport) -> None:
         """Updates the table's last row, or prints a line at intervals."""
@@ -79,11 +94,10 @@ class TrainingDisplay(Observer):
         self._begun = self._begun or (now, report.step)
         if self._live is None and not self.quiet and now - self._last >= PLAIN_INTERVAL:
             self._last = now
-            train = report.train
             note(
-                f"epoch {report.epoch}/{report.epochs}, update {report.step}/{report.steps}: loss {train.loss:.3f}, "
-                f"top-1 {train.top1:.1f}%, top-5 {train.top5:.1f}%, rate {report.rate:g}, "
-                f"{report.images_per_second:.1f} images/s{self._left()}"
+                f"epoch {report.epoch}/{report.epochs}, update {report.step}/{report.steps}: "
+                f"{self._errors(report.train)}, rate {report.rate:g}, {report.images_per_second:.1f} images/s"
+                + self._left()
             )
 
     def epoch(self, report: EpochReport) -> None:
@@ -92,13 +106,12 @@ class TrainingDisplay(Observer):
         if self._curves and time.monotonic() - self._drawn >= CURVES_INTERVAL:
             self._draw()
         self._current = self._begun = None
-        train, val = report.train, report.val
         if self._live is None and not self.quiet:
             self._last = time.monotonic()
             note(
-                f"epoch {report.epoch}/{report.epochs}: train loss {train.loss:.3f}, top-1 {train.top1:.1f}%, top-5 "
-                f"{train.top5:.1f}%; validation loss {val.loss:.3f}, top-1 {val.top1:.1f}%, top-5 {val.top5:.1f}%"
-                f"{' (best)' if report.best else ''}; rate {report.rate:g}, {report.images_per_second:.1f} images/s"
+                f"epoch {report.epoch}/{report.epochs}: train {self._errors(report.train)}; validation "
+                f"{self._errors(report.val)}{' (best)' if report.best else ''}; rate {report.rate:g}, "
+                f"{report.images_per_second:.1f} images/s"
             )
 
     def finish(self) -> None:
@@ -112,6 +125,10 @@ class TrainingDisplay(Observer):
         save_curves(read_metrics(self.files.metrics), self.files.curves)
         self._drawn = time.monotonic()
 
+    def _errors(self, errors: Errors) -> str:
+        top5 = f", top-5 {errors.top5:.1f}%" if self.top5 else ""
+        return f"loss {errors.loss:.3f}, top-1 {errors.top1:.1f}%{top5}"
+
     def _left(self) -> str:
         """The time left for the epoch's updates."""
         if self._current is None or self._begun is None:
@@ -124,16 +141,17 @@ class TrainingDisplay(Observer):
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-        table.caption = "top-1, top-5: error in %; green: best so far" + self._left()
-        parts = [f"{part}\n{name}" for part in ("train", "val") for name in ("loss", "top-1", "top-5")]
+        shown = ("top-1", "top-5") if self.top5 else ("top-1",)
+        table.caption = f"{', '.join(shown)}: error in %; green: best so far" + self._left()
+        parts = [f"{part}\n{name}" for part in ("train", "val") for name in ("loss", *shown)]
         for name in ("epoch", "update", *parts, "rate", "images\n/s"):  # 80 columns hold them
             table.add_column(name, justify="right", no_wrap=True)
         for row in self._rows[-SHOWN_EPOCHS:]:
             table.add_row(
                 f"{row.epoch}/{row.epochs}",
                 "",
-                *_cells(row.train),
-                *_cells(row.val),
+                *self._cells(row.train),
+                *self._cells(row.val),
                 f"{row.rate:g}",
                 f"{row.images_per_second:.0f}",
                 style="green" if row.best else None,
@@ -143,15 +161,13 @@ class TrainingDisplay(Observer):
             table.add_row(
                 f"{now.epoch}/{now.epochs}",
                 f"{now.step}/{now.steps}",
-                *_cells(now.train),
-                "",
-                "",
-                "",
+                *self._cells(now.train),
+                *[""] * (1 + len(shown)),
                 f"{now.rate:g}",
                 f"{now.images_per_second:.0f}",
             )
         return table
 
-
-def _cells(errors: Any) -> tuple[str, str, str]:
-    return f"{errors.loss:.3f}", f"{errors.top1:.1f}", f"{errors.top5:.1f}"
+    def _cells(self, errors: Errors) -> list[str]:
+        top5 = [f"{errors.top5:.1f}"] if self.top5 else []
+        return [f"{errors.loss:.3f}", f"{errors.top1:.1f}", *top5]

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.results import short_repr
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The scores of one image, or the reason why it has none."""
 
@@ -20,6 +22,8 @@ class Prediction:
     """(K,) one a class: its probability, or for a fitted model that was asked for scores the signed distance from the
     class's hyperplane in units of the margin."""
     error: str = ""
+
+    __repr__ = short_repr
 
     def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
         """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order."""

@@ -12,10 +12,11 @@ from vggfeat.datasets import Dataset
 from vggfeat.datasets.sample import MAX_MEGAPIXELS, OWN
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.settings import DescriptorSettings, Fetching
+from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
+from vggfeat.system.bars import Fetching
 from vggfeat.system.files import is_file
 
 

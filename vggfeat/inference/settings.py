@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from vggfeat.nets.sources import check_weights, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import check_scales
 from vggfeat.store.provenance import LATER
+from vggfeat.system.bars import Fetching, Progress
 from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 WeightsLike = str | os.PathLike[str] | None
 PreprocessingLike = str | os.PathLike[str] | Preprocessing | None
-Progress = Callable[[int, int, int], None]
-"""Called with (images done, images, images failed)."""
-Fetching = Callable[[int, int | None], None]
-"""Called with (bytes done, bytes in all or None) while weights are fetched."""
 
 Pooling = Literal["avg", "max", "gem", "none"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)

@@ -20,6 +20,7 @@ from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Norma
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate, as_scales
+from vggfeat.system.bars import Bar, on_screen
 from vggfeat.system.launch import default_workers
 
 
@@ -53,6 +54,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         normalise: "l2", unit length, or "none", the raw values.
         exif: honour the EXIF orientation of files.
         workers: decoding threads; None: one a core.
+        progress: show a bar on terminals and in notebooks.
 
     Attributes:
         n_features_out_: length D of a descriptor.
@@ -85,6 +87,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         precision: str = "auto",
         offline: bool | None = None,
         workers: int | None = None,
+        progress: bool = True,
     ) -> None:
         self.net = net
         self.weights = weights
@@ -104,6 +107,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         self.precision = precision
         self.offline = offline
         self.workers = workers
+        self.progress = progress
 
     def fit(self, X: Any, y: Any = None) -> VGGFeatures:
         """Checks the settings and loads the net; the images are not looked at. Raises UsageError or WeightsError."""
@@ -134,10 +138,12 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         extractor = self._extractor()
         descriptors = np.empty((len(samples), extractor.dim), dtype=np.float32)
         try:
-            for rows, described in describe_blocks(extractor, samples):
-                for row, reason in described.failures.items():
-                    raise ImageError(f"image {rows.start + row} ({samples[rows.start + row].id}): {reason}")
-                descriptors[rows.start : rows.stop] = described.descriptors
+            with Bar("VGGFeatures", shown=self.progress and on_screen()) as bar:
+                for rows, described in describe_blocks(extractor, samples):
+                    for row, reason in described.failures.items():
+                        raise ImageError(f"image {rows.start + row} ({samples[rows.start + row].id}): {reason}")
+                    descriptors[rows.start : rows.stop] = described.descriptors
+                    bar.tick(rows.stop, len(samples))
         finally:
             extractor.close()
         return descriptors
@@ -184,7 +190,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         options = {name: getattr(self, name) for name in names}
         key = (self.net, self.weights, *options.values())
         if getattr(self, "_key", None) != key:
-            self._net, self._key = load_net(self.net, self.weights, **options), key
+            self._net, self._key = load_net(self.net, self.weights, **options, progress=self.progress), key
         return self._net
 
     def __getstate__(self) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
 from vggfeat.nets.sources import check_published, existing, paired
+from vggfeat.system.bars import Fetching, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
-from vggfeat.system.fetch import Progress
 from vggfeat.system.hashes import digests
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def load_net(
     layers: Sequence[str] = (),
     seed: int = 0,
     offline: bool | None = None,
-    progress: Progress | None = None,
+    progress: Fetching | bool | None = True,
 ) -> VGG:
     """A net of Table 1 with its weights, in eval mode.
 
@@ -63,7 +63,8 @@ def load_net(
             anything is fetched or read.
         seed: of random weights.
         offline: forbids fetching; None asks VGGFEAT_OFFLINE.
-        progress: called with (bytes done, bytes in all or None) while weights are fetched.
+        progress: while weights are fetched: True, a bar on terminals and in notebooks; False, none; or a function,
+            called with (bytes done, bytes in all or None).
 
     Returns:
         The net; its `weights_name`, `weights_sha256` and `preprocessing` say what its values are and expect.
@@ -84,7 +85,8 @@ def load_net(
     elif weights in NAMES:
         check_published(net or "D", str(weights), width, num_classes, chosen)
         check_layers(net_spec(net or "D"), layers)
-        file = published_file(net or "D", str(weights), offline=offline, progress=progress)
+        with fetching_bar(progress) as told:
+            file = published_file(net or "D", str(weights), offline=offline, progress=told)
         model = build(str(file.path), read_weights(file.path), file.row.net)
         model.preprocessing = file.row.preprocessing
         model.weights_name, model.weights_sha256 = file.row.source, file.sha256

@@ -86,10 +86,13 @@ def _fill(folder: Path, published: Published, work: Path, offline: bool, progres
         try:
             file = fetch(archive.url, target, digest=archive.digest, progress=progress, offline=offline)
         except DownloadError as error:
+            missing = [one for one in published.archives if not (work / one.filename).exists()]
+            by_hand = ", ".join(f"put {one.url} ({one.digest}) at {work / one.filename}" for one in missing)
+            if offline and len(missing) > 1:
+                raise DownloadError(f"fetching is forbidden (offline): {by_hand} and run this again") from None
             if offline:  # its message says where to put the file
                 raise
-            by_hand = f"put {archive.url} ({archive.digest}) at {target} and run this again"
-            raise DownloadError(f"{error}; without a network, {by_hand}") from None
+            raise DownloadError(f"{error}; without a network, {by_hand} and run this again") from None
         unpack(file, archive, unpacked)
     found = unpacked / published.top
     if not found.is_dir():

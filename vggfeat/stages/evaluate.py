@@ -22,10 +22,8 @@ from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, own_sca
 from vggfeat.inference.settings import (
     SCALE_RULES,
     VIEWS,
-    Fetching,
     NetChoice,
     PreprocessingLike,
-    Progress,
     RunOptions,
     ScaleRule,
     View,
@@ -37,6 +35,7 @@ from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.store import DescriptorWriter, check_output
+from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 
 if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fused without
@@ -45,6 +44,7 @@ if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fuse
     from vggfeat.nets.networks import VGG
 
 
+@with_bar("evaluate")
 def evaluate(
     dataset: Dataset | str = "ilsvrc2012",
     *,
@@ -68,7 +68,7 @@ def evaluate(
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
     fetching: Fetching | None = None,
 ) -> Evaluation:
     """Runs nets on a data set's images and scores their averaged soft-max posteriors.
@@ -92,13 +92,15 @@ def evaluate(
         device, precision, offline: as `load_net` takes them.
         preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
-        progress: called with (images done, images, images failed).
-        fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (images done,
+            images, images failed).
+        fetching: called with (bytes done, bytes in all or None) while published weights are fetched; by default a bar
+            where `progress` is one.
 
     Raises UsageError for settings that make no sense, DatasetError for the data, WeightsError and DownloadError for
     the weights, StoreError for the file.
     """
-    options = RunOptions(workers, max_read_failures, progress, resume, overwrite)
+    options = RunOptions(workers, max_read_failures, callback(progress), resume, overwrite)
     if output is None and (resume or overwrite):
         flag = "`resume`" if resume else "`overwrite`"
         raise UsageError(f"{flag} is about the file that `output` names: give `output=FILE`")

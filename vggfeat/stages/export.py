@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.inference.settings import Progress
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
 from vggfeat.store.locking import OutputLock
+from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import replacing
 
 FORMATS = (".npy", ".npz", ".csv", ".mat", ".parquet")
@@ -49,13 +49,14 @@ class Exported(Result):
         return {"path": str(self.path), "names": names, "rows": self.rows, "missing": self.missing}
 
 
+@with_bar("export", "rows")
 def export(
     descriptors: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     layer: str | Sequence[str] = (),
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
 ) -> Exported:
     """Writes all rows of a descriptor file, in its order, in the format of `output`'s suffix.
 
@@ -74,7 +75,8 @@ def export(
         output: the file to write; its suffix says which.
         layer: take this layer, or these, stacked; by default all that the file has.
         overwrite: replace it, and the file of names.
-        progress: called with (rows written, rows, rows without a descriptor).
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (rows written,
+            rows, rows without a descriptor).
 
     Raises UsageError for another suffix or a missing package, StoreError for a file that cannot be read, that exists,
     or that is too large for its format.
@@ -91,7 +93,7 @@ def export(
                 raise StoreError(f"{path} exists: `overwrite` replaces it, `output` names another file")
         if names is not None:
             _write_csv(made, names, None, values=False)
-        _WRITERS[target.suffix](made, target, progress)
+        _WRITERS[target.suffix](made, target, callback(progress))
     return Exported(target, names, len(made), len(made) - len(made.done))
 
 

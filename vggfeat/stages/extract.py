@@ -17,12 +17,10 @@ from vggfeat.inference.blocks import blocks_of, fill
 from vggfeat.inference.settings import (
     DescriptorSettings,
     DescriptorView,
-    Fetching,
     NetChoice,
     Normalisation,
     Pooling,
     PreprocessingLike,
-    Progress,
     Region,
     RunOptions,
     WeightsLike,
@@ -33,6 +31,7 @@ from vggfeat.store.aggregates import STORES, Aggregate
 from vggfeat.store.finding import FOLDER
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
+from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 
 if TYPE_CHECKING:  # torch, which only a run that can begin imports
     from vggfeat.inference.settings import NetLike
@@ -41,6 +40,7 @@ if TYPE_CHECKING:  # torch, which only a run that can begin imports
 log = logging.getLogger(__name__)
 
 
+@with_bar("extract")
 def extract(
     images: Images,
     *,
@@ -71,7 +71,7 @@ def extract(
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
     fetching: Fetching | None = None,
 ) -> Path:
     """Writes one descriptor an image into an HDF5 file and returns its path (Appendix B).
@@ -107,15 +107,17 @@ def extract(
         device, precision, offline: as `load_net` takes them.
         preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the net; as many as there are cores by default.
-        progress: called with (rows done, rows, rows failed).
-        fetching: called with (bytes done, bytes in all or None) while published weights are fetched.
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (rows done, rows,
+            rows failed).
+        fetching: called with (bytes done, bytes in all or None) while published weights are fetched; by default a bar
+            where `progress` is one.
 
     An image that cannot be read costs its own row alone: status 2 and a reason (`read_descriptors(path).errors()`).
 
     Raises UsageError for settings that make no sense, StoreError for the file, WeightsError and DownloadError for
     the weights, DatasetError for the list, OutageError where its images can no longer be reached.
     """
-    options = RunOptions(workers, max_read_failures, progress, resume, overwrite)
+    options = RunOptions(workers, max_read_failures, callback(progress), resume, overwrite)
     if store not in STORES:
         raise unknown_name("number format of the file", store, STORES)
     dataset = as_dataset(images)

@@ -19,7 +19,6 @@ from vggfeat.inference.posteriors import TOP, fuse, joined, own_scales
 from vggfeat.inference.settings import (
     LocalisedSubset,
     NetChoice,
-    Progress,
     Protocol,
     RunOptions,
     Scales,
@@ -29,6 +28,7 @@ from vggfeat.inference.submission import write_boxes
 from vggfeat.page.commands import localise_command, with_data, with_report
 from vggfeat.page.html import PAGE
 from vggfeat.results import Result
+from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class Localisation(Result):
         return {name: value for name, value in plain.items() if value is not None or name not in optional}
 
 
+@with_bar("localise")
 def localise(
     dataset: Dataset | str = "ilsvrc2012",
     *,
@@ -123,7 +124,7 @@ def localise(
     device: str | None = None,
     precision: str = "auto",
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
 ) -> Localisation:
     """Predicts boxes with nets that were trained for localisation, and scores them (Appendix A).
 
@@ -149,13 +150,14 @@ def localise(
         max_read_failures: images in a row that cannot be read before the run stops; 0: never.
         device, precision: as `load_net` takes them.
         workers: threads that decode ahead of the nets; as many as there are cores by default.
-        progress: called with (images done, images, images failed).
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (images done,
+            images, images failed).
 
     Raises UsageError for settings that make no sense, DatasetError for the data, WeightsError for a checkpoint,
     OutageError where the images can no longer be reached.
     """
     _check(protocol, scales, posteriors, classifier, threshold, subset, submission)
-    options = RunOptions(workers, max_read_failures, progress)
+    options = RunOptions(workers, max_read_failures, callback(progress))
     central = protocol == "1"
     numbers = None if submission is None else ilsvrc_numbers(data)
     everything = dataset if isinstance(dataset, Dataset) else _read(dataset, data, subset)

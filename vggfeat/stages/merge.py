@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.inference.settings import Progress
 from vggfeat.page.commands import shard_command
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, merge_files, read_head
 from vggfeat.store.schema import first_difference
 from vggfeat.store.shards import Portion, Shard, whole_path
+from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import same_file
 
 log = logging.getLogger(__name__)
 
 
+@with_bar("merge", "rows")
 def merge(
     shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
 ) -> Path:
     """Joins the shards of one extraction into one file and returns its path.
 
@@ -34,7 +35,8 @@ def merge(
     Args:
         shards: files that `extract` wrote with `shard`, all of them, in any order.
         output: the file to write. overwrite: replace it where it exists.
-        progress: called with (rows copied, rows, 0).
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (rows copied, rows,
+            0).
 
     Raises StoreError for shards that are missing, unfinished, given twice or of another extraction, with the command
     that mends it among its facts; UsageError without shards.
@@ -49,7 +51,7 @@ def merge(
         if target.exists() and not overwrite:
             raise StoreError(f"{target} exists: `overwrite` replaces it")
         heads = _in_order([read_head(path) for path in paths])
-        tick = progress or (lambda done, total, failed: None)
+        tick = callback(progress) or (lambda done, total, failed: None)
         merge_files(heads, target, lambda done, total: tick(done, total, 0))
     _warn_of_versions(heads)
     return target

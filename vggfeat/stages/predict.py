@@ -12,9 +12,9 @@ from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.prediction import Prediction, is_net
-from vggfeat.inference.settings import Progress
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
+from vggfeat.system.bars import Bar, Progress, callback, on_screen
 from vggfeat.system.files import is_file
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
@@ -92,7 +92,7 @@ def predict(
     images: Images,
     *,
     probabilities: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
     **options: Any,
 ) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
     """Scores images with a fitted model or a trained net: (prediction, class names) of each, in order, as it is known.
@@ -103,7 +103,8 @@ def predict(
             own images, or as `exif` says.
         probabilities: give a fitted model's class probabilities in place of its scores; a net's scores always are
             probabilities.
-        progress: called with (images done, images, images failed).
+        progress: True, a bar on terminals and in notebooks while images are read; False, none; or a function, called
+            with (images done, images, images failed).
         options: those of `Predictor`; a net takes those of `NetPredictor` alone.
 
     An image that cannot be read has an error in place of scores.
@@ -121,14 +122,18 @@ def predict(
         if net
         else Predictor(model, probabilities=probabilities, images=images, **options)
     )
-    failed = 0
+    failed, bar = 0, Bar("predict", shown=progress is True and on_screen())
+    told = callback(progress)
     try:
         for done, prediction in enumerate(predictor.predict(images.samples), start=1):
             failed += prediction.scores is None
-            if progress is not None:
-                progress(done, len(images.samples), failed)
+            if told is not None:
+                told(done, len(images.samples), failed)
+            bar.clear()  # the caller may print
             yield prediction, predictor.class_names
+            bar.tick(done, len(images.samples), failed)
     finally:
+        bar.clear()
         predictor.close()
 
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
-from vggfeat.inference.settings import Progress
 from vggfeat.page import similarity
 from vggfeat.page.pictures import Pictures
-from vggfeat.results import Result
+from vggfeat.results import Result, short_repr
 from vggfeat.store import Descriptors, read_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
+from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 from vggfeat.system.launch import default_workers
 
@@ -24,7 +25,7 @@ Match = tuple[str, float]
 """(id, cosine)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Query:
     """A picture and the images of the file that are most similar to it."""
 
@@ -33,6 +34,8 @@ class Query:
     """Most similar first."""
     error: str = ""
     """Why the picture could not be described."""
+
+    __repr__ = short_repr
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: the id, with its matches or its error."""
@@ -69,16 +72,17 @@ class Similar(Result):
         return made | ({"report": str(self.report)} if self.report else {})
 
 
+@with_bar("similar", "compared")
 def similar(
     features: str | Path,
-    images: Dataset | None = None,
+    images: Images | None = None,
     *,
     count: int = 10,
     at_least: float = 0.98,
     most: int = 10_000,
     report: str | Path | None = None,
     data: str | Path = "data",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
     **options: Any,
 ) -> Similar:
     """Finds the nearest neighbours of pictures in a descriptor file or, without pictures, its near-duplicates.
@@ -88,13 +92,15 @@ def similar(
 
     Args:
         features: a file of descriptors.
-        images: the pictures; None compares all images of the file with one another.
+        images: the pictures: paths of images, folders and tar files, or a Dataset. None compares all images of the file
+            with one another.
         count: neighbours of each picture.
         at_least: the smallest cosine of near-duplicates.
         most: pairs of near-duplicates that are kept, the most similar ones.
         report: folder for a page that shows the pictures.
         data: the data root, where the page looks for the file's images.
-        progress: called with (done, total, failed): of pictures described, then of rows or pairs compared.
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (done, total,
+            failed): of pictures described, then of rows or pairs compared.
         options: for the nets of new pictures: weights, seed, device, precision, offline, workers.
 
     Raises UsageError or StoreError where the file holds no descriptors or the arguments contradict each other, and
@@ -108,11 +114,14 @@ def similar(
     if count < 1 or most < 1:
         raise UsageError("`count` and `most` start at 1")
     check_writable(report and Path(report, similarity.PAGE))
-    tick = progress or (lambda done, total, failed: None)
-    found = _within(held, at_least, most, tick) if images is None else _neighbours(held, images, count, tick, options)
+    asked_of = None if images is None else as_dataset(images)
+    tick = callback(progress) or (lambda done, total, failed: None)
+    found = (
+        _within(held, at_least, most, tick) if asked_of is None else _neighbours(held, asked_of, count, tick, options)
+    )
     if report is None:
         return found
-    asked = None if images is None else Pictures(images.samples, exif=images.exif)
+    asked = None if asked_of is None else Pictures(asked_of.samples, exif=asked_of.exif)
     return replace(found, report=similarity.write_page(report, found.as_json(), asked, _pictures(held, data)))
 
 

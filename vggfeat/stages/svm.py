@@ -39,7 +39,6 @@ from vggfeat.classifiers.protocols.selection import (
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.errors import DatasetError, UsageError
-from vggfeat.inference.settings import Progress
 from vggfeat.metrics import positive_share
 from vggfeat.page.commands import extract_command, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
@@ -47,15 +46,21 @@ from vggfeat.page.html import PAGE
 from vggfeat.page.map import Placed, chosen_rows, place
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
+from vggfeat.store import Descriptors
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate
+from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 
 log = logging.getLogger(__name__)
 
+File = str | Path | Descriptors
+"""A descriptor file by its path, or opened."""
 
+
+@with_bar("svm", "steps")
 def svm(
-    files: str | Path | Sequence[str | Path] = (),
+    files: File | Sequence[File] = (),
     *,
     dataset: str | None = None,
     C: float | Sequence[float] = C_GRID,
@@ -74,13 +79,13 @@ def svm(
     report: str | Path | None = None,
     data: str | Path = "data",
     max_memory: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = True,
 ) -> SVMResult:
     """Fits one-vs-rest linear SVMs by the protocol of the descriptors' data set and returns their scores (Appendix B).
 
     Args:
-        files: a descriptor file, or several of the same images, to be stacked (late fusion); by default the only
-            `descriptors/<dataset>-*.h5`.
+        files: a descriptor file (its path, or what `read_descriptors` gave), or several of the same images, to be
+            stacked (late fusion); by default the only `descriptors/<dataset>-*.h5`.
         dataset: the data set that the files must be of; by default the first file's.
         C: a value, or an ascending grid from which the validation part chooses: for multi-label sets per class by
             average precision, else one value by mean class recall; the smallest of equals.
@@ -101,13 +106,14 @@ def svm(
         data: data root with the pictures for the page.
         max_memory: GiB that a fit may take. Descriptors that exceed it are kept in a temporary file beside theirs and
             read in blocks; the result is the same to the tolerance of the fits.
-        progress: called with (steps done, steps, 0): each split reads, chooses C, fits and scores.
+        progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (steps done, steps,
+            0): each split reads, chooses C, fits and scores.
 
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
     start = time.perf_counter()
     layers = (layer,) if isinstance(layer, str) else layer
-    files = [files] if isinstance(files, str | Path) else files
+    files = _paths(files)
     features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
@@ -126,11 +132,11 @@ def svm(
     if write_splits is not None:
         splits_file.write_splits(write_splits, features.dataset, chosen)
     outcomes: list[Outcome] = []
-    steps = itertools.count(1)
+    steps, tick = itertools.count(1), callback(progress)
 
     def report_step(_step: str) -> None:
-        if progress is not None:
-            progress(next(steps), (len(work) + len(alone) * len(chosen)) * len(STEPS), 0)
+        if tick is not None:
+            tick(next(steps), (len(work) + len(alone) * len(chosen)) * len(STEPS), 0)
 
     for done, split in enumerate(work):
         its = replace(settings, probabilities=probabilities and done == kept)
@@ -142,7 +148,7 @@ def svm(
     if by_layer:
         result = replace(result, by_layer=tuple(scores_by_layer(features, chosen, settings, report_step)))
     if result.copies:
-        warnings.warn(copies_warning(result.copies), stacklevel=2)
+        warnings.warn(copies_warning(result.copies), stacklevel=3)  # the caller, beyond the bar
     command = _command(features, settings, rounds or Rounds(), splits, by_layer)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others
@@ -158,6 +164,14 @@ def svm(
     if report is not None:
         result = replace(result, report=str(_write_report(report, data, features, reported, result, command)))
     return result
+
+
+def _paths(files: File | Sequence[File]) -> list[str | Path]:
+    """The paths of one file or of several. Raises UsageError for descriptors in memory."""
+    given = [files] if isinstance(files, str | Path | Descriptors) else files
+    if hasattr(given, "shape") or not all(isinstance(one, str | Path | Descriptors) for one in given):
+        raise UsageError("svm takes descriptor files; vggfeat.LinearSVM fits arrays: LinearSVM(C=1.0).fit(X, y)")
+    return [one.path if isinstance(one, Descriptors) else one for one in given]
 
 
 def _splits(features: Features, protocol: Protocol, rounds: Rounds, file: str | Path | None) -> list[Split]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vggfeat.datasets.split import TrainingSet
+from vggfeat.datasets.split import TrainingSet, load_training_set
+from vggfeat.errors import UsageError
+from vggfeat.nets.catalog import NETS
 from vggfeat.results import Result
+from vggfeat.system.bars import on_screen
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin
-from vggfeat.training.observer import Errors, Observer
+from vggfeat.training.observer import BarObserver, Errors, Observer
 from vggfeat.training.predicted import Predicted
 from vggfeat.training.ranks import process_group
-from vggfeat.training.recipe import Recipe
+from vggfeat.training.recipe import Recipe, load_recipe
 from vggfeat.training.run import Run
 from vggfeat.training.setup import SAVE_SECONDS, RunSetup
 from vggfeat.training.signals import stop_signals
@@ -59,8 +63,8 @@ class TrainResult(Result):
 
 
 def train(
-    recipe: Recipe,
-    dataset: TrainingSet,
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    dataset: TrainingSet | str | Path = "data",
     *,
     output: str | Path | None = None,
     resume: bool = False,
@@ -70,6 +74,7 @@ def train(
     micro_batch: int | None = None,
     save_seconds: float = SAVE_SECONDS,
     cache: bool = True,
+    progress: bool = True,
     observer: Observer | None = None,
 ) -> TrainResult:
     """Trains a net by the recipe and returns where its checkpoints lie.
@@ -78,8 +83,10 @@ def train(
     with a checkpoint from which `resume` reaches the same weights as an undisturbed run.
 
     Args:
-        recipe: everything that decides the result.
-        dataset: the images.
+        recipe: everything that decides the result: a Recipe, the path of a recipe file, or keys of one that differ from
+            the paper's, such as {"net": "A", "width": 0.125, "data.dataset": "folder", "schedule.epochs": 20}.
+        dataset: the images: from `load_training_set`, or a path: the data root, or for the data set "folder" the tree
+            of classes.
         output: a folder, or a file ending in .pt; by default `checkpoints/<dataset>-<net>-<S>`, then
             `-<trainable>` unless that is "all", and `-localise-<head>` for boxes.
         resume: go on with the run in `output`, or begin it where there is none. overwrite: begin anew.
@@ -89,18 +96,22 @@ def train(
         save_seconds: longest time between checkpoints.
         cache: if the recipe freezes the first layers and fixes the crops (`augment.crops`), compute these layers once
             for each crop and keep their outputs beside the checkpoints, as float16. False: at every update.
+        progress: show a bar and a line for each epoch on terminals and in notebooks; the observer's business if there
+            is one.
         observer: receives the progress.
 
     Raises UsageError and RecipeError for settings that make no sense, WeightsError for `init.checkpoint`,
     TrainingError for a loss that is not finite or does not move, and for too many unreadable images.
     """
+    recipe = _recipe(recipe)
+    dataset = _images(dataset, recipe)
     files = RunFiles.of(output or Path("checkpoints", recipe.name))
     files.check(resume=resume, overwrite=overwrite)
     place = resolve_device(device)
     recipe = _resolved(recipe, dataset, place)
     with process_group(place) as ranks:
         threads = default_workers(ranks.local_world) if workers is None else workers
-        heard = observer if observer is not None and ranks.first else Observer()
+        heard = _heard(observer, progress) if ranks.first else Observer()
         setup = RunSetup(recipe, dataset, files, ranks, threads, heard, micro_batch, save_seconds, cache)
         run = Run(setup, begin(setup, resume))  # a signal meanwhile acts at once: there is no update to keep yet
         with stop_signals() as stop:
@@ -119,6 +130,38 @@ def train(
             run.predicted,
             ranks.first,
         )
+
+
+def _recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return load_recipe(overrides=dict(recipe))
+    if isinstance(recipe, str) and recipe in NETS:
+        raise UsageError(f"{recipe!r} is a net, not a recipe: give {{'net': {recipe!r}}}")
+    if isinstance(recipe, str | Path):
+        return load_recipe(recipe)
+    raise UsageError(f"{type(recipe).__name__} is not a recipe: give a recipe file, or keys such as {{'net': 'A'}}")
+
+
+def _images(dataset: TrainingSet | str | Path, recipe: Recipe) -> TrainingSet:
+    if isinstance(dataset, TrainingSet):
+        return dataset
+    if isinstance(dataset, str | Path):
+        return load_training_set(
+            recipe.data.dataset,
+            dataset,
+            fraction=recipe.data.validation_fraction,
+            seed=recipe.seed,
+            boxes=recipe.task == "localise",
+        )
+    raise UsageError(
+        f"{type(dataset).__name__} is not a training set: give the folder of the images, whose classes are its folders"
+    )
+
+
+def _heard(observer: Observer | None, progress: bool) -> Observer:
+    return observer or (BarObserver() if progress and on_screen() else Observer())
 
 
 def _resolved(recipe: Recipe, dataset: TrainingSet, device: torch.device) -> Recipe:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,8 +33,11 @@ class Described:
 
 
 def as_scales(scales: int | Sequence[int]) -> tuple[int, ...]:
-    """One scale or several, as a tuple."""
-    return (scales,) if isinstance(scales, int) else tuple(scales)
+    """One scale or several, as a tuple. Raises UsageError for what are no whole numbers."""
+    found = tuple(scales) if isinstance(scales, Iterable) and not isinstance(scales, str) else (scales,)
+    if not all(isinstance(Q, numbers.Integral) for Q in found):
+        raise UsageError(f"scales {scales!r}: give whole numbers of pixels, such as 256 or (256, 384, 512)")
+    return tuple(map(int, found))
 
 
 def check_scales(scales: Sequence[int]) -> None:

@@ -111,7 +111,14 @@ def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
     """Copies layers of the trained net that `init.checkpoint` names: (that net with its hash, the layers' names)."""
     init = setup.recipe.init
     named = setup.recipe.net if init.checkpoint in NAMES else None  # "published" has several nets
-    source = load_net(named, init.checkpoint, device="cpu", precision="fp32", preprocessing=init.preprocessing or None)
+    source = load_net(
+        named,
+        init.checkpoint,
+        device="cpu",
+        precision="fp32",
+        preprocessing=init.preprocessing or None,
+        progress=setup.observer.fetched,
+    )
     give = deepen if init.scheme == "identity" else copy_layers
     # A class's score says nothing about its box: localisation learns the last layer anew (Appendix A).
     copied = give(net, source, but=("fc8",) if setup.task.needs_boxes else ())

@@ -67,6 +67,8 @@ class Run:
                     self._save_last()
                     return False
                 self._end_epoch(val)
+        if self.latest is not None and not self.setup.task.needs_boxes and (advice := self.watch.verdict(self.latest)):
+            self.setup.observer.note(advice)
         return True
 
     def _batches(self) -> Generator[Batch, None, None]:

@@ -87,6 +87,19 @@ class Watch:
                 f"{self._last_good}"
             )
 
+    def verdict(self, val: Errors) -> str:
+        """Advice after the last epoch of a run whose validation loss is still at chance; else nothing."""
+        if not val.images or val.loss < MOVED * self.chance:
+            return ""
+        return (
+            f"the validation loss is {val.loss:.3f}, chance is {self.chance:.3f}: the net has learnt nothing that "
+            "serves other images; train longer (`schedule.epochs`), or "
+            + self._other_start(
+                "begin with `init.scheme=data-dependent`, or from a trained net: `init.checkpoint=published` "
+                "`sgd.trainable=fc`"
+            )
+        )
+
     def _other_start(self, random: str) -> str:
         """Advice on the first weights: `random` where they were random, else to check the checkpoint."""
         checkpoint = self.recipe.init.checkpoint

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from vggfeat.inference.settings import Progress
 from vggfeat.nets import winograd
 from vggfeat.nets.catalog import Conv, net_spec, scaled
 from vggfeat.nets.inference_form import Method, by_nnpack, has_fast_convolutions, has_nnpack, method
 from vggfeat.results import Result
 from vggfeat.stages.bench.yardsticks import machine
+from vggfeat.system.bars import Progress
 
 REPEATS = 5
 """Times each way is measured, in turn with the others; the fastest counts, as other processes only slow it."""

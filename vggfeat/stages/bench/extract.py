@@ -19,7 +19,7 @@ from vggfeat.datasets import images
 from vggfeat.datasets.listing import from_paths
 from vggfeat.inference.blocks import fill
 from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.settings import DescriptorSettings, Progress
+from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
@@ -35,6 +35,7 @@ from vggfeat.stages.bench.yardsticks import (
     torchvision_net,
 )
 from vggfeat.store import DescriptorWriter, read_descriptors
+from vggfeat.system.bars import Progress
 from vggfeat.system.devices import resolve_precision
 
 ROUNDS = 3

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import UsageError
-from vggfeat.inference.settings import Progress
 from vggfeat.nets.catalog import INPUT_SIDE, NUM_CLASSES, net_spec
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.scaling import InputScaling
@@ -33,6 +32,7 @@ from vggfeat.stages.bench.yardsticks import (
     torchvision_net,
     training_flops,
 )
+from vggfeat.system.bars import Progress
 from vggfeat.system.devices import Precision, resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.augment import Augmentation, Colours
