@@ -75,7 +75,7 @@ class _Generator(torch.Generator):
 def labelled(monkeypatch):
     """A LabelledDevice with what asks the driver, or torch's C++ parts, answered by the labels."""
     mode = LabelledDevice()
-    to, numpy, backward = torch.Tensor.to, torch.Tensor.numpy, torch.Tensor.backward
+    tensor, to, numpy, backward = torch.tensor, torch.Tensor.to, torch.Tensor.numpy, torch.Tensor.backward
 
     def moved(self, *args, **kwargs):
         copy = kwargs.pop("copy", False)
@@ -88,6 +88,9 @@ def labelled(monkeypatch):
         with _disable_current_modes():
             there = to(self, dtype, copy=True, memory_format=form)
         return mode.put(there, device)
+
+    def made(*args, device=None, **kwargs):  # torch.tensor copies to the device where no mode sees it
+        return moved(tensor(*args, **kwargs), device or CPU)
 
     def as_array(self, *args, **kwargs):
         if mode.of(self) not in (CPU, None):
@@ -103,6 +106,7 @@ def labelled(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "device", property(lambda self: mode.of(self) or CPU), raising=False)
+        patch.setattr(torch, "tensor", made)
         patch.setattr(torch.Tensor, "to", moved)
         patch.setattr(torch.Tensor, "cpu", lambda self: moved(self, "cpu"))
         patch.setattr(torch.Tensor, "numpy", as_array)
