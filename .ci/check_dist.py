@@ -17,10 +17,16 @@ with tarfile.open(source) as archive:
     files = {name.partition("/")[2] for name in archive.getnames()}
 
 modules = {str(path) for path in Path("vggfeat").rglob("*.py")}
+# What the tests need beside the package: their helpers and golden files, the recipes and pages that they read.
+beside = {
+    *(str(path) for folder in ("tests", "recipes", ".ci") for path in Path(folder).rglob("*") if path.is_file()),
+    *("README.md", "CHANGELOG.md", "pyproject.toml"),
+}
+beside = {name for name in beside if "__pycache__" not in name}
 wrong = [
     *(f"the wheel lacks {name}" for name in sorted({*modules, "vggfeat/py.typed", "vggfeat/LICENSE"} - names)),
     *(f"the wheel has {name}" for name in sorted(names) if not name.startswith(("vggfeat/", "vggfeat-"))),
-    *(f"the source distribution lacks {name}" for name in sorted({*modules, "README.md", "pyproject.toml"} - files)),
+    *(f"the source distribution lacks {name}" for name in sorted({*modules, *beside} - files)),
     *(
         f"the metadata lack {name}"
         for name in ("Name", "Version", "License-Expression", "Requires-Python")

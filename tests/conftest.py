@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,10 @@ os.environ["VGGFEAT_OFFLINE"] = "1"
 os.environ["KERAS_BACKEND"] = "torch"
 for name in ("VGGFEAT_DATA", "VGGFEAT_CACHE"):
     os.environ.pop(name, None)
+
+# A shell starts `command &` with SIGINT ignored, and the processes that the tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

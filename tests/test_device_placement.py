@@ -1,4 +1,8 @@
-"""Every tensor on the net's device, by torch's FakeTensors: they know their device and shape and need no GPU."""
+"""Every tensor on the net's device, by doubles of CUDA that need no GPU.
+
+torch's FakeTensors know their device and shape alone, so that full-size work costs nothing; the tensors of
+`labelled_device` have values too, for what autograd, the optimiser and the boxes compute.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from labelled_device import labelled
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from vggfeat.datasets import Sample
+from vggfeat.datasets.decoding import Decoded
 from vggfeat.inference.dense import DenseNet
+from vggfeat.inference.localiser import Localiser
 from vggfeat.inference.runner import Rescaled
 from vggfeat.inference.scorer import Scorer
 from vggfeat.nets.catalog import Preprocessing
-from vggfeat.nets.networks import VGG
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.training.crops import Batch
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Recipe
@@ -167,3 +175,107 @@ def test_an_update_and_a_validation_stay_on_their_device(cuda, drawn_on, monkeyp
     if trainable != "all":
         assert trainer.frozen(batch(4, False, None)).device == torch.device("cpu")
     assert trainer._fits(2)
+
+
+def made_of(task, trainable, computed, device):
+    """A trainer of a narrow net on a device, and a batch for it."""
+    recipe = Recipe(net="A", task=task)
+    its_task = task_of(recipe, CLASSES)
+    net = glorot_(VGG("A", width=1 / 32, num_classes=its_task.outputs))
+    net.preprocessing = Preprocessing("BGR", 1.0, (100.0, 110.0, 120.0), (1.0, 2.0, 3.0), "bilinear")
+    sgd = dataclasses.replace(recipe.sgd, batch_size=4, trainable=trainable)
+    trainer = Trainer(
+        net, sgd, seed=0, precision="fp32", ranks=Ranks(0, 1, device), micro_batch=2, task=its_task, computed=computed
+    )
+    given = batch(4, its_task.needs_boxes, trainer.form.frozen_shape() if computed else None)
+    values = torch._C.Generator().manual_seed(0)
+    for tensor in (given.shifts, given.features if computed else given.crops, given.boxes):
+        if tensor is not None:
+            tensor.copy_(torch.rand(tensor.shape, generator=values).mul_(255 if tensor is given.crops else 1))
+    given.labels.copy_(torch.arange(4) % CLASSES)
+    return trainer, given
+
+
+@pytest.mark.parametrize("task", ["classify", "localise"])
+@pytest.mark.parametrize(("trainable", "computed"), [("all", False), ("fc8", True), ("conv5_1", False)])
+def test_gradients_and_the_optimiser_stay_on_their_device_and_give_what_the_cpu_gives(
+    monkeypatch, task, trainable, computed
+):
+    with labelled(monkeypatch) as mode:
+        trainer, given = made_of(task, trainable, computed, CUDA)
+        for rate in (0.01, 0.001):
+            assert trainer.update(given, rate).device == CUDA
+        trained = [p for p in trainer.net.parameters() if p.requires_grad]
+        assert {p.grad.device for p in trained} == {CUDA}
+        assert {trainer.optimizer.state[p]["momentum_buffer"].device for p in trained} == {CUDA}
+        trainer.load_optimizer(trainer.optimizer.state_dict())
+        assert trainer.validate([given]).device == torch.device("cpu")
+        if computed:
+            crops = dataclasses.replace(given, crops=torch.zeros(4, 224, 224, 3, dtype=torch.uint8))
+            assert trainer.frozen(crops).numpy().shape == tuple(given.features.shape)
+        names = {name.split(".")[1] for name in mode.launched}
+        assert {"_fused_sgd_", "threshold_backward"} - names == ({"threshold_backward"} if computed else set())
+        found = [p.detach().cpu().numpy() for p in trainer.net.parameters()]
+        checkpoint = trainer.net.checkpoint()["state_dict"]
+        assert {value.device.type for value in checkpoint.values()} == {"cpu"}
+    plain, given = made_of(task, trainable, computed, torch.device("cpu"))
+    for rate in (0.01, 0.001):
+        plain.update(given, rate)
+    for ours, expected in zip(found, plain.net.parameters(), strict=True):
+        assert np.allclose(ours, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("view", ["dense", "center"])
+@pytest.mark.parametrize("classifies", [False, True])
+def test_boxes_come_from_the_device_and_are_those_of_the_cpu(monkeypatch, view, classifies):
+    names = tuple("abcdef")[:CLASSES]
+
+    def net(outputs, device, **record):
+        made = glorot_(VGG("A", width=1 / 32, num_classes=outputs, class_names=() if record else names))
+        made.training_record = record
+        return made.to(device)
+
+    def located(device):
+        record = {"recipe": {"task": "localise", "localise": {"head": "pcr"}}, "class_names": list(names)}
+        localiser = Localiser(
+            [net(4 * CLASSES, device, **record)],
+            scales=(256, 288),
+            view=view,
+            guesses=None if classifies else lambda sample: (np.array([1, 0]), np.array([0.7, 0.3])),
+            classifier=net(CLASSES, device) if classifies else None,
+        )
+        rng = np.random.default_rng(0)
+        rescaled = [
+            Rescaled(
+                Sample(str(n), str(n)),
+                (300, 256),
+                {
+                    ("image", "bilinear", Q): rng.integers(0, 256, (Q, round(Q * 300 / 256), 3), np.uint8)
+                    for Q in (256, 288)
+                },
+            )
+            for n in range(2)
+        ]
+        work = localiser.run(rescaled)
+        assert {its.device for views in work.boxes for images in views for its in images} == {device}
+        found = localiser.gather(Decoded(2, [0, 1], {}, frozenset()), work)
+        localiser.close()
+        return found.candidates
+
+    with labelled(monkeypatch):
+        ours = located(CUDA)
+    for one, other in zip(ours, located(torch.device("cpu")), strict=True):
+        assert (one.classes == other.classes).all()
+        assert np.allclose(one.boxes, other.boxes, atol=1e-2) and np.allclose(one.ratings, other.ratings, atol=1e-5)
+
+
+def test_the_labelled_device_refuses_what_cuda_refuses(monkeypatch):
+    with labelled(monkeypatch):
+        there = torch.ones(2, 2, device=CUDA, requires_grad=True)
+        assert (there * torch.tensor(2.0)).device == CUDA, "a number may come from the CPU"
+        with pytest.raises(RuntimeError, match="tensors on cpu and cuda:0"):
+            there + torch.ones(2, 2)
+        with pytest.raises(TypeError, match="can't convert a CUDA tensor"):
+            there.detach().numpy()
+        (there * there).sum().backward()
+        assert there.grad.device == CUDA and there.grad.cpu().tolist() == [[2.0, 2.0], [2.0, 2.0]]

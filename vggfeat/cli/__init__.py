@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from vggfeat._version import __version__
-from vggfeat.cli.advice import told
+from vggfeat.cli.advice import in_flags, told
 from vggfeat.cli.exit_codes import DONE, FAILED, INTERRUPTED, USAGE
 from vggfeat.cli.options import debugging, own_log
 from vggfeat.datasets.decoding import THREAD_PREFIX
@@ -180,7 +180,23 @@ def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
         return told(error), USAGE if isinstance(error, UsageError) else FAILED
     if isinstance(error, OSError):  # such as a full disk
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILED
+    of_machine = _of_machine(error)
+    if of_machine is not None:
+        return of_machine, FAILED
     return f"{type(error).__name__}: {error} (a bug in vggfeat; --debug shows where)", FAILED
+
+
+def _of_machine(error: Exception) -> str | None:
+    """What to tell about an error of the memory or of a device; None for any other one."""
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        why = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
+        return f"not enough memory{why}: end other programs, or give it less at a time"
+    if "torch" not in sys.modules:
+        return None
+    from vggfeat.system.devices import fault
+
+    said = fault(error)
+    return None if said is None else in_flags(said)
 
 
 def _no_such_option(error: click.NoSuchOption, args: list[str]) -> str:

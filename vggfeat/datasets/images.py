@@ -254,8 +254,8 @@ def _open(source: str | os.PathLike[str] | bytes) -> BinaryIO:
         return Path(source).open("rb")
     except OSError as error:
         raise ReadError((error.strerror or str(error)).lower()) from None
-    except ValueError as error:  # an embedded NUL
-        raise ImageError(str(error)) from None
+    except ValueError as error:  # an embedded NUL, in other words since Python 3.13
+        raise ImageError("embedded null byte" if "\0" in _shown(source) else str(error)) from None
 
 
 def _shown(source: str | os.PathLike[str] | bytes) -> str:

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from vggfeat.datasets.images import Picture
 from vggfeat.errors import DeviceError, UsageError
-from vggfeat.inference.batching import Extents, form_batches, run_trunk
+from vggfeat.inference.batching import Extents, Size, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling, with_pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
-from vggfeat.system.devices import is_out_of_memory, memory_format, release_cached_memory, tf32
+from vggfeat.system.devices import current, is_out_of_memory, memory_format, release_cached_memory, tf32
 from vggfeat.system.memory import release_free_memory
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,10 @@ Reductions = Mapping[str, Reduce]
 class _Passed:
     """What the convolutions gave for one picture."""
 
+    size: Size
+    """Of the picture."""
     layers: dict[str, Tensor]
-    """Its reduced maps by layer, of the trunk's layers."""
+    """Its reduced maps by layer, of the trunk's layers first."""
     windows: Tensor | None
     """(h w, C 7 7) of the last pooling; None where no fully-connected layer is wanted."""
 
@@ -174,7 +176,7 @@ class DenseNet:
         self, pictures: Sequence[Picture], flip: bool, reductions: Reductions
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The row and the reduced maps of each picture, by layer, in the order in which they are computed."""
-        sizes = [picture.shape[:2] for picture in pictures]
+        sizes: list[Size] = [picture.shape[:2] for picture in pictures]
         for height, width in sizes:
             if min(height, width) < INPUT_SIDE:
                 raise UsageError(f"a {width}x{height} picture is smaller than the net's {INPUT_SIDE}")
@@ -190,28 +192,45 @@ class DenseNet:
                         raise
                     passed = None
                 if passed is None:  # only here has the failed pass let go of its activations
-                    self._shrink([sizes[row] for row in rows])
-                    half = len(rows) // 2
-                    batches.extendleft((rows[half:], rows[:half]))
+                    if waiting:  # their windows fill memory too
+                        yield from self._finished(waiting, reductions)
+                        waiting = {}
+                        batches.appendleft(rows)
+                    else:
+                        batches = self._smaller([rows, *batches], sizes)
                     continue
                 waiting.update(zip(rows, passed, strict=True))
                 release_free_memory(beyond=KEPT_BYTES)
                 windows = sum(len(its.windows) for its in waiting.values() if its.windows is not None)
                 if not self._head_taps or windows >= self._most_windows or not batches:
-                    yield from self._with_head(waiting, reductions)
+                    yield from self._finished(waiting, reductions)
                     waiting = {}
 
-    def _shrink(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Makes the next passes smaller. Raises DeviceError where one picture alone was too large."""
+    def _smaller(self, batches: Sequence[Sequence[int]], sizes: Sequence[Size]) -> deque[list[int]]:
+        """Batches of half the size, from here on: the first of these filled the memory."""
+        of_first = [sizes[row] for row in batches[0]]
+        self._make_room(of_first)
+        height, width = (max(size[axis] for size in of_first) for axis in (0, 1))
+        self._most_pixels = min(self._most_pixels, len(of_first) * height * width) // 2
+        log.warning("the memory of %s is full: batches of half the size from here on", self.device)
+        rows = [row for batch in batches for row in batch]
+        formed = form_batches([sizes[row] for row in rows], self._most_pixels, self._most_padding)
+        return deque([rows[place] for place in places] for places in formed)
+
+    def _make_room(self, sizes: Sequence[Size]) -> None:
+        """Frees what it can after a full memory. Raises DeviceError where one picture alone was too large."""
         if len(sizes) == 1:
             height, width = sizes[0]
-            raise DeviceError(
-                f"a {width}x{height} picture alone fills the memory of {self.device}: take `precision=bf16` "
-                "or `device=cpu`"
-            )
+            instead = "smaller `scales`" if self.device.type == "cpu" else "`precision=bf16` or `device=cpu`"
+            raise DeviceError(f"a {width}x{height} picture alone fills the memory of {self.device}: take {instead}")
         release_cached_memory(self.device)
-        self._most_pixels //= 2
-        log.warning("the memory of %s is full: batches of half the size from here on", self.device)
+
+    def _finished(self, waiting: dict[int, _Passed], reductions: Reductions) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The row and the reduced maps of each picture, those of the fully-connected layers included."""
+        if self._head_taps:
+            self._add_head(list(waiting.values()), reductions)
+        for row, its in waiting.items():
+            yield row, its.layers
 
     def _one_pass(self, pictures: Sequence[Picture], flip: bool, reductions: Reductions) -> list[_Passed]:
         """The convolutions on one batch, padded where its sizes differ."""
@@ -230,35 +249,45 @@ class DenseNet:
                     positions = positions.to(torch.float32, copy=True)
                     place.update((part, reductions[part](positions)) for part in self._taps[number])
         if not self._head_taps:
-            return [_Passed(layers, None) for layers in found]
+            return [_Passed(size, layers, None) for size, layers in zip(sizes, found, strict=True)]
         if equal:
             of_pictures = list(windows(batch).unflatten(0, (len(pictures), -1)))
         else:
             of_pictures = [windows(pooled) for pooled in extents.cut(batch)]
-        return [_Passed(layers, its) for layers, its in zip(found, of_pictures, strict=True)]
+        return [_Passed(size, layers, its) for size, layers, its in zip(sizes, found, of_pictures, strict=True)]
 
-    def _with_head(
-        self, waiting: dict[int, _Passed], reductions: Reductions
-    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    def _add_head(self, passed: Sequence[_Passed], reductions: Reductions) -> None:
+        """Adds the fully-connected layers of these pictures, half of them at a time where memory is full."""
+        try:
+            self._head(passed, reductions)
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self._make_room([its.size for its in passed])
+        self._most_windows = max(1, self._most_windows // 2)
+        log.warning("the memory of %s is full: half as many windows at a time from here on", self.device)
+        half = len(passed) // 2
+        for part in (passed[:half], passed[half:]):
+            self._add_head(part, reductions)
+
+    def _head(self, passed: Sequence[_Passed], reductions: Reductions) -> None:
         """Runs the fully-connected layers on the windows of all pictures at once."""
-        if self._head_taps:
-            of_pictures = [its.windows for its in waiting.values() if its.windows is not None]
-            counts, last = [len(its) for its in of_pictures], max(self._head_taps)
-            values = torch.cat(of_pictures)
-            for number, module in enumerate(self._net.classifier[: last + 1]):
-                values = module(values)
-                if number in self._head_taps:
-                    out = values.to(torch.float32, copy=number < last)  # a ReLU that follows would change it
-                    for its, positions in zip(waiting.values(), out.split(counts), strict=True):
-                        its.layers.update((part, reductions[part](positions)) for part in self._head_taps[number])
-        for row, its in waiting.items():
-            yield row, its.layers
+        of_pictures = [its.windows for its in passed if its.windows is not None]
+        counts, last = [len(its) for its in of_pictures], max(self._head_taps)
+        values = torch.cat(of_pictures)
+        for number, module in enumerate(self._net.classifier[: last + 1]):
+            values = module(values)
+            if number in self._head_taps:
+                out = values.to(torch.float32, copy=number < last)  # a ReLU that follows would change it
+                for its, positions in zip(passed, out.split(counts), strict=True):
+                    its.layers.update((part, reductions[part](positions)) for part in self._head_taps[number])
 
     def _uploaded(self, values: Tensor) -> Tensor:
         """On the net's device; to a GPU from pinned memory, while it still computes what it was given before."""
         if not self._cuda:
             return values.to(self.device)
-        with torch.cuda.device(self.device):  # pinning on another device would take memory there for a context
+        with current(self.device):
             return values.pin_memory().to(self.device, non_blocking=True)
 
     def _pass_pixels(self) -> int:

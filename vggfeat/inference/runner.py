@@ -12,7 +12,7 @@ from vggfeat.datasets import Sample, images
 from vggfeat.datasets.decoding import Decoded, Decoders, collected
 from vggfeat.datasets.images import Picture
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
-from vggfeat.errors import ImageError
+from vggfeat.errors import ImageError, UsageError
 from vggfeat.inference.dense import DenseNet
 from vggfeat.nets.catalog import Filter
 
@@ -42,6 +42,8 @@ class Runner(ABC, Generic[Work, Found]):
         exif: honour the EXIF orientation.
         workers: threads that decode and rescale ahead of the nets.
         max_megapixels: images of more million pixels fail.
+
+    Raises UsageError for nets on several devices or in several number formats.
     """
 
     def __init__(
@@ -53,6 +55,10 @@ class Runner(ABC, Generic[Work, Found]):
         workers: int,
         max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
+        for name in ("device", "precision"):
+            found = list(dict.fromkeys(str(getattr(net, name)) for net in nets))
+            if len(found) > 1:
+                raise UsageError(f"nets with `{name}={found[0]}` and with `{name}={found[1]}`: load all with one")
         self._dense = tuple(nets)
         self._wanted = tuple(dict.fromkeys(wanted))
         self._exif = exif

@@ -14,7 +14,17 @@ from vggfeat.errors import UsageError, unknown_name
 from vggfeat.system.precisions import PRECISIONS, Precision
 
 log = logging.getLogger(__name__)
-_OUT_OF_MEMORY = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "MPS backend out of memory")
+_OUT_OF_MEMORY = (
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    # What torch says where no algorithm of cuDNN's finds room for its workspace.
+    "Unable to find a valid cuDNN algorithm",
+    "unable to find an engine to execute this computation",
+    "MPS backend out of memory",
+    "DefaultCPUAllocator",
+)
+_FAULTS = ("CUDA error", "CUDA driver error", "cuDNN error", "NCCL error", "HIP error", "for the MPS device")
 
 # torch.cpu.get_capabilities' names, x86 first, then ARM.
 _CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
@@ -105,10 +115,22 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that the memory of a GPU is full. cuDNN, cuBLAS and MPS only say it in words."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory is full. CUDA's libraries, MPS and the CPU only say it in words."""
+    if not isinstance(error, RuntimeError):
+        return False
     of_torch = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch 2.4 has the latter alone
     return isinstance(error, of_torch) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def fault(error: BaseException) -> str | None:
+    """What to tell a user about an error that a device caused; None for any other error."""
+    text = str(error).strip()
+    if is_out_of_memory(error):
+        return "the memory of the device is full: end other programs that use it, or take `device=cpu`"
+    if isinstance(error, RuntimeError) and any(words in text for words in _FAULTS):
+        return f"the device failed ({text.splitlines()[0].rstrip('.')}); `device=cpu` works everywhere"
+    return None
 
 
 def release_cached_memory(device: torch.device) -> None:
@@ -121,6 +143,31 @@ def release_cached_memory(device: torch.device) -> None:
 
 def _capability(device: torch.device) -> int:
     return torch.cuda.get_device_capability(device)[0]
+
+
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Inside the block, pinned memory and collectives belong to this CUDA device, not to the first one.
+
+    Pinning for one device while another is the current one takes memory there, for a context. Other devices have no
+    current one.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device):
+        yield
+
+
+@contextmanager
+def equal_shapes() -> Iterator[None]:
+    """Inside the block, cuDNN tries its algorithms on each new shape: for inputs of one shape throughout."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

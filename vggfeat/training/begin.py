@@ -157,7 +157,7 @@ def _restored(setup: RunSetup) -> Start:
     net.preprocessing = Preprocessing.from_record(content["preprocessing"])
     net.training_record = content["training"]
     trainer, plateau = _trainer(setup, net), _plateau(setup)
-    trainer.optimizer.load_state_dict(kept["optimizer"])
+    trainer.load_optimizer(kept["optimizer"])
     trainer.scaler.load_state_dict(kept["scaler"])
     plateau.restore(kept["plateau"])
     predicted = Predicted.of(kept.get("predicted"))

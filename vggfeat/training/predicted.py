@@ -35,19 +35,27 @@ class Predicted:
         return None if record is None else cls(**record)
 
 
+def predictions(outputs: Tensor, guesses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """(n, 3) float32: the best class, its probability and the own class's; -1 for images that were not read.
+
+    Takes (n, K) class scores, (n,) best classes, (n,) classes, and (n,) weights, 0 for images that were not read.
+    """
+    probabilities = outputs.float().softmax(1)
+    of = torch.stack([guesses, labels], dim=1)
+    rows = torch.cat([guesses[:, None].float(), probabilities.gather(1, of)], dim=1)  # exact up to 2^24 classes
+    rows[weights == 0] = -1
+    return rows
+
+
 class Collector:
     """Collects the predictions of one process's validation batches, in their order."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
-    def add(self, outputs: Tensor, guesses: Tensor, labels: Tensor, weights: Tensor) -> None:
-        """Takes a batch: (n, K) class scores, (n,) best classes, (n,) classes, (n,) 0 for images that were not read."""
-        probabilities = outputs.float().softmax(1)
-        of = torch.stack([guesses, labels], dim=1)
-        rows = torch.cat([guesses[:, None].float(), probabilities.gather(1, of)], dim=1)  # exact up to 2^24 classes
-        rows[weights == 0] = -1
-        self._parts.append(rows)
+    def add(self, rows: Sequence[Tensor]) -> None:
+        """Takes `predictions`, (n, 3) each."""
+        self._parts += rows
 
     def gathered(self, ranks: Ranks, epoch: int) -> Predicted:
         """The predictions of all processes, each of which validated every `world`-th image. All of them call it."""

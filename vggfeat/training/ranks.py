@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from vggfeat.errors import UsageError
+from vggfeat.system.devices import current
 from vggfeat.system.launch import launched
 
 
@@ -30,10 +31,12 @@ class Ranks:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of all processes' tensors."""
-        if self.world > 1:
-            distributed.all_reduce(values)
-        return values
+        """The sum of all processes' tensors; with several processes on their device."""
+        if self.world == 1:
+            return values
+        there = values.to(self.device)
+        distributed.all_reduce(there)
+        return there
 
     def any(self, *asked: bool) -> list[bool]:
         """Whether any process asks for each of these, so that all of them act after the same update."""
@@ -74,18 +77,25 @@ class Ranks:
 def process_group(device: torch.device) -> Iterator[Ranks]:
     """The processes that torchrun started, over NCCL on CUDA devices and gloo elsewhere; without torchrun, this one.
 
-    A CUDA device without a number becomes the one of this process's local rank.
+    A CUDA device without a number becomes the one of this process's local rank. It is the current device meanwhile.
 
-    Raises UsageError where a machine has fewer CUDA devices than processes, and on MPS.
+    Raises UsageError where a machine has fewer CUDA devices than processes, for one device that several processes would
+    share, and on MPS.
     """
     launch = launched()
     if launch is None:
-        yield Ranks(0, 1, device)
+        with current(device):
+            yield Ranks(0, 1, device)
         return
     if device.type == "mps":
         raise UsageError("torch.distributed has no backend for mps: start one process, or take `device=cpu`")
     if device.type == "cuda":
-        device = torch.device(launch.device("cuda") or device)
+        if device.index is not None and launch.local_world > 1:
+            raise UsageError(
+                f"`device={device}`: {launch.local_world} processes on this machine cannot train on one device; "
+                "`device=cuda` gives each one its own"
+            )
+        device = torch.device(launch.device(str(device)) or device)
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

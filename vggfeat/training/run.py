@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
+from vggfeat.system.devices import is_out_of_memory
 from vggfeat.training.augment import CentreView, epoch_order
 from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, Job
@@ -53,7 +54,18 @@ class Run:
         self._saved, self._saving = time.monotonic(), 0.0
 
     def epochs(self, stop: StopRequest) -> bool:
-        """Trains to the end; False where a signal ended it early, with a checkpoint to resume from."""
+        """Trains to the end; False where a signal ended it early, with a checkpoint to resume from.
+
+        Raises TrainingError where the device's memory is full, however few images it is given at a time.
+        """
+        try:
+            return self._epochs(stop)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self.watch.memory(self.ranks, self.state, self.trainer.micro_batch) from error
+
+    def _epochs(self, stop: StopRequest) -> bool:
         with contextlib.ExitStack() as stack:
             if self.frozen is not None:
                 stack.enter_context(contextlib.closing(self.frozen))
@@ -168,7 +180,7 @@ class Run:
         self.unreadable.report(failures)
         if any(self.ranks.any(stop.asked)):
             return None
-        return mean_errors(self.ranks.sum(total.to(self.ranks.device)).cpu())
+        return mean_errors(self.ranks.sum(total).cpu())
 
     def _end_epoch(self, val: Errors) -> None:
         """Schedule, metrics and checkpoints after a validation."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,19 @@ from torch.nn.parallel import DistributedDataParallel
 from vggfeat.errors import TrainingError, UsageError
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
-from vggfeat.system.devices import Precision, is_out_of_memory, memory_format, release_cached_memory
+from vggfeat.system.devices import (
+    Precision,
+    equal_shapes,
+    is_out_of_memory,
+    memory_format,
+    release_cached_memory,
+    tf32,
+)
 from vggfeat.training.crops import Batch
+from vggfeat.training.fitting import Portions
 from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Errors
-from vggfeat.training.predicted import Collector
+from vggfeat.training.predicted import Collector, predictions
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Sgd
 from vggfeat.training.tasks import Classification, Task, best_classes
@@ -41,7 +51,8 @@ class Trainer:
         seed: of dropout.
         precision: fp32, tf32, or autocast to bf16 or fp16 (with loss scaling) over fp32 weights.
         task: what the last layer predicts; by default a class.
-        micro_batch: images at a time in one process; None finds the largest that fits.
+        micro_batch: images at a time in one process; None finds the largest that fits. It is halved where memory is
+            full later on.
         computed: batches bring the frozen layers' outputs (`Batch.features`) in place of crops.
 
     Raises UsageError for a batch that does not split evenly over the processes.
@@ -66,9 +77,7 @@ class Trainer:
         device = ranks.device
         net.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # the crops' shape never changes
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        self._tf32 = precision == "tf32"
         self._scaled = InputScaling(net.preprocessing, device)
         self.form = TrainingForm(net, sgd.dropout, sgd.trainable)
         parameters = [p for p in net.parameters() if p.requires_grad]
@@ -82,36 +91,61 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         images = sgd.batch_size // ranks.world
         self.computed = computed
+        self._frozen_portions = Portions(micro_batch or sys.maxsize, device)
         if micro_batch is None:
             few = images if computed and self.form.vectors else min(images, CPU_MICRO_BATCH)
             micro_batch = few if device.type == "cpu" else self.largest_micro_batch(images)
-        self.micro_batch = micro_batch
+        self._portions = Portions(micro_batch, device)
         self.parallel: nn.Module = self.form
         if ranks.world > 1:
             index = [device.index] if device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.form, device_ids=index)
 
+    @property
+    def micro_batch(self) -> int:
+        """Images at a time in this process."""
+        return self._portions.images
+
+    def load_optimizer(self, kept: dict[str, Any]) -> None:
+        """Takes the optimiser's state from a checkpoint, which another kind of device may have written.
+
+        A fused step reads momentum and weights side by side, so their order in memory must be the same; with another
+        one it computes wrong weights on a CPU, and fails on CUDA.
+        """
+        self.optimizer.load_state_dict(kept)
+        for parameter, state in self.optimizer.state.items():
+            momentum = state.get("momentum_buffer")
+            if momentum is not None:
+                state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+
     def update(self, batch: Batch, rate: float) -> Tensor:
         """One step of descent on this process's part of a batch; all processes call it together.
 
-        Returns the part's totals (`totals`), on the device.
+        Returns the part's totals (`totals`), on the device. Raises torch's error where the device's memory is full with
+        one image at a time, or with several processes: none can begin anew while others wait for its gradients.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.net.train()
+        n = len(batch.labels)
+        with self._modes():
+            masks = [mask[batch.position : batch.position + n] for mask in self._masks(batch.step)]
+            work = partial(self._all_gradients, batch, masks)
+            found = work() if self.ranks.world > 1 else self._portions.fitted(work, n)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return found
+
+    def _all_gradients(self, batch: Batch, masks: Sequence[Tensor]) -> Tensor:
+        """Sets the gradients of a batch; returns its totals."""
         self.optimizer.zero_grad(set_to_none=True)
         n = len(batch.labels)
-        masks = [mask[batch.position : batch.position + n] for mask in self._masks(batch.step)]
         found = torch.zeros(4, device=self.ranks.device)
-        for start in range(0, n, self.micro_batch):
-            part = slice(start, start + self.micro_batch)
-            last = start + self.micro_batch >= n
+        for part in self._portions.of(n):
             # Gradients cross processes once an update, with the last micro-batch.
-            quiet = isinstance(self.parallel, DistributedDataParallel) and not last
+            quiet = isinstance(self.parallel, DistributedDataParallel) and part.stop < n
             with self.parallel.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
                 found += self._gradients(self.parallel, batch, part, [mask[part] for mask in masks])
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         return found
 
     def _gradients(self, form: nn.Module, batch: Batch, part: slice, masks: Sequence[Tensor]) -> Tensor:
@@ -138,8 +172,15 @@ class Trainer:
     def frozen(self, batch: Batch) -> Tensor:
         """The frozen layers' outputs for a batch of crops: (N, ...) float32 on the CPU."""
         self.net.eval()
-        with self._autocast():
-            return self.form.frozen(self.prepared(batch.crops, batch.shifts)).float().cpu()
+        with self._modes():
+            return self._frozen_portions.fitted(partial(self._frozen, batch), len(batch.labels))
+
+    def _frozen(self, batch: Batch) -> Tensor:
+        found = []
+        for part in self._frozen_portions.of(len(batch.labels)):
+            with self._autocast():
+                found.append(self.form.frozen(self.prepared(batch.crops[part], batch.shifts[part])).float().cpu())
+        return torch.cat(found)
 
     def _judged(self, outputs: Tensor, batch: Batch, part: slice) -> tuple[Tensor, Tensor]:
         """The weighted losses (n,) of a micro-batch, and its totals."""
@@ -156,6 +197,15 @@ class Trainer:
     def _there(self, tensor: Tensor) -> Tensor:
         """On the device. Only CUDA keeps a copy's source until an asynchronous copy has ended."""
         return tensor.to(self.ranks.device, non_blocking=self.ranks.device.type == "cuda")
+
+    @contextlib.contextmanager
+    def _modes(self) -> Iterator[None]:
+        """CUDA's settings while this trainer computes; a net that runs elsewhere in the process keeps its own."""
+        if self.ranks.device.type != "cuda":
+            yield
+            return
+        with equal_shapes(), tf32(self._tf32):
+            yield
 
     def _autocast(self) -> Any:
         if self.amp is None:  # torch has no autocast on some devices, even to switch it off
@@ -204,7 +254,8 @@ class Trainer:
         try:
             held += [torch.empty_like(p) for p in self.net.parameters() for _ in range(2)]
             masks = [torch.ones(images, self.net.dim("fc7"), dtype=torch.bool, device=device) for _ in range(2)]
-            self._gradients(self.form, blank, slice(None), masks)
+            with self._modes():
+                self._gradients(self.form, blank, slice(None), masks)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -224,14 +275,28 @@ class Trainer:
         self.net.eval()
         found = torch.zeros(4, dtype=torch.float64)
         for batch in batches:
-            for start in range(0, len(batch.labels), self.micro_batch):
-                part = slice(start, start + self.micro_batch)
-                outputs = self._outputs(self.form, batch, part, None)
-                found += self._judged(outputs, batch, part)[1].cpu()
-                if collector is not None:
-                    labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
-                    collector.add(outputs, best_classes(outputs)[:, 0], labels, weights)
+            with self._modes():
+                totals_of_batch, rows = self._portions.fitted(
+                    partial(self._validated, batch, collector is not None), len(batch.labels)
+                )
+            found += totals_of_batch
+            if collector is not None:
+                collector.add(rows)
         return found
+
+    def _validated(self, batch: Batch, predicting: bool) -> tuple[Tensor, list[Tensor]]:
+        """A validation batch's totals, in float64 on the CPU (MPS has no float64), and what is predicted, if asked for.
+
+        The predictions are given back, not collected here: where memory runs out, the batch begins anew.
+        """
+        found, rows = torch.zeros(4, dtype=torch.float64), []
+        for part in self._portions.of(len(batch.labels)):
+            outputs = self._outputs(self.form, batch, part, None)
+            found += self._judged(outputs, batch, part)[1].cpu()
+            if predicting:
+                labels, weights = self._there(batch.labels[part]), self._there(batch.weights[part])
+                rows.append(predictions(outputs, best_classes(outputs)[:, 0], labels, weights))
+        return found, rows
 
 
 def totals(losses: Tensor, wrong: tuple[Tensor, Tensor], weights: Tensor) -> Tensor:

@@ -100,6 +100,15 @@ class Watch:
             )
         )
 
+    def memory(self, ranks: Ranks, state: RunState, images: int) -> TrainingError:
+        """The error for a device whose memory is full with so many images at a time, and fewer cannot be tried."""
+        smaller = "take a smaller `micro_batch`" if images > 1 else "take another `device` or a smaller `width`"
+        at_a_time = f"{images} images" if images > 1 else "one image"
+        return TrainingError(
+            f"the memory of {ranks.device} is full after update {state.step}, with {at_a_time} at a time: "
+            f"end other programs that use it, or {smaller}; {self._last_good}"
+        )
+
     def _other_start(self, random: str) -> str:
         """Advice on the first weights: `random` where they were random, else to check the checkpoint."""
         checkpoint = self.recipe.init.checkpoint
