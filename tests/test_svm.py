@@ -7,6 +7,7 @@ import inspect
 import json
 import unittest
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -342,6 +343,19 @@ def test_a_huge_cost_in_float32_is_refined_to_the_gap(engine):
     svm = fit(engine, X, y, C=1e5)
     assert svm.duality_gap_.max() <= 1e-5
     assert (svm.predict(X) == y).all()
+
+
+def test_what_float32_leaves_short_with_more_rows_than_features_is_finished_on_the_weights(monkeypatch):
+    X, y = blobs(n=200, d=40, dtype=np.float32)
+    monkeypatch.setattr(gram_engine.newton, "MAX_NEWTON_SINGLE", 1)  # as where the Gram matrix is nearly singular
+    monkeypatch.setattr(gram_engine.newton, "refine", lambda *_: None)  # as where too many rows are active
+    left = replace(ENGINES["gram32"], polished_features=39)
+    with pytest.warns(ConvergenceWarning, match="stopped short of the optimum"):
+        short = SVMPath(X, y, limits=left).fit(1.0)
+    assert short.duality_gap_.max() > 1e-4
+    whole = fit("gram32", X, y)
+    assert whole.duality_gap_.max() <= 1e-5 and (whole.n_iter_ > short.n_iter_).any()
+    np.testing.assert_allclose(whole.decision_function(X), rival(X, y).decision_function(X), atol=1e-2)
 
 
 def test_an_unreachable_gap_is_said_not_hidden():

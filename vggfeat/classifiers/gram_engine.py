@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from vggfeat.classifiers.certificate import Certificate
 from vggfeat.classifiers.engine import Engine, Fitted, Problem, Rows, Solution
 from vggfeat.classifiers.gram import Gram, gram_of
 from vggfeat.classifiers.objective import Array, Double
+from vggfeat.classifiers.primal_engine import PrimalEngine
 
 MAX_REFINE = 6
 """Rounds of float64: a row that comes to count only then needs another."""
@@ -21,6 +23,7 @@ class GramEngine(Engine):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
+        self.problem = problem
         self._gram: Gram | None = None
         self._part: tuple[Rows, Gram] | None = None
 
@@ -82,7 +85,29 @@ class GramEngine(Engine):
             weights[at], f[at], gap[at] = certificate.check(y[at], cost[at], np.stack(list(betas.values())), self.tol)
             betas = {k: one for k, one in betas.items() if gap[k] > self.tol}
         parts = (np.split(field, len(solutions)) for field in (weights, gap))
-        return [self.fitted(w, g, one.n_iter) for w, g, one in zip(*parts, solutions, strict=True)]
+        fitted = (self.fitted(w, g, one.n_iter) for w, g, one in zip(*parts, solutions, strict=True))
+        return [self._polished(one, solution) for one, solution in zip(fitted, solutions, strict=True)]
+
+    def _polished(self, fitted: Fitted, solution: Solution) -> Fitted:
+        """Newton steps on the weights, in float64, for classes that are still above tol.
+
+        The Gram matrix of many rows of few features is nearly singular: of 5,000 x 1024 float32 left one fit in twelve
+        at gaps of up to 4e-5, of 10,000 x 1024 one in four at up to 1e-4.
+        """
+        d = self.X.shape[1]
+        short = np.flatnonzero((fitted.gap > self.tol) & np.isfinite(fitted.gap))
+        if not len(short) or d >= len(solution.rows) or d > self.limits.polished_features:
+            return fitted
+        engine = PrimalEngine(replace(self.problem, positive=self.positive[short], unit=self.unit[short]))
+        weights = np.column_stack([fitted.coef[short], fitted.intercept[short] / self.scaling]).astype(np.float64)
+        begin = Solution(solution.rows, solution.C[short], fitted.gap[short], fitted.n_iter[short], weights)
+        (better,) = engine.finish(engine.solve(solution.rows, [solution.C[short]], [begin] * len(short)))
+        gain = better.gap < fitted.gap[short]
+        fitted = replace(fitted, n_iter=fitted.n_iter.copy())
+        for whole, part in ((fitted.coef, better.coef), (fitted.intercept, better.intercept), (fitted.gap, better.gap)):
+            whole[short[gain]] = part[gain]
+        fitted.n_iter[short[gain]] += better.n_iter[gain]
+        return fitted
 
     def _of(self, rows: Rows) -> Gram:
         """The Gram matrix of some rows; the last one is kept. It is contiguous, because products read it many times."""

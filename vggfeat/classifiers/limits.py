@@ -21,6 +21,9 @@ class Limits:
     """From here on the weights are as fast with 100 classes (5,000 x 512: 12.7 and 10.6 s of one core, and the Gram
     matrix of float32 leaves some fits short of the optimum there) and faster with 20 or with more rows (10,000 x 512:
     2.4 and 12.9 s with 20 classes, 19.2 and 28.9 with 100)."""
+    polished_features: int = 4096
+    """Up to here classes that the Gram matrix leaves above tol take steps on the weights, whose Hessians have
+    (D + 1)^2 values."""
     held_bytes: int = 2 * 2**30
     """Memory for copies of X and for the arrays of the classes that are solved at a time, in the primal."""
     double_rows: int = 1000
