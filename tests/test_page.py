@@ -243,6 +243,18 @@ def test_without_the_images_the_page_still_comes(folder: Path, tmp_path: Path) -
     assert "<img" in page
 
 
+def test_images_named_one_by_one_are_shown_from_their_paths(folder: Path, tmp_path: Path) -> None:
+    dataset, features = clusters([14, 12, 13, 15], noise=1.5)
+    paths = [str(folder / "photos" / f"{row}.png") for row in range(len(dataset.samples))]
+    samples = tuple(replace(one, id=path, path=path) for one, path in zip(dataset.samples, paths, strict=True))
+    write_descriptors(tmp_path / "d.h5", Dataset("images", samples, dataset.class_names, exif=True), features)
+    result = svm([tmp_path / "d.h5"], report=tmp_path / "r")
+    page = Path(result["report"]).read_text(encoding="utf-8")
+    assert "No pictures" not in page and "cannot be shown" not in page
+    shown = [attributes["alt"] for attributes in Elements(page).of("img") if attributes.get("alt") in paths]
+    assert len(set(shown)) > 10
+
+
 def test_without_matplotlib_the_tables_still_come_and_a_line_says_what_to_install(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vggfeat.datasets import Dataset, Sample, images, load_dataset
 from vggfeat.datasets.decoding import Decoders
+from vggfeat.datasets.listing import NAME
 from vggfeat.errors import ImageError, VggfeatError
 from vggfeat.page.html import Html, tag
 from vggfeat.system.launch import default_workers
@@ -53,8 +54,17 @@ class Pictures:
         self._made: dict[str, str | ImageError] = {}
 
     @classmethod
-    def of(cls, name: str, data: str | Path) -> Pictures:
-        """The images of a data set on disk; without them, ids and the reason."""
+    def of(cls, name: str, data: str | Path, ids: Iterable[str] = (), *, exif: bool = True) -> Pictures:
+        """The images of a data set on disk; without them, ids and the reason.
+
+        Args:
+            name: of the data set. Images that a user named one by one ("images") have their paths as ids.
+            data: the data root, or the folder of the user's own images.
+            ids: the images' ids.
+            exif: honour the EXIF orientation of images named one by one; a data set says it for its own.
+        """
+        if name == NAME:
+            return cls((Sample(id, id) for id in ids), exif=exif)
         try:
             dataset: Dataset = load_dataset(name, data)
         except VggfeatError as error:

@@ -85,7 +85,7 @@ footer { margin-top: 2.5rem; border-top: 1px solid var(--line); font-size: .9rem
   .map text { font-size: 34px; } .boxes li { width: calc(50% - .4rem); }
   .headline small { display: block; margin: .25rem 0 0; }
   table { font-size: .8rem; min-width: 0; } td { white-space: nowrap; }
-  th.text, td.text { white-space: normal; overflow-wrap: anywhere; min-width: 3rem; }
+  th.text, td.text { white-space: normal; overflow-wrap: anywhere; min-width: 3.8rem; }
   .wide th.text { min-width: 6rem; }
   .bars, thead td:empty:not(:first-child) { display: none; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }

@@ -178,7 +178,7 @@ def evaluate_files(
     if fused.labels is None:
         raise UsageError(f"{fused.dataset} has no labels here, so no report")
     command = with_data(fuse_command(files, {"per-class": per_class, "submission": submission}), data)
-    return _reported(result, report, fused, command, Pictures.of(fused.dataset, data))
+    return _reported(result, report, fused, command, Pictures.of(fused.dataset, data, fused.ids))
 
 
 def _typed(choice: Any) -> list[str] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets import Dataset
 from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
@@ -168,9 +168,6 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
 
 
 def _pictures(held: Descriptors, data: str | Path) -> Pictures:
-    """Thumbnails of the file's images: of its data set as it lies on disk now, or of the paths that its ids are."""
-    dataset = str(held.attributes["dataset"])
-    if dataset != "images":
-        return Pictures.of(dataset, data)
+    """Thumbnails of the file's images, as they lie on disk now."""
     exif = bool(held.attributes["settings"]["exif"])
-    return Pictures((Sample(id, id) for id in held.ids), exif=exif)
+    return Pictures.of(str(held.attributes["dataset"]), data, held.ids, exif=exif)

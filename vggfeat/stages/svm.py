@@ -357,7 +357,8 @@ def _write_report(
         [*lines, with_data(with_report(command, folder), data)],
         _placed(features, outcomes[0]),
     )
-    return write_page(folder, run, Pictures.of(features.dataset, data))
+    exif = bool(features.files[0].attributes["settings"]["exif"])
+    return write_page(folder, run, Pictures.of(features.dataset, data, features.ids, exif=exif))
 
 
 def _placed(features: Features, outcome: Outcome) -> Placed | None:
