@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vggfeat.cli import run, vggfeat
+from vggfeat.cli import quickstart, run, vggfeat
 from vggfeat.cli.quickstart import NEXT
 from vggfeat.stages.sample_data import NEW, NEW_PER_CLASS, SEEN, write_digits
 
@@ -54,6 +54,16 @@ def test_quickstart_ends_with_scores_beside_chance_a_report_and_what_to_type_nex
     assert report == f"report: {result['report']}"
     assert following.startswith("next, with your own pictures in photos/<class>/")
     assert [line.strip() for line in (first, second, third)] == list(NEXT)
+
+
+def test_the_table_says_what_the_scores_are_of(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        quickstart._Commands, "run", lambda *_: {"measure": "recall", "mean": 0.5, "std": 0.1, "chance": 0.2}
+    )
+    assert run(["quickstart", "--weights", "n.pt", "--keep", str(tmp_path / "work"), "--quiet"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"5 new digits, 5 labelled images of each, 5 random splits; \d+ s in all", last)
+    assert quickstart.FITTING[:4] == ["--train-per-class", "5", "--num-splits", "5"]
 
 
 @pytest.mark.parametrize("line", NEXT)

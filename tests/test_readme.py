@@ -110,7 +110,7 @@ def test_the_quickstart_table_is_as_it_is_printed(capsys):
     for line in lines:
         name, mean, std = re.fullmatch(r"(.*?)\s+([\d.]+)%(?:\s+([\d.]+)%)?", line).groups()
         rows.append({"features": name, "mean": float(mean) / 100, "std": float(std) / 100 if std else None})
-    tables.print_quickstart(rows, 38.0)
+    tables.print_quickstart(rows, "5 new digits")
     printed = capsys.readouterr().out.splitlines()[:-1]
     assert [line.rstrip() for line in printed] == [line.rstrip() for line in block("text", "features").splitlines()]
 

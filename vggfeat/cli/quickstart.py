@@ -28,8 +28,11 @@ sizes keep it from learning the seen digits by heart, which serves no other digi
 
 EXTRACTION = ["--dataset", "folder", "--data", "new", "--scales", "256", "--no-flip"]
 
-FITTING = ["--train-per-class", "5", "--num-splits", "5", "--C", "10"]
-"""Five labelled images per class leave none to choose C on."""
+LABELLED, SPLITS = 5, 5
+"""Labelled images of each new digit, and random choices of them."""
+
+FITTING = ["--train-per-class", str(LABELLED), "--num-splits", str(SPLITS), "--C", "10"]
+"""So few labelled images leave none to choose C on."""
 
 NEXT = (
     "vggfeat extract --dataset folder --data photos --scales 256 -o photos.h5",
@@ -55,7 +58,7 @@ def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool
     Example:
       vggfeat quickstart --keep try
     """
-    from vggfeat.stages.sample_data import write_digits, write_pixels
+    from vggfeat.stages.sample_data import NEW, write_digits, write_pixels
 
     start = time.monotonic()
     net = str(Path(weights).resolve()) if weights else "net.pt"
@@ -82,7 +85,8 @@ def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool
     if as_json:
         console.print_json({"scores": rows, "commands": road.commands, "seconds": seconds, "report": str(page)})
     else:
-        tables.print_quickstart(rows, seconds)
+        task = f"{len(NEW)} new digits, {LABELLED} labelled images of each, {SPLITS} random splits"
+        tables.print_quickstart(rows, f"{task}; {seconds:.0f} s in all")
     road.note(f"report: {page}")
     road.note("next, with your own pictures in photos/<class>/ (the first command downloads net D once, 553 MB):")
     for line in NEXT:

@@ -243,14 +243,14 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
         out.print(f"all-reduce of {megabytes:.0f} MB of gradients by itself: {alone:.3f} s")
 
 
-def print_quickstart(rows: list[dict[str, Any]], seconds: float) -> None:
-    """Prints quickstart's scores on stdout, best first."""
+def print_quickstart(rows: list[dict[str, Any]], words: str) -> None:
+    """Prints quickstart's scores on stdout, best first, and what they are scores of."""
     table = _table("features", "mean class recall", "deviation")
     for row in sorted(rows, key=lambda row: -row["mean"]):
         table.add_row(row["features"], f"{row['mean']:.1%}", "" if row["std"] is None else f"{row['std']:.1%}")
     out = Console(highlight=False)
     show(out, table)
-    out.print(f"5 new digits, 3 labelled images of each, 5 random splits; {seconds:.0f} s in all")
+    out.print(words)
 
 
 def _table(first: str, *numbers: str) -> Table:
