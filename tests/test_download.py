@@ -421,6 +421,14 @@ def huge(member: tarfile.TarInfo) -> None:
     member.size = 1 << 40
 
 
+@pytest.fixture(params=["with tarfile's filter", "before Python 3.11.4"])
+def old_and_new_tarfile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as on Pythons whose tarfile has no filters."""
+    if request.param.startswith("before"):
+        monkeypatch.delattr("tarfile.data_filter", raising=False)
+
+
+@pytest.mark.usefixtures("old_and_new_tarfile")
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -448,6 +456,7 @@ def test_an_archive_that_reaches_out_is_refused(
     assert list((tmp_path / "in").iterdir()) == []
 
 
+@pytest.mark.usefixtures("old_and_new_tarfile")
 def test_an_absolute_path_lands_inside(tmp_path: Path) -> None:
     file = tmp_path / "set.tar"
     outside = tmp_path / "outside.jpg"

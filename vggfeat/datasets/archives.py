@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import lzma
+import os
 import shutil
 import struct
 import tarfile
@@ -148,7 +150,22 @@ def _unpack_tar(file: Path, folder: Path) -> None:
                 raise DatasetError(f"{file}: {member.name!r} is a link or a device; a data set has files and folders")
             total += member.size
             _bounded(file, total)
-            archive.extract(member, folder, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                archive.extract(member, folder, filter="data")
+            else:  # Python before 3.11.4, such as Debian 12's
+                archive.extract(_inside(file, member, folder), folder, set_attrs=False)
+
+
+def _inside(file: Path, member: tarfile.TarInfo, folder: Path) -> tarfile.TarInfo:
+    """The member under a relative name, as tarfile's own filter makes it. Raises DatasetError if it leads out."""
+    inside = copy.copy(member)
+    inside.name = member.name.lstrip("/" + os.sep)
+    root, target = os.path.realpath(folder), os.path.realpath(folder / inside.name)
+    if os.path.commonpath([root, target]) != root:
+        raise DatasetError(
+            f"{file}: cannot be unpacked: {member.name!r} would be extracted to {target!r}, outside of it"
+        )
+    return inside
 
 
 def _bounded(file: Path, size: int) -> None:
