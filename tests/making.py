@@ -14,6 +14,16 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.store import DescriptorWriter
 from vggfeat.store.pooling import Described, combine
 
+TINY_RECIPE: dict[str, Any] = {
+    "net": "A",
+    "width": 1 / 64,
+    "precision": "fp32",
+    "data.dataset": "folder",
+    "sgd.batch_size": 4,
+    "augment.S": [224, 256],
+}
+"""Keys of a recipe that trains in seconds on `striped_tree`."""
+
 
 def settings(net: str = "D", **changes: Any) -> dict[str, Any]:
     """What an extractor would record of one net."""

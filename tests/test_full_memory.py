@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from making import striped_tree
+from making import TINY_RECIPE, striped_tree
 
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
@@ -25,15 +25,7 @@ from vggfeat.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 FULL = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-TINY = {
-    "net": "A",
-    "width": 1 / 64,
-    "precision": "fp32",
-    "data.dataset": "folder",
-    "sgd.batch_size": 4,
-    "augment.S": [224, 256],
-    "schedule.epochs": 3,
-}
+TINY = TINY_RECIPE | {"schedule.epochs": 3}
 
 
 def batch(n):

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from making import striped_tree
+from making import TINY_RECIPE, striped_tree
 from PIL import Image
 
 from vggfeat.cli import run
@@ -24,15 +24,7 @@ from vggfeat.training.recipe import load_recipe
 from vggfeat.training.state import RunFiles, RunState
 from vggfeat.training.watch import Watch
 
-TINY = {
-    "net": "A",
-    "width": 1 / 64,
-    "precision": "fp32",
-    "data.dataset": "folder",
-    "sgd.batch_size": 4,
-    "augment.S": [224, 256],
-    "schedule.epochs": 2,
-}
+TINY = TINY_RECIPE | {"schedule.epochs": 2}
 
 
 @pytest.fixture

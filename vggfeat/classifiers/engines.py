@@ -16,7 +16,7 @@ def choose_engine(problem: Problem, loss: str, solver: str) -> Engine:
     n, d = problem.X.shape
     limits = problem.limits
     if solver != "liblinear" and loss == "squared_hinge":
-        if _has_few_features(n, d, limits):
+        if _faster_on_weights(n, d, limits):
             return PrimalEngine(problem)
         if solver == "newton" or n <= limits.gram_rows:
             return GramEngine(problem)
@@ -30,9 +30,10 @@ def choose_engine(problem: Problem, loss: str, solver: str) -> Engine:
     return LiblinearEngine(problem, loss)
 
 
-def _has_few_features(n: int, d: int, limits: Limits) -> bool:
-    """Whether n rows of d features are solved faster on the weights than on the Gram matrix."""
+def _faster_on_weights(n: int, d: int, limits: Limits) -> bool:
+    """Whether n rows of d features are solved faster on the weights than on the Gram matrix, or only there."""
     if d <= limits.primal_features:
         return d < n
-    many = n > limits.gram_rows or n >= limits.rows_per_feature * d or 2 * d <= n <= limits.double_rows
-    return d <= limits.many_features and many
+    if d > limits.many_features:
+        return False
+    return n > limits.gram_rows or n >= limits.rows_per_feature * d or 2 * d <= n <= limits.double_rows

@@ -15,15 +15,14 @@ class Limits:
     primal_features: int = 256
     """Up to here Hessians of the D + 1 weights cost less than products with the Gram matrix (`bench solvers`)."""
     many_features: int = 512
-    """Up to here they do where there are `rows_per_feature` times as many rows, or so few that the Gram matrix is in
-    float64 and there are twice as many."""
+    """Up to here they also do where there are `rows_per_feature` times as many rows as features, or twice as many and
+    the Gram matrix is in float64."""
     rows_per_feature: int = 8
-    """From here on the weights are as fast with 100 classes (5,000 x 512: 12.7 and 10.6 s of one core, and the Gram
-    matrix of float32 leaves some fits short of the optimum there) and faster with 20 or with more rows (10,000 x 512:
-    2.4 and 12.9 s with 20 classes, 19.2 and 28.9 with 100)."""
+    """Where the two cost about the same: 5,000 x 512 took 12.7 s on the weights and 10.6 s on the Gram matrix (100
+    classes, one core), 10,000 x 512 19.2 and 28.9 s, and with 20 classes 2.4 and 12.9 s."""
     polished_features: int = 4096
-    """Up to here classes that the Gram matrix leaves above tol take steps on the weights, whose Hessians have
-    (D + 1)^2 values."""
+    """Up to here classes that the Gram matrix leaves above tol are finished on the weights. A Hessian then has at most
+    4097^2 values, 134 MB."""
     held_bytes: int = 2 * 2**30
     """Memory for copies of X and for the arrays of the classes that are solved at a time, in the primal."""
     double_rows: int = 1000

@@ -188,8 +188,8 @@ def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
 
 def _of_machine(error: Exception) -> str | None:
     """What to tell about an error of the memory or of a device; None for any other one."""
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        why = f" ({error})" if isinstance(error, MemoryError) and str(error) else ""
+    if isinstance(error, MemoryError):
+        why = f" ({error})" if str(error) else ""
         return f"not enough memory{why}: end other programs, or give it less at a time"
     if "torch" not in sys.modules:
         return None

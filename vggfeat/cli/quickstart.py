@@ -51,8 +51,7 @@ def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool
 
     A narrow net learns the handwritten digits 0 to 4 (small pictures that scikit-learn ships). Its features then serve
     to tell apart the digits 5 to 9, which it never saw, with five labelled images of each. An untrained net of the
-    same shape and the raw pixels are compared. Every command is printed before it runs. Takes a minute or two on two
-    idle cores.
+    same shape and the raw pixels are compared. Every command is printed before it runs. Takes a minute or two.
 
     \b
     Example:

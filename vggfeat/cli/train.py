@@ -145,12 +145,13 @@ def train(
     from vggfeat.cli.console import note, print_json
     from vggfeat.cli.hints import hint
     from vggfeat.cli.training_display import TrainingDisplay
+    from vggfeat.inference.posteriors import TOP
     from vggfeat.page.training import page_of_run
     from vggfeat.stages.train import train as run
     from vggfeat.training.state import RunFiles
 
     output = output or str(Path("checkpoints", recipe.name))
-    top5 = len(dataset.class_names) > 5
+    top5 = len(dataset.class_names) > TOP
     with TrainingDisplay(RunFiles.of(output), quiet, top5) as display:
         result = run(
             recipe,

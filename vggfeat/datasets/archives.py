@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import lzma
 import os
@@ -150,22 +149,27 @@ def _unpack_tar(file: Path, folder: Path) -> None:
                 raise DatasetError(f"{file}: {member.name!r} is a link or a device; a data set has files and folders")
             total += member.size
             _bounded(file, total)
-            if hasattr(tarfile, "data_filter"):
-                archive.extract(member, folder, filter="data")
-            else:  # Python before 3.11.4, such as Debian 12's
-                archive.extract(_inside(file, member, folder), folder, set_attrs=False)
+            target = _inside(file, member.name, folder)
+            if member.isdir():
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = archive.extractfile(member)
+            assert source is not None  # it is a file
+            with source, target.open("wb") as stream:
+                shutil.copyfileobj(source, stream, 1 << 20)
 
 
-def _inside(file: Path, member: tarfile.TarInfo, folder: Path) -> tarfile.TarInfo:
-    """The member under a relative name, as tarfile's own filter makes it. Raises DatasetError if it leads out."""
-    inside = copy.copy(member)
-    inside.name = member.name.lstrip("/" + os.sep)
-    root, target = os.path.realpath(folder), os.path.realpath(folder / inside.name)
-    if os.path.commonpath([root, target]) != root:
-        raise DatasetError(
-            f"{file}: cannot be unpacked: {member.name!r} would be extracted to {target!r}, outside of it"
-        )
-    return inside
+def _inside(file: Path, name: str, folder: Path) -> Path:
+    """Where a member belongs, an absolute name too. Raises DatasetError if that is not inside of the folder.
+
+    tarfile's own filter does this, but Python has it from 3.11.4 on, and Debian 12 has 3.11.2.
+    """
+    root = folder.resolve()
+    target = (root / name.lstrip("/" + os.sep)).resolve()
+    if not target.is_relative_to(root):
+        raise DatasetError(f"{file}: cannot be unpacked: {name!r} would be extracted to {str(target)!r}")
+    return target
 
 
 def _bounded(file: Path, size: int) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from vggfeat.errors import DownloadError, UsageError
 from vggfeat.nets.catalog import NETS, SOURCES, WeightsRow, net_spec, weights_rows
-from vggfeat.system.fetch import Progress, fetch, offline_asked
+from vggfeat.system.bars import Fetching
+from vggfeat.system.fetch import fetch, offline_asked
 from vggfeat.system.hashes import algorithm, check_digest, digests
 
 log = logging.getLogger("vggfeat")
@@ -42,7 +43,7 @@ def cached_path(row: WeightsRow) -> Path:
 
 
 def published_file(
-    net: str, source: str = "published", *, offline: bool | None = None, progress: Progress | None = None
+    net: str, source: str = "published", *, offline: bool | None = None, progress: Fetching | None = None
 ) -> CachedFile:
     """The published weights of a net from the cache, or else from their publisher; their hash is checked.
 

@@ -48,7 +48,7 @@ def _draw(canvas: Canvas, rows: Sequence[Row], epochs: Sequence[Row]) -> None:
     x_train, train = _training(rows, epochs)
     x = [row["epoch"] for row in epochs]
     loss, error = canvas.axes
-    # A localiser has no top-5, and among five classes none of five guesses is wrong.
+    # A localiser has no top-5 error; among five classes or fewer it is always 0.
     one_guess = all(row["val_top5"] in (row["val_top1"], 0) for row in epochs)
     errors = [("top1", "error")] if one_guess else [("top1", "top-1"), ("top5", "top-5")]
     for axes, measures, unit in ((loss, [("loss", "loss")], "loss"), (error, errors, "error (%)")):

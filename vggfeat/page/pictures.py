@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vggfeat.datasets import Dataset, Sample, images, load_dataset
+from vggfeat.datasets import Dataset, Sample, images, listing, load_dataset
 from vggfeat.datasets.decoding import Decoders
-from vggfeat.datasets.listing import NAME
 from vggfeat.errors import ImageError, VggfeatError
 from vggfeat.page.html import Html, tag
 from vggfeat.system.launch import default_workers
@@ -63,7 +62,7 @@ class Pictures:
             ids: the images' ids.
             exif: honour the EXIF orientation of images named one by one; a data set says it for its own.
         """
-        if name == NAME:
+        if name == listing.NAME:
             return cls((Sample(id, id) for id in ids), exif=exif)
         try:
             dataset: Dataset = load_dataset(name, data)

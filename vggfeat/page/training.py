@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vggfeat.datasets.split import TrainingSet
+from vggfeat.inference.posteriors import TOP
 from vggfeat.metrics import chance_topk_error
 from vggfeat.page import parts, plots
 from vggfeat.page.commands import next_commands, train_command
@@ -26,9 +27,6 @@ if TYPE_CHECKING:  # imports torch
 
 MISTAKES = 60
 """Most mistakes shown: thumbnails are embedded, about 5 kB each."""
-
-TOP = 5
-"""With as many classes or fewer, five guesses are always right."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from vggfeat.datasets.archives import PUBLISHED, Published, unpack
 from vggfeat.errors import DatasetError, DownloadError, VggfeatError, unknown_name
 from vggfeat.nets.cache import published_file
 from vggfeat.results import Result
-from vggfeat.system.fetch import Progress, fetch, offline_asked
+from vggfeat.system.bars import Fetching
+from vggfeat.system.fetch import fetch, offline_asked
 from vggfeat.system.locking import locked, release
 
 
@@ -31,7 +32,7 @@ class DownloadedWeights(Result):
 
 
 def download_weights(
-    net: str, source: str | None = None, *, offline: bool | None = None, progress: Progress | None = None
+    net: str, source: str | None = None, *, offline: bool | None = None, progress: Fetching | None = None
 ) -> DownloadedWeights:
     """Fetches the published weights of a net into the cache, unless they are there.
 
@@ -42,7 +43,7 @@ def download_weights(
 
 
 def download_dataset(
-    name: str, data: str | Path = "data", *, offline: bool | None = None, progress: Progress | None = None
+    name: str, data: str | Path = "data", *, offline: bool | None = None, progress: Fetching | None = None
 ) -> Path:
     """Fetches and unpacks a benchmark set below the data root, unless it is there; returns its folder.
 
@@ -77,7 +78,7 @@ def download_dataset(
     return _complete(folder, published)
 
 
-def _fill(folder: Path, published: Published, work: Path, offline: bool, progress: Progress | None) -> None:
+def _fill(folder: Path, published: Published, work: Path, offline: bool, progress: Fetching | None) -> None:
     """Fetches and unpacks in the folder `work`, then renames the result to `folder`."""
     unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # left by an interrupted call

@@ -114,14 +114,12 @@ def similar(
     if count < 1 or most < 1:
         raise UsageError("`count` and `most` start at 1")
     check_writable(report and Path(report, similarity.PAGE))
-    asked_of = None if images is None else as_dataset(images)
+    queries = None if images is None else as_dataset(images)
     tick = callback(progress) or (lambda done, total, failed: None)
-    found = (
-        _within(held, at_least, most, tick) if asked_of is None else _neighbours(held, asked_of, count, tick, options)
-    )
+    found = _within(held, at_least, most, tick) if queries is None else _neighbours(held, queries, count, tick, options)
     if report is None:
         return found
-    asked = None if asked_of is None else Pictures(asked_of.samples, exif=asked_of.exif)
+    asked = None if queries is None else Pictures(queries.samples, exif=queries.exif)
     return replace(found, report=similarity.write_page(report, found.as_json(), asked, _pictures(held, data)))
 
 

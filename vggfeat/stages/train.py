@@ -12,6 +12,7 @@ import torch
 
 from vggfeat.datasets.split import TrainingSet, load_training_set
 from vggfeat.errors import UsageError
+from vggfeat.inference.posteriors import TOP
 from vggfeat.nets.catalog import NETS
 from vggfeat.results import Result
 from vggfeat.system.bars import on_screen
@@ -167,7 +168,7 @@ def _heard(observer: Observer | None, progress: bool) -> Observer:
 def _resolved(recipe: Recipe, dataset: TrainingSet, device: torch.device) -> Recipe:
     """The recipe with nothing left to this machine or data set: its number format, and a measure that can tell."""
     schedule = recipe.schedule
-    if schedule.measure == "top5" and len(dataset.class_names) <= 5:
+    if schedule.measure == "top5" and len(dataset.class_names) <= TOP:
         schedule = dataclasses.replace(schedule, measure="top1")  # among five classes, top-5 is always right
     precision = resolve_precision(recipe.precision, device, training=True)
     return dataclasses.replace(recipe, precision=precision, schedule=schedule)

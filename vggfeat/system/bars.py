@@ -1,6 +1,7 @@
 """Progress of functions called from Python: one line, drawn again and again, on a terminal or below a notebook's cell.
 
-The command line has its own display and passes it as `progress`.
+The command line shows rich's bars and passes them as `progress`. They are not for here: in a notebook rich needs
+ipywidgets, and warns without it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ R = TypeVar("R")
 Progress = Callable[[int, int, int], None]
 """Called with (done, in all, failed)."""
 Fetching = Callable[[int, int | None], None]
-"""Called with (bytes done, bytes in all or None)."""
+"""Called with (bytes done, bytes in all); the latter is None where the server does not announce it."""
 
 FIRST, EVERY = 0.5, 0.1
 """Seconds before a bar appears, and between two drawings."""

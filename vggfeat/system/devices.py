@@ -126,6 +126,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def fault(error: BaseException) -> str | None:
     """What to tell a user about an error that a device caused; None for any other error."""
     text = str(error).strip()
+    if "DefaultCPUAllocator" in text:
+        return "not enough memory: end other programs, or give it less at a time"
     if is_out_of_memory(error):
         return "the memory of the device is full: end other programs that use it, or take `device=cpu`"
     if isinstance(error, RuntimeError) and any(words in text for words in _FAULTS):

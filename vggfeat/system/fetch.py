@@ -18,11 +18,9 @@ from typing import Any, BinaryIO
 
 from vggfeat._version import __version__
 from vggfeat.errors import DownloadError, VggfeatError
+from vggfeat.system.bars import Fetching
 from vggfeat.system.hashes import algorithm, check_digest, digests
 from vggfeat.system.locking import CAN_LOCK, locked, release
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes done and the bytes in all, None where the server does not announce them."""
 
 ATTEMPTS = 5
 """Failed tries in a row after which a server counts as unreachable."""
@@ -62,7 +60,7 @@ def fetch(
     *,
     digest: str,
     size: int | None = None,
-    progress: Progress | None = None,
+    progress: Fetching | None = None,
     offline: bool = False,
     pause: Callable[[int], None] = lambda failures: time.sleep(min(0.5 * 2**failures, 30.0)),
     timeout: float = TIMEOUT,
@@ -135,7 +133,7 @@ class _Download:
         stream: BinaryIO,
         digest: str,
         size: int | None,
-        progress: Progress | None,
+        progress: Fetching | None,
         pause: Callable[[int], None],
         timeout: float,
         max_bytes: int,

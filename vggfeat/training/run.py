@@ -79,9 +79,16 @@ class Run:
                     self._save_last()
                     return False
                 self._end_epoch(val)
-        if self.latest is not None and not self.setup.task.needs_boxes and (advice := self.watch.verdict(self.latest)):
-            self.setup.observer.note(advice)
+        self._advise()
         return True
+
+    def _advise(self) -> None:
+        """A word to the user if the net has learnt nothing; chance is known for classes alone."""
+        if self.latest is None or self.setup.task.needs_boxes:
+            return
+        advice = self.watch.verdict(self.latest)
+        if advice:
+            self.setup.observer.note(advice)
 
     def _batches(self) -> Generator[Batch, None, None]:
         if self.frozen is not None:

@@ -18,10 +18,10 @@ from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import SVMPath
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.primal_engine import PrimalEngine
-from vggfeat.inference.settings import Progress
 from vggfeat.results import Result
 from vggfeat.stages.bench.problems import FORM_CLASSES, FORM_SIZES, Form, Size
 from vggfeat.stages.bench.svm import problem
+from vggfeat.system.bars import Progress
 
 FORCED: dict[Form, Limits] = {
     "gram": Limits(primal_features=0, many_features=0),
@@ -31,14 +31,15 @@ FORCED: dict[Form, Limits] = {
 
 @dataclass(frozen=True)
 class FormSeconds(Result):
-    """One problem, in seconds for the whole grid of C on all rows, certificates included."""
+    """One problem: rows, features and one-vs-rest classes, and how long each form takes."""
 
     images: int
     values: int
     classes: int
     seconds: dict[Form, float]
+    """For the whole grid of C on all rows, certificates included."""
     chosen: Form
-    """What is taken by itself."""
+    """The one that LinearSVM takes by itself."""
 
     @property
     def lost(self) -> float:
