@@ -42,6 +42,11 @@ IMAGES, VALIDATION = 12, 3  # of the tree below
 ROWS = IMAGES * CROPS + VALIDATION
 
 
+def of_layers(heard):
+    """What was said of the frozen layers; after so short a run there is advice too."""
+    return [note for note in heard.notes if note.startswith("layers ")]
+
+
 @pytest.fixture
 def tree(tmp_path):
     return striped_tree(tmp_path / "tree")
@@ -103,11 +108,6 @@ def few_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("trainable", ["fc", "fc7", "fc8", "conv5_1"])
-def of_layers(heard):
-    """What was said of the frozen layers; after so short a run there is advice too."""
-    return [note for note in heard.notes if note.startswith("layers ")]
-
-
 def test_training_on_kept_outputs_equals_training_that_computes_them_at_every_update(tree, source, tmp_path, trainable):
     recipe, data = tuned(tree, source, trainable, sgd__learning_rate=1e-4)
     kept = train(recipe, data, output=tmp_path / "kept", device="cpu")
