@@ -90,6 +90,12 @@ from vggfeat.system.launch import launched
 @reading_options
 @megapixels_option
 @device_options
+@click.option(
+    "--calibration",
+    metavar="FILE",
+    help="With int8: a list of images that set its steps, or descriptors to take them from.  [default: 32 of the "
+    "images]",
+)
 @common
 @click.pass_context
 def extract(

@@ -19,6 +19,7 @@ from vggfeat.inference.batching import Extents, Size, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling, with_pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
+from vggfeat.nets.int8 import int8_form, names_of_layers
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
@@ -52,7 +53,13 @@ KEPT_BYTES = 512 << 20
 """Freed memory that the next pass may find in place. Large pictures of ever other sizes leave holes that the next one
 does not fit into; pictures up to Q = 512 stay below this."""
 
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.float32,  # its layers turn to bytes what they are given
+}
 
 
 Reduce = Callable[[Tensor], Tensor]
@@ -130,6 +137,12 @@ class DenseNet:
         self._trunk = self._net.features[: self._depth]
         if self.device.type == "cpu" and self.precision == "fp32" and has_fast_convolutions():
             self._trunk = inference_form(self._trunk)
+        self._classifier = self._net.classifier
+        if self.precision == "int8":
+            names, maxima = names_of_layers(self._net), _maxima_of(net)
+            self._trunk = int8_form(self._trunk, names, maxima, self._taps)
+            if self._head_taps:
+                self._classifier = int8_form(self._classifier, names, maxima, self._head_taps)
         self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
         self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
@@ -276,7 +289,7 @@ class DenseNet:
         of_pictures = [its.windows for its in passed if its.windows is not None]
         counts, last = [len(its) for its in of_pictures], max(self._head_taps)
         values = torch.cat(of_pictures)
-        for number, module in enumerate(self._net.classifier[: last + 1]):
+        for number, module in enumerate(self._classifier[: last + 1]):
             values = module(values)
             if number in self._head_taps:
                 out = values.to(torch.float32, copy=number < last)  # a ReLU that follows would change it
@@ -298,6 +311,15 @@ class DenseNet:
         free, _ = torch.cuda.mem_get_info(self.device)
         pixels = free // 4 // per_pixel
         return min(GPU_BATCH_PIXELS, 1 << max(0, pixels.bit_length() - 1))
+
+
+def _maxima_of(net: VGG) -> dict[str, float]:
+    """Raises UsageError for a net that has not been calibrated."""
+    if net.input_maxima is None:
+        raise UsageError(
+            "`precision=int8` needs a net that has seen images, as in `extract` and `evaluate`: take another one here"
+        )
+    return net.input_maxima
 
 
 def _length(net: VGG, layer: str, *, whole: bool) -> int:

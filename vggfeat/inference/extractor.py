@@ -33,6 +33,7 @@ def net_provenance(net: VGG) -> dict[str, Any]:
         "width": net.width,
         "preprocessing": asdict(net.preprocessing),
         **({} if net.seed is None else {"seed": net.seed}),
+        **({"input_maxima": net.input_maxima} if net.precision == "int8" else {}),
     }
 
 

@@ -94,6 +94,8 @@ def _recorded_net(
         raise ModelError(f"{path}: damaged record of a net's preprocessing ({error})") from error
     width = recorded["width"] if random else 1.0
     net = load_net(recorded["net"], name, width=width, seed=seed, preprocessing=expects, **options)
+    if net.precision == "int8":
+        net.input_maxima = recorded.get("input_maxima")
     if net.fingerprint() != recorded["weights_sha256"]:
         advice = "give the `seed` of the extraction" if random else "give the file with `weights`"
         raise ModelError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import net_spec
-from vggfeat.nets.layers import LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
+from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.sources import check_weights, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
@@ -136,6 +136,11 @@ class DescriptorSettings:
             raise UsageError(
                 "`pool=gem` takes values that are not negative, which `pre_relu` does not give: choose one"
             )
+
+    @property
+    def has_head(self) -> bool:
+        """Whether a fully-connected layer is among the layers."""
+        return any(without_pooling(layer) in HIDDEN for layer in self.layers)
 
     def recorded(self) -> dict[str, Any]:
         """Everything here that changes a value, as plain data; settings of later versions only where they are used.

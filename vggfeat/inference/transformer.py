@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError, UsageError
 from vggfeat.inference.blocks import describe_blocks
+from vggfeat.inference.calibration import calibrate
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling, PreprocessingLike
 from vggfeat.nets.networks import VGG
@@ -37,7 +38,8 @@ class _Held(Sample):
 class VGGFeatures(TransformerMixin, BaseEstimator):
     """Images -> dense multi-scale descriptors (Appendix B), for scikit-learn's Pipeline.
 
-    Nothing is learnt from the images: `fit` checks the settings and loads the net, whose weights are fixed.
+    Nothing is learnt from the images: `fit` checks the settings and loads the net, whose weights are fixed. Only at
+    precision "int8" it looks at 32 of them, which set the steps of 8 bits.
 
     Args:
         net: name in Table 1, or a net from `load_net`.
@@ -58,6 +60,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     Attributes:
         n_features_out_: length D of a descriptor.
+        input_maxima_: at precision "int8" the largest value that reached each layer.
 
     A process that was forked after torch has worked hangs at torch's next product: start workers by "spawn" or
     "forkserver"; joblib's default, loky, is safe.
@@ -110,7 +113,10 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         self.progress = progress
 
     def fit(self, X: Any, y: Any = None) -> VGGFeatures:
-        """Checks the settings and loads the net; the images are not looked at. Raises UsageError or WeightsError."""
+        """Checks the settings and loads the net. Raises UsageError or WeightsError."""
+        net = self._loaded()
+        if net.precision == "int8":
+            self._calibrate(net, _samples(X))
         extractor = self._extractor()
         self.n_features_out_ = extractor.dim
         self._layer_dims = dict(zip(self._settings().layers, extractor.layer_dims, strict=True))
@@ -126,15 +132,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
         Raises ImageError for the first image that cannot be used, UsageError where X is one path.
         """
-        if isinstance(X, str | os.PathLike | bytes):
-            raise UsageError(f"VGGFeatures takes a list of images, not one: [{os.fspath(X)!r}]")
-        if hasattr(X, "columns"):
-            raise UsageError("a table is not a list of images: pass its column of paths, such as table['path']")
-        if not hasattr(X, "__iter__") or hasattr(X, "getbands"):  # a Pillow image
-            raise UsageError(f"VGGFeatures takes a list of images, not one: [{type(X).__name__}]")
-        if isinstance(X, np.ndarray) and X.ndim in (2, 3):
-            raise UsageError(f"an array of shape {X.shape} is one image: VGGFeatures takes a list, or (n, H, W, 3)")
-        samples = [_sample(position, image) for position, image in enumerate(X)]
+        samples = _samples(X)
         extractor = self._extractor()
         descriptors = np.empty((len(samples), extractor.dim), dtype=np.float32)
         try:
@@ -168,6 +166,13 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
     def _extractor(self) -> Extractor:
         return Extractor([self._loaded()], self._settings(), workers=self.workers or default_workers())
 
+    def _calibrate(self, net: VGG, samples: Sequence[Sample]) -> None:
+        settings = self._settings()
+        if net is not self.net:  # which a caller may have calibrated
+            net.input_maxima = None
+        calibrate([net], samples, settings.scales, head=settings.has_head, exif=settings.exif)
+        self.input_maxima_ = net.input_maxima
+
     def _settings(self) -> DescriptorSettings:
         layers = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
         return DescriptorSettings(
@@ -191,6 +196,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         key = (self.net, self.weights, *options.values())
         if getattr(self, "_key", None) != key:
             self._net, self._key = load_net(self.net, self.weights, **options, progress=self.progress), key
+            self._net.input_maxima = getattr(self, "input_maxima_", None)
         return self._net
 
     def __getstate__(self) -> dict[str, Any]:
@@ -207,6 +213,19 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     def _more_tags(self) -> dict[str, Any]:  # the same, before scikit-learn 1.6
         return {"X_types": ["string"], "requires_fit": False, "no_validation": True, "stateless": True}
+
+
+def _samples(X: Iterable[Any]) -> list[Sample]:
+    """Raises UsageError for what is no list of images."""
+    if isinstance(X, str | os.PathLike | bytes):
+        raise UsageError(f"VGGFeatures takes a list of images, not one: [{os.fspath(X)!r}]")
+    if hasattr(X, "columns"):
+        raise UsageError("a table is not a list of images: pass its column of paths, such as table['path']")
+    if not hasattr(X, "__iter__") or hasattr(X, "getbands"):  # a Pillow image
+        raise UsageError(f"VGGFeatures takes a list of images, not one: [{type(X).__name__}]")
+    if isinstance(X, np.ndarray) and X.ndim in (2, 3):
+        raise UsageError(f"an array of shape {X.shape} is one image: VGGFeatures takes a list, or (n, H, W, 3)")
+    return [_sample(position, image) for position, image in enumerate(X)]
 
 
 def _sample(position: int, image: Any) -> Sample:

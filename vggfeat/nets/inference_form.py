@@ -125,10 +125,10 @@ class FastMaxPool2d(nn.MaxPool2d):
         """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
         if not x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
             return F.max_pool2d(x, 2, 2, ceil_mode=True)
-        return _larger_of_pairs(_larger_of_pairs(x, 2), 3)
+        return larger_of_pairs(larger_of_pairs(x, 2), 3)
 
 
-def _larger_of_pairs(x: Tensor, axis: int) -> Tensor:
+def larger_of_pairs(x: Tensor, axis: int) -> Tensor:
     """The maximum of every two neighbours along an axis; an odd last one stays."""
     pairs, odd = divmod(x.shape[axis], 2)
     even, uneven = (x.narrow(axis, 0, 2 * pairs).unflatten(axis, (pairs, 2)).select(axis + 1, k) for k in (0, 1))

@@ -87,6 +87,8 @@ class VGG(nn.Module):
         """The published weights that the values were recognised as."""
         self.precision = "fp32"
         """Number format to run in; the tensors themselves stay float32."""
+        self.input_maxima: dict[str, float] | None = None
+        """What 8 bits take of it: the largest value that reaches each layer (`vggfeat.inference.calibration`)."""
         self.training_record: dict[str, Any] = {}
         """How the values were trained, as plain data; kept by `save`."""
         self.features, channels = _trunk(self.spec, width)

@@ -56,7 +56,7 @@ def load_net(
         width: factor on a random net's channels; a file knows its own.
         num_classes: outputs of a random net; a file knows its own.
         device: a name of torch's; None is the best one here.
-        precision: "auto", "fp32", "tf32", "bf16" or "fp16": kept as the net's `precision`, resolved.
+        precision: "auto", "fp32", "tf32", "bf16", "fp16" or "int8": kept as the net's `precision`, resolved.
         preprocessing: what the weights expect of an image: a name in `preprocessing.NAMED`, a TOML file with the fields
             of `Preprocessing`, or one such object. None is what the file, its values or its layout say.
         layers: names of the layers that will be asked for, such as "conv5_3" or "fc7"; wrong ones are refused before

@@ -115,6 +115,7 @@ def evaluate(
     if output is not None:
         check_output(output, resume=resume, overwrite=overwrite)
     choice.check_weights()
+    from vggfeat.inference.calibration import calibrate
     from vggfeat.inference.scorer import Scorer
 
     nets = choice.load(("scores",))
@@ -122,6 +123,9 @@ def evaluate(
         images = evaluation_part(images, subset, nets[0].training_record)
     images, columns = aligned(images, nets)
     of_nets = [_scales(one, scales) for one in nets]
+    resumed = Path(output) if output is not None and resume else None
+    for one, its_scales in zip(nets, of_nets, strict=True):
+        calibrate([one], images.samples, its_scales, exif=images.exif, resumed=resumed)
     scorer = Scorer(nets, of_nets, columns, view=view, exif=images.exif, workers=options.threads)
     try:
         if output is None:

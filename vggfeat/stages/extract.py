@@ -68,6 +68,7 @@ def extract(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
+    calibration: str | os.PathLike[str] | None = None,
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
@@ -105,6 +106,8 @@ def extract(
         max_megapixels: images of more million pixels fail.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
+        calibration: with precision "int8", a list of images whose maps set the steps of 8 bits, or a descriptor file
+            whose steps count; by default 32 of the images themselves, evenly spaced (of the whole list for a shard).
         preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the net; as many as there are cores by default.
         progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (rows done, rows,
@@ -124,6 +127,7 @@ def extract(
     if not dataset.samples:
         raise UsageError("no images to extract from")
     part = Shard.parse(shard) if isinstance(shard, str) else shard
+    whole = dataset.samples
     portion: Portion | None = None
     if part is not None:
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
@@ -139,12 +143,23 @@ def extract(
     if output is not None:
         check_output(_part_of(output, part), resume=resume, overwrite=overwrite)
     choice.check_weights()
+    from vggfeat.inference.calibration import calibrate
     from vggfeat.inference.extractor import Extractor
 
     nets = choice.load(layers)
     if portion is not None:
         portion = replace(portion, weights=_weights_files(weights, len(nets)))
     path = _part_of(default_output(dataset.name, nets, settings) if output is None else output, part)
+    calibrate(
+        nets,
+        whole,
+        settings.scales,
+        head=settings.has_head,
+        exif=exif,
+        max_megapixels=max_megapixels,
+        source=calibration,
+        resumed=path if resume else None,
+    )
     extractor = Extractor(nets, settings, workers=options.threads, max_megapixels=max_megapixels)
     try:
         with DescriptorWriter(

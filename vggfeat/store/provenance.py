@@ -32,6 +32,9 @@ def check_provenance(recorded: Any) -> None:
         _check_types("nets", net, _NET | ({"scales": list} if posteriors else {}))
         if type(net.get("seed", 0)) is not int or abs(net.get("seed", 0)) >= 2**63:
             raise ValueError(f"nets has {net['seed']!r} as seed"[:200])
+        maxima = net.get("input_maxima", {})
+        if not isinstance(maxima, dict) or any(type(value) is not float for value in maxima.values()):
+            raise ValueError(f"nets has {maxima!r} as input_maxima"[:200])
     if not recorded["nets"]:
         raise ValueError("nets is empty")
     if not recorded["scales"] or any(type(Q) is not int for Q in recorded["scales"]):

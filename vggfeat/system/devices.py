@@ -59,7 +59,7 @@ def resolve_precision(precision: str, device: torch.device, *, training: bool = 
 
     Raises UsageError for an unknown name or a format that the device lacks: tf32 is a mode of CUDA devices of
     capability 8 and later, and a CPU without fp16 arithmetic would convert every operand back and forth. Training on
-    MPS is in fp32: the scaling of losses for fp16 needs float64, which MPS lacks.
+    MPS is in fp32: the scaling of losses for fp16 needs float64, which MPS lacks. int8 is for inference on processors.
     """
     if precision == "auto":
         if training and device.type == "mps":
@@ -74,6 +74,8 @@ def resolve_precision(precision: str, device: torch.device, *, training: bool = 
         )
     if precision == "fp16" and device.type == "cpu" and not _native(device, "fp16"):
         raise UsageError("`precision=fp16`: this CPU has no fp16 arithmetic; take `precision=auto`")
+    if precision == "int8":
+        _check_int8(device, training)
     if precision == "bf16" and device.type == "cpu" and not _native(device, "bf16"):
         _warn_of_emulation()
     if device.type == "mps" and training and precision != "fp32":
@@ -81,6 +83,37 @@ def resolve_precision(precision: str, device: torch.device, *, training: bool = 
     if precision == "bf16" and device.type == "mps" and not _macos(14):
         raise UsageError("`precision=bf16`: mps has it from macOS 14 on; take `precision=auto`")
     return precision  # type: ignore[return-value]  # one of PRECISIONS, and not "auto"
+
+
+def has_int8() -> bool:
+    """Whether this CPU multiplies bytes into sums of 32 bits (VNNI), and torch has oneDNN's operators for it.
+
+    Without VNNI oneDNN adds pairs of products in 16 bits, which overflow.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
+        return False
+    listed: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if any(listed.get(name, False) for name in ("avx512_vnni", "avx_vnni")):
+        return True
+    asked = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
+    return bool(asked is not None and asked())
+
+
+def _check_int8(device: torch.device, training: bool) -> None:
+    if training:
+        raise UsageError("`precision=int8` is for descriptors and scores: take `precision=auto`")
+    if device.type != "cpu":
+        raise UsageError(f"`precision=int8` is for processors (`device=cpu`), not {device}: take `precision=auto`")
+    if not has_int8():
+        _warn_of_bytes()
+
+
+@functools.cache
+def _warn_of_bytes() -> None:
+    log.warning(
+        "`precision=int8`: this CPU cannot multiply bytes (VNNI), so fp32 does it with the same values, in more time "
+        "than `precision=fp32` takes"
+    )
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vggfeat.datasets import images
 from vggfeat.datasets.listing import from_paths
 from vggfeat.inference.blocks import fill
+from vggfeat.inference.calibration import calibrate
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.catalog import INPUT_SIDE
@@ -165,6 +166,7 @@ class _Extraction:
         self._model, self._precision = model, precision
         model.precision = precision
         self._settings = DescriptorSettings(scales=tuple(scales), layers=(layer,))
+        calibrate([model], self._dataset.samples, scales, head=self._settings.has_head)
         self._extractor = Extractor([model], self._settings, workers=torch.get_num_threads())
         self._provenance = self._extractor.provenance()  # hashes random weights, which is no part of the speed
         self._extractor.describe(self._dataset.samples[: len(SIZES)])  # one image of each size, to warm up

@@ -5,16 +5,18 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vggfeat.datasets import images
 from vggfeat.inference.dense import DTYPES
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
+from vggfeat.nets.int8 import LEVELS, Int8Linear, to_bytes
 from vggfeat.nets.networks import VGG
 from vggfeat.stages.bench.problems import Measured
 from vggfeat.system.devices import tf32
@@ -59,12 +61,15 @@ def torchvision_net(model: VGG) -> Any:
 def matrix_rate(precision: str, device: torch.device, side: int | None = None) -> float:
     """FLOP/s of products of square matrices in that number format: the median of five."""
     side = side or (8192 if device.type == "cuda" else 4096)
-    a = torch.randn(side, side, device=device).to(DTYPES[precision])
+    a = torch.rand(side, side, device=device).to(DTYPES[precision])
+    b: Callable[[Tensor], Tensor] = a.matmul
+    if precision == "int8":
+        a, b = to_bytes(a, 1 / LEVELS), Int8Linear(nn.Linear(side, side), 1 / LEVELS, 1.0)
     seconds = []
     with tf32(precision == "tf32"):
         for _ in range(6):
             start = time.perf_counter()
-            a @ a
+            b(a)
             synchronize(device)
             seconds.append(time.perf_counter() - start)
     return 2 * side**3 / statistics.median(seconds[1:])

@@ -1,0 +1,115 @@
+"""The ranges of a net's maps, from some of the images: what 8 bits need to know before they begin."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import torch
+from torch import Tensor
+
+from vggfeat.datasets import Sample, images
+from vggfeat.datasets.listing import from_list
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
+from vggfeat.errors import ImageError, StoreError, UsageError
+from vggfeat.nets.int8 import input_maxima
+from vggfeat.nets.networks import VGG
+from vggfeat.nets.scaling import InputScaling
+from vggfeat.store.schema import plain_attributes, reading
+
+log = logging.getLogger(__name__)
+
+IMAGES = 32
+"""Evenly spaced ones that a net is calibrated on."""
+
+CalibrationLike = str | os.PathLike[str] | None
+"""A list of images, or a descriptor file whose ranges count; None: some of the images themselves."""
+
+
+def calibrate(
+    nets: Sequence[VGG],
+    samples: Sequence[Sample],
+    scales: Sequence[int],
+    *,
+    head: bool = True,
+    exif: bool = True,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    source: CalibrationLike = None,
+    resumed: Path | None = None,
+) -> None:
+    """Sets the `input_maxima` of those nets that run in int8 and have none.
+
+    Args:
+        nets: nets, of any precision.
+        samples: the images of the run; `IMAGES` of them count, evenly spaced, without those that cannot be read.
+        scales: smallest sides Q in pixels; each image is looked at in all of them.
+        head: whether the fully-connected layers will run.
+        exif: honour the EXIF orientation.
+        max_megapixels: images of more million pixels count as unreadable.
+        source: a list of images that count in place of `samples`, or a descriptor file of the same nets.
+        resumed: a descriptor file that the run goes on with, whose ranges count before all else.
+
+    Raises UsageError where no image can be read, or for a descriptor file of other nets, and what reading a list or a
+    descriptor file raises.
+    """
+    waiting = [net for net in nets if net.precision == "int8" and not _is_calibrated(net, head)]
+    if not waiting:
+        if source is not None and all(net.precision != "int8" for net in nets):
+            raise UsageError("`calibration` goes with `precision=int8`")
+        return
+    if resumed is not None and resumed.is_file() and _taken_from(resumed, nets, head):
+        return
+    if source is not None and h5py.is_hdf5(source):
+        if not _taken_from(Path(source), nets, head):
+            raise UsageError(f"{source} has no ranges of these nets: give descriptors of theirs in int8, or a list")
+        return
+    if source is not None:
+        samples = from_list(os.fspath(source)).samples
+    for net in waiting:
+        try:
+            net.input_maxima = input_maxima(net, _batches(net, samples, scales, exif, max_megapixels), head=head)
+        except ValueError:
+            raise UsageError("`precision=int8`: none of the images to calibrate it on can be read") from None
+        log.info("calibrated net %s: %s", net.net, net.input_maxima)
+
+
+def _is_calibrated(net: VGG, head: bool) -> bool:
+    return net.input_maxima is not None and ("fc6" in net.input_maxima or not head)
+
+
+def _taken_from(path: Path, nets: Sequence[VGG], head: bool) -> bool:
+    """Whether the descriptor file has ranges of these nets, which then have them."""
+    try:
+        with reading(path) as file:
+            recorded = plain_attributes(file)["settings"]["nets"]
+    except (StoreError, ValueError, KeyError):  # the run itself tells what is wrong with a file to resume
+        return False
+    if [one["weights_sha256"] for one in recorded] != [net.fingerprint() for net in nets]:
+        return False
+    before = [net.input_maxima for net in nets]
+    for net, one in zip(nets, recorded, strict=True):
+        net.input_maxima = one.get("input_maxima")
+    if all(_is_calibrated(net, head) for net in nets):
+        return True
+    for net, its in zip(nets, before, strict=True):
+        net.input_maxima = its
+    return False
+
+
+def _batches(
+    net: VGG, samples: Sequence[Sample], scales: Sequence[int], exif: bool, max_megapixels: float
+) -> Iterator[Tensor]:
+    """What the net takes of each image and scale: (1, 3, H, W)."""
+    scaling = InputScaling(net.preprocessing)
+    places = {place * len(samples) // IMAGES for place in range(IMAGES)} if samples else ()
+    for sample in (samples[place] for place in sorted(places)):
+        try:
+            picture = images.decode(sample.source(), exif=exif, max_megapixels=max_megapixels, name=sample.id)
+        except ImageError:  # the run itself tells of it
+            continue
+        for Q in scales:
+            pixels = torch.from_numpy(images.rescale(picture, Q, net.preprocessing.filter).copy())
+            yield scaling(pixels).permute(2, 0, 1)[None]

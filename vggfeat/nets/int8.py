@@ -1,0 +1,217 @@
+"""A net's layers in 8 bits, for processors that multiply bytes (VNNI): half the time of bf16.
+
+Weights are int8 with a step for each output channel. Maps are uint8 with one step a layer, since none of them is
+negative after its ReLU: 255 stands for the largest value that calibration images had there (`input_maxima`). Sums are
+exact, in 32 bits. The first convolution, whose input is signed and which is a hundredth of the work, and the class
+scores stay in float32, and so do the maps that someone asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vggfeat.nets.inference_form import larger_of_pairs
+from vggfeat.nets.networks import VGG, weighted_layers, windows
+from vggfeat.system.devices import has_int8
+
+LEVELS = 255
+"""The largest value of a map."""
+
+WEIGHT_LEVELS = 127
+
+EXACT = ("conv1_1", "fc8")
+"""Layers that stay in float32."""
+
+
+def names_of_layers(net: VGG) -> dict[nn.Module, str]:
+    """The names of the layers with weights: conv1_1, .., fc8."""
+    return dict(zip(weighted_layers(net), net.spec.weighted_names, strict=False))  # without the last, perhaps
+
+
+@torch.inference_mode()
+def input_maxima(net: VGG, batches: Iterable[Tensor], *, head: bool) -> dict[str, float]:
+    """The largest value that reaches each layer in 8 bits, by name, in float32.
+
+    Args:
+        net: the net; its parameters are float32.
+        batches: preprocessed pictures (N, 3, H, W), on the net's device.
+        head: look at the fully-connected layers too.
+
+    Rounded up to three digits, so that processors that round otherwise agree. Raises ValueError without a picture.
+    """
+    names = names_of_layers(net)
+    found: dict[str, float] = {}
+    for batch in batches:
+        for module in net.features:
+            _note(found, names.get(module, EXACT[0]), batch)
+            batch = module(batch)
+        if head:
+            batch = windows(batch)
+            for module in net.classifier:
+                _note(found, names.get(module, EXACT[0]), batch)
+                batch = module(batch)
+    if not found:
+        raise ValueError("no picture to calibrate with")
+    return {name: _rounded_up(value) for name, value in found.items()}
+
+
+def _note(found: dict[str, float], name: str, values: Tensor) -> None:
+    if name not in EXACT:
+        found[name] = max(found.get(name, 0.0), float(values.amax()))
+
+
+def _rounded_up(value: float) -> float:
+    """To three digits; a layer that nothing reached gets a range all the same."""
+    if not value > 0:
+        return 1.0
+    nearest = float(f"{value:.2e}")
+    return nearest if nearest >= value else float(f"{value * 1.005:.2e}")
+
+
+def int8_form(
+    layers: nn.Sequential, names: Mapping[nn.Module, str], maxima: Mapping[str, float], taps: Collection[int]
+) -> nn.Sequential:
+    """The same layers in the same places, in 8 bits, with the weights of now.
+
+    Args:
+        layers: convolutional or fully-connected layers in float32.
+        names: of their layers with weights.
+        maxima: what `input_maxima` found.
+        taps: places of modules whose output someone reads: their maps come out as float32, as does the last.
+    """
+    places = [place for place, module in enumerate(layers) if names.get(module, EXACT[0]) not in EXACT]
+    steps = {place: maxima[names[layers[place]]] / LEVELS for place in places}
+    modules: list[nn.Module] = []
+    in_bytes = False
+    for place, module in enumerate(layers):
+        if place in steps:
+            following = next((other for other in places if other > place), None)
+            in_bytes = following is not None and not any(place <= tap < following for tap in taps)
+            out_step = steps[following] if in_bytes and following is not None else None
+            modules.append(_in_bytes(module, steps[place], out_step))
+        elif isinstance(module, nn.MaxPool2d):
+            modules.append(ByteMaxPool2d(2, 2, ceil_mode=True))
+        else:  # the ReLU of a layer that gave bytes is done
+            modules.append(nn.Identity() if in_bytes else module)
+    return nn.Sequential(*modules)
+
+
+def _in_bytes(module: nn.Module, step: float, out_step: float | None) -> nn.Module:
+    if isinstance(module, nn.Conv2d):
+        return Int8Conv2d(module, step, out_step)
+    assert isinstance(module, nn.Linear)
+    return Int8Linear(module, step, out_step)
+
+
+def to_bytes(values: Tensor, step: float) -> Tensor:
+    """Values, of which none below 0 counts, as uint8 in these steps; what is beyond 255 of them becomes 255."""
+    return values if values.dtype == torch.uint8 else values.mul(1 / step).round_().clamp_(0, LEVELS).to(torch.uint8)
+
+
+def weights_in_bytes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 weights, steps of the output channels), symmetric: (K, ..), (K,)."""
+    rows = weight.detach().float().flatten(1)
+    steps = (rows.abs().amax(1) / WEIGHT_LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+    return (rows / steps[:, None]).round_().to(torch.int8).view(weight.shape), steps
+
+
+class _Int8(nn.Module):
+    """What a convolution and a product have in common.
+
+    Args:
+        layer: the layer in float32.
+        step: of its input.
+        out_step: of its output, which then is uint8 with its ReLU done; None: float32 values before the ReLU.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, step: float, out_step: float | None) -> None:
+        super().__init__()
+        assert layer.bias is not None
+        self._step, self._out_step = step, out_step
+        self._native = has_int8()
+        self._bias = layer.bias.detach().float()
+        weight, self._steps = weights_in_bytes(layer.weight)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int64)
+        # Without VNNI the same integers multiply as float32: equal to the order of rounding, and slower than float32.
+        self._weight = self._packed(weight) if self._native else weight.float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = to_bytes(x, self._step)
+        if self._native:
+            return self._multiplied(x)
+        sums = self._summed(x.float())
+        scale = (self._steps * self._step).view(-1, *[1] * (sums.dim() - 2))
+        values = sums * scale + self._bias.view(scale.shape)
+        return values if self._out_step is None else to_bytes(values, self._out_step)
+
+    def _output(self) -> tuple[float, int, torch.dtype]:
+        """Scale, zero point and type of the output, as the operators take them."""
+        return (1.0, 0, torch.float32) if self._out_step is None else (self._out_step, 0, torch.uint8)
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _multiplied(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _summed(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Int8Conv2d(_Int8):
+    """A convolution of stride 1: (N, C, H, W) float32 or uint8 -> (N, K, H, W)."""
+
+    def __init__(self, layer: nn.Conv2d, step: float, out_step: float | None) -> None:
+        self._padding = [int(side) for side in layer.padding]
+        super().__init__(layer, step, out_step)
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        ones = [1, 1]
+        packed: Tensor = torch.ops.onednn.qconv_prepack(
+            weight, self._steps, self._step, 0, ones, self._padding, ones, 1, None
+        )
+        return packed
+
+    def _multiplied(self, x: Tensor) -> Tensor:
+        ones = [1, 1]
+        out: Tensor = torch.ops.onednn.qconv2d_pointwise(
+            *(x.contiguous(memory_format=torch.channels_last), self._step, 0, self._weight, self._steps, self._zeros),
+            *(self._bias, ones, self._padding, ones, 1, *self._output(), "none", [], ""),
+        )
+        return out
+
+    def _summed(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self._weight, padding=self._padding)
+
+
+class Int8Linear(_Int8):
+    """A fully-connected layer: (M, C) float32 or uint8 -> (M, K)."""
+
+    def _packed(self, weight: Tensor) -> Tensor:
+        packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
+        return packed
+
+    def _multiplied(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            *(x.contiguous(), self._step, 0, self._weight, self._steps, self._zeros, self._bias),
+            *(*self._output(), "none", [], ""),
+        )
+        return out
+
+    def _summed(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._weight)
+
+
+class ByteMaxPool2d(nn.MaxPool2d):
+    """The nets' 2x2 pooling of stride 2 that rounds up; torch's own takes no large uint8 maps (2.15)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
+        if x.dtype != torch.uint8:
+            return super().forward(x)
+        rows = larger_of_pairs(x.permute(0, 2, 3, 1), 1)
+        return larger_of_pairs(rows, 2).permute(0, 3, 1, 2)
