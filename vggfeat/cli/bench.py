@@ -38,7 +38,7 @@ from vggfeat.stages.bench.problems import MEASURED, SIZES, Measured
 @click.option(
     "--width",
     type=click.FloatRange(0, min_open=True),
-    help="Width factor, not for extract.  [default: 1; training on a CPU: 0.25]",
+    help="Factor on the net's channels.  [default: 1; training on a CPU: 0.25]",
 )
 @click.option("--batch-size", type=click.IntRange(2), help="Images per training update.  [default: 256; CPU: 32]")
 @click.option("--device", metavar="DEVICE", default=None, help="[default: the best]")
@@ -90,6 +90,7 @@ def bench(
                 precisions=precisions or ("auto",),
                 number=number,
                 plain=plain,
+                width=width or 1.0,
                 device=device,
                 progress=tick,
             )

@@ -177,7 +177,8 @@ def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
             _optional(row.least_cosine_to_plain, ".6f"),
         )
     scales, machine = ",".join(map(str, extract.scales)), extract.machine
-    out.print(f"extract: net {extract.net}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
+    net = net_words(extract.net, "none", extract.width)
+    out.print(f"extract: net {net}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
     show(out, table)
     for layer, rate in extract.plain_torchvision_images_per_second.items():
         out.print(f"plain torchvision loop up to {layer}: {rate:.2f} images/s")

@@ -70,9 +70,9 @@ def describe_blocks(
         if len(running) > running_ahead:
             done, decoded, work = running.popleft()
             yield done, runner.gather(decoded, work)
-            release_free_memory()
     for done, decoded, work in running:
         yield done, runner.gather(decoded, work)
+    release_free_memory()
 
 
 def _name_the_slow(

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from vggfeat.nets.int8 import input_maxima
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.store.schema import plain_attributes, reading
+from vggfeat.system.hdf5 import is_hdf5
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def calibrate(
         return
     if resumed is not None and resumed.is_file() and _taken_from(resumed, nets, head):
         return
-    if source is not None and h5py.is_hdf5(source):
+    if source is not None and is_hdf5(source):
         if not _taken_from(Path(source), nets, head):
             raise UsageError(f"{source} has no ranges of these nets: give descriptors of theirs in int8, or a list")
         return
@@ -71,8 +71,8 @@ def calibrate(
     for net in waiting:
         try:
             net.input_maxima = input_maxima(net, _batches(net, samples, scales, exif, max_megapixels), head=head)
-        except ValueError:
-            raise UsageError("`precision=int8`: none of the images to calibrate it on can be read") from None
+        except ValueError as error:
+            raise UsageError(f"`precision=int8`: {error}") from None
         log.info("calibrated net %s: %s", net.net, net.input_maxima)
 
 

@@ -49,7 +49,7 @@ are 10, for which reading the 205 MB of fc6's weights (bf16) takes longer than m
 
 GPU_HEAD_WINDOWS = 4096
 
-KEPT_BYTES = 512 << 20
+KEPT_BYTES = 1 << 30
 """Freed memory that the next pass may find in place. Large pictures of ever other sizes leave holes that the next one
 does not fit into; pictures up to Q = 512 stay below this."""
 

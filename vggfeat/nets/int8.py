@@ -8,7 +8,11 @@ scores stay in float32, and so do the maps that someone asked for.
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +21,8 @@ from torch.nn import functional as F
 from vggfeat.nets.inference_form import larger_of_pairs
 from vggfeat.nets.networks import VGG, weighted_layers, windows
 from vggfeat.system.devices import has_int8
+
+log = logging.getLogger(__name__)
 
 LEVELS = 255
 """The largest value of a map."""
@@ -41,7 +47,8 @@ def input_maxima(net: VGG, batches: Iterable[Tensor], *, head: bool) -> dict[str
         batches: preprocessed pictures (N, 3, H, W), on the net's device.
         head: look at the fully-connected layers too.
 
-    Rounded up to three digits, so that processors that round otherwise agree. Raises ValueError without a picture.
+    Rounded up to three digits, so that processors that round otherwise agree. Raises ValueError without a picture, and
+    where a value is not finite.
     """
     names = names_of_layers(net)
     found: dict[str, float] = {}
@@ -55,7 +62,9 @@ def input_maxima(net: VGG, batches: Iterable[Tensor], *, head: bool) -> dict[str
                 _note(found, names.get(module, EXACT[0]), batch)
                 batch = module(batch)
     if not found:
-        raise ValueError("no picture to calibrate with")
+        raise ValueError("none of the images to calibrate it on can be read")
+    if not all(map(math.isfinite, found.values())):
+        raise ValueError("the net's activations are not finite")
     return {name: _rounded_up(value) for name, value in found.items()}
 
 
@@ -132,7 +141,7 @@ class _Int8(nn.Module):
         super().__init__()
         assert layer.bias is not None
         self._step, self._out_step = step, out_step
-        self._native = has_int8()
+        self._native = uses_operators()
         self._bias = layer.bias.detach().float()
         weight, self._steps = weights_in_bytes(layer.weight)
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
@@ -160,6 +169,30 @@ class _Int8(nn.Module):
 
     def _summed(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+@functools.cache
+def uses_operators() -> bool:
+    """Whether oneDNN multiplies: on a processor with VNNI, where its sums are right.
+
+    torch calls these operators itself (torch.compile, torchao), but does not document them.
+    """
+    if not has_int8():
+        return False
+    x = torch.full((1, 64, 3, 3), LEVELS, dtype=torch.uint8)
+    weight = torch.full((16, 64, 1, 1), WEIGHT_LEVELS, dtype=torch.int8)
+    steps, zeros, ones, none = torch.ones(16), torch.zeros(16, dtype=torch.int64), [1, 1], [0, 0]
+    try:
+        packed = torch.ops.onednn.qconv_prepack(weight, steps, 1.0, 0, ones, none, ones, 1, None)
+        options: tuple[Any, ...] = (None, ones, none, ones, 1, 1.0, 0, torch.float32, "none", [], "")
+        sums = torch.ops.onednn.qconv2d_pointwise(x, 1.0, 0, packed, steps, zeros, *options)
+        right = bool((sums == 64.0 * LEVELS * WEIGHT_LEVELS).all())
+    except (RuntimeError, TypeError, AttributeError) as error:
+        log.info("oneDNN's operators for 8 bits: %s", error)
+        right = False
+    if not right:
+        log.warning("this torch does not multiply bytes as expected: `precision=int8` takes float32 for it, and longer")
+    return right
 
 
 class Int8Conv2d(_Int8):

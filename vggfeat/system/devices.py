@@ -85,6 +85,11 @@ def resolve_precision(precision: str, device: torch.device, *, training: bool = 
     return precision  # type: ignore[return-value]  # one of PRECISIONS, and not "auto"
 
 
+def has_bf16() -> bool:
+    """Whether this CPU has bf16 arithmetic."""
+    return _native(torch.device("cpu"), "bf16")
+
+
 def has_int8() -> bool:
     """Whether this CPU multiplies bytes into sums of 32 bits (VNNI), and torch has oneDNN's operators for it.
 

@@ -26,6 +26,11 @@ DAMAGE = (
 _TEXTS_AT_ONCE = 256
 
 
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has HDF5's signature; a missing one has not."""
+    return bool(h5py.is_hdf5(path))
+
+
 def own_dataset(file: h5py.Group, name: str) -> h5py.Dataset | None:
     """The data set of that name if its values lie in the file itself, else None.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.int8 import LEVELS, Int8Linear, to_bytes
 from vggfeat.nets.networks import VGG
 from vggfeat.stages.bench.problems import Measured
-from vggfeat.system.devices import tf32
+from vggfeat.system.devices import has_bf16, has_int8, tf32
 
 TORCHVISION_NAMES = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
 SIZES = ((500, 375), (375, 500), (640, 427), (300, 200), (480, 360), (512, 512))
@@ -116,7 +117,19 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def processor() -> str:
+    """The CPU's name and what it calculates with: "AMD EPYC (AVX512, bf16, int8)"."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        found = None
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    able = [torch.backends.cpu.get_cpu_capability()]
+    able += [precision for precision, has in (("bf16", has_bf16()), ("int8", has_int8())) if has]
+    return f"{name} ({', '.join(able)})"
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What a figure was measured on, as plain data."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": str(device), "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
