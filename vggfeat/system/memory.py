@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 # malloc.h's names.
 _M_TRIM_THRESHOLD = -1
@@ -17,7 +18,7 @@ _NEVER = 2**31 - 1
 
 
 class _Mallinfo2(ctypes.Structure):
-    """malloc.h's struct; `uordblks` is the number of bytes in use, `fordblks` of free ones, those given back included."""
+    """malloc.h's struct: `uordblks` bytes are in use, `fordblks` free, those that the system has back included."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -58,7 +59,7 @@ def keep_freed_memory() -> None:
 
 
 def release_free_memory(beyond: int = 0) -> None:
-    """Returns freed memory to the system, holes in the heap included, if more than `beyond` bytes of it are resident."""
+    """Returns freed memory to the system, holes in the heap included, if it still holds more than `beyond` bytes."""
     if _LIBRARY is not None and _resident_beyond_use(_LIBRARY) > beyond:
         _LIBRARY.malloc_trim(0)
 
@@ -71,8 +72,7 @@ def _resident_beyond_use(library: ctypes.CDLL) -> int:
     """
     used = library.mallinfo2()
     try:
-        with open("/proc/self/statm") as file:
-            pages = file.read().split()
+        pages = Path("/proc/self/statm").read_text().split()
     except OSError:
         return int(used.fordblks)
     resident = (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")  # without what files back
