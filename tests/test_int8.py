@@ -78,13 +78,13 @@ def test_a_layer_equals_the_formula_in_whole_numbers(way: None, number: int) -> 
     step = 30 / 255
     kind: Any = Int8Conv2d if isinstance(layer, nn.Conv2d) else Int8Linear
     expected = in_whole_numbers(layer, x, step)
-    got = kind(layer, step, None)(x)
+    got = kind(layer, step, None)(x.clone())
     assert got.dtype == torch.float32
     # A weight or a value that lies between two steps may be rounded either way: one or two products differ.
     one = float(layer.weight.abs().max()) / 127 * 30
     assert torch.allclose(got.double(), expected, rtol=1e-5, atol=2 * one)
     out_step = float(expected.max()) / 200
-    in_bytes = kind(layer, step, out_step)(x)
+    in_bytes = kind(layer, step, out_step)(x.clone())
     assert in_bytes.dtype == torch.uint8
     difference = (in_bytes.double() - torch.clamp(torch.round(expected / out_step), 0, 255)).abs()
     assert difference.max() <= 1, "a half may be rounded either way"

@@ -117,8 +117,8 @@ def _in_bytes(module: nn.Module, step: float, out_step: float | None) -> nn.Modu
 
 
 def to_bytes(values: Tensor, step: float) -> Tensor:
-    """Values, of which none below 0 counts, as uint8 in these steps; what is beyond 255 of them becomes 255."""
-    return values if values.dtype == torch.uint8 else values.mul(1 / step).round_().clamp_(0, LEVELS).to(torch.uint8)
+    """Values, which change, as uint8 in these steps: none below 0 counts, and what is beyond 255 steps becomes 255."""
+    return values if values.dtype == torch.uint8 else values.mul_(1 / step).round_().clamp_(0, LEVELS).to(torch.uint8)
 
 
 def weights_in_bytes(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ class _Int8(nn.Module):
         # Without VNNI the same integers multiply as float32: equal to the order of rounding, and slower than float32.
         self._weight = self._packed(weight) if self._native else weight.float()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # changes x, as an in-place ReLU does
         x = to_bytes(x, self._step)
         if self._native:
             return self._multiplied(x)
