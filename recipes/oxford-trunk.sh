@@ -11,14 +11,17 @@
 # command continues an interrupted run. Without TIN100 the second half is left out.
 #
 # Costs on 2 cores with AVX2 alone (fp32): net D takes about 0.35 s for a 256x341 picture, so 55 minutes for Caltech-101
-# without flips, 110 with, and 6.2 times as much again for Q = 384 and 512. Disk: 2 GB. To fit it to a machine:
-# EACH (pictures of each class for several scales, whole by default; 20 train on 10), CLASS (training pictures of each
-# class for the head, 500), CROPS (1 crop of each), EPOCHS (10), VAL (50 validation pictures of each class).
+# without flips, 110 with, and 6.2 times as much again for Q = 384 and 512; a fifth of that with native bf16, a tenth
+# with PRECISION=int8 (VNNI). Disk: 2 GB. To fit it to a machine: PRECISION (of descriptors and scores, auto), EACH
+# (pictures of each class for several scales, whole by default; 20 train on 10), CLASS (training pictures of each class
+# for the head, 500), CROPS (1 crop of each), EPOCHS (10), VAL (50 validation pictures of each class), CROPPED (fewer of
+# them for several scales and crops, which take 50 to 150 times a crop each).
 set -euo pipefail
 
 mkdir -p "${1:?usage: TRUNK=FILE TIN100=DIR DATA=DIR recipes/oxford-trunk.sh OUT}"
 out=$(cd "$1" && pwd)
 trunk=${TRUNK:?TRUNK names the file of the convolutional layers}
+precision=${PRECISION:-auto}
 mkdir -p "$out"/{descriptors,svm,evaluate}
 
 run() { # a verb of vggfeat; 3 means done, but some images could not be read
@@ -28,7 +31,7 @@ run() { # a verb of vggfeat; 3 means done, but some images could not be read
 describe() { # NAME FLAGS... -> descriptors/NAME.h5
     local file="$out/descriptors/$1.h5"
     shift
-    run extract -o "$file" --resume --net D "$@"
+    run extract -o "$file" --resume --net D --precision "$precision" "$@"
 }
 
 answer() { # FOLDER/NAME VERB FLAGS AND FILES... -> FOLDER/NAME.json
@@ -62,6 +65,21 @@ few_of_each_class() { # COUNT -> a tree of links: the first pictures of each cla
         find "$folder" -name '*.jpg' | LC_ALL=C sort | head -n "$1" |
             xargs -I{} ln -sf {} "$out/few/$(basename "$folder")/"
     done
+}
+
+validation_list() { # COUNT FILE: that many of each class of TIN100's validation pictures
+    local folder
+    {
+        echo path,label
+        for folder in "$images"/all/ilsvrc2012/val/*/; do
+            find "$folder" -name '*.JPEG' | LC_ALL=C sort | sed -n "1,$1s|\$|,$(basename "$folder")|p"
+        done
+    } >"$2"
+}
+
+evaluated() { # VIEW SINGLE|MULTI LIST PREFIX -> evaluate/PREFIX-VIEW-SCALES.json
+    answer "evaluate/$4$1-$2" evaluate --dataset folder --data "$3" --subset all --weights "$out/head/best.pt" \
+        --precision "$precision" --view "$1" --scales "$2" -o "$out/evaluate/$4$1-$2.h5" --resume
 }
 
 pool5=(--layer pool5 --layer pool5:max --layer pool5:gem)
@@ -114,27 +132,29 @@ if [[ -n ${TIN100:-} ]]; then
     fi
     run train --net D --init-from "$trunk" --trainable fc --data "$images" --crops "${CROPS:-1}" \
         --epochs "${EPOCHS:-10}" --resume -o "$out/head"
-    {
-        echo path,label
-        for folder in "$images"/all/ilsvrc2012/val/*/; do
-            find "$folder" -name '*.JPEG' | LC_ALL=C sort | sed -n "1,${VAL:-50}s|\$|,$(basename "$folder")|p"
-        done
-    } >"$out/val.csv"
+    validation_list "${VAL:-50}" "$out/val.csv"
+    views=("$out/val.csv" "")
+    evaluated dense single "${views[@]}"
+    if [[ -n ${CROPPED:-} ]]; then
+        validation_list "$CROPPED" "$out/cropped.csv"
+        views=("$out/cropped.csv" "cropped-")
+    fi
     for rule in single multi; do
         for view in dense crops; do
-            answer "evaluate/$view-$rule" evaluate --dataset folder --data "$out/val.csv" --subset all \
-                --weights "$out/head/best.pt" --view "$view" --scales "$rule" -o "$out/evaluate/$view-$rule.h5" --resume
+            evaluated "$view" "$rule" "${views[@]}"
         done
-        answer "evaluate/both-$rule" evaluate "$out/evaluate"/{dense,crops}-"$rule.h5"
+        answer "evaluate/${views[1]}both-$rule" evaluate "$out/evaluate/${views[1]}"{dense,crops}-"$rule.h5"
     done
     run train --task localise --net D --init-from "$out/head/best.pt" --trainable fc --data "$images" \
         --crops "${CROPS:-1}" --epochs "${EPOCHS:-10}" --resume -o "$out/boxes"
     answer evaluate/localise-protocol-1 localise --weights "$out/boxes/best.pt" --data "$images" --protocol 1
     answer evaluate/localise localise --weights "$out/boxes/best.pt" --classifier "$out/head/best.pt" --data "$images"
-    describe head "${caltech[@]}" --weights "$out/head/best.pt" --scales 256 --layer fc7 "${pool5[@]}"
-    score head-fc7 head --layer fc7
-    score head-fc7+pool5 head --layer fc7 --layer pool5
-    score head-fc7+pool5+max head --layer fc7 --layer pool5 --layer pool5:max
+    describe head "${scaled[@]}" --weights "$out/head/best.pt" --scales 256 --layer fc6 --layer fc7 "${pool5[@]}"
+    score head-fc6 head --layer fc6 "${fewer[@]}"
+    score head-fc7 head --layer fc7 "${fewer[@]}"
+    poolings head head "${fewer[@]}"
+    score head-fc7+pool5 head --layer fc7 --layer pool5 "${fewer[@]}"
+    score head-fc7+average+max head --layer fc7 --layer pool5 --layer pool5:max "${fewer[@]}"
 fi
 
 python - "$out" >"$out/table.md" <<'PYTHON'

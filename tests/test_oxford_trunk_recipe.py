@@ -41,6 +41,25 @@ def test_every_command_is_one_and_reads_what_was_written(script, tmp_path):
         assert row in table
 
 
+def test_the_slow_views_may_take_fewer_pictures_and_everything_another_precision(script, tmp_path):
+    out = tmp_path / "out"
+    commands = script.made(out, VAL="2", CROPPED="1", PRECISION="int8")
+    scored = [parsed("vggfeat " + " ".join(command)).params for command in commands if command[0] == "evaluate"]
+    lists = [(Path(one["data"]).name, one["view"], one["scales"]) for one in scored if one["data"] != "data"]
+    assert lists == [
+        ("val.csv", "dense", "single"),
+        *(("cropped.csv", view, rule) for rule in ("single", "multi") for view in ("dense", "crops")),
+    ]
+    assert len((out / "val.csv").read_text().splitlines()) == 5
+    assert len((out / "cropped.csv").read_text().splitlines()) == 3
+    assert "| cropped-both-single |" in (out / "table.md").read_text()
+    precisions = {command[0]: set() for command in commands}
+    for command in commands:
+        precisions[command[0]].add(command[command.index("--precision") + 1] if "--precision" in command else None)
+    assert precisions["extract"] == {"int8"}, "training takes no other than its own"
+    assert precisions["train"] == {None}
+
+
 def test_what_is_there_is_not_made_again(script, tmp_path):
     out = tmp_path / "out"
     script.made(out)
