@@ -42,7 +42,7 @@ class Gram:
     def part(self, rows: NDArray[np.intp]) -> Gram:
         """The Gram matrix of some of the rows: a contiguous copy, because products read it many times."""
         factor = None if self.factor is None else self.factor[rows]
-        return Gram(self.K[np.ix_(rows, rows)], self.limits, factor=factor)
+        return Gram(square(self.K, rows), self.limits, factor=factor)
 
     def product(self, beta: Array) -> Array:
         """K beta (k, n) of beta (k, n)."""
@@ -92,13 +92,19 @@ def with_bias(X: Array, intercept_scaling: float) -> Array:
     return np.column_stack([X, np.full(len(X), intercept_scaling, dtype=X.dtype)])
 
 
+def square(K: Array, rows: NDArray[np.intp]) -> Array:
+    """K[rows][:, rows]: in two steps, each along memory, it takes a half to a third of `np.ix_`'s time."""
+    part: Array = K.take(rows, axis=0).take(rows, axis=1)
+    return part
+
+
 def factorised_solution(K: Array, h: Array, target: Array) -> Array:
     """(n,) the solution of (K_FF + 1/h_F) x_F = target_F on one class's active set F, 0 elsewhere."""
     active = np.flatnonzero(h)
     solution = np.zeros_like(target)
     if not len(active):
         return solution
-    system = K[np.ix_(active, active)]
+    system = square(K, active)
     system.ravel()[:: len(active) + 1] += 1 / h[active]
     solution[active] = solve_positive(system, target[active])
     return solution

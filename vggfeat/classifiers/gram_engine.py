@@ -70,8 +70,9 @@ class GramEngine(Engine):
         y = np.tile(self.signs(solutions[0].rows, beta.dtype), (len(solutions), 1))
         cost = np.concatenate([self.costs(solution).astype(solution.values.dtype) for solution in solutions])
         weights, f, gap = certificate.check(y, cost, beta, self.tol)
-        betas = {k: beta[k].astype(np.float64) for k in np.flatnonzero(gap > self.tol)}
-        for _ in range(MAX_REFINE):
+        short = () if self._is_polished(solutions[0].rows) else np.flatnonzero(gap > self.tol)
+        betas = {k: beta[k].astype(np.float64) for k in short}
+        for _ in range(MAX_REFINE if len(short) else 0):
             for k in list(betas):
                 args = y[k].astype(np.float64), cost[k].astype(np.float64), betas[k], f[k]
                 better = newton.refine(certificate.subset(), self.scaling, *args, 0.1 * self.tol, self.limits)
@@ -94,9 +95,8 @@ class GramEngine(Engine):
         The Gram matrix of many rows of few features is nearly singular: of 5,000 x 1024 float32 left one fit in twelve
         at gaps of up to 4e-5, of 10,000 x 1024 one in four at up to 1e-4.
         """
-        d = self.X.shape[1]
         short = np.flatnonzero((fitted.gap > self.tol) & np.isfinite(fitted.gap))
-        if not len(short) or d >= len(solution.rows) or d > self.limits.polished_features:
+        if not len(short) or not self._is_polished(solution.rows):
             return fitted
         engine = PrimalEngine(replace(self.problem, positive=self.positive[short], unit=self.unit[short]))
         weights = np.column_stack([fitted.coef[short], fitted.intercept[short] / self.scaling]).astype(np.float64)
@@ -108,6 +108,11 @@ class GramEngine(Engine):
             whole[short[gain]] = part[gain]
         fitted.n_iter[short[gain]] += better.n_iter[gain]
         return fitted
+
+    def _is_polished(self, rows: Rows) -> bool:
+        """Whether float64 works on the weights, of which there are fewer than rows near the margin."""
+        d = self.X.shape[1]
+        return d < len(rows) and d <= self.limits.polished_features
 
     def _of(self, rows: Rows) -> Gram:
         """The Gram matrix of some rows; the last one is kept. It is contiguous, because products read it many times."""
