@@ -36,4 +36,4 @@ def _faster_on_weights(n: int, d: int, limits: Limits) -> bool:
         return d < n
     if d > limits.many_features:
         return False
-    return n > limits.gram_rows or n >= limits.rows_per_feature * d or 2 * d <= n <= limits.double_rows
+    return n > limits.gram_rows or n >= limits.rows_per_feature * d or 3 * d <= 2 * n <= 2 * limits.double_rows

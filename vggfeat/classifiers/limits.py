@@ -15,11 +15,11 @@ class Limits:
     primal_features: int = 256
     """Up to here Hessians of the D + 1 weights cost less than products with the Gram matrix (`bench solvers`)."""
     many_features: int = 512
-    """Up to here they also do where there are `rows_per_feature` times as many rows as features, or twice as many and
-    the Gram matrix is in float64."""
-    rows_per_feature: int = 8
-    """Where the two cost about the same: 5,000 x 512 took 12.7 s on the weights and 10.6 s on the Gram matrix (100
-    classes, one core), 10,000 x 512 19.2 and 28.9 s, and with 20 classes 2.4 and 12.9 s."""
+    """Up to here they also do where there are `rows_per_feature` times as many rows as features, or half as many again
+    and the Gram matrix is in float64."""
+    rows_per_feature: int = 10
+    """Where the two cost about the same: 5,000 x 512 took 4.1 s on the weights and 3.5 s on the Gram matrix (100
+    classes, AVX-512), 10,000 x 512 5.3 and 10.5 s, and with 20 classes 1.8 and 3.9 s."""
     polished_features: int = 4096
     """Up to here classes that the Gram matrix leaves above tol are finished on the weights. A Hessian then has at most
     4097^2 values, 134 MB."""
