@@ -231,6 +231,11 @@ def with_report(command: str, folder: str | Path) -> str:
     return f"{command} --report {shlex.quote(str(folder))}"
 
 
+def resumed(command: str) -> str:
+    """The command that goes on with its output where that exists, and leaves a finished one as it is."""
+    return f"{command} --resume"
+
+
 def with_data(command: str, data: str | Path) -> str:
     """The command with its data root, unless that is the default."""
     return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"

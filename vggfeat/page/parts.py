@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,5 +195,9 @@ def _cell(items: Sequence[Html], label: str) -> Html:
 
 def made(terms: Mapping[str, str], lines: Sequence[str]) -> Part:
     """How a result was made, and the commands that repeat it."""
+    notes = []
+    if any("--resume" in shlex.split(line) for line in lines):
+        words = "A finished file is kept; --overwrite in place of --resume makes it again."
+        notes.append(tag("p", words, class_="sub"))
     list_ = tag("dl", *(part for name, value in terms.items() for part in (tag("dt", name), tag("dd", value))))
-    return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines))
+    return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines), *notes)
