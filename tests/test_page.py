@@ -284,7 +284,9 @@ def test_images_named_one_by_one_are_shown_from_their_paths(folder: Path, tmp_pa
     assert len(set(shown)) > 10
     # They have no data root, which their extraction would refuse.
     svm([tmp_path / "d.h5"], C=1, report=tmp_path / "r", data=folder / "photos")
-    extraction, _ = commands_on((tmp_path / "r" / "index.html").read_text(encoding="utf-8"))
+    page = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+    assert "A finished file is kept; --overwrite in place of --resume makes it again." in page
+    extraction, _ = commands_on(page)
     assert extraction.endswith(f" -o {tmp_path / 'd.h5'} - --resume")
 
 

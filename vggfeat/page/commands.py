@@ -236,6 +236,13 @@ def resumed(command: str) -> str:
     return f"{command} --resume"
 
 
+def notes_on(lines: Sequence[str]) -> list[str]:
+    """What a reader of these command lines should know."""
+    if any(line.endswith(" --resume") for line in lines):
+        return ["A finished file is kept; --overwrite in place of --resume makes it again."]
+    return []
+
+
 def with_data(command: str, data: str | Path) -> str:
     """The command with its data root, unless that is the default."""
     return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"

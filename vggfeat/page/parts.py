@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.page import plots
+from vggfeat.page.commands import notes_on
 from vggfeat.page.evidence import Confusion, Guessed, Scored, Shown, best, confusion, most_confused, worst
 from vggfeat.page.html import NONE, Html, Part, bar, commands, percent, section, table, tag
 from vggfeat.page.pictures import Pictures
@@ -195,9 +195,6 @@ def _cell(items: Sequence[Html], label: str) -> Html:
 
 def made(terms: Mapping[str, str], lines: Sequence[str]) -> Part:
     """How a result was made, and the commands that repeat it."""
-    notes = []
-    if any("--resume" in shlex.split(line) for line in lines):
-        words = "A finished file is kept; --overwrite in place of --resume makes it again."
-        notes.append(tag("p", words, class_="sub"))
+    notes = [tag("p", words, class_="sub") for words in notes_on(lines)]
     list_ = tag("dl", *(part for name, value in terms.items() for part in (tag("dt", name), tag("dd", value))))
     return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines), *notes)
