@@ -1,7 +1,9 @@
-"""Trees of pictures for tests, and descriptor files, written through the store's own writer."""
+"""Trees of pictures for tests, descriptor files, written through the store's own writer, and commands on pages."""
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,9 @@ def dark_and_light(root: Path, count: int) -> Path:
             values = np.clip(rng.normal(level, 40, (30, 40, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(values).save(root / label / f"{i}.png")
     return root
+
+
+def commands_on(page: str) -> list[str]:
+    """The command lines that a report page shows, as a user copies them."""
+    blocks = re.findall(r"<code>(.*?)</code>", page, re.DOTALL)
+    return [line for block in blocks for line in html.unescape(re.sub(r"<[^>]+>", "", block)).split("\n")]

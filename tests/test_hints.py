@@ -42,3 +42,22 @@ def test_commands_end_with_the_next_one_unless_a_program_reads_their_result(tmp_
     for silent in ("--json", "--quiet"):
         assert run([*fit, silent]) == 0
         assert "next:" not in capsys.readouterr().err
+
+
+def test_after_an_extraction_without_any_descriptor_come_the_reasons(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").write_text("no picture")
+    net = ["--net", "A", "--weights", "none", "--width", "0.015625", "--scales", "224", "--precision", "fp32"]
+    assert run(["extract", "a.jpg", *net, "-o", "a.h5"]) == 3
+    assert capsys.readouterr().err.endswith("1 of 1 images skipped\nnext: vggfeat info --failed a.h5\n")
+
+
+@pytest.mark.parametrize(
+    ("what", "following"),
+    [("svm", "vggfeat svm FILE.h5 -o model.h5"), ("solvers", "vggfeat svm FILE.h5 -o model.h5")],
+)
+def test_after_a_measurement_of_fits_comes_a_fit(what, following, monkeypatch, capsys):
+    monkeypatch.setattr(f"vggfeat.stages.bench.{what}.bench_{what}", lambda *args, **options: {})
+    monkeypatch.setattr("vggfeat.cli.tables.print_bench", lambda result: None)
+    assert run(["bench", what]) == 0
+    assert capsys.readouterr().err.endswith(f"next: {following}\n")

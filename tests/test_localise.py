@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from located import WNIDS, annotation
+from making import commands_on
 from PIL import Image
 from scipy.io import savemat
 
@@ -21,8 +22,10 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.images import decode, rescale, write_outlined
 from vggfeat.errors import OutageError, UsageError
 from vggfeat.inference.dense import DenseNet
+from vggfeat.inference.localisation import Answer
 from vggfeat.inference.localiser import Candidates, Localiser, best_boxes, box_head, positions
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.page.localisation import write_page
 from vggfeat.stages.localise import localise
 
 FLAGS = ["--device", "cpu", "--precision", "fp32", "--quiet", "--workers", "1"]
@@ -454,7 +457,7 @@ def test_the_page_shows_boxes_with_their_iou_lowest_first_and_a_command_that_rep
     assert result["report"] == str(tmp_path / "page" / "index.html")
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert f"{result['top1_error']:.1f} %" in page
-    found = [float(value) for value in re.findall(r"</svg>[^<]*: IoU ([\d.]+);", page)]
+    found = [float(value) for value in re.findall(r"JPEG: IoU ([\d.]+);[^<]*</li>", page)]
     # The left half against itself, or against the lower half: a quarter of the picture out of three quarters.
     assert found == sorted(found) == pytest.approx([0.33] * 3 + [1.0] * 9, abs=0.005)
     assert page.count(", right</li>") == 9
@@ -463,10 +466,21 @@ def test_the_page_shows_boxes_with_their_iou_lowest_first_and_a_command_that_rep
     assert boxes is not None
     assert boxes[0].count('class="true"') == boxes[0].count("<image") == 12
     assert all(words in page for words in ("true box", "surest guess, right", "surest guess, wrong"))
-    (line,) = re.findall(r"<code><span>(.*)</span></code>", page)
+    (line,) = commands_on(page)
     assert run([*shlex.split(line)[1:], "--json", "--quiet"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again == result
+
+
+def test_the_page_sets_off_the_chosen_threshold_and_names_the_true_class_of_a_wrong_guess(tmp_path):
+    sample = Sample("a.png", "gone.png", 0, boxes=((0, 0, 0.5, 1),))
+    answer = Answer((40, 30), np.array([1]), np.array([[0.0, 0.0, 20.0, 30.0]]))
+    errors = {"top1_error": 50.0, "top5_error": 50.0, "whole_image": 90.0, "mean_box": None}
+    chosen = {"threshold": 0.5, "thresholds": {"0": 60.0, "0.5": 50.0}}
+    result = {"dataset": "ilsvrc2012", "protocol": "2", "nets": [], "images": 1, "failed": {}, **errors, **chosen}
+    text = write_page(tmp_path, result, [sample], {"a.png": answer}, ["cat", "dog"], [], exif=False).read_text()
+    assert '<tr class="ours"><th scope="row">0.5</th><td>50.0</td></tr>' in text
+    assert "a.png: IoU 1.00; guess dog, in fact cat, wrong</li>" in text
 
 
 def test_the_page_comes_without_pictures_that_have_gone(root, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making import clusters, write_descriptors
+from making import clusters, commands_on, write_descriptors
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_curve, precision_recall_fscore_support
 from test_svm_stage import multi_label
@@ -30,7 +30,7 @@ from vggfeat.datasets.voc import CLASSES
 from vggfeat.page import map as maps
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, best, confusion, most_confused, rankings, worst
-from vggfeat.page.html import document, section, table, tag
+from vggfeat.page.html import breakable, commands, document, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.style import STYLE
 from vggfeat.page.training import TrainingReport
@@ -114,7 +114,7 @@ def expected(result: dict[str, Any]) -> list[str]:
     )
 
 
-def load(chromium: str, page: Path, profile: Path) -> tuple[str, list[str]]:
+def load(chromium: str, page: Path, profile: Path, *flags: str) -> tuple[str, list[str]]:
     """(DOM, console messages) of a page in a real browser."""
     done = subprocess.run(
         [
@@ -124,6 +124,7 @@ def load(chromium: str, page: Path, profile: Path) -> tuple[str, list[str]]:
             "--disable-gpu",
             f"--user-data-dir={profile}",
             "--enable-logging=stderr",
+            *flags,
             "--dump-dom",
             page.as_uri(),
         ],
@@ -155,6 +156,28 @@ def test_chromiums_console_is_heard(chromium: str, tmp_path: Path) -> None:
     (tmp_path / "bad.html").write_text("<script>console.error('heard')</script>")
     _, messages = load(chromium, tmp_path / "bad.html", tmp_path / "profile")
     assert any("heard" in message for message in messages)
+
+
+def test_in_chromium_a_narrow_page_does_not_scroll_sideways(chromium: str, tmp_path: Path) -> None:
+    name = "a_very_long_name/of-a-picture_that/fits_no_narrow_screen/" + "x" * 60 + ".jpg"
+    rows = [(name, "A (best.pt)", 1.5)]
+    parts_ = [
+        section("score", "Score", table("Caption", ("file", "net", "error %"), rows, text=(0, 1)), tag("p", name)),
+        section("made", "How", commands([f"vggfeat evaluate --weights {name} --precision fp32 --report folder"])),
+    ]
+    (tmp_path / "page.html").write_text(document(name, [tag("p", name, class_="note")], parts_), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(
+        """<iframe src="page.html" width="390" height="900" style="border: 0"></iframe><script>
+        onload = () => {
+            const page = document.querySelector("iframe").contentDocument;
+            const wide = [page.documentElement, page.querySelector(".scroll")], flags = [...page.querySelectorAll(".flag")];
+            document.body.dataset.hidden = wide.map(element => element.scrollWidth - element.clientWidth);
+            document.body.dataset.lines = flags.map(flag => flag.getClientRects().length);
+        };</script>"""
+    )
+    dom, _ = load(chromium, tmp_path / "frame.html", tmp_path / "profile", "--allow-file-access-from-files")
+    assert 'data-hidden="0,0"' in dom
+    assert 'data-lines="1,1,1"' in dom, "no flag is broken"
 
 
 # What the page is.
@@ -210,22 +233,28 @@ def test_the_command_on_the_page_gives_the_same_score(
     folder: Path, made: tuple[dict[str, Any], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result, page = made
-    lines = re.findall(r"<span>(vggfeat .*?)</span>", page)
-    assert len(lines) == 2
-    words = [shlex.split(line.replace("&#x27;", "'")) for line in lines]
+    words = [shlex.split(line) for line in commands_on(page)]
+    assert len(words) == 2
     assert words[0][:6] == ["vggfeat", "extract", "--net", "D", "--weights", "oxford"]
-    assert words[0][-6:] == [
+    assert words[0][-7:] == [
         "-o",
         str(folder / "d.h5"),
         "--dataset",
         "folder",
         "--data",
         str(folder / "photos" / "labels.csv"),
+        "--resume",
     ]
     assert run([*words[1][1:], "--json", "--quiet"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["mean"] == result["mean"]
     assert again["report"] == str(folder / "report" / "index.html")
+
+
+def test_the_command_on_the_page_has_the_bound_on_memory(folder: Path, tmp_path: Path) -> None:
+    svm([folder / "d.h5"], C=1, max_memory=1.5, report=tmp_path / "r")
+    _, fit = commands_on((tmp_path / "r" / "index.html").read_text(encoding="utf-8"))
+    assert fit == f"vggfeat svm {folder / 'd.h5'} --C 1.0 --max-memory 1.5 --report {tmp_path / 'r'}"
 
 
 def test_without_the_images_the_page_still_comes(folder: Path, tmp_path: Path) -> None:
@@ -253,6 +282,12 @@ def test_images_named_one_by_one_are_shown_from_their_paths(folder: Path, tmp_pa
     assert "No pictures" not in page and "cannot be shown" not in page
     shown = [attributes["alt"] for attributes in Elements(page).of("img") if attributes.get("alt") in paths]
     assert len(set(shown)) > 10
+    # They have no data root, which their extraction would refuse.
+    svm([tmp_path / "d.h5"], C=1, report=tmp_path / "r", data=folder / "photos")
+    page = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+    assert "A finished file is kept; --overwrite in place of --resume makes it again." in page
+    extraction, _ = commands_on(page)
+    assert extraction.endswith(f" -o {tmp_path / 'd.h5'} - --resume")
 
 
 def test_without_matplotlib_the_tables_still_come_and_a_line_says_what_to_install(
@@ -452,6 +487,14 @@ def test_texts_are_escaped_wherever_they_stand() -> None:
     assert page.count("&quot;&gt;&lt;img src=x onerror=alert(1)&gt;") == 10
 
 
+def test_names_break_where_a_reader_would_break_them() -> None:
+    assert breakable("val/n01443537/val_2.JPEG: right") == "val/<wbr>n01443537/<wbr>val_2.JPEG: right"
+    assert breakable("A+B, width 1/8 (a_net.pt+b_net.pt)") == "A+B, width 1/8 (a_<wbr>net.pt+<wbr>b_<wbr>net.pt)"
+    assert breakable("conv3_1") == "conv3_1", "short words stay whole"
+    assert breakable("x" * 30) == "x" * 24 + "<wbr>" + "x" * 6
+    assert breakable("<b>_long_name") == "&lt;b&gt;_<wbr>long_<wbr>name"
+
+
 def test_every_colour_is_readable_in_light_and_in_dark() -> None:
     blocks = re.findall(r":root \{([^}]*)\}", STYLE)
     assert len(blocks) == 2
@@ -492,7 +535,10 @@ def test_a_training_page_shows_every_epoch_and_sets_off_the_best(tmp_path: Path)
     report = TrainingReport("Net A", [{"kind": "step", "epoch": 1}, *rows], {"net": "A"}, ["vggfeat train"], "top1", 20)
     path = write_training_page(tmp_path, report)
     page = path.read_text(encoding="utf-8")
-    assert "61.5 %<small>validation top-1 error of the best epoch, 2 of 3 (least top1); chance 95.0 %</small>" in page
+    assert (
+        "61.5 %<small>validation top-1 error of the best epoch, 2 of 3 (least top-1 error); chance 95.0 %</small>"
+        in page
+    )
     assert re.search(r'<tr class="ours"><th scope="row">2</th><td>1.500</td>', page)
     assert (tmp_path / "curves.svg").stat().st_size > 1000
     empty = write_training_page(tmp_path / "none", replace(report, rows=[])).read_text(encoding="utf-8")
@@ -510,7 +556,8 @@ def test_a_training_page_sets_off_the_epoch_of_the_best_checkpoint(tmp_path: Pat
     ]
     report = TrainingReport("Net A", rows, {}, [], measure, 20)
     page = write_training_page(tmp_path, report).read_text(encoding="utf-8")
-    assert f"of the best epoch, {epoch} of 5 (least {measure})" in page
+    words = {"top1": "top-1 error", "top5": "top-5 error", "loss": "loss"}
+    assert f"of the best epoch, {epoch} of 5 (least {words[measure]})" in page
     assert re.findall(r'<tr class="ours"><th scope="row">(\d)', page) == [str(epoch)]
 
 
@@ -599,28 +646,21 @@ def test_a_training_run_gives_its_page_and_the_command_that_repeats_it(
         if (row := json.loads(line))["kind"] == "epoch"
     ]
     assert f'<th scope="row">1</th><td>{epoch["loss"]:.3f}</td>' in page
-    [command] = re.findall(r"<span>(vggfeat train .*?)</span>", page)
-    assert "--set width=0.03125" in command
-    assert shlex.split(command.replace("&#x27;", "'"))[-4:] == [
-        "-o",
-        str(tmp_path / "n.pt"),
-        "--data",
-        str(tmp_path / "set"),
-    ]
+    evaluate, predict, train = commands_on(page)
+    assert "--set width=0.03125" in train
+    assert shlex.split(train)[-5:] == ["-o", str(tmp_path / "n.pt"), "--data", str(tmp_path / "set"), "--resume"]
     assert (tmp_path / "r" / "curves.png").exists()
     assert 'id="confusions"' in page
     assert f"Answers of {tmp_path}/n.pt, the net of epoch 1, on the central crop of 2 validation images." in page
-    evaluate, predict = re.findall(r"<span>(vggfeat (?:evaluate|predict) .*?)</span>", page)
-    assert run([*shlex.split(evaluate.replace("&#x27;", "'"))[1:], "--device", "cpu", "--json"]) == 0
+    assert run([*shlex.split(evaluate)[1:], "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["images"] == 2
     again = (tmp_path / "r" / "evaluation" / "index.html").read_text(encoding="utf-8")
-    [repeat] = re.findall(r"<span>(vggfeat evaluate .*?)</span>", again)
-    assert run([*shlex.split(repeat.replace("&#x27;", "'"))[1:], "--device", "cpu", "--quiet"]) == 0
-    assert run([*shlex.split(predict.replace("&#x27;", "'"))[1:], "--device", "cpu", "--quiet"]) == 0
-    # A run that is finished keeps its answers.
-    resumed = [*asked, "-o", str(tmp_path / "n.pt"), "--report", str(tmp_path / "r2"), "--quiet", "--resume"]
-    assert run(resumed) == 0
-    assert "the net of epoch 1, on the central crop of 2" in (tmp_path / "r2" / "index.html").read_text()
+    [repeat] = commands_on(again)
+    assert run([*shlex.split(repeat)[1:], "--device", "cpu", "--quiet"]) == 0
+    assert run([*shlex.split(predict)[1:], "--device", "cpu", "--quiet"]) == 0
+    # A run that is finished keeps its answers, and pasting its command gives the same page.
+    assert run([*shlex.split(train)[1:], "--device", "cpu", "--quiet"]) == 0
+    assert (tmp_path / "r" / "index.html").read_text(encoding="utf-8") == page
 
 
 def test_the_surest_mistakes_come_first_and_unread_images_are_left_out(tmp_path: Path) -> None:

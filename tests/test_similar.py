@@ -1,6 +1,7 @@
 """`vggfeat similar`: pictures find themselves and their copies; near-duplicates are told from other images."""
 
 import json
+import re
 import shlex
 import shutil
 
@@ -76,6 +77,7 @@ def test_the_command_compares_the_file_with_itself_and_shows_it_on_a_page(librar
     assert f"the 2 most similar of {result['found']} pairs: --most keeps more" in err
     text = (page / "index.html").read_text()
     assert text.count("data:image/jpeg") >= 3
+    assert f"Pairs of images, most similar first; the first 2 of {result['found']}" in text
     assert result["report"] == str(page / "index.html")
     assert "<script" not in text
 
@@ -87,6 +89,7 @@ def test_a_page_of_neighbours_shows_each_picture_beside_them(library, tmp_path):
     text = found.report.read_text()
     assert text.count("data:image/jpeg") == 3
     assert "not described: " in text
+    assert len(re.findall(r"broken\.png</(?:span|li)>", text)) == 1, "where there is no picture its name stands once"
     assert list(found.failed) == [str(root / "broken.png")]
 
 

@@ -754,9 +754,9 @@ def test_damaged_files_raise_nothing_but_the_projects_own_errors(
 
 
 def test_a_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text("<html>not found</html>")
-    with pytest.raises(WeightsError, match=r"page\.html: no weights file that vggfeat reads \(a vggfeat checkpoint, "):
-        load_net("A", tmp_path / "page.html")
+    (tmp_path / "music.mp3").write_bytes(b"ID3\x04\0\0\0\0\0\x21")
+    with pytest.raises(WeightsError, match=r"music\.mp3: no weights file that vggfeat reads \(a vggfeat checkpoint, "):
+        load_net("A", tmp_path / "music.mp3")
 
 
 # --- names, random weights, device, precision ---
@@ -862,3 +862,13 @@ def test_a_device_that_is_not_here_is_a_usage_error(device: str) -> None:
     with pytest.raises(UsageError, match=f"no device '?{device}"):
         load_net("A", None, width=1 / 64, device=device)
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "content", ["ten images, described on Monday\n", "cposix\nsystem\n(S'true'\ntR.", "<!DOCTYPE html>"]
+)
+@pytest.mark.parametrize("name", ["notes.pt", "notes.pth", "notes"])
+def test_a_text_file_is_no_weights_file_whatever_its_suffix(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(WeightsError, match=rf"/{name}: a text file; expected a weights file that vggfeat reads \("):
+        load_net("A", tmp_path / name)

@@ -13,6 +13,9 @@ from vggfeat.cli.types import SCALES, Choice, Net
 from vggfeat.results import Result
 from vggfeat.stages.bench.problems import MEASURED, SIZES, Measured
 
+_NEXT = {"train": "bench train", "svm": "bench svm", "solvers": "bench svm"}
+"""What was measured -> its name in hints.NEXT, where that is not "bench"."""
+
 
 @click.command()
 @click.argument("what", type=Choice(["all", "extract", "train", "svm", "convolutions", "solvers"]), default="all")
@@ -124,4 +127,4 @@ def bench(
         console.print_json({name: one.as_json() if isinstance(one, Result) else one for name, one in result.items()})
     else:
         tables.print_bench(result)
-        hint("bench", quiet, net=net, scales=",".join(map(str, scales)))
+        hint(_NEXT.get(what, "bench"), quiet, net=net, scales=",".join(map(str, scales)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,9 @@ from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import whole_path
 from vggfeat.system.bars import in_megabytes
 from vggfeat.system.launch import launched
+
+if TYPE_CHECKING:  # imports numpy and h5py
+    from vggfeat.store import Descriptors
 
 
 @click.command()
@@ -164,7 +167,14 @@ def extract(
     else:
         click.echo(path)
         if part is None:
-            hint("extract" if made.labels is None else "extract labelled", quiet, path=str(path))
+            hint(_done(made), quiet, path=str(path))
     if errors:
         # torchrun takes any code but 0 for a failure, and ends the other ranks' shards.
         ctx.exit(SKIPPED if launch is None else DONE)
+
+
+def _done(made: Descriptors) -> str:
+    """What was extracted, by its name in hints.NEXT."""
+    if len(made.errors()) == len(made):
+        return "extract failed"
+    return "extract" if made.labels is None else "extract labelled"

@@ -17,6 +17,7 @@ NEXT = {
     "train ilsvrc2012": "vggfeat evaluate --weights {path} {data}",
     "train localise": "vggfeat localise --protocol 1 --weights {path} {data}",
     "extract": "vggfeat export {path} -o FILE.npy",
+    "extract failed": "vggfeat info --failed {path}",
     "extract labelled": "vggfeat svm {path} -o model.h5",
     "svm": "vggfeat svm {files} -o model.h5",
     "svm model": "vggfeat predict {path} PICTURES",
@@ -30,6 +31,8 @@ NEXT = {
     "similar": "vggfeat similar --report similar {typed}",
     "similar pictures report": "vggfeat similar {path} --report duplicates",
     "similar report": "vggfeat similar {path} PICTURES",
+    "bench train": "vggfeat train --net {net} --dataset folder --data PICTURES",
+    "bench svm": "vggfeat svm FILE.h5 -o model.h5",
     "bench": "vggfeat extract --net {net} --scales {scales} PICTURES",
 }
 """What was done -> what follows; capitals stand for what only the user knows."""

@@ -65,6 +65,8 @@ def _read(path: Path) -> Contents:
         return read_state_dict(path, unwrapped(read_safetensors(path)))
     if reason := unread_form(path, start):
         raise WeightsError(f"{path}: {reason}")
+    if _is_text(path):
+        raise UnknownFormError(f"{path}: a text file; expected a weights file that vggfeat reads ({FORMS})")
     if start.startswith(b"\x80") or path.suffix in (".pth", ".pt"):  # torch's older format, or a stranger's pickle
         return _read_torch(path)
     if path.suffix == ".onnx" or (start[:1] == b"\x08" and start[2:3] in (b"\x12", b"\x3a")):  # version, then a field
@@ -74,6 +76,13 @@ def _read(path: Path) -> Contents:
     if path.suffix == ".caffemodel" or start[:1] in (b"\x0a", b"\x12", b"\xa2"):  # fields name, layers, layer
         return Contents(read_caffemodel(path), "caffe")
     raise UnknownFormError(f"{path}: no weights file that vggfeat reads ({FORMS})")
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the file begins with lines of text: notes, a web page, or a pointer that Git LFS left in its place."""
+    with path.open("rb") as stream:
+        start = stream.read(256).decode("utf-8", "ignore")
+    return bool(start) and all(letter.isprintable() or letter in "\t\r\n" for letter in start)
 
 
 def _read_zip(path: Path) -> Contents:

@@ -231,6 +231,18 @@ def with_report(command: str, folder: str | Path) -> str:
     return f"{command} --report {shlex.quote(str(folder))}"
 
 
+def resumed(command: str) -> str:
+    """The command that goes on with its output where that exists, and leaves a finished one as it is."""
+    return f"{command} --resume"
+
+
+def notes_on(lines: Sequence[str]) -> list[str]:
+    """What a reader of these command lines should know."""
+    if any(line.endswith(" --resume") for line in lines):
+        return ["A finished file is kept; --overwrite in place of --resume makes it again."]
+    return []
+
+
 def with_data(command: str, data: str | Path) -> str:
     """The command with its data root, unless that is the default."""
     return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,12 +27,26 @@ NONE = "-"
 Part = tuple[str, str, Html]
 """A section of a page: anchor, heading, element."""
 
+LONG = 13
+"""Shorter words are not broken."""
+
 _VOID = frozenset({"img", "meta", "col"})
+
+_FLAG = re.compile(r"(?<= )--?\w[\w-]*")
 
 
 def escaped(value: Any) -> Html:
     """Any value as HTML; text is made printable and escaped."""
     return value if isinstance(value, Html) else Html(html.escape(printable(str(value))))
+
+
+def breakable(text: str) -> Html:
+    """Text whose long words, such as paths, break in a narrow column where a reader would break them."""
+    return Html(re.sub(rf"\S{{{LONG},}}", lambda word: "/<wbr>".join(map(_broken, word[0].split("/"))), escaped(text)))
+
+
+def _broken(name: str) -> str:
+    return re.sub(r"[_+](?=\w)|\w{24}", r"\g<0><wbr>", name) if len(name) >= LONG else name
 
 
 def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
@@ -79,10 +94,10 @@ def table(
             kind = "text" if at in text else None
             if isinstance(cell, Html) and cell.startswith("<td"):
                 cells.append(cell)
-            elif at == 0:
-                cells.append(tag("th", cell, scope="row", class_=kind))
-            else:
-                cells.append(tag("td", cell, class_=kind))
+                continue
+            if kind and isinstance(cell, str) and not isinstance(cell, Html):
+                cell = breakable(cell)
+            cells.append(tag("th", cell, scope="row", class_=kind) if at == 0 else tag("td", cell, class_=kind))
         body.append(tag("tr", *cells, class_="ours" if number == ours else None))
     made = tag(
         "table",
@@ -116,9 +131,12 @@ def section(name: str, heading: str, *parts: Any) -> Part:
 
 
 def commands(lines: Sequence[str]) -> Html:
-    """Command lines, ready to copy."""
-    code = tag("code", join((tag("span", printable(line)) for line in lines), "\n"))
-    return tag("pre", code)
+    """Command lines, ready to copy. A narrow screen breaks them between words, not within a flag."""
+    return tag("pre", tag("code", join((tag("span", _with_whole_flags(printable(line))) for line in lines), "\n")))
+
+
+def _with_whole_flags(line: str) -> Html:
+    return Html(_FLAG.sub(lambda flag: tag("span", flag[0], class_="flag"), escaped(line)))
 
 
 def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:
@@ -138,7 +156,7 @@ def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:
     body = tag(
         "body",
         tag("a", "To the results", href="#results", class_="skip"),
-        tag("header", tag("h1", title), *lead),
+        tag("header", tag("h1", Html(escaped(title).replace(" %", "&nbsp;%"))), *lead),
         tag("nav", links, aria_label="Contents"),
         tag("main", *(part for _, _, part in sections), id="results"),
         tag("footer", tag("p", f"Made by vggfeat {__version__}.")),

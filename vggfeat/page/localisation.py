@@ -13,7 +13,7 @@ from vggfeat.boxes import iou
 from vggfeat.datasets import Sample
 from vggfeat.inference.localisation import Answer, error_of
 from vggfeat.page import parts
-from vggfeat.page.html import NONE, PAGE, Html, Part, document, section, table, tag
+from vggfeat.page.html import NONE, PAGE, Html, Part, breakable, document, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
 
@@ -103,7 +103,9 @@ def _errors(result: Mapping[str, Any]) -> Part:
     shown = [table(caption, ("answer", "error %"), [row for row in rows if row[1] != NONE])]
     if result["thresholds"]:
         curve = [(value, _percent(error)) for value, error in result["thresholds"].items()]
-        shown.append(table("Choice of the merging threshold", ("threshold", "top-5 error %"), curve, text=()))
+        words = "Top-5 error on every tenth image by the match score up to which boxes merge; the chosen one is set off"
+        chosen = list(result["thresholds"]).index(f"{result['threshold']:g}")
+        shown.append(table(words, ("threshold", "top-5 error %"), curve, text=(), ours=chosen))
     return section("score", "Errors", *shown)
 
 
@@ -134,17 +136,19 @@ def _item(one: _Located, class_names: Sequence[str], pictures: Pictures) -> Html
     """An image with its boxes, and below it the guess and its IoU; without the picture the words alone."""
     guess = class_names[one.answer.classes[0]]
     overlap = "no true box" if one.iou != one.iou else f"IoU {one.iou:.2f}"
-    below = f"{one.sample.id}: {overlap}; guess {guess}, {'right' if one.right else 'wrong'}"
+    label = one.sample.labels
+    true = f", in fact {class_names[label]}" if isinstance(label, int) and label != one.answer.classes[0] else ""
+    below = f"{one.sample.id}: {overlap}; guess {guess}{true}, {'right' if one.right else 'wrong'}"
     uri = pictures.uri(one.sample.id)
     if uri is None:
-        return tag("li", below, class_="named")
+        return tag("li", breakable(below), class_="named")
     width, height = one.answer.size
     boxes = [np.array(box) * (one.answer.size * 2) for box in one.sample.boxes]
     drawn = [*((box, "true") for box in boxes), (one.answer.boxes[0], "right" if one.right else "mistaken")]
     rects = [_rect(box, kind) for box, name in drawn for kind in ("edge", name)]
     picture = tag("image", href=uri, x=0, y=0, width=width, height=height)
     svg = tag("svg", picture, *rects, viewBox=f"0 0 {width} {height}", role="img", aria_label=below)
-    return tag("li", svg, below)
+    return tag("li", svg, breakable(below))
 
 
 def _rect(box: Any, kind: str) -> Html:

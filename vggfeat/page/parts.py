@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.page import plots
+from vggfeat.page.commands import notes_on
 from vggfeat.page.evidence import Confusion, Guessed, Scored, Shown, best, confusion, most_confused, worst
 from vggfeat.page.html import NONE, Html, Part, bar, commands, percent, section, table, tag
 from vggfeat.page.pictures import Pictures
@@ -194,5 +195,6 @@ def _cell(items: Sequence[Html], label: str) -> Html:
 
 def made(terms: Mapping[str, str], lines: Sequence[str]) -> Part:
     """How a result was made, and the commands that repeat it."""
+    notes = [tag("p", words, class_="sub") for words in notes_on(lines)]
     list_ = tag("dl", *(part for name, value in terms.items() for part in (tag("dt", name), tag("dd", value))))
-    return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines))
+    return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines), *notes)

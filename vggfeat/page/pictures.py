@@ -10,7 +10,7 @@ from typing import Any
 from vggfeat.datasets import Dataset, Sample, images, listing, load_dataset
 from vggfeat.datasets.decoding import Decoders
 from vggfeat.errors import ImageError, VggfeatError
-from vggfeat.page.html import Html, tag
+from vggfeat.page.html import Html, breakable, tag
 from vggfeat.system.launch import default_workers
 
 SIDE = 128
@@ -107,6 +107,10 @@ class Pictures:
         made = self._made[id]
         return None if isinstance(made, ImageError) else Html(made)
 
+    def named(self, id: str) -> Html:
+        """A list item: the image above its id."""
+        return self.show(id, *(() if self.uri(id) is None else (breakable(id),)))
+
     def show(self, id: str, *below: Any) -> Html:
         """A list item: the image, with its id as alternative text, and what to print below."""
         if self.missing:
@@ -114,7 +118,7 @@ class Pictures:
         self.prepare([id])
         made = self._made[id]
         if isinstance(made, ImageError):
-            picture = tag("span", id, class_="gone", title=str(made))
+            picture = tag("span", breakable(id), class_="gone", title=str(made))
         else:
             picture = tag("img", src=Html(made), alt=id, title=id)
         return tag("li", picture, *below)

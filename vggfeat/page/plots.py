@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.page.evidence import Ranking
-from vggfeat.page.html import Html, figure
+from vggfeat.page.html import Html, figure, tag
 from vggfeat.page.style import COLOURS
 from vggfeat.system.files import replacing
 from vggfeat.system.text import printable
@@ -205,7 +205,8 @@ def layer_curve(folder: Path, scores: Sequence[LayerScore], measure: str, chance
         axes.grid(alpha=0.6)
         words = ", ".join(f"{one.layer} {value:.1f}" for one, value in zip(scores, values, strict=True))
         plot = canvas.save(folder, "layers", f"{measure} of each layer in percent: {words}")
-    return figure(plot, f"The {measure} of each layer by itself. Bars: deviation over the splits.")
+    few = "half" if len(scores) <= FEW_LAYERS else None
+    return figure(plot, f"The {measure} of each layer by itself. Bars: deviation over the splits.", class_=few)
 
 
 def class_bars(folder: Path, names: Sequence[str], values: Sequence[float], measure: str) -> None:
@@ -226,6 +227,9 @@ NUMBERED = 15
 NAMED = 120
 """Up to this many class names fit on the axes of the confusion matrix."""
 
+
+FEW_LAYERS = 8
+"""Up to this many layers the plot takes half of the page's width."""
 
 SQUARE = 40
 """Larger matrices take the page's whole width."""
@@ -310,4 +314,5 @@ def precision_recall(folder: Path, rankings: Sequence[Ranking], of: int) -> Html
         words = ", ".join(f"{one.name} {100 * one.ap:.1f}" for one in rankings)
         plot = canvas.save(folder, "precision-recall", f"Precision over recall. Average precision in percent: {words}")
     which = "" if len(rankings) == of else f" The {len(rankings)} classes with the lowest AP, of {of}."
-    return figure(plot, f"Precision over recall on the test images of the first split, with AP in %.{which}")
+    scrolled = tag("div", plot, class_="scroll many", role="region", tabindex="0", aria_label="Precision over recall")
+    return figure(scrolled, f"Precision over recall on the test images of the first split, with AP in %.{which}")

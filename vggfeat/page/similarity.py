@@ -25,10 +25,10 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
     """
     name = Path(result["features"]).name
     if asked is None:
-        title = f"{name}: {result['found']} pairs of near-duplicates"
-        parts = [_pairs(result["pairs"], held)]
+        title = f"{name}: {_number(result['found'], 'pair')} of near-duplicates"
+        parts = [_pairs(result["pairs"], result["found"], held)]
     else:
-        title = f"{name}: neighbours of {len(result['queries'])} pictures"
+        title = f"{name}: neighbours of {_number(len(result['queries']), 'picture')}"
         parts = [_queries(result["queries"], asked, held)]
     lead = [tag("p", "Similarity is the cosine between descriptors: 1 is the same direction.", class_="sub")]
     if held.missing:
@@ -40,27 +40,35 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
     return path
 
 
-def _pairs(pairs: Sequence[Mapping[str, Any]], held: Pictures) -> Part:
+def _number(count: int, of: str) -> str:
+    return f"{count} {of}" if count == 1 else f"{count} {of}s"
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]], found: int, held: Pictures) -> Part:
     if not pairs:
         return section("pairs", "Near-duplicates", tag("p", "No two images are as similar as that."))
-    return section("pairs", "Near-duplicates", pairs_table(pairs, held, "Pairs of images"))
+    return section("pairs", "Near-duplicates", pairs_table(pairs, held, "Pairs of images", found))
 
 
-def pairs_table(pairs: Sequence[Mapping[str, Any]], held: Pictures, what: str) -> Html:
+def pairs_table(pairs: Sequence[Mapping[str, Any]], held: Pictures, what: str, found: int | None = None) -> Html:
     """Pairs of images side by side.
 
     Args:
         pairs: each with its `ids` and `cosine`, most similar first.
         held: their thumbnails.
         what: what the pairs are.
+        found: how many there are in all; by default those given.
     """
     shown = pairs[:SHOWN]
     held.prepare(id for pair in shown for id in pair["ids"])
     rows = [
-        (tag("td", f"{pair['cosine']:.4f}"), _pictured([held.show(id, id) for id in pair["ids"]], "images"))
+        (
+            tag("td", f"{pair['cosine']:.4f}", data_label="cosine"),
+            _pictured([held.named(id) for id in pair["ids"]], "images"),
+        )
         for pair in shown
     ]
-    caption = f"{what}, most similar first" + _first(len(shown), len(pairs))
+    caption = f"{what}, most similar first" + _first(len(shown), found or len(pairs))
     return table(caption, ("cosine", "images"), rows, text=(1,), class_="images")
 
 
@@ -68,7 +76,7 @@ def _queries(queries: Sequence[Mapping[str, Any]], asked: Pictures, held: Pictur
     shown = queries[:SHOWN]
     asked.prepare(query["id"] for query in shown if "matches" in query)
     held.prepare(match["id"] for query in shown for match in query.get("matches", ()))
-    rows = [(_pictured([asked.show(query["id"], query["id"])], "picture"), _matches(query, held)) for query in shown]
+    rows = [(_pictured([asked.named(query["id"])], "picture"), _matches(query, held)) for query in shown]
     caption = "Pictures and the images that are most similar to them, with their cosines" + _first(
         len(shown), len(queries)
     )

@@ -20,7 +20,8 @@ STYLE = (
 html { scroll-behavior: smooth; }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 body { margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 3rem); max-width: 76rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
+  color: var(--ink); font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
+  overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
@@ -39,7 +40,7 @@ table { min-width: min(100%, 24rem); border-collapse: collapse; font-variant-num
 caption { text-align: left; color: var(--muted); padding-bottom: .35rem; }
 th, td { padding: .28rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { font-weight: 600; } thead > tr > * { border-bottom: 2px solid var(--line); white-space: nowrap; }
-th.text, td.text { text-align: left; overflow-wrap: break-word; max-width: 40rem; }
+th.text, td.text { text-align: left; max-width: 40rem; }
 .images td, .images th { vertical-align: top; }
 tbody th { font-weight: 500; }
 th:first-child, td:first-child { padding-left: 0; }
@@ -49,7 +50,7 @@ tr.ours > * { background: var(--soft); font-weight: 600; }
 .bar { display: block; height: .7rem; border-radius: .15rem; background: var(--accent); print-color-adjust: exact;
   -webkit-print-color-adjust: exact; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; max-width: 46rem; }
-figure > svg { display: block; width: 100%; height: auto; }
+figure svg { display: block; width: 100%; height: auto; }
 svg text { font-family: inherit !important; }
 .map circle.right { fill: var(--accent); } .map circle.mistaken { fill: var(--second); }
 .map rect { fill: var(--soft); stroke-width: 6; } .map rect.right { stroke: var(--accent); }
@@ -69,7 +70,7 @@ svg text { font-family: inherit !important; }
 .thumbs li { width: 5.25rem; font-size: .75rem; line-height: 1.25; color: var(--muted); text-align: left; }
 .thumbs img, .thumbs .gone { display: block; width: 5.25rem; height: 5.25rem; object-fit: contain;
   background: var(--soft); border-radius: .25rem; }
-.thumbs .gone { font-size: .7rem; padding: .3rem; overflow: hidden; overflow-wrap: anywhere; }
+.thumbs span.gone { height: auto; min-height: 4.9rem; font-size: .7rem; padding: .3rem; overflow-wrap: anywhere; }
 .thumbs .named { width: 100%; overflow-wrap: anywhere; }
 .mistakes .wrong { display: block; }
 .mistakes li { width: 7.5rem; } .mistakes img, .mistakes .gone { width: 7.5rem; height: 7.5rem; }
@@ -78,15 +79,16 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 pre { background: var(--soft); padding: .75rem 1rem; border-radius: .35rem; white-space: pre-wrap;
   overflow-wrap: anywhere; }
+pre code > span { display: inline-block; width: 100%; padding-left: 1.5rem; text-indent: -1.5rem; }
+pre .flag { white-space: nowrap; }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .88rem; }
 footer { margin-top: 2.5rem; border-top: 1px solid var(--line); font-size: .9rem; }
 @media (max-width: 40rem) {
-  th, td { padding: .25rem .3rem; } thead > tr > * { white-space: normal; } .headline { font-size: 2.2rem; }
+  th, td { padding: .25rem; } thead > tr > * { white-space: normal; } .headline { font-size: 2.2rem; }
   .map text { font-size: 34px; } .boxes li { width: calc(50% - .4rem); }
   .headline small { display: block; margin: .25rem 0 0; }
   table { font-size: .8rem; min-width: 0; } td { white-space: nowrap; }
-  th.text, td.text { white-space: normal; overflow-wrap: anywhere; min-width: 3.8rem; }
-  .wide th.text { min-width: 6rem; }
+  th.text, td.text { white-space: normal; } .many svg { min-width: 44rem; }
   .bars, thead td:empty:not(:first-child) { display: none; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
   caption > span { display: block; max-width: calc(100vw - 2rem); }

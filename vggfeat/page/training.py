@@ -13,7 +13,7 @@ from vggfeat.datasets.split import TrainingSet
 from vggfeat.inference.posteriors import TOP
 from vggfeat.metrics import chance_topk_error
 from vggfeat.page import parts, plots
-from vggfeat.page.commands import next_commands, train_command
+from vggfeat.page.commands import next_commands, resumed, train_command
 from vggfeat.page.curves import Row, curves_figure, epochs_of
 from vggfeat.page.evidence import Answers
 from vggfeat.page.html import PAGE, Html, Part, commands, document, percent, section, table, tag
@@ -24,6 +24,8 @@ from vggfeat.training.state import RunFiles, read_metrics
 
 if TYPE_CHECKING:  # imports torch
     from vggfeat.training.predicted import Predicted
+
+_MEASURES = {"top1": "top-1 error", "top5": "top-5 error", "loss": "loss"}
 
 MISTAKES = 60
 """Most mistakes shown: thumbnails are embedded, about 5 kB each."""
@@ -122,7 +124,7 @@ def page_of_run(
         f"Net {recipe.net} trained on {name or dataset.name}" + (" to localise" if localises else ""),
         read_metrics(files.metrics),
         made,
-        [train_command(asdict(recipe), output, data, folder)],
+        [resumed(train_command(asdict(recipe), output, data, folder))],
         schedule.measure,
         len(dataset.class_names),
         localises,
@@ -152,7 +154,7 @@ def _lead(report: TrainingReport, drawn: Path | None) -> list[Html]:
     """The best epoch's error in large type, and what the page lacks."""
     lead, best = [], report.best
     if best is not None:
-        which = f"the best epoch, {best['epoch']} of {len(report.epochs)} (least {report.measure})"
+        which = f"the best epoch, {best['epoch']} of {len(report.epochs)} (least {_MEASURES[report.measure]})"
         if report.localises:
             words = f"validation error of the boxes at {which}"
         else:

@@ -126,7 +126,10 @@ def _lead(report: Report, drawn: Path | None, pictures: Pictures) -> list[Html]:
     if result.left_out:
         first = result.left_out[0]
         count = len(result.left_out)
-        lead.append(tag("p", f"{count} images without a descriptor are left out, {first} first.", class_="note"))
+        words = f"{count} images without a descriptor are left out, {first} first."
+        if count == 1:
+            words = f"One image without a descriptor is left out: {first}."
+        lead.append(tag("p", words, class_="note"))
     return lead
 
 
@@ -181,6 +184,11 @@ def _nets(report: Report) -> str:
     return " and ".join(one["net"].replace("+", " and ") for one in report.result.descriptors)
 
 
+def _listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
+
+
 def _setting(report: Report) -> str:
     made = dict.fromkeys(", ".join(_of_file(one)) for one in report.result.descriptors)
     return "; ".join(made)
@@ -189,7 +197,7 @@ def _setting(report: Report) -> str:
 def _of_file(one: Mapping[str, Any]) -> list[str]:
     """The scales, then the layer where it is not fc7, and how it was taken."""
     scales = f"Q {_numbers(one['scales'])}"
-    layer = one["layer"].replace(LAYER_SEPARATOR, " and ")
+    layer = _listed(one["layer"].split(LAYER_SEPARATOR))
     return [
         f"{one['aggregate']} over {scales}" if len(one["scales"]) > 1 else scales,
         *([] if layer == "fc7" else [f"layer {layer}"]),

@@ -38,9 +38,10 @@ from vggfeat.classifiers.protocols.selection import (
 )
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
+from vggfeat.datasets.sample import Origin
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import positive_share
-from vggfeat.page.commands import extract_command, svm_command, with_data, with_probabilities, with_report
+from vggfeat.page.commands import extract_command, resumed, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.map import Placed, chosen_rows, place
@@ -328,6 +329,7 @@ def _command(features: Features, settings: Settings, rounds: Rounds, splits: str
         "by_layer": by_layer or None,
         **asdict(rounds),
         "splits": splits,
+        "max_memory": settings.max_memory,
     }
     usual = {"C": C_GRID, "solver": Settings().solver, "loss": Settings().loss, **asdict(Rounds())}
     changed = {name: value for name, value in options.items() if value is not None and value != usual.get(name)}
@@ -346,8 +348,9 @@ def _write_report(
     described = [{**file.attributes, **one} for file, one in zip(features.files, result.descriptors, strict=True)]
     versions = {"vggfeat": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("numpy", "scikit-learn")}
+    origin = Origin(data=str(data))  # of a data set; images named one by one have no data root
     lines = [
-        with_data(extract_command(file.attributes["settings"], features.dataset, output=str(file.path)), data)
+        resumed(extract_command(file.attributes["settings"], features.dataset, str(file.path), origin=origin))
         for file in features.files
     ]
     run = Report(
