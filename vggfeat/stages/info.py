@@ -11,7 +11,14 @@ import h5py
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, UnknownFormError, VggfeatError
 from vggfeat.nets.wording import nets_words
-from vggfeat.page.commands import extract_command, fit_command, making_command, shard_command, train_command
+from vggfeat.page.commands import (
+    extract_command,
+    fit_command,
+    making_command,
+    resumed,
+    shard_command,
+    train_command,
+)
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
 from vggfeat.store.merging import Head
@@ -186,7 +193,7 @@ def _weights(path: Path) -> Info:
         "training": net.training_record,
     }
     recipe = net.training_record.get("recipe")
-    command = train_command(recipe, output=str(RunFiles.output_of(path))) if recipe else None
+    command = resumed(train_command(recipe, output=str(RunFiles.output_of(path)))) if recipe else None
     return Info(str(path), "checkpoint" if own else "weights", facts, command)
 
 
