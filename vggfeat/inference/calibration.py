@@ -45,7 +45,7 @@ def calibrate(
     Args:
         nets: nets, of any precision.
         samples: the images of the run; `IMAGES` of them count, evenly spaced, without those that cannot be read.
-        scales: smallest sides Q in pixels; each image is looked at in all of them.
+        scales: smallest sides Q in pixels; each image is looked at in one of them, in turn.
         head: whether the fully-connected layers will run.
         exif: honour the EXIF orientation.
         max_megapixels: images of more million pixels count as unreadable.
@@ -105,11 +105,10 @@ def _batches(
     """What the net takes of each image and scale: (1, 3, H, W)."""
     scaling = InputScaling(net.preprocessing)
     places = {place * len(samples) // IMAGES for place in range(IMAGES)} if samples else ()
-    for sample in (samples[place] for place in sorted(places)):
+    for turn, sample in enumerate(samples[place] for place in sorted(places)):
         try:
             picture = images.decode(sample.source(), exif=exif, max_megapixels=max_megapixels, name=sample.id)
         except ImageError:  # the run itself tells of it
             continue
-        for Q in scales:
-            pixels = torch.from_numpy(images.rescale(picture, Q, net.preprocessing.filter).copy())
-            yield scaling(pixels).permute(2, 0, 1)[None]
+        pixels = images.rescale(picture, scales[turn % len(scales)], net.preprocessing.filter)
+        yield scaling(torch.from_numpy(pixels.copy())).permute(2, 0, 1)[None]
