@@ -213,11 +213,12 @@ def test_solver_liblinear_masks_rows_by_class_and_bears_a_class_without_positive
     [
         (200, 256, "GramEngine"),  # more features than rows
         (300, 256, "PrimalEngine"),
-        (700, 400, "GramEngine"),
-        (800, 400, "PrimalEngine"),  # the Gram matrix would be in float64
+        (599, 400, "GramEngine"),
+        (600, 400, "PrimalEngine"),  # the Gram matrix would be in float64
         (1001, 400, "GramEngine"),
         (2448, 512, "GramEngine"),
-        (4096, 512, "PrimalEngine"),
+        (5000, 512, "GramEngine"),
+        (5120, 512, "PrimalEngine"),
         (4096, 513, "GramEngine"),
     ],
 )

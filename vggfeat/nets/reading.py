@@ -6,6 +6,7 @@ aside. A reader is imported when its format comes.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import zipfile
@@ -81,8 +82,12 @@ def _read(path: Path) -> Contents:
 def _is_text(path: Path) -> bool:
     """Whether the file begins with lines of text: notes, a web page, or a pointer that Git LFS left in its place."""
     with path.open("rb") as stream:
-        start = stream.read(256).decode("utf-8", "ignore")
-    return bool(start) and all(letter.isprintable() or letter in "\t\r\n" for letter in start)
+        start = stream.read(256)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # which may end within a letter
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
 
 
 def _read_zip(path: Path) -> Contents:
