@@ -364,7 +364,7 @@ def test_int8_is_refused_where_it_cannot_run(tmp_path: Path, photos: Path) -> No
     with pytest.raises(UsageError) as caught:
         list(vggfeat.predict(tmp_path / "net.pt", photos, precision="int8", device="cpu"))
     assert str(caught.value) == (
-        "`precision=int8` needs a net that has seen images, as in `extract` and `evaluate`: take another one here"
+        "`precision=int8` needs a net that has seen images, as in extract and evaluate: take another one here"
     )
 
 

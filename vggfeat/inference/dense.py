@@ -317,7 +317,7 @@ def _maxima_of(net: VGG) -> dict[str, float]:
     """Raises UsageError for a net that has not been calibrated."""
     if net.input_maxima is None:
         raise UsageError(
-            "`precision=int8` needs a net that has seen images, as in `extract` and `evaluate`: take another one here"
+            "`precision=int8` needs a net that has seen images, as in extract and evaluate: take another one here"
         )
     return net.input_maxima
 
