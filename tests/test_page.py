@@ -315,14 +315,14 @@ def test_a_benchmarks_page_has_the_papers_row(tmp_path: Path) -> None:
     assert "Choice of C" not in page, "one C was given"
 
 
-def test_the_setting_names_layer_pooling_and_view_where_not_as_usual(tmp_path: Path) -> None:
+def test_the_setting_names_layer_pooling_flips_and_view_where_not_as_usual(tmp_path: Path) -> None:
     dataset, values_ = clusters([12, 12])
     usual = write_descriptors(tmp_path / "u.h5", dataset, values_)
-    other = write_descriptors(tmp_path / "o.h5", dataset, values_, layer="pool5", pool="max", view="center")
+    other = write_descriptors(tmp_path / "o.h5", dataset, values_, layer="pool5", pool="max", view="center", flip=False)
     svm([usual, other], C=1, report=tmp_path / "r")
     page = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
-    assert "Q 256; Q 256, layer pool5, pool max, view center<" in page
-    assert "averaged with the mirror image; layer pool5, pool max, view center; region image" in page
+    assert "Q 256; Q 256, layer pool5, no mirror image, pool max, view center<" in page
+    assert "no mirror image; layer pool5, pool max, view center; region image" in page
 
 
 def test_a_multi_label_page_has_precision_recall_curves(tmp_path: Path) -> None:

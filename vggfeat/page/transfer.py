@@ -195,12 +195,13 @@ def _setting(report: Report) -> str:
 
 
 def _of_file(one: Mapping[str, Any]) -> list[str]:
-    """The scales, then the layer where it is not fc7, and how it was taken."""
+    """The scales, then what differs from Appendix B: the layer, how it was taken, and mirror images left out."""
     scales = f"Q {_numbers(one['scales'])}"
     layer = _listed(one["layer"].split(LAYER_SEPARATOR))
     return [
         f"{one['aggregate']} over {scales}" if len(one["scales"]) > 1 else scales,
         *([] if layer == "fc7" else [f"layer {layer}"]),
+        *([] if one["flip"] else ["no mirror image"]),
         *_taken(one),
     ]
 
