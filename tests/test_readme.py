@@ -30,6 +30,7 @@ NARROW = ["--net", "A", "--weights", "none", "--width", "0.03125"]
 ONLY_PARSED = {
     "pip install . && vggfeat quickstart": ".ci/run runs it in a fresh environment",
     "pip install torch torchvision --index-url": "an installation of a gigabyte",
+    "conda create -n features": "an environment of another tool",
     "pip install '.[dev]' && pytest": ".ci/run runs it in a fresh environment",
     "pip install -e '.[dev]'": "the linters' and tests' set-up; .ci/run has the same steps",
     "vggfeat download --dataset caltech101": "needs Caltech-101; tests/test_download.py, test_svm_stage.py have small ones",
