@@ -62,7 +62,7 @@ few_of_each_class() { # COUNT -> a tree of links: the first pictures of each cla
     local folder
     for folder in "${DATA:?}"/caltech101/101_ObjectCategories/*/; do
         mkdir -p "$out/few/$(basename "$folder")"
-        find "$folder" -name '*.jpg' | LC_ALL=C sort | head -n "$1" |
+        find "$folder" -name '*.jpg' | LC_ALL=C sort | sed -n "1,$1p" |
             xargs -I{} ln -sf {} "$out/few/$(basename "$folder")/"
     done
 }
@@ -122,7 +122,7 @@ if [[ -n ${TIN100:-} ]]; then
         mkdir -p "$images/ilsvrc2012/train"
         for folder in "$images"/all/ilsvrc2012/train/*/; do
             mkdir -p "$images/ilsvrc2012/train/$(basename "$folder")"
-            find "$folder" -name '*.JPEG' | LC_ALL=C sort | head -n "${CLASS:-500}" |
+            find "$folder" -name '*.JPEG' | LC_ALL=C sort | sed -n "1,${CLASS:-500}p" |
                 xargs -I{} ln -sf {} "$images/ilsvrc2012/train/$(basename "$folder")/"
         done
         for part in "$images"/all/ilsvrc2012/*; do
