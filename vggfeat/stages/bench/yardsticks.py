@@ -120,7 +120,7 @@ def synchronize(device: torch.device) -> None:
 def processor() -> str:
     """The CPU's name and what it calculates with: "AMD EPYC (AVX512, bf16, int8)"."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:  # not Linux
         found = None
     name = found[1].strip() if found else platform.processor() or platform.machine()
