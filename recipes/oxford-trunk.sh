@@ -11,7 +11,7 @@
 # command continues an interrupted run. Without TIN100 the second half is left out.
 #
 # Costs on 2 cores with AVX2 alone (fp32): net D takes about 0.35 s for a 256x341 picture, so 55 minutes for Caltech-101
-# without flips, 110 with, and 6.2 times as much again for Q = 384 and 512; a fifth of that with native bf16, a tenth
+# without flips, 110 with, and 6.2 times as much again for Q = 384 and 512; a fifth of that with native bf16, an eighth
 # with PRECISION=int8 (VNNI). Disk: 2 GB. To fit it to a machine: PRECISION (of descriptors and scores, auto), EACH
 # (pictures of each class for several scales, whole by default; 20 train on 10), CLASS (training pictures of each class
 # for the head, 500), CROPS (1 crop of each), EPOCHS (10), VAL (50 validation pictures of each class), CROPPED (fewer of

@@ -25,6 +25,7 @@ from vggfeat.nets import int8
 from vggfeat.nets.int8 import ByteMaxPool2d, Int8Conv2d, Int8Linear, input_maxima, int8_form, names_of_layers
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.weights import load_net
+from vggfeat.store.provenance import check_provenance
 from vggfeat.system import devices
 
 RNG = np.random.default_rng(0)
@@ -319,7 +320,7 @@ def test_a_model_predicts_from_the_recorded_ranges(photos: Path, tmp_path: Path)
 def test_the_transformer_calibrates_when_it_is_fitted_and_is_pickled_with_its_ranges(photos: Path) -> None:
     paths = sorted(photos.glob("*.jpg"))
     transformer = VGGFeatures(device="cpu", progress=False, **NARROW)
-    with pytest.raises(UsageError, match="`precision=int8` needs a net that has seen images"):
+    with pytest.raises(UsageError, match="`precision=int8` needs a net calibrated on images"):
         transformer.transform(paths)
     features = transformer.fit(paths).transform(paths)
     again = pickle.loads(pickle.dumps(transformer))
@@ -364,7 +365,7 @@ def test_int8_is_refused_where_it_cannot_run(tmp_path: Path, photos: Path) -> No
     with pytest.raises(UsageError) as caught:
         list(vggfeat.predict(tmp_path / "net.pt", photos, precision="int8", device="cpu"))
     assert str(caught.value) == (
-        "`precision=int8` needs a net that has seen images, as in extract and evaluate: take another one here"
+        "`precision=int8` needs a net calibrated on images, as extract and evaluate do: take another one here"
     )
 
 
@@ -405,3 +406,40 @@ def test_both_ways_agree_over_a_whole_net(monkeypatch: Any) -> None:
         found.append(DenseNet(net, ["pool5", "fc7"])(images))
     for ours, theirs in itertools.pairwise(found):
         assert ours == pytest.approx(theirs, abs=0.01 * float(np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan"), 3, "9", None])
+def test_a_damaged_range_in_a_file_is_refused(value: Any) -> None:
+    net = {"net": "A", "weights": "none", "weights_sha256": "0", "width": 1.0, "preprocessing": {}}
+    settings = {"scales": [224], "aggregate": "stack", "flip": True, "layer": "fc7", "region": "image", "exif": True}
+    recorded = {**settings, "precision": "int8", "nets": [{**net, "input_maxima": {"conv1_2": value}}]}
+    with pytest.raises(ValueError, match="^nets has .* as input_maxima"):
+        check_provenance(recorded)
+
+
+def test_a_net_that_lacks_a_range_is_not_run() -> None:
+    net = calibrated(narrow(), pictures())
+    assert net.input_maxima is not None
+    del net.input_maxima["conv3_2"]
+    with pytest.raises(UsageError, match="`precision=int8` needs a net calibrated on images"):
+        DenseNet(net, "pool5")
+
+
+def test_a_resumed_evaluation_of_two_nets_keeps_their_ranges(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    for name, net in (("a", "A"), ("d", "D")):
+        made = narrow(net, width=1 / 16)
+        made.class_names = tuple("abcdefg")
+        made.save(tmp_path / f"{name}.pt")
+    (photos / "a").mkdir()
+    for path in photos.glob("*.jpg"):
+        path.rename(photos / "a" / path.name)
+
+    def run(**options: Any) -> Any:
+        weights = [tmp_path / "a.pt", tmp_path / "d.pt"]
+        chosen: dict[str, Any] = {"dataset": "folder", "data": photos, "subset": "all", "scales": (224,)}
+        vggfeat.evaluate(weights=weights, **chosen, precision="int8", device="cpu", output=tmp_path / "p.h5", **options)
+        return read_descriptors(tmp_path / "p.h5").read()
+
+    first = run()
+    monkeypatch.setattr(calibration, "input_maxima", lambda *args, **options: pytest.fail("calibrated again"))
+    assert np.array_equal(run(resume=True), first)

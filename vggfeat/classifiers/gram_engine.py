@@ -72,7 +72,7 @@ class GramEngine(Engine):
         weights, f, gap = certificate.check(y, cost, beta, self.tol)
         short = () if self._is_polished(solutions[0].rows) else np.flatnonzero(gap > self.tol)
         betas = {k: beta[k].astype(np.float64) for k in short}
-        for _ in range(MAX_REFINE if len(short) else 0):
+        for _ in range(MAX_REFINE):
             for k in list(betas):
                 args = y[k].astype(np.float64), cost[k].astype(np.float64), betas[k], f[k]
                 better = newton.refine(certificate.subset(), self.scaling, *args, 0.1 * self.tol, self.limits)

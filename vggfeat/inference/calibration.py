@@ -14,7 +14,7 @@ from vggfeat.datasets import Sample, images
 from vggfeat.datasets.listing import from_list
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, StoreError, UsageError
-from vggfeat.nets.int8 import input_maxima
+from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.store.schema import plain_attributes, reading
@@ -55,15 +55,15 @@ def calibrate(
     Raises UsageError where no image can be read, or for a descriptor file of other nets, and what reading a list or a
     descriptor file raises.
     """
-    waiting = [net for net in nets if net.precision == "int8" and not _is_calibrated(net, head)]
+    waiting = [net for net in nets if net.precision == "int8" and not is_calibrated(net, head=head)]
     if not waiting:
         if source is not None and all(net.precision != "int8" for net in nets):
             raise UsageError("`calibration` goes with `precision=int8`")
         return
-    if resumed is not None and resumed.is_file() and _taken_from(resumed, nets, head):
+    if resumed is not None and resumed.is_file() and _taken_from(resumed, waiting, head):
         return
     if source is not None and is_hdf5(source):
-        if not _taken_from(Path(source), nets, head):
+        if not _taken_from(Path(source), waiting, head):
             raise UsageError(f"{source} has no ranges of these nets: give descriptors of theirs in int8, or a list")
         return
     if source is not None:
@@ -76,23 +76,18 @@ def calibrate(
         log.info("calibrated net %s: %s", net.net, net.input_maxima)
 
 
-def _is_calibrated(net: VGG, head: bool) -> bool:
-    return net.input_maxima is not None and ("fc6" in net.input_maxima or not head)
-
-
 def _taken_from(path: Path, nets: Sequence[VGG], head: bool) -> bool:
-    """Whether the descriptor file has ranges of these nets, which then have them."""
+    """Whether the descriptor file has ranges of all these nets, which then have them."""
     try:
         with reading(path) as file:
             recorded = plain_attributes(file)["settings"]["nets"]
     except (StoreError, ValueError, KeyError):  # the run itself tells what is wrong with a file to resume
         return False
-    if [one["weights_sha256"] for one in recorded] != [net.fingerprint() for net in nets]:
-        return False
+    maxima = {(one["net"], one["weights_sha256"]): one.get("input_maxima") for one in recorded}
     before = [net.input_maxima for net in nets]
-    for net, one in zip(nets, recorded, strict=True):
-        net.input_maxima = one.get("input_maxima")
-    if all(_is_calibrated(net, head) for net in nets):
+    for net in nets:
+        net.input_maxima = maxima.get((net.net, net.fingerprint()))
+    if all(is_calibrated(net, head=head) for net in nets):
         return True
     for net, its in zip(nets, before, strict=True):
         net.input_maxima = its

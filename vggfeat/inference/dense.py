@@ -19,7 +19,7 @@ from vggfeat.inference.batching import Extents, Size, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling, with_pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
-from vggfeat.nets.int8 import int8_form, names_of_layers
+from vggfeat.nets.int8 import int8_form, is_calibrated, names_of_layers
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
@@ -139,7 +139,7 @@ class DenseNet:
             self._trunk = inference_form(self._trunk)
         self._classifier = self._net.classifier
         if self.precision == "int8":
-            names, maxima = names_of_layers(self._net), _maxima_of(net)
+            names, maxima = names_of_layers(self._net), _maxima_of(net, head=bool(self._head_taps))
             self._trunk = int8_form(self._trunk, names, maxima, self._taps)
             if self._head_taps:
                 self._classifier = int8_form(self._classifier, names, maxima, self._head_taps)
@@ -313,11 +313,11 @@ class DenseNet:
         return min(GPU_BATCH_PIXELS, 1 << max(0, pixels.bit_length() - 1))
 
 
-def _maxima_of(net: VGG) -> dict[str, float]:
-    """Raises UsageError for a net that has not been calibrated."""
-    if net.input_maxima is None:
+def _maxima_of(net: VGG, *, head: bool) -> dict[str, float]:
+    """Raises UsageError for a net that has not been calibrated on all its layers."""
+    if net.input_maxima is None or not is_calibrated(net, head=head):
         raise UsageError(
-            "`precision=int8` needs a net that has seen images, as in extract and evaluate: take another one here"
+            "`precision=int8` needs a net calibrated on images, as extract and evaluate do: take another one here"
         )
     return net.input_maxima
 

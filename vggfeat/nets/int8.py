@@ -68,6 +68,12 @@ def input_maxima(net: VGG, batches: Iterable[Tensor], *, head: bool) -> dict[str
     return {name: _rounded_up(value) for name, value in found.items()}
 
 
+def is_calibrated(net: VGG, *, head: bool) -> bool:
+    """Whether the net has the range of each layer that 8 bits need, those of fc6 and fc7 included for its `head`."""
+    needed = [name for name in net.spec.weighted_names if name not in EXACT and (head or not name.startswith("fc"))]
+    return net.input_maxima is not None and set(needed) <= set(net.input_maxima)
+
+
 def _note(found: dict[str, float], name: str, values: Tensor) -> None:
     if name not in EXACT:
         found[name] = max(found.get(name, 0.0), float(values.amax()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,9 @@ def check_provenance(recorded: Any) -> None:
         if type(net.get("seed", 0)) is not int or abs(net.get("seed", 0)) >= 2**63:
             raise ValueError(f"nets has {net['seed']!r} as seed"[:200])
         maxima = net.get("input_maxima", {})
-        if not isinstance(maxima, dict) or any(type(value) is not float for value in maxima.values()):
+        if not isinstance(maxima, dict) or not all(
+            type(one) is float and 0 < one < math.inf for one in maxima.values()
+        ):
             raise ValueError(f"nets has {maxima!r} as input_maxima"[:200])
     if not recorded["nets"]:
         raise ValueError("nets is empty")
