@@ -22,7 +22,7 @@ from vggfeat.errors import UsageError
 from vggfeat.inference import calibration
 from vggfeat.inference.dense import DenseNet
 from vggfeat.nets import int8
-from vggfeat.nets.int8 import ByteMaxPool2d, Int8Conv2d, Int8Linear, input_maxima, int8_form, names_of_layers
+from vggfeat.nets.int8 import ByteMaxPool2d, Int8Conv2d, Int8Linear, byte_layers, input_maxima, int8_form
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.weights import load_net
 from vggfeat.store.provenance import check_provenance
@@ -169,7 +169,7 @@ def test_values_before_the_relu_keep_their_sign(way: None) -> None:
 def test_only_maps_that_someone_reads_are_float32(way: None) -> None:
     net = calibrated(narrow(), pictures())
     assert net.input_maxima is not None
-    form = int8_form(net.features, names_of_layers(net), net.input_maxima, taps=[7])
+    form = int8_form(net.features, byte_layers(net), net.input_maxima, taps=[7])
     x = values(1, 3, 32, 32)
     kinds = []
     for module in form:
@@ -190,7 +190,7 @@ def test_the_ranges_are_the_largest_inputs_of_each_layer_by_name() -> None:
     def note(name: str) -> Any:
         return lambda module, given: seen.update({name: max(seen.get(name, 0), float(given[0].max()))})
 
-    hooks = [module.register_forward_pre_hook(note(name)) for module, name in names_of_layers(net).items()]
+    hooks = [module.register_forward_pre_hook(note(name)) for module, name in byte_layers(net).items()]
     with torch.inference_mode():
         for batch in batches:
             net.dense(batch, "scores")
@@ -208,9 +208,10 @@ def test_a_dead_layer_has_a_range_and_a_net_that_is_not_finite_none() -> None:
     net.features[3].bias.data.fill_(-1.0)
     batch = [values(1, 3, 224, 224)]
     assert input_maxima(net, batch, head=False)["conv3_1"] == 1.0
-    net.features[0].weight.data.fill_(1e38)
-    with pytest.raises(ValueError, match="^the net's activations are not finite$"):
-        input_maxima(net, batch, head=False)
+    for value in (1e38, float("nan")):
+        net.features[0].weight.data.fill_(value)
+        with pytest.raises(ValueError, match="^the net's activations are not finite$"):
+            input_maxima(net, batch, head=False)
 
 
 NARROW: dict[str, Any] = {"net": "A", "weights": None, "width": 1 / 16, "scales": (224, 256), "precision": "int8"}

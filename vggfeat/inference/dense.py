@@ -19,7 +19,7 @@ from vggfeat.inference.batching import Extents, Size, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling, with_pooling
 from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
 from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
-from vggfeat.nets.int8 import int8_form, is_calibrated, names_of_layers
+from vggfeat.nets.int8 import byte_layers, int8_form, is_calibrated
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
@@ -139,7 +139,7 @@ class DenseNet:
             self._trunk = inference_form(self._trunk)
         self._classifier = self._net.classifier
         if self.precision == "int8":
-            names, maxima = names_of_layers(self._net), _maxima_of(net, head=bool(self._head_taps))
+            names, maxima = byte_layers(self._net), _maxima_of(net, head=bool(self._head_taps))
             self._trunk = int8_form(self._trunk, names, maxima, self._taps)
             if self._head_taps:
                 self._classifier = int8_form(self._classifier, names, maxima, self._head_taps)

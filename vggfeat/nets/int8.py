@@ -33,9 +33,10 @@ EXACT = ("conv1_1", "fc8")
 """Layers that stay in float32."""
 
 
-def names_of_layers(net: VGG) -> dict[nn.Module, str]:
-    """The names of the layers with weights: conv1_1, .., fc8."""
-    return dict(zip(weighted_layers(net), net.spec.weighted_names, strict=False))  # without the last, perhaps
+def byte_layers(net: VGG) -> dict[nn.Module, str]:
+    """The layers that run in 8 bits, by name: conv1_2 or conv2_1, .., fc7."""
+    named = zip(weighted_layers(net), net.spec.weighted_names, strict=False)  # a net may lack the last three
+    return {layer: name for layer, name in named if name not in EXACT}
 
 
 @torch.inference_mode()
@@ -50,33 +51,32 @@ def input_maxima(net: VGG, batches: Iterable[Tensor], *, head: bool) -> dict[str
     Rounded up to three digits, so that processors that round otherwise agree. Raises ValueError without a picture, and
     where a value is not finite.
     """
-    names = names_of_layers(net)
+    names = byte_layers(net)
     found: dict[str, float] = {}
+
+    def run(layers: nn.Sequential, values: Tensor) -> Tensor:
+        for layer in layers:
+            if layer in names:
+                largest = float(values.amax())
+                if not math.isfinite(largest):
+                    raise ValueError("the net's activations are not finite")
+                found[names[layer]] = max(found.get(names[layer], 0.0), largest)
+            values = layer(values)
+        return values
+
     for batch in batches:
-        for module in net.features:
-            _note(found, names.get(module, EXACT[0]), batch)
-            batch = module(batch)
+        pooled = run(net.features, batch)
         if head:
-            batch = windows(batch)
-            for module in net.classifier:
-                _note(found, names.get(module, EXACT[0]), batch)
-                batch = module(batch)
+            run(net.classifier, windows(pooled))
     if not found:
         raise ValueError("none of the images to calibrate it on can be read")
-    if not all(map(math.isfinite, found.values())):
-        raise ValueError("the net's activations are not finite")
     return {name: _rounded_up(value) for name, value in found.items()}
 
 
 def is_calibrated(net: VGG, *, head: bool) -> bool:
     """Whether the net has the range of each layer that 8 bits need, those of fc6 and fc7 included for its `head`."""
-    needed = [name for name in net.spec.weighted_names if name not in EXACT and (head or not name.startswith("fc"))]
+    needed = [name for name in byte_layers(net).values() if head or not name.startswith("fc")]
     return net.input_maxima is not None and set(needed) <= set(net.input_maxima)
-
-
-def _note(found: dict[str, float], name: str, values: Tensor) -> None:
-    if name not in EXACT:
-        found[name] = max(found.get(name, 0.0), float(values.amax()))
 
 
 def _rounded_up(value: float) -> float:
@@ -94,11 +94,11 @@ def int8_form(
 
     Args:
         layers: convolutional or fully-connected layers in float32.
-        names: of their layers with weights.
+        names: what `byte_layers` gives.
         maxima: what `input_maxima` found.
         taps: places of modules whose output someone reads: their maps come out as float32, as does the last.
     """
-    places = [place for place, module in enumerate(layers) if names.get(module, EXACT[0]) not in EXACT]
+    places = [place for place, module in enumerate(layers) if module in names]
     steps = {place: maxima[names[layers[place]]] / LEVELS for place in places}
     modules: list[nn.Module] = []
     in_bytes = False
