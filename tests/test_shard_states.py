@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import pytest
@@ -16,8 +17,9 @@ from vggfeat.cli.listings import _ranges
 from vggfeat.errors import StoreError
 from vggfeat.stages.info import failures
 from vggfeat.stages.info import shards as state_of
-from vggfeat.store.locking import OutputLock, holder
+from vggfeat.store.locking import OutputLock, holder, lock_path
 from vggfeat.store.shards import Shard
+from vggfeat.system.locking import fcntl
 
 
 @pytest.fixture
@@ -119,6 +121,19 @@ def test_a_lock_of_a_killed_process_does_not_count_and_a_look_stops_no_writer(tm
     finally:
         looks.kill()
         looks.wait()
+
+
+@pytest.mark.skipif(fcntl is None, reason="this system has no flock")
+def test_a_writer_waits_for_a_look_however_long_it_takes(tmp_path):
+    path = tmp_path / "a.h5"
+    with lock_path(path).open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        with ThreadPoolExecutor(1) as pool:
+            lock = pool.submit(OutputLock, path)
+            assert not wait([lock], timeout=0.5).done
+            fcntl.flock(look, fcntl.LOCK_UN)
+            with lock.result(timeout=60), pytest.raises(StoreError, match=f"being written by process {os.getpid()} on"):
+                OutputLock(path)
 
 
 def test_an_unreadable_shard_is_made_again(half):

@@ -17,8 +17,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of file systems without locks (some clusters): only HDF5's own check remains there."""
 
 
-TRIES, PAUSE = 3, 0.05
-"""Attempts at a lock, and the seconds between them: `holder` takes it for an instant."""
+PAUSE = 0.01
+"""Seconds between two attempts at a lock that only `holder` has, for an instant."""
 
 
 def lock_path(target: Path) -> Path:
@@ -33,19 +33,22 @@ def holder(target: Path) -> str | None:
     except OSError:
         return None
     try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
-        return _holder_name(handle)
+        return _writer(handle)
     except OSError:  # a file system without locks
         return None
     finally:
         os.close(handle)
 
 
-def _holder_name(handle: int) -> str:
-    return os.read(handle, 200).decode(errors="replace") or "another process"
+def _writer(handle: int) -> str | None:
+    """The process that has a lock file for itself, so that it cannot be shared; None if others only look at it."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(handle, 200).decode(errors="replace") or "another process"
+    return None
 
 
 class OutputLock:
@@ -75,7 +78,6 @@ class OutputLock:
             raise StoreError(f"{target}: cannot write here: {error.strerror}") from error
 
     def _locked(self, target: Path) -> int:
-        tries = 0
         while True:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
             if fcntl is None:
@@ -83,10 +85,11 @@ class OutputLock:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                name = _holder_name(handle)
-                os.close(handle)
-                tries += 1
-                if tries < TRIES:
+                try:
+                    name = _writer(handle)
+                finally:
+                    os.close(handle)
+                if name is None:
                     time.sleep(PAUSE)
                     continue
                 raise StoreError(

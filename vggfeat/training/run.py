@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 
 from vggfeat.system.devices import is_out_of_memory
+from vggfeat.system.memory import keep_freed_memory, release_free_memory
 from vggfeat.training.augment import CentreView, epoch_order
 from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, Job
@@ -58,12 +59,15 @@ class Run:
 
         Raises TrainingError where the device's memory is full, however few images it is given at a time.
         """
+        keep_freed_memory()
         try:
             return self._epochs(stop)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise self.watch.memory(self.ranks, self.state, self.trainer.micro_batch) from error
+        finally:
+            release_free_memory()
 
     def _epochs(self, stop: StopRequest) -> bool:
         with contextlib.ExitStack() as stack:
@@ -72,6 +76,7 @@ class Run:
                 if not self.frozen.prepare(stop, self.unreadable):
                     self._save_last()
                     return False
+                release_free_memory()  # the frozen layers' activations
             batches = stack.enter_context(contextlib.closing(self._batches()))
             while self.state.epoch < self.recipe.schedule.epochs:
                 val = self._validated(stop) if self._updated(batches, stop) else None
