@@ -70,6 +70,10 @@ def test_the_command_measures_updates_loader_and_two_processes(monkeypatch, caps
     work = training_flops(NETS["B"], 1 / 32, 1000)
     assert row["tflops"] == pytest.approx(row["images_per_second"] * work / 1e12)
     assert row["share_of_matrix_rate"] == pytest.approx(row["tflops"] / row["matrix_tflops"])
+    (head,) = train["head"]
+    assert (head["precision"], head["width"], head["batch_size"]) == ("fp32", 1 / 32, 64)
+    assert head["images_per_second"] == pytest.approx(64 / head["seconds_per_update"])
+    assert head["times_plain_torchvision"] > 0
     assert train["loader"][0]["threads"] == 1
     assert all(entry["images_per_second"] > 0 for entry in train["loader"])
     both = train["synchronisation"]
@@ -96,6 +100,8 @@ def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(
     assert lines[2].split()[0] in ("fp32", "bf16")
     assert lines[2].split()[-1] == "-"
     assert lines[3] == "plain torchvision loop: - images/s"
+    assert lines[4].startswith("fully-connected layers alone, width 0.03125, batch 64, ")
+    assert lines[4].endswith(" images/s")
     assert lines[-1] == "2 processes: not measured (needs two CUDA devices, or a CPU run)"
 
 

@@ -232,6 +232,12 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
     )
     show(out, table)
     out.print(f"plain torchvision loop: {_optional(train['plain_torchvision_images_per_second'], '.1f')} images/s")
+    for row in train["head"]:
+        times = row["times_plain_torchvision"]
+        out.print(
+            f"fully-connected layers alone, width {row['width']:g}, batch {row['batch_size']}, {row['precision']}: "
+            f"{row['images_per_second']:.0f} images/s" + ("" if times is None else f", {times:.2f} x plain loop")
+        )
     for row in train["loader"]:
         out.print(f"loader alone, threads {row['threads']}: {row['images_per_second']:.0f} crops/s")
     if both is None:

@@ -2,7 +2,8 @@
 
 By default glibc maps every large block anew, and each of its pages costs a fault and a clearing. Measured on one
 256x341 picture through net D's convolutions on 2 cores: 141 ms with every block of 1 MiB and more mapped (24,000
-faults), 74 ms without mapping (26 faults) in bf16; 204 and 131 ms in fp32. Without glibc these functions do nothing.
+faults), 74 ms without mapping (26 faults) in bf16; 204 and 131 ms in fp32. Updates of net D's fully-connected layers,
+480 MB of gradients each: 158 and 447 images/s in bf16. Without glibc these functions do nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 
 from vggfeat.system.devices import is_out_of_memory
-from vggfeat.system.memory import keep_freed_memory, release_free_memory
+from vggfeat.system.memory import release_free_memory
 from vggfeat.training.augment import CentreView, epoch_order
 from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, Job
@@ -59,7 +59,6 @@ class Run:
 
         Raises TrainingError where the device's memory is full, however few images it is given at a time.
         """
-        keep_freed_memory()
         try:
             return self._epochs(stop)
         except RuntimeError as error:

@@ -29,6 +29,7 @@ from vggfeat.system.devices import (
     release_cached_memory,
     tf32,
 )
+from vggfeat.system.memory import keep_freed_memory
 from vggfeat.training.crops import Batch
 from vggfeat.training.fitting import Portions
 from vggfeat.training.form import TrainingForm
@@ -75,6 +76,8 @@ class Trainer:
         self.net, self.sgd, self.seed, self.ranks = net, sgd, seed, ranks
         self.task = task or Classification(net.num_classes)
         device = ranks.device
+        if device.type == "cpu":  # gradients and activations come and go with every update
+            keep_freed_memory()
         net.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self._tf32 = precision == "tf32"

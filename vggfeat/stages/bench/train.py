@@ -9,12 +9,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn import functional as F
 
 from vggfeat.datasets import Sample
@@ -45,6 +45,9 @@ WARM, TIMED = 2, 5
 """Untimed updates first, then the timed ones, whose median counts."""
 
 RATE = 1e-4  # so small that the loss on random pictures stays finite
+
+HEAD_BATCH = 64
+"""Images an update of the fully-connected layers alone, as `train --trainable fc` takes them."""
 
 PROCESSES = 2
 
@@ -93,6 +96,19 @@ class UpdateRate(Result):
 
 
 @dataclass(frozen=True)
+class HeadRate(Result):
+    """Updates of the fully-connected layers alone, on kept outputs of frozen ones (`train --trainable fc`)."""
+
+    precision: str
+    width: float
+    batch_size: int
+    images_per_second: float
+    seconds_per_update: float
+    times_plain_torchvision: float | None
+    """None where torchvision has no such net."""
+
+
+@dataclass(frozen=True)
 class LoaderRate(Result):
     """The loader alone: decode, rescale, random crop, flip and colour shift."""
 
@@ -129,6 +145,7 @@ class TrainBenchmark(Result):
     plain_torchvision_images_per_second: float | None
     """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory."""
     runs: tuple[UpdateRate, ...]
+    head: tuple[HeadRate, ...]
     loader: tuple[LoaderRate, ...]
     synchronisation: Synchronisation | None
     """None where two processes cannot be measured."""
@@ -138,6 +155,7 @@ class TrainBenchmark(Result):
         both = self.synchronisation
         return super().as_json() | {
             "runs": [row.as_json() for row in self.runs],
+            "head": [row.as_json() for row in self.head],
             "loader": [row.as_json() for row in self.loader],
             "synchronisation": both.as_json() if both else None,
         }
@@ -153,11 +171,13 @@ def bench_train(
     progress: Progress | None = None,
     effort: Effort = FULL,
 ) -> TrainBenchmark:
-    """Images/s of training updates (Sect. 3.1: forward, backward, SGD), of the loader, and of two processes.
+    """Images/s of training updates (Sect. 3.1: forward, backward, SGD), of the fully-connected layers' alone, of the
+    loader, and of two processes.
 
     Args:
         net: a net of Table 1, with random weights and 1000 classes.
-        width: factor on its channels; by default 1 on a GPU and 1/4 on a CPU, where a full net takes minutes.
+        width: factor on its channels; by default 1 on a GPU and 1/4 on a CPU, where a full net takes minutes. The
+            fully-connected layers alone are always measured at full width by default.
         batch_size: images an update; by default the paper's 256 on a GPU and 32 on a CPU.
         precisions: number formats to try; the first one is that of the two processes.
         progress: called with (parts done, parts, 0).
@@ -167,6 +187,7 @@ def bench_train(
     """
     net, place = net_spec(net).name, resolve_device(device)
     gpu = place.type == "cuda"
+    head_width = 1.0 if width is None else width
     width = (1.0 if gpu else 0.25) if width is None else width
     size = (256 if gpu else 32) if batch_size is None else batch_size
     if size < PROCESSES:
@@ -174,19 +195,25 @@ def bench_train(
             f"a batch of {size} does not split over {PROCESSES} processes: `batch_size={PROCESSES}` at least"
         )
     formats = [resolve_precision(precision, place, training=True) for precision in precisions]
-    parts, tick = len(formats) + 3, progress or (lambda done, total, failed: None)
+    parts, tick = 2 * len(formats) + 4, progress or (lambda done, total, failed: None)
 
-    plain = _plain_rate(_net(net, width).to(place), size, effort) if net in TORCHVISION_NAMES else None
+    # The plain loops come first: with a trainer, the process's allocator has the trainer's settings.
+    known = net in TORCHVISION_NAMES
+    plain = _plain_rate(_net(net, width).to(place), size, effort) if known else None
     tick(1, parts, 0)
-    rows = []
-    for done, precision in enumerate(formats, start=2):
+    plain_head = _plain_head_rate(_net(net, head_width).to(place), effort) if known else None
+    tick(2, parts, 0)
+    rows, heads = [], []
+    for done, precision in enumerate(formats):
         rows.append(_measured(net, width, size, precision, place, plain, effort))
-        tick(done, parts, 0)
+        tick(3 + 2 * done, parts, 0)
+        heads.append(_measured_head(net, head_width, precision, place, plain_head, effort))
+        tick(4 + 2 * done, parts, 0)
     loader = _loader_rates(effort.loaded)
     tick(parts - 1, parts, 0)
     both = _synchronisation(net, width, size, formats[0], place, effort) if effort.processes else None
     tick(parts, parts, 0)
-    return TrainBenchmark(net, width, size, machine(place), plain, tuple(rows), tuple(loader), both)
+    return TrainBenchmark(net, width, size, machine(place), plain, tuple(rows), tuple(heads), tuple(loader), both)
 
 
 def _net(net: str, width: float) -> VGG:
@@ -213,6 +240,18 @@ def _measured(
     )
 
 
+def _measured_head(
+    net: str, width: float, precision: Precision, device: torch.device, plain: float | None, effort: Effort
+) -> HeadRate:
+    """Updates of the fully-connected layers alone, in one number format."""
+    sgd = Sgd(batch_size=HEAD_BATCH, trainable="fc")
+    trainer = Trainer(_net(net, width), sgd, seed=0, precision=precision, ranks=Ranks(0, 1, device), computed=True)
+    batch = replace(_random_batch(HEAD_BATCH), features=torch.rand(HEAD_BATCH, *trainer.form.frozen_shape()))
+    seconds = _median(lambda: trainer.update(batch, RATE), device, effort)
+    rate = HEAD_BATCH / seconds
+    return HeadRate(precision, width, HEAD_BATCH, rate, seconds, rate / plain if plain else None)
+
+
 def _trainer(net: str, width: float, size: int, precision: Precision, ranks: Ranks) -> Trainer:
     """A trainer for batches of `size` images over all processes."""
     return Trainer(_net(net, width), Sgd(batch_size=size), seed=0, precision=precision, ranks=ranks)
@@ -220,8 +259,13 @@ def _trainer(net: str, width: float, size: int, precision: Precision, ranks: Ran
 
 def _seconds_an_update(trainer: Trainer, images: int, effort: Effort, position: int = 0) -> float:
     """Median over updates on a random batch, this process's share from `position` on."""
+    batch = _random_batch(images, position)
+    return _median(lambda: trainer.update(batch, RATE), trainer.ranks.device, effort)
+
+
+def _random_batch(images: int, position: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    batch = Batch(
+    return Batch(
         torch.randint(0, 256, (images, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8, generator=generator),
         torch.randn(images, 3, generator=generator),
         torch.randint(0, NUM_CLASSES, (images,), generator=generator),
@@ -230,7 +274,6 @@ def _seconds_an_update(trainer: Trainer, images: int, effort: Effort, position: 
         position,
         [],
     )
-    return _median(lambda: trainer.update(batch, RATE), trainer.ranks.device, effort)
 
 
 def _median(work: Callable[[], object], device: torch.device, effort: Effort) -> float:
@@ -248,17 +291,31 @@ def _median(work: Callable[[], object], device: torch.device, effort: Effort) ->
 def _plain_rate(model: VGG, size: int, effort: Effort) -> float:
     """Images/s of a plain torchvision loop: NCHW, fp32, torch's defaults, the whole batch at once."""
     device = next(model.parameters()).device
-    net = torchvision_net(model).train()
-    sgd = Sgd()
-    optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
     crops = torch.randint(0, 256, (size, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8)
     scaled = InputScaling(model.preprocessing, device)
-    labels = torch.randint(0, model.num_classes, (size,))
+    net = torchvision_net(model)
+    return _plain_updates(net, lambda: scaled(crops.to(device)).permute(0, 3, 1, 2).contiguous(), size, effort)
+
+
+def _plain_head_rate(model: VGG, effort: Effort) -> float:
+    """Images/s of a plain loop with torchvision's classifier on vectors in memory, in fp32."""
+    head = torchvision_net(model).classifier
+    first = next(head.parameters())
+    vectors = torch.rand(HEAD_BATCH, first.shape[1])
+    return _plain_updates(head, lambda: vectors.to(first.device), HEAD_BATCH, effort)
+
+
+def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effort: Effort) -> float:
+    """Images/s of updates of a module that gives scores."""
+    device = next(net.parameters()).device
+    net.train()
+    sgd = Sgd()
+    optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+    labels = torch.randint(0, NUM_CLASSES, (size,))
 
     def update() -> None:
-        x = scaled(crops.to(device)).permute(0, 3, 1, 2).contiguous()
         optimizer.zero_grad()
-        F.cross_entropy(net(x), labels.to(device)).backward()
+        F.cross_entropy(net(inputs()), labels.to(device)).backward()
         optimizer.step()
 
     # Undo settings of earlier training in this process.
