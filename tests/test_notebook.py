@@ -14,7 +14,7 @@ import vggfeat
 from vggfeat.classifiers.model_file import read_model
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.folder import as_dataset
-from vggfeat.errors import UsageError
+from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.prediction import Prediction
 from vggfeat.results import Result
 from vggfeat.stages.similar import Query
@@ -111,9 +111,19 @@ def test_predict_takes_paths(photos, tmp_path):
     made = vggfeat.extract(load_dataset("folder", labelled), scales=224, output=tmp_path / "d.h5", **NET)
     vggfeat.svm(made, C=1, output=tmp_path / "m.h5")
     path = str(labelled / "a" / "0.jpg")
-    ((prediction, names),) = vggfeat.predict(tmp_path / "m.h5", path)
+    predictions = vggfeat.predict(tmp_path / "m.h5", path)
+    assert repr(predictions) == "<Predictions by m.h5, images: 1; loop over them, or take list(..)>"
+    ((prediction, names),) = predictions
     assert (prediction.id, names) == (path, ("a", "b"))
+    assert list(predictions) == [], "an iterator gives each once"
     assert Path(made).exists()
+
+
+def test_predict_fails_where_it_is_called_not_where_it_is_looped_over(photos, tmp_path):
+    with pytest.raises(ModelError, match=r"none\.h5: no such file"):
+        vggfeat.predict(tmp_path / "none.h5", photos)
+    with pytest.raises(UsageError, match="no images to predict"):
+        vggfeat.predict(tmp_path / "none.h5", [])
 
 
 def test_similar_takes_one_picture_by_its_path(photos, tmp_path):

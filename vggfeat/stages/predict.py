@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,44 @@ class Predictor:
             extractor.close()
 
 
+class Predictions(Iterator[tuple[Prediction, tuple[str, ...]]]):
+    """(prediction, class names) of each image, in order, computed as they are asked for."""
+
+    def __init__(
+        self, predictor: Predictor | NetPredictor, model: str | Path, images: Dataset, progress: Progress | bool | None
+    ) -> None:
+        self._words = f"by {Path(model).name}, images: {len(images.samples)}"
+        self._found = self._predicted(predictor, images.samples, progress)
+
+    def __next__(self) -> tuple[Prediction, tuple[str, ...]]:
+        return next(self._found)
+
+    def close(self) -> None:
+        """Ends the decoding threads, where not all images are wanted."""
+        self._found.close()
+
+    def __repr__(self) -> str:  # what a notebook shows: nothing is computed yet
+        return f"<Predictions {self._words}; loop over them, or take list(..)>"
+
+    @staticmethod
+    def _predicted(
+        predictor: Predictor | NetPredictor, samples: Sequence[Sample], progress: Progress | bool | None
+    ) -> Generator[tuple[Prediction, tuple[str, ...]], None, None]:
+        failed, bar = 0, Bar("predict", shown=progress is True and on_screen())
+        told = callback(progress)
+        try:
+            for done, prediction in enumerate(predictor.predict(samples), start=1):
+                failed += prediction.scores is None
+                if told is not None:
+                    told(done, len(samples), failed)
+                bar.clear()  # the caller may print
+                yield prediction, predictor.class_names
+                bar.tick(done, len(samples), failed)
+        finally:
+            bar.clear()
+            predictor.close()
+
+
 def predict(
     model: str | Path,
     images: Images,
@@ -94,8 +132,10 @@ def predict(
     probabilities: bool = False,
     progress: Progress | bool | None = True,
     **options: Any,
-) -> Iterator[tuple[Prediction, tuple[str, ...]]]:
-    """Scores images with a fitted model or a trained net: (prediction, class names) of each, in order, as it is known.
+) -> Predictions:
+    """Scores images with a fitted model or a trained net: an iterator over (prediction, class names) of each, in order.
+
+    The model and its weights are read at once, the images as their predictions are asked for.
 
     Args:
         model: a file that `svm` wrote (`output`), or a net's checkpoint that `train` wrote.
@@ -122,19 +162,7 @@ def predict(
         if net
         else Predictor(model, probabilities=probabilities, images=images, **options)
     )
-    failed, bar = 0, Bar("predict", shown=progress is True and on_screen())
-    told = callback(progress)
-    try:
-        for done, prediction in enumerate(predictor.predict(images.samples), start=1):
-            failed += prediction.scores is None
-            if told is not None:
-                told(done, len(images.samples), failed)
-            bar.clear()  # the caller may print
-            yield prediction, predictor.class_names
-            bar.tick(done, len(images.samples), failed)
-    finally:
-        bar.clear()
-        predictor.close()
+    return Predictions(predictor, model, images, progress)
 
 
 def _net_predictor(model: str | Path, images: Dataset, options: dict[str, Any]) -> NetPredictor:
