@@ -159,8 +159,8 @@ def shown(monkeypatch, stream, function, *args, **options) -> str:
 @pytest.mark.parametrize("stream", [Terminal, OutStream])
 def test_a_bar_is_shown_and_cleared_where_somebody_watches(stream, folder, monkeypatch):
     text = shown(monkeypatch, stream(), vggfeat.svm, "d.h5", C=1)
-    assert "\rsvm: 1/12 steps, 0.0/s" in text
-    assert re.search(r"\rsvm: 11/12 steps, [\d.]+/s, 0:0\d left", text)
+    assert "\rsvm: 0/96 steps, 0.0/s" in text
+    assert re.search(r"\rsvm: 95/96 steps, [\d.]+/s, 0:0\d left", text)
     assert text.endswith(" \r"), "an empty line is left"
     assert not text.replace("\r", "").split("left")[-1].strip(), "nothing is left of the last bar"
 
@@ -174,7 +174,7 @@ def test_a_function_in_place_of_the_bar_is_called(folder, monkeypatch):
     heard = []
     told = lambda *step: heard.append(step)  # noqa: E731
     assert shown(monkeypatch, Terminal(), vggfeat.svm, "d.h5", C=1, progress=told) == ""
-    assert heard[-1] == (12, 12, 0)
+    assert heard[-1] == (96, 96, 0)
 
 
 def test_every_function_that_takes_long_has_a_bar(photos, folder, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import threading
+import time
 import unittest
 import warnings
 from dataclasses import replace
@@ -17,8 +19,9 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
-from vggfeat.classifiers import gram_engine
+from vggfeat.classifiers import gram_engine, newton, primal_engine
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+from vggfeat.classifiers.groups import run_groups
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.primal import walk
 from vggfeat.classifiers.table import Table
@@ -315,6 +318,48 @@ def test_the_refit_after_a_path_equals_a_cold_fit_on_all_rows(engine, solver):
     assert_same(path.fit(1.0), fit(engine, X, y, C=1.0, tol=TIGHT))
     assert_same(path.fit(by_class), fit(engine, X, y, C=by_class, tol=TIGHT))
     assert_same(path.fit(1.0, rows=np.arange(60)), fit(engine, X[:60], y[:60], C=1.0, tol=TIGHT))
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("solver", ["newton", "liblinear"])
+def test_a_path_tells_the_calling_thread_of_each_class_at_each_cost(engine, solver, cores, monkeypatch):
+    for module in (newton, primal_engine):
+        monkeypatch.setattr(module, "available_cores", lambda: cores)
+    monkeypatch.setattr(primal_engine, "SAMPLED_ROWS", 50)  # the fit of a sample, from which it begins, is not told
+    X, y = blobs(k=24)
+    told, threads = [], set()
+
+    def hear(count):
+        told.append(count)
+        threads.add(threading.current_thread())
+
+    path = SVMPath(X, y, estimator=LinearSVM(solver=solver), limits=ENGINES[engine], progress=hear)
+    path.scores([0.1, 1, 10], np.arange(90), np.arange(90, 120))
+    assert len(told) >= 3 * cores and sum(told) == 3 * 24
+    path.fit(1.0)
+    assert sum(told) == 4 * 24
+    assert threads == {threading.main_thread()}
+
+
+def test_groups_of_classes_stop_when_progress_or_one_of_them_raises():
+    groups, counted = [np.arange(3), np.arange(3), np.arange(3)], []
+
+    def run(group, count):
+        for _ in range(1000):
+            time.sleep(0.001)
+            count(1)
+        counted.append(group)
+
+    def refuse(_count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_groups(run, groups, 2, refuse)
+    assert not counted
+    with pytest.raises(ZeroDivisionError):
+        run_groups(lambda group, count: 1 // 0 if group is groups[0] else run(group, count), groups, 2)
+    assert not counted
+    assert run_groups(lambda group, count: count(1) or len(group), groups, 2) == [3, 3, 3]
 
 
 def test_fitting_twice_gives_the_same_bits(engine):

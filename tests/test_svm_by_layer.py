@@ -55,7 +55,10 @@ def test_each_layers_score_is_that_of_its_own_run(made, count):
 
 def test_chosen_layers_alone_are_scored(made):
     _, files = made
-    result = svm(files[0], rounds=ROUNDS, layer=("pool5:max", "conv1_1"), by_layer=True)
+    heard = []
+    options = {"layer": ("pool5:max", "conv1_1"), "by_layer": True, "progress": lambda *step: heard.append(step)}
+    result = svm(files[0], rounds=ROUNDS, **options)
+    assert heard[-1][0] == heard[-1][1], "progress ends at its total"
     assert [one.layer for one in result.by_layer] == ["pool5:max", "conv1_1"]
 
 

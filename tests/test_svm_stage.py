@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,15 @@ from making import clusters, write_descriptors
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import LinearSVC
 
+from vggfeat.classifiers import estimator, newton, primal_engine
 from vggfeat.classifiers.calibration import held_out_folds
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM
+from vggfeat.classifiers.gram_engine import GramEngine
+from vggfeat.classifiers.liblinear_engine import LiblinearEngine
+from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.model_file import read_model
+from vggfeat.classifiers.primal_engine import PrimalEngine
 from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.classifiers.protocols.rules import Rounds
 from vggfeat.classifiers.protocols.selection import choose
@@ -597,13 +604,68 @@ def test_a_users_model_is_fitted_on_all_images_and_a_benchmarks_on_the_first_spl
     assert read_model(tmp_path / "b.h5").record["fitted_on"] == 60
 
 
+def progress_of(path: Path, **options: Any) -> tuple[list[int], int]:
+    """The numbers of steps done that `svm` tells, which must ascend, and of all steps."""
+    heard: list[tuple[int, int, int]] = []
+    svm([path], progress=lambda *step: heard.append(step), **{"rounds": Rounds(2)} | options)
+    done, totals, failed = zip(*heard, strict=True)
+    assert len(set(totals)) == 1 and not any(failed)
+    assert list(done) == sorted(set(done))
+    return list(done), totals[0]
+
+
+SOLVED = {
+    PrimalEngine: ({"solver": "newton"}, Limits()),
+    GramEngine: ({"solver": "newton"}, Limits(primal_features=0, many_features=0)),
+    LiblinearEngine: ({"solver": "liblinear"}, Limits()),
+}
+"""Options and limits that lead to each engine."""
+
+
+@pytest.mark.parametrize("engine", SOLVED)
+def test_progress_moves_with_each_cost_while_one_is_chosen(engine, toy, monkeypatch):
+    options, limits = SOLVED[engine]
+    engines = []
+    choose_engine = estimator.choose_engine
+    monkeypatch.setattr(estimator, "choose_engine", lambda *args: engines.append(choose_engine(*args)) or engines[-1])
+    monkeypatch.setattr("vggfeat.classifiers.protocols.selection.Budget.limits", lambda _: limits)
+    for module in (newton, primal_engine):
+        monkeypatch.setattr(module, "available_cores", lambda: 1)
+    done, total = progress_of(toy, C=(0.1, 1.0, 10.0), **options)
+    assert {type(one) for one in engines} == {engine}
+    read, choose, fit, score = 1, 3 * 4, 4, 1  # of 4 classes
+    split = read + choose + fit + score
+    assert done[0] == 0 and done[-1] == total == 2 * split
+    for begin in (0, split):
+        within = [at - begin - read for at in done if read < at - begin <= read + choose]
+        assert within == (list(range(1, 13)) if engine is LiblinearEngine else [4, 8, 12])
+
+
 @pytest.mark.parametrize("C", [1.0, (0.1, 1.0)])
-def test_progress_moves_within_a_split(C, tmp_path):
-    dataset, values = clusters([20, 25, 30])
-    path = write_descriptors(tmp_path / "d.h5", dataset, values)
-    heard = []
-    svm([path], C=C, rounds=Rounds(2), progress=lambda *step: heard.append(step))
-    assert heard == [(done, 8, 0) for done in range(1, 9)]
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_progress_includes_the_fit_of_a_users_model(C, probabilities, toy, tmp_path):
+    done, of_splits = progress_of(toy, C=C)
+    assert done[-1] == of_splits == 2 * (1 + (8 if C != 1.0 else 0) + 4 + 1)
+    done, total = progress_of(toy, C=C, output=tmp_path / "m.h5", probabilities=probabilities)
+    assert done[-1] == total == of_splits + 1 + 4 * (6 if probabilities else 1)
+
+
+def test_progress_ends_at_its_total_where_few_images_are_calibrated_on_fewer_folds(tmp_path):
+    path = write_descriptors(tmp_path / "few.h5", *clusters([3, 3]))
+    rounds = Rounds(1, train_per_class=2)
+    done, total = progress_of(path, C=1.0, rounds=rounds, output=tmp_path / "m.h5", probabilities=True)
+    assert done[-1] == total
+
+
+def test_lines_of_progress_stay_few_without_a_terminal(toy, monkeypatch, capsys):
+    arguments = ["svm", str(toy), "--num-splits", "2", "--solver", "liblinear"]
+    assert run(arguments) == 0
+    assert "steps" not in capsys.readouterr().err, "a short run prints no progress"
+    seconds = itertools.count(0, 0.5)  # a clock that moves by half a second at each call
+    monkeypatch.setattr("vggfeat.cli.progress.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    assert run(arguments) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " steps" in line]
+    assert [line.split()[1] for line in lines] == ["19/76", "39/76", "59/76"], "one every ten seconds"
 
 
 # A fit far from its optimum is no result.

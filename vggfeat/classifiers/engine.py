@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.groups import Count, silent
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import Array, Double
 
@@ -67,6 +68,8 @@ class Engine(ABC):
         self.scaling, self.tol, self.limits = problem.scaling, problem.tol, problem.limits
         self.open_above = self.tol
         """A larger gap is reported as an unfinished fit."""
+        self.progress: Count = silent
+        """What `solve` reports to: every class once at each C."""
 
     @abstractmethod
     def solve(self, rows: Rows, Cs: Sequence[Double], start: list[Solution] | None = None) -> list[Solution]:

@@ -28,6 +28,7 @@ from vggfeat.classifiers import calibration
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.classifiers.engine import Engine, Problem, Solution
 from vggfeat.classifiers.engines import choose_engine
+from vggfeat.classifiers.groups import Count, silent
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import SILENT
 from vggfeat.classifiers.sigmoids import probabilities
@@ -195,7 +196,8 @@ class SVMPath:
         svm = path.fit(best_C)                               # on all rows, from the nearest solution so far
 
     X, y and sample_weight are as in `LinearSVM.fit`; `estimator` gives the settings, `limits` the sizes at which the
-    engines change their method. Rows are indices or a mask.
+    engines change their method. `progress` is called, in the calling thread, with the number of classes that have just
+    been solved at one C. Rows are indices or a mask.
     """
 
     def __init__(
@@ -206,6 +208,7 @@ class SVMPath:
         *,
         estimator: LinearSVM | None = None,
         limits: Limits | None = None,
+        progress: Count = silent,
     ) -> None:
         self.estimator = LinearSVM() if estimator is None else estimator
         _check_parameters(self.estimator)
@@ -222,6 +225,7 @@ class SVMPath:
         scaling, tol = np.float64(self.estimator.intercept_scaling), float(self.estimator.tol)  # overflows to infinity
         problem = Problem(self.X, self.positive.T, unit.T, scaling, tol, limits or Limits())
         self.engine: Engine = choose_engine(problem, self.estimator.loss, self.estimator.solver)
+        self.engine.progress = progress
         self.all_rows = np.arange(len(self.X))
         self.gaps: NDArray[np.float64] | None = None
         self._solved: tuple[NDArray[np.intp], list[NDArray[np.float64]], list[Solution]] | None = None

@@ -46,6 +46,7 @@ class GramEngine(Engine):
             [C.astype(dtype) for C in Cs],
             None if start is None else self._betas(start, rows).astype(dtype),
             0.9 * self.tol,
+            self.progress,
         )
         return [Solution(rows, C, s.gap, s.steps, s.beta) for C, s in zip(Cs, states, strict=True)]
 

@@ -33,6 +33,7 @@ class LiblinearEngine(WeightsEngine):
             weights, sweeps = np.zeros((k, X.shape[1] + 1)), np.zeros(k, dtype=np.int64)
             for at in range(k):
                 weights[at], sweeps[at] = self._one(X, self.positive[at, rows], self.unit[at, rows], float(C[at]))
+                self.progress(1)
             found.append(Solution(rows, C, np.full(k, np.nan), sweeps, weights))
         return found
 

@@ -10,14 +10,13 @@ Sources: Keerthi and DeCoste (JMLR 2005) and Chapelle (Neural Computation 2007) 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from vggfeat.classifiers.gram import Gram, conjugate_gradient_step, factorised_solution
+from vggfeat.classifiers.groups import Count, run_groups, silent
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import (
     SILENT,
@@ -128,32 +127,35 @@ def refine(
     return better
 
 
-def path(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float) -> list[State]:
+def path(
+    gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float, progress: Count = silent
+) -> list[State]:
     """One State per entry of Cs, each (k,) in the dtype of K: costs are C_k unit, with unit (k, n) broadcast.
 
     Each solution starts the next; start (k, n) is a beta for the first, else a ladder of smaller C leads up to it.
     Groups of classes run on the cores in parallel, one BLAS thread each, so that work beside the products is shared
-    too.
+    too; `progress` hears of each group at each C.
     """
     k = len(y)
     gram.prepare()
     cores = available_cores()
     groups = np.array_split(np.arange(k), max(1, min(k // 8, cores * -(-k // (96 * cores)))))
 
-    def run(group: NDArray[np.intp]) -> list[State]:
+    def run(group: NDArray[np.intp], count: Count) -> list[State]:
         begin = None if start is None else start[group]
         with np.errstate(**SILENT):
-            return _walk(gram, y[group], unit[group], [C[group] for C in Cs], begin, tol)
+            return _walk(gram, y[group], unit[group], [C[group] for C in Cs], begin, tol, count)
 
-    with threadpool_limits(max(1, cores // len(groups)), "blas"), ThreadPoolExecutor(min(cores, len(groups))) as pool:
-        parts = list(pool.map(run, groups))
+    parts = run_groups(run, groups, cores, progress)
     return [
         State(*(np.concatenate(field) for field in zip(*((s.beta, s.f, s.gap, s.steps) for s in same), strict=True)))
         for same in zip(*parts, strict=True)
     ]
 
 
-def _walk(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float) -> list[State]:
+def _walk(
+    gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | None, tol: float, count: Count
+) -> list[State]:
     """The path of one group of classes."""
     zero = np.zeros_like(y)
     state = State(zero, zero, np.zeros(len(y)), np.zeros(len(y), dtype=np.int64))
@@ -171,6 +173,7 @@ def _walk(gram: Gram, y: Array, unit: Array, Cs: list[Array], start: Array | Non
         solved = newton(gram, y, cost, replace(ahead, steps=np.zeros_like(state.steps)), tol)
         before, state = state, solved
         found.append(solved)
+        count(len(y))
     return found
 
 

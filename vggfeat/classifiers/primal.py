@@ -19,6 +19,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from vggfeat.classifiers.groups import Count, silent
 from vggfeat.classifiers.newton import MAX_STALLS
 from vggfeat.classifiers.objective import (
     Double,
@@ -101,7 +102,14 @@ class Hessians:
 
 
 def walk(
-    table: Table, y: Double, unit: Double, Cs: Sequence[Double], start: Double, tol: float, max_steps: int
+    table: Table,
+    y: Double,
+    unit: Double,
+    Cs: Sequence[Double],
+    start: Double,
+    tol: float,
+    max_steps: int,
+    count: Count = silent,
 ) -> list[PrimalState]:
     """One solution per entry (k,) of Cs, ascending at best: each starts the next. start is weights (k, D + 1).
 
@@ -117,6 +125,7 @@ def walk(
         solved = primal_newton(hessians, y, C, cost, ahead, tol, max_steps)
         before, state = state, solved
         found.append(replace(solved, f=np.empty((len(y), 0))))
+        count(len(y))
     return found
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from vggfeat.classifiers.engine import Fitted, Problem, Rows, Solution, WeightsEngine
+from vggfeat.classifiers.groups import Count, run_groups, silent
 from vggfeat.classifiers.objective import SILENT, Double, relative, row_dot
 from vggfeat.classifiers.primal import PrimalState, walk
 from vggfeat.classifiers.table import Table
@@ -33,7 +32,7 @@ class PrimalEngine(WeightsEngine):
             begin = self._first(rows, Cs[0])
         else:
             begin = np.stack([solution.values[k] for k, solution in enumerate(start)])
-        return self._walk(table, rows, Cs, begin, self.tol)
+        return self._walk(table, rows, Cs, begin, self.tol, self.progress)
 
     def _first(self, rows: Rows, C: Double) -> Double:
         """Weights (K, D + 1) to begin from: 0, or for many rows nearly those of every SHARE-th row at SHARE times C.
@@ -47,21 +46,21 @@ class PrimalEngine(WeightsEngine):
         table = Table(self.X, part, self.scaling, self.limits.held_bytes)
         return self._walk(table, part, [cost], self._first(part, cost), SAMPLE_TOL)[0].values.astype(np.float64)
 
-    def _walk(self, table: Table, rows: Rows, Cs: Sequence[Double], begin: Double, tol: float) -> list[Solution]:
+    def _walk(
+        self, table: Table, rows: Rows, Cs: Sequence[Double], begin: Double, tol: float, progress: Count = silent
+    ) -> list[Solution]:
         """One solution on the rows of the table per entry of Cs, from the weights `begin`."""
         table.prepare()
         cores = available_cores()
         groups = self._groups(table, cores)
 
-        def run(group: NDArray[np.intp]) -> list[PrimalState]:
+        def run(group: NDArray[np.intp], count: Count) -> list[PrimalState]:
             y = np.where(self.positive[group][:, rows], 1.0, -1.0)
             unit = self.unit[group][:, rows]
             with np.errstate(**SILENT):
-                return walk(table, y, unit, [C[group] for C in Cs], begin[group], tol, self.limits.newton_steps)
+                return walk(table, y, unit, [C[group] for C in Cs], begin[group], tol, self.limits.newton_steps, count)
 
-        workers = min(cores, len(groups))
-        with threadpool_limits(max(1, cores // workers), "blas"), ThreadPoolExecutor(workers) as pool:
-            parts = list(pool.map(run, groups))
+        parts = run_groups(run, groups, cores, progress)
         found = []
         for C, same in zip(Cs, zip(*parts, strict=True), strict=True):
             gap, steps, weights, bound = (

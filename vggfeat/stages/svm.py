@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import platform
 import time
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from vggfeat._version import __version__
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM
+from vggfeat.classifiers.groups import Count
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.by_layer import layer_names, scores_by_layer
@@ -27,7 +27,8 @@ from vggfeat.classifiers.protocols.fusion import Features, open_features
 from vggfeat.classifiers.protocols.results import ByClass, SplitResult, SVMResult
 from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, rows_of, server_split
 from vggfeat.classifiers.protocols.selection import (
-    STEPS,
+    MODEL,
+    SPLIT,
     Outcome,
     Settings,
     check_calibration,
@@ -35,6 +36,7 @@ from vggfeat.classifiers.protocols.selection import (
     mean_of,
     measure_of,
     run_split,
+    steps_of,
 )
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
@@ -50,7 +52,7 @@ from vggfeat.page.transfer import Report, provenance, write_page
 from vggfeat.store import Descriptors
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate
-from vggfeat.system.bars import Progress, callback, with_bar
+from vggfeat.system.bars import Progress, counted, with_bar
 from vggfeat.system.files import check_writable
 
 log = logging.getLogger(__name__)
@@ -108,7 +110,7 @@ def svm(
         max_memory: GiB that a fit may take. Descriptors that exceed it are kept in a temporary file beside theirs and
             read in blocks; the result is the same to the tolerance of the fits.
         progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (steps done, steps,
-            0): each split reads, chooses C, fits and scores.
+            0), from the calling thread. A step is a class fitted at one C, or a split read or scored.
 
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
@@ -133,21 +135,20 @@ def svm(
     if write_splits is not None:
         splits_file.write_splits(write_splits, features.dataset, chosen)
     outcomes: list[Outcome] = []
-    steps, tick = itertools.count(1), callback(progress)
-
-    def report_step(_step: str) -> None:
-        if tick is not None:
-            tick(next(steps), (len(work) + len(alone) * len(chosen)) * len(STEPS), 0)
-
-    for done, split in enumerate(work):
-        its = replace(settings, probabilities=probabilities and done == kept)
-        outcomes.append(run_split(features, split, its, report_step))
+    of_split = [replace(settings, probabilities=probabilities and at == kept) for at in range(len(work))]
+    of_model = replace(settings, probabilities=probabilities)
+    total = sum(_steps(features, its) for its in of_split) + len(alone) * len(chosen) * _steps(features, settings)
+    if output is not None and kept is None:
+        total += _steps(features, of_model, MODEL)
+    step = counted(progress, total)
+    for done, (split, its) in enumerate(zip(work, of_split, strict=True)):
+        outcomes.append(run_split(features, split, its, step))
         laps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcomes[-1].seconds.items())
         log.info("split %d of %d: score %.4f; %s", done + 1, len(work), outcomes[-1].value, laps)
     reported = outcomes[: len(chosen)]
     result = _result(features, reported, settings)
     if by_layer:
-        result = replace(result, by_layer=tuple(scores_by_layer(features, chosen, settings, report_step)))
+        result = replace(result, by_layer=tuple(scores_by_layer(features, chosen, settings, step)))
     if result.copies:
         warnings.warn(copies_warning(result.copies), stacklevel=3)  # the caller, beyond the bar
     command = _command(features, settings, rounds or Rounds(), splits, by_layer)
@@ -158,8 +159,7 @@ def svm(
         )
         result = replace(result, archive=str(path))
     if output is not None:
-        its = replace(settings, probabilities=probabilities)
-        path = _write_model(output, features, protocol, reported, outcomes[-1], its, result, command)
+        path = _write_model(output, features, protocol, reported, outcomes[-1], of_model, result, command, step)
         result = replace(result, model=str(path))
     result = replace(result, seconds=round(time.perf_counter() - start, 3))
     if report is not None:
@@ -201,6 +201,10 @@ def _server_split(
             f"{features.files[0].path} has no test images: unpack VOC2012test.tar into the VOCdevkit and extract again"
         )
     return split
+
+
+def _steps(features: Features, settings: Settings, parts: Sequence[str] = SPLIT) -> int:
+    return sum(steps_of(features, settings, parts).values())
 
 
 def _training_rows(features: Features, split: Split | None) -> NDArray[np.intp]:
@@ -285,6 +289,7 @@ def _write_model(
     settings: Settings,
     result: SVMResult,
     command: str,
+    progress: Count,
 ) -> Path:
     """Writes the model. A benchmark's is fitted on its protocol's training images, so that its test images stay unseen:
     VOC-2012's on trainval, the others' on those of the first split. A user's is fitted on all labelled images.
@@ -294,7 +299,7 @@ def _write_model(
         outcome = last if protocol.archive else reported[0]
         fitted, C, used = outcome.svm, outcome.C, outcome.counts["train"] + outcome.counts["val"]
     else:
-        fitted, C = fit_all(features, reported, settings)
+        fitted, C = fit_all(features, reported, settings, progress)
         used = int(features.described.sum())
     record = {name: result[name] for name in ("dataset", "measure", "mean", "std", "chance")} | {
         "fitted_on": used,

@@ -121,6 +121,23 @@ def callback(progress: Progress | bool | None) -> Progress | None:
     return progress if callable(progress) else None
 
 
+def counted(progress: Progress | bool | None, total: int) -> Callable[[int], None]:
+    """What to call with the number of steps just done of `total`; `progress`, if a function, hears the sum, at first 0.
+
+    The start is told because the first step may be long.
+    """
+    tick, done = callback(progress), 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        if tick is not None:
+            tick(done, total, 0)
+
+    step(0)
+    return step
+
+
 @contextlib.contextmanager
 def fetching_bar(progress: Fetching | bool | None) -> Iterator[Fetching | None]:
     """What to call while something is fetched: the function given, a bar's if True and somebody watches, or None."""

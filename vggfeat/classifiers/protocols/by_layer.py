@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from vggfeat.classifiers.groups import Count
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.results import LayerScore
 from vggfeat.classifiers.protocols.selection import Settings, run_split
@@ -24,7 +25,7 @@ def layer_names(features: Features) -> list[str]:
 
 
 def scores_by_layer(
-    features: Features, splits: Sequence[Split], settings: Settings, step: Callable[[str], None]
+    features: Features, splits: Sequence[Split], settings: Settings, progress: Count
 ) -> Iterator[LayerScore]:
     """The score of each layer, C chosen anew for each.
 
@@ -32,9 +33,9 @@ def scores_by_layer(
         features: files of several layers.
         splits: those of the whole descriptor.
         settings: how classifiers are fitted.
-        step: called after each step of a split.
+        progress: called as in `run_split`.
     """
     for name in layer_names(features):
         alone = replace(features, files=tuple(file.choose(name) for file in features.files), layers=(name,))
-        values = tuple(run_split(alone, split, settings, step).value for split in splits)
+        values = tuple(run_split(alone, split, settings, progress).value for split in splits)
         yield LayerScore(name, alone.dim, values)

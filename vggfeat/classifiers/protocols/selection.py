@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.classifiers.calibration import held_out_folds
+from vggfeat.classifiers.calibration import FOLDS, held_out_folds
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
+from vggfeat.classifiers.groups import Count, silent
 from vggfeat.classifiers.protocols.copies import Copy, CopyFinder
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
@@ -94,19 +95,29 @@ def measure_of(features: Features) -> Measure:
     return "mAP" if features.multi_label else "mean_class_recall"
 
 
-STEPS = ("read", "choose", "fit", "score")
-"""What a split takes, in order."""
+SPLIT, MODEL = ("read", "choose", "fit", "score"), ("read", "fit")
+"""The parts of `run_split` and of `fit_all`, in order."""
 
 
-def run_split(
-    features: Features, split: Split, settings: Settings, progress: Callable[[str], None] = lambda step: None
-) -> Outcome:
-    """Chooses C, refits and scores; `progress` is called with each of STEPS when it is done.
+def steps_of(features: Features, settings: Settings, parts: Sequence[str] = SPLIT) -> dict[str, int]:
+    """The steps of progress of each part: one for a class at one C, and one each for reading and scoring."""
+    classes = len(features.class_names)
+    size = {
+        "read": 1,
+        "choose": classes * len(settings.Cs) if len(settings.Cs) > 1 else 0,
+        "fit": classes * (1 + FOLDS) if settings.probabilities else classes,
+        "score": 1,
+    }
+    return {part: size[part] for part in parts}
+
+
+def run_split(features: Features, split: Split, settings: Settings, progress: Count = silent) -> Outcome:
+    """Chooses C, refits and scores; `progress` is called with the number of steps, of `steps_of`, just done.
 
     Raises DatasetError for a class without any training image, StoreError for descriptors that are not finite,
     TrainingError for a fit that is far from its optimum.
     """
-    clock = _Clock(progress)
+    clock = _Clock(steps_of(features, settings), progress)
     train, val, test = (rows_of(features, ids) for ids in (split.train, split.val, split.test))
     train, val = train[features.described[train]], val[features.described[val]]
     if not features.multi_label:
@@ -139,12 +150,20 @@ def run_split(
     return Outcome(split, C, curve, svm, scores, test_ids, labels, per_class, counts, clock.seconds, copies)
 
 
-def fit_all(features: Features, outcomes: list[Outcome], settings: Settings) -> tuple[LinearSVM, NDArray[np.float64]]:
-    """A fit on every image with the C that is best on average over the splits; and that C (K,)."""
+def fit_all(
+    features: Features, outcomes: list[Outcome], settings: Settings, progress: Count = silent
+) -> tuple[LinearSVM, NDArray[np.float64]]:
+    """A fit on every image with the C that is best on average over the splits; and that C (K,).
+
+    `progress` is called as in `run_split`, with the steps of the parts MODEL.
+    """
     curves = [outcome.curve for outcome in outcomes if outcome.curve is not None]
     curve = np.mean(curves, axis=0) if curves else None
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
-    return fit(_problem(features, np.flatnonzero(features.described), settings, _Clock(lambda step: None)), C), C
+    clock = _Clock(steps_of(features, settings, MODEL), progress)
+    svm = fit(_problem(features, np.flatnonzero(features.described), settings, clock), C)
+    clock.lap("fit")
+    return svm, C
 
 
 def check_calibration(features: Features, rows: NDArray[np.intp]) -> None:
@@ -235,7 +254,7 @@ def _problem(
         X = features.read(rows)
     clock.lap("read")
     svm = LinearSVM(loss=settings.loss, solver=settings.solver, probability=settings.probabilities)
-    return SVMPath(X, targets, weight, estimator=svm, limits=limits)
+    return SVMPath(X, targets, weight, estimator=svm, limits=limits, progress=clock.step)
 
 
 def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int8], NDArray[np.float32] | None]:
@@ -275,15 +294,26 @@ def _per_class(
 
 
 class _Clock:
-    """Seconds by the name of each step, which it also reports."""
+    """Seconds by the name of each part, and the steps done, which it reports."""
 
-    def __init__(self, progress: Callable[[str], None]) -> None:
+    def __init__(self, steps: dict[str, int], progress: Count) -> None:
         self._progress = progress
+        self._left = dict(steps)
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
+    def step(self, count: int) -> None:
+        """Reports steps of the part that runs, at most those that it has left."""
+        part = next(iter(self._left))
+        count = min(count, self._left[part])
+        self._left[part] -= count
+        if count:
+            self._progress(count)
+
     def lap(self, name: str) -> None:
+        """Ends the part that runs. Steps that it did not take are reported now: few images have fewer folds."""
         now = time.perf_counter()
         self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 3)
         self._last = now
-        self._progress(name)
+        self.step(self._left[name])
+        del self._left[name]
