@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,11 @@ import pytest
 
 import vggfeat
 from vggfeat.cli import run
-from vggfeat.datasets import Dataset, Sample
+from vggfeat.datasets import Sample
 from vggfeat.datasets.outage import until_outage
-from vggfeat.datasets.sample import Origin
 from vggfeat.errors import OutageError
-from vggfeat.inference.blocks import blocks_of
 from vggfeat.stages.merge import merge
 from vggfeat.store.pooling import Described
-from vggfeat.store.shards import Portion, Shard, cut
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32", "--scales", "224"]
 COUNT = 40
@@ -346,26 +342,6 @@ def test_the_command_names_the_weights_file_where_it_was(photos, tmp_path, monke
     again = repaired(tmp_path / "x.shard-0-of-2.h5", capsys)
     assert again[again.index("--weights") + 1] == "nets/a.pt"
     assert run(again) == 0
-
-
-def test_a_very_long_list_of_paths_is_not_recorded(tmp_path):
-    paths = tuple(f"{number:05}.jpg" for number in range(2000))
-    images = Dataset("images", tuple(Sample(path, path) for path in paths), origin=Origin(paths=paths))
-    _, portion = cut(images, Shard(0, 2), blocks_of(2000))
-    assert portion.origin is None
-    _, portion = cut(replace(images, origin=Origin(paths=paths[:9])), Shard(0, 2), blocks_of(2000))
-    assert Portion.of(portion.attributes()).origin == Origin(paths=paths[:9])
-
-
-@pytest.mark.parametrize("origin", ["no JSON", "[]", "{}", '{"paths": 3, "list_file": "", "nul": false, "data": ""}'])
-def test_a_damaged_origin_is_an_unknown_one(origin):
-    _, portion = cut(Dataset("images", (Sample("a", "a"),), origin=Origin(list_file="l")), Shard(0, 1), blocks_of(1))
-    attributes = portion.attributes()
-    assert Portion.of(attributes).origin == Origin(list_file="l")
-    assert Portion.of({**attributes, "origin": origin}).origin is None
-    del attributes["origin"]
-    with_weights = Portion.of({**attributes, "weights_files": '["a.pt"]'})
-    assert (with_weights.origin, with_weights.weights) == (None, ("a.pt",))
 
 
 def test_the_clusters_last_line_turns_3_into_0_and_no_other_code(listed, tmp_path):

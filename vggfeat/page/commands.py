@@ -15,7 +15,8 @@ from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
-from vggfeat.store.shards import Portion, Shard, whole_path
+from vggfeat.store.naming import Naming
+from vggfeat.store.shards import Shard, whole_path
 from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 
@@ -25,42 +26,36 @@ def making_command(made: Descriptors) -> str:
     if made.attributes["layer"] == "posteriors":
         return evaluate_command(settings, dataset)
     if made.portion is not None:
-        return shard_command(settings, dataset, whole_path(made.path), made.portion)
-    return extract_command(settings, dataset)
+        return shard_command(settings, dataset, made.naming, whole_path(made.path), made.portion.shard)
+    return extract_command(settings, dataset, made.naming, str(made.path))
 
 
 def shard_command(
     settings: Mapping[str, Any],
     dataset: str,
+    naming: Naming,
     output: Path,
-    portion: Portion,
-    shard: Shard | None = None,
+    shard: Shard,
     mode: Literal["", "resume", "overwrite"] = "",
 ) -> str:
     """The `vggfeat extract` that makes a shard again, or another one of the same list.
 
     Args:
-        settings, dataset: what a shard records.
+        settings, dataset, naming: what a shard records.
         output: the file that the shards become.
-        portion: the shard's.
-        shard: the other one.
+        shard: the one to make.
         mode: what to do with the shard's file, if it exists.
     """
-    nets = settings["nets"]
-    if len(portion.weights) == len(nets):
-        nets = [{**net, "weights": path} for net, path in zip(nets, portion.weights, strict=True)]
-    command = extract_command(
-        {**settings, "nets": nets}, dataset, str(output), str(shard or portion.shard), origin=portion.origin
-    )
+    command = extract_command(settings, dataset, naming, str(output), str(shard))
     return f"{command} --{mode}" if mode else command
 
 
 def extract_command(
     settings: Mapping[str, Any],
     dataset: str,
+    naming: Naming,
     output: str | None = None,
     shard: str | None = None,
-    origin: Origin | None = None,
 ) -> str:
     """The `vggfeat extract` that reproduces a descriptor file or a shard of it.
 
@@ -68,12 +63,14 @@ def extract_command(
         settings: the extraction settings that the file, or a model, records.
         dataset: the data set's name; "images" for the user's own list, which the command reads from stdin or, for a
             shard whose origin is unknown, from a file (written FILE).
+        naming: how the images and the weights were named.
         output: the file to write.
         shard: such as "2/8".
-        origin: how the images were named.
     """
-    origin = origin or Origin()
-    words = ["vggfeat", "extract", *_nets(settings)]
+    origin, nets = naming.origin or Origin(), settings["nets"]
+    if len(naming.weights) == len(nets):
+        nets = [{**net, "weights": path} for net, path in zip(nets, naming.weights, strict=True)]
+    words = ["vggfeat", "extract", *_nets({**settings, "nets": nets})]
     words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
     words += [] if settings["flip"] else ["--no-flip"]
     words += ["--exif"] if settings["exif"] else ["--no-exif"]
@@ -86,6 +83,7 @@ def extract_command(
     words += ["--pre-relu"] if settings.get("pre_relu") else []
     words += ["--keep-scales"] if settings.get("keep_scales") else []
     words += ["--precision", settings["precision"]]
+    words += ["--calibration", naming.calibration] if naming.calibration else []
     words += ["-o", output] if output else []
     words += ["--shard", shard] if shard else []
     if dataset != "images":
@@ -238,9 +236,12 @@ def resumed(command: str) -> str:
 
 def notes_on(lines: Sequence[str]) -> list[str]:
     """What a reader of these command lines should know."""
+    notes = []
     if any(line.endswith(" --resume") for line in lines):
-        return ["A finished file is kept; --overwrite in place of --resume makes it again."]
-    return []
+        notes.append("A finished file is kept; --overwrite in place of --resume makes it again.")
+    if any("-" in shlex.split(line) for line in lines):
+        notes.append("The images' list came from a pipe, or was very long: - reads it from there again.")
+    return notes
 
 
 def with_data(command: str, data: str | Path) -> str:

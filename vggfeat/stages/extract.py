@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.store import FAILED, DescriptorWriter, check_output
 from vggfeat.store.aggregates import STORES, Aggregate
 from vggfeat.store.finding import FOLDER
+from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
@@ -147,8 +147,7 @@ def extract(
     from vggfeat.inference.extractor import Extractor
 
     nets = choice.load(layers)
-    if portion is not None:
-        portion = replace(portion, weights=_weights_files(weights, len(nets)))
+    named = Naming(dataset.origin, _weights_files(weights, len(nets)), "" if calibration is None else str(calibration))
     path = _part_of(default_output(dataset.name, nets, settings) if output is None else output, part)
     calibrate(
         nets,
@@ -171,6 +170,7 @@ def extract(
             store=store,
             keep_scales=keep_scales,
             portion=portion,
+            naming=named,
             resume=resume,
             overwrite=overwrite,
         ) as writer:

@@ -22,6 +22,7 @@ from vggfeat.page.commands import (
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
 from vggfeat.store.merging import Head
+from vggfeat.store.naming import NAMES, Naming
 from vggfeat.store.shard_states import ShardState, State, shard_states
 from vggfeat.store.shards import whole_path
 from vggfeat.system.hdf5 import DAMAGE
@@ -113,7 +114,7 @@ def _shard_info(one: ShardState, whole: Path, known: Head | None) -> ShardInfo:
     if one.state not in ("done", "running") and known is not None and known.portion is not None:
         attributes = known.attributes
         mode = MODES[one.state]
-        command = shard_command(attributes["settings"], attributes["dataset"], whole, known.portion, one.shard, mode)
+        command = shard_command(attributes["settings"], attributes["dataset"], known.naming, whole, one.shard, mode)
     return ShardInfo(
         shard=str(one.shard),
         path=str(one.path),
@@ -152,6 +153,9 @@ def info(path: str | Path) -> Info:
         return _model(path, error)
 
 
+_IN_COMMAND = ("format", "settings", *NAMES)
+"""Attributes that the command shows better."""
+
 _STATUS = {"done": DONE, "pending": PENDING, "failed": FAILED}
 
 
@@ -165,7 +169,7 @@ def _descriptors(path: Path) -> Info:
         **{name: int((made.status == code).sum()) for name, code in _STATUS.items()},
         "classes": len(made.class_names),
         "failed_images": made.errors(),
-        **{name: value for name, value in made.attributes.items() if name not in ("settings", "format")},
+        **{name: value for name, value in made.attributes.items() if name not in _IN_COMMAND},
     }
     return Info(str(path), kind if made.portion is None else f"{kind}, {made.portion}", facts, making_command(made))
 
@@ -221,8 +225,10 @@ def _model(path: Path, error: StoreError) -> Info:
 def _model_command(path: Path, model: Model) -> str:
     """The command lines that make the model again, from the descriptors on."""
     record = model.record
+    files = record["descriptors"]
+    namings = map(Naming.of, record.get("naming", [{}] * len(files)))  # older models do not tell
     lines = [
-        extract_command(settings, record["dataset"], output=file)
-        for settings, file in zip(model.inputs, record["descriptors"], strict=True)
+        extract_command(settings, record["dataset"], naming, output=file)
+        for settings, naming, file in zip(model.inputs, namings, files, strict=True)
     ]
     return " && ".join([*lines, fit_command(record["command"], str(path))])

@@ -121,7 +121,8 @@ def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:
 def _command(first: Head, shard: Shard) -> str:
     """The command that makes a shard as `first` was made."""
     attributes = first.attributes
-    return shard_command(attributes["settings"], attributes["dataset"], whole_path(first.path), _portion(first), shard)
+    output = whole_path(first.path)
+    return shard_command(attributes["settings"], attributes["dataset"], first.naming, output, shard)
 
 
 def _warn_of_versions(heads: Sequence[Head]) -> None:

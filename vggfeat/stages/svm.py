@@ -40,6 +40,7 @@ from vggfeat.classifiers.protocols.selection import (
 )
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
+from vggfeat.datasets.listing import NAME
 from vggfeat.datasets.sample import Origin
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import positive_share
@@ -305,6 +306,7 @@ def _write_model(
         "fitted_on": used,
         "loss": settings.loss,
         "descriptors": [file["path"] for file in result.descriptors],
+        "naming": [file.naming.attributes() for file in features.files],
         "command": with_probabilities(command) if settings.probabilities else command,
     }
     return write_model(
@@ -353,9 +355,17 @@ def _write_report(
     described = [{**file.attributes, **one} for file, one in zip(features.files, result.descriptors, strict=True)]
     versions = {"vggfeat": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("numpy", "scikit-learn")}
-    origin = Origin(data=str(data))  # of a data set; images named one by one have no data root
+    # The page's pictures may be elsewhere by now; only images named one by one have no data root.
+    rooted = features.dataset != NAME
     lines = [
-        resumed(extract_command(file.attributes["settings"], features.dataset, str(file.path), origin=origin))
+        resumed(
+            extract_command(
+                file.attributes["settings"],
+                features.dataset,
+                replace(file.naming, origin=Origin(data=str(data))) if rooted else file.naming,
+                str(file.path),
+            )
+        )
         for file in features.files
     ]
     run = Report(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.store.naming import Naming
 from vggfeat.store.reader import shape_of
 from vggfeat.store.rows import RowFile
 from vggfeat.store.schema import (
@@ -44,6 +45,11 @@ class Head:
     labels: tuple[int, np.dtype[Any]] | None
     """(number of dimensions, type)."""
     attributes: dict[str, Any]
+
+    @property
+    def naming(self) -> Naming:
+        """How the user named the images and the weights."""
+        return Naming.of(self.attributes)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -85,7 +91,9 @@ def merge_files(heads: Sequence[Head], output: Path, progress: Callable[[int, in
         labels=first.labels,
     )
     labelled = first.labels is not None
-    attributes = attributes_of(settings, first.attributes["dataset"], layer_dims, labelled, first.versions)
+    attributes = attributes_of(
+        settings, first.attributes["dataset"], layer_dims, labelled, first.versions, first.naming
+    )
     with replacing(output) as temporary:
         with written(temporary) as file:
             layout.create(file, attributes)

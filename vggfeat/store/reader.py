@@ -15,6 +15,7 @@ from vggfeat.errors import StoreError
 from vggfeat.nets.wording import nets_words
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
+from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import Aggregate, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
 from vggfeat.store.shards import Portion
@@ -59,6 +60,11 @@ class Descriptors:
     def portion(self) -> Portion | None:
         """Which rows of a longer list these are, in a shard; None in a whole file."""
         return Portion.of(self.attributes)
+
+    @property
+    def naming(self) -> Naming:
+        """How the user named the images and the weights."""
+        return Naming.of(self.attributes)
 
     @property
     def _raw(self) -> bool:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vggfeat._version import __version__
 from vggfeat.errors import StoreError
 from vggfeat.store.layers import StoredLayer, stored_layers
+from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
@@ -97,6 +98,7 @@ def attributes_of(
     layer_dims: Sequence[int],
     labelled: bool,
     versions: Mapping[str, str],
+    naming: Naming,
     portion: Portion | None = None,
 ) -> dict[str, Any]:
     """A descriptor file's attributes; `portion` if it holds a part of its list."""
@@ -117,6 +119,7 @@ def attributes_of(
         **{name: settings[name] for name in copied},
         **({} if settings["layer"] == "posteriors" else {name: settings[name] for name in LATER if name in settings}),
         **dict(sorted(versions.items())),
+        **naming.attributes(),
         **(portion.attributes() if portion is not None else {}),
     }
 

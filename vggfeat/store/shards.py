@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vggfeat.datasets import Dataset
-from vggfeat.datasets.sample import Origin
 from vggfeat.errors import UsageError
-
-LONGEST = 8000
-"""Characters of paths that a shard records: attributes of HDF5 hold 64 KB."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +76,6 @@ class Portion:
     total_rows: int
     list_sha256: str
     """Hash of all ids of the list, in order."""
-    origin: Origin | None = field(default=None, compare=False)
-    """How the list was named, which changes no value; None if unknown or very long."""
-    weights: tuple[str, ...] = field(default=(), compare=False)
-    """Where the nets' weights were read, by net; empty if they have names."""
 
     def __str__(self) -> str:
         return f"shard {self.shard} of a list of {self.total_rows}"
@@ -96,8 +87,6 @@ class Portion:
             "first_row": self.first_row,
             "total_rows": self.total_rows,
             "list_sha256": self.list_sha256,
-            **({"origin": json.dumps(asdict(self.origin), sort_keys=True)} if self.origin is not None else {}),
-            **({"weights_files": json.dumps(self.weights)} if self.weights else {}),
         }
 
     @staticmethod
@@ -110,21 +99,7 @@ class Portion:
             int(attributes["first_row"]),
             int(attributes["total_rows"]),
             str(attributes["list_sha256"]),
-            *_named(attributes),
         )
-
-
-def _named(attributes: Mapping[str, Any]) -> tuple[Origin | None, tuple[str, ...]]:
-    """How a shard's images and weights were named; older shards, and damaged attributes, do not tell."""
-    try:
-        weights = tuple(map(str, json.loads(attributes.get("weights_files", "[]"))))
-        if "origin" not in attributes:
-            return None, weights
-        named = json.loads(attributes["origin"])
-        paths = tuple(map(str, named["paths"]))
-        return Origin(paths, str(named["list_file"]), bool(named["nul"]), str(named["data"])), weights
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None, ()
 
 
 def cut(dataset: Dataset, shard: Shard, blocks: Sequence[range]) -> tuple[Dataset, Portion]:
@@ -137,8 +112,4 @@ def cut(dataset: Dataset, shard: Shard, blocks: Sequence[range]) -> tuple[Datase
     digest = hashlib.sha256()
     for sample in dataset.samples:
         digest.update(os.fsencode(sample.id) + b"\0")
-    origin = dataset.origin
-    if origin is not None and sum(map(len, origin.paths)) > LONGEST:
-        origin = None
-    portion = Portion(shard, rows.start, len(dataset.samples), digest.hexdigest(), origin)
-    return replace(dataset, samples=samples), portion
+    return replace(dataset, samples=samples), Portion(shard, rows.start, len(dataset.samples), digest.hexdigest())

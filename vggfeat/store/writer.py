@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError
 from vggfeat.store.locking import OutputLock
+from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import Described
 from vggfeat.store.rows import RowFile
 from vggfeat.store.schema import (
@@ -51,6 +52,7 @@ class DescriptorWriter:
         store: "float32" or "float16", the type in the file.
         keep_scales: store each scale's activations too.
         portion: which rows of a longer list these samples are, for a shard.
+        naming: how the user named the images and the weights.
         resume: continue an existing file. overwrite: replace it. Neither: the file must not exist.
 
     Raises StoreError if the file exists, is in use, or was made otherwise (naming the first difference).
@@ -67,13 +69,14 @@ class DescriptorWriter:
         store: str = "float32",
         keep_scales: bool = False,
         portion: Portion | None = None,
+        naming: Naming | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
         self.dataset = dataset
         self._settings = {**settings, "store": store, "keep_scales": keep_scales}
-        self._portion = portion
+        self._portion, self._naming = portion, naming or Naming()
         self._hold = OutputLock(self.path)
         try:
             _check_replaceable(self.path, resume, overwrite)
@@ -128,7 +131,10 @@ class DescriptorWriter:
         )
         labelled = labels is not None
         layout.create(
-            file, attributes_of(settings, self.dataset.name, layer_dims, labelled, versions_here(), self._portion)
+            file,
+            attributes_of(
+                settings, self.dataset.name, layer_dims, labelled, versions_here(), self._naming, self._portion
+            ),
         )
         write_all(file["ids"], _named(samples, lambda sample: sample.id))
         write_all(file["subset"], _named(samples, lambda sample: sample.subset))

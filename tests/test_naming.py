@@ -1,0 +1,94 @@
+"""A file records how its images, weights and calibration were named, so that commands on pages and in `info` repeat it."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from making import commands_on
+
+from vggfeat.cli import run
+from vggfeat.datasets.sample import Origin
+from vggfeat.store import read_descriptors
+from vggfeat.store.naming import LONGEST, Naming
+
+NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "224", "--precision", "fp32", "--quiet"]
+
+
+def shown(path, capsys):
+    """The command that `info` shows."""
+    capsys.readouterr()
+    assert run(["info", str(path), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["command"]
+
+
+@pytest.fixture
+def classes(photos, tmp_path, monkeypatch):
+    """`own`, two classes of ten photos each, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(20):
+        target = tmp_path / "own" / "ab"[number % 2] / f"{number}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((photos / f"{number % 6}.jpg").read_bytes())
+    return tmp_path
+
+
+def test_a_models_commands_make_its_descriptors_with_their_labels_and_itself_again(classes, capsys):
+    assert run(["extract", "own", *NARROW, "-o", "own.h5"]) == 0
+    assert run(["svm", "own.h5", "-o", "model.h5", "--quiet", "--report", "page"]) == 0
+    command = shown("model.h5", capsys)
+    assert " -o own.h5 own && vggfeat svm own.h5 " in command
+    assert commands_on((classes / "page" / "index.html").read_text(encoding="utf-8"))[0].endswith(" -o own.h5 own --resume")
+    before = {name: (classes / name).read_bytes() for name in ("own.h5", "model.h5")}
+    for name in before:
+        (classes / name).unlink()
+    line = command.replace("vggfeat ", f"{shlex.quote(sys.executable)} -m vggfeat ")
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert {name: (classes / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("given", [["own/a/0.jpg", "own/b/1.jpg"], ["--list", "list.txt"], ["--data", "own"]])
+def test_the_command_of_a_file_makes_it_again_however_its_images_were_named(classes, given, capsys):
+    (classes / "list.txt").write_text("own/a/0.jpg\nown/b/3.jpg\n", encoding="utf-8")
+    assert run(["extract", *given, *NARROW, "-o", "x.h5"]) == 0
+    words = shlex.split(shown("x.h5", capsys))
+    before = (classes / "x.h5").read_bytes()
+    assert run([*words[1:], "--overwrite", "--quiet"]) == 0
+    assert (classes / "x.h5").read_bytes() == before
+
+
+def test_shards_merge_to_the_bytes_of_one_process_names_included(classes):
+    assert run(["extract", "own", *NARROW, "-o", "whole.h5"]) == 0
+    for number in range(2):
+        assert run(["extract", "own", *NARROW, "-o", "x.h5", "--shard", f"{number}/2"]) == 0
+    assert run(["merge", "x.shard-0-of-2.h5", "x.shard-1-of-2.h5", "-o", "x.h5", "--quiet"]) == 0
+    assert (classes / "x.h5").read_bytes() == (classes / "whole.h5").read_bytes()
+    assert read_descriptors("x.h5").naming.origin == Origin(paths=("own",))
+
+
+def test_a_calibration_is_in_the_command_and_the_images_own_is_not(classes, capsys):
+    (classes / "some.txt").write_text("own/a/0.jpg\nown/b/3.jpg\n", encoding="utf-8")
+    for name, flags in (("x.h5", ["--calibration", "some.txt"]), ("y.h5", [])):
+        assert run(["extract", "own", *NARROW, "--precision", "int8", *flags, "-o", name]) == 0
+        words = shlex.split(shown(name, capsys))
+        assert ("--calibration" in words) == bool(flags)
+        if flags:
+            assert words[words.index("--calibration") + 1] == "some.txt"
+
+
+def test_names_that_came_from_a_pipe_or_are_very_long_are_not_recorded():
+    paths = tuple(f"{number:05}.jpg" for number in range(2000))
+    assert sum(map(len, paths)) > LONGEST
+    assert Naming(Origin(paths=paths)).attributes() == Naming().attributes() == {}
+    assert Naming.of(Naming(Origin(paths=paths[:9])).attributes()).origin == Origin(paths=paths[:9])
+
+
+@pytest.mark.parametrize("origin", ["no JSON", "[]", "{}", '{"paths": 3, "list_file": "", "nul": false, "data": ""}'])
+def test_a_damaged_origin_is_an_unknown_one(origin):
+    attributes = Naming(Origin(list_file="l"), ("a.pt",)).attributes()
+    assert Naming.of(attributes) == Naming(Origin(list_file="l"), ("a.pt",))
+    assert Naming.of({**attributes, "origin": origin}).origin is None
+    del attributes["origin"]
+    assert Naming.of(attributes) == Naming(None, ("a.pt",))
