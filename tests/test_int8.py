@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import vggfeat
 from vggfeat import VGGFeatures, read_descriptors
-from vggfeat.errors import UsageError
+from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference import calibration
 from vggfeat.inference.dense import DenseNet
 from vggfeat.nets import int8
@@ -300,7 +300,13 @@ def test_wrong_calibrations_are_refused(photos: Path, tmp_path: Path) -> None:
     assert refused(calibration=trunk, seed=1, layer="pool5") == none
     assert refused(calibration=trunk, precision="fp32") == "`calibration` goes with `precision=int8`"
     unread = "`precision=int8`: none of the images to calibrate it on can be read"
-    assert refused(calibration=tmp_path / "notes.txt") == unread
+    assert refused(calibration=tmp_path / "notes.txt") == f"{unread}; the first, nowhere.jpg: no such file or directory"
+
+
+def test_a_resume_in_another_precision_names_the_precision(photos: Path, tmp_path: Path) -> None:
+    written(photos, tmp_path / "x.h5")
+    with pytest.raises(StoreError, match=r'other settings \(precision "int8" there, "fp32" here\)'):
+        written(photos, tmp_path / "x.h5", precision="fp32", resume=True)
 
 
 def test_a_model_predicts_from_the_recorded_ranges(photos: Path, tmp_path: Path) -> None:

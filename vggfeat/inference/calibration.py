@@ -69,10 +69,13 @@ def calibrate(
     if source is not None:
         samples = from_list(os.fspath(source)).samples
     for net in waiting:
+        unread: list[str] = []
         try:
-            net.input_maxima = input_maxima(net, _batches(net, samples, scales, exif, max_megapixels), head=head)
+            pictures = _batches(net, samples, scales, exif, max_megapixels, unread)
+            net.input_maxima = input_maxima(net, pictures, head=head)
         except ValueError as error:
-            raise UsageError(f"`precision=int8`: {error}") from None
+            first = f"; the first, {unread[0]}" if unread else ""
+            raise UsageError(f"`precision=int8`: {error}{first}") from None
         log.info("calibrated net %s: %s", net.net, net.input_maxima)
 
 
@@ -95,15 +98,21 @@ def _taken_from(path: Path, nets: Sequence[VGG], head: bool) -> bool:
 
 
 def _batches(
-    net: VGG, samples: Sequence[Sample], scales: Sequence[int], exif: bool, max_megapixels: float
+    net: VGG,
+    samples: Sequence[Sample],
+    scales: Sequence[int],
+    exif: bool,
+    max_megapixels: float,
+    unread: list[str],
 ) -> Iterator[Tensor]:
-    """What the net takes of each image and scale: (1, 3, H, W)."""
+    """What the net takes of each image and scale, (1, 3, H, W); `unread` receives why an image has none."""
     scaling = InputScaling(net.preprocessing)
     places = {place * len(samples) // IMAGES for place in range(IMAGES)} if samples else ()
     for turn, sample in enumerate(samples[place] for place in sorted(places)):
         try:
             picture = images.decode(sample.source(), exif=exif, max_megapixels=max_megapixels, name=sample.id)
-        except ImageError:  # the run itself tells of it
+        except ImageError as error:
+            unread.append(f"{sample.id}: {error}")
             continue
         pixels = images.rescale(picture, scales[turn % len(scales)], net.preprocessing.filter)
         yield scaling(torch.from_numpy(pixels.copy())).permute(2, 0, 1)[None]
