@@ -43,6 +43,7 @@ ADVICE = {
     "merge": "'vggfeat merge {shards} -o {output}'",
     "model": "'vggfeat svm -o {path}' makes a model",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",
+    "describe": "'vggfeat extract {folder}' describes the pictures in it",
     "make": "make it with {command}",
     "make_all": "make the first with {command}; 'vggfeat info --shards {output}' has a command for each",
     "make_again": "make it again with {command}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ def note(text: str) -> None:
 
 def print_json(result: Any) -> None:
     """Prints a result as JSON on stdout: NaN becomes null, bytes that are not UTF-8 become escapes like `\\udce9`."""
-    text = json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False)
+    text = _escaped(json.dumps(_finite(result), indent=2, ensure_ascii=False, allow_nan=False))
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -43,7 +44,8 @@ def _finite(value: Any) -> Any:
 def print_rows(rows: Iterable[Sequence[Any]]) -> None:
     """Tab-separated lines on stdout, at once; the bytes of names that are no UTF-8 stay as they are.
 
-    A text that would break the form (with a tab or a line break, or beginning with a quote) is a JSON string.
+    A text that would break the form (with a tab, a line break or another control character, or beginning with a quote)
+    is a JSON string.
     """
     lines = ("\t".join(map(_cell, row)) + "\n" for row in rows)
     sys.stdout.flush()
@@ -55,4 +57,18 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if text[:1] == '"' or set(text) & {"\t", "\n", "\r"} else text
+    if text[:1] == '"' or _CONTROL.search(text):
+        return _escaped(json.dumps(text, ensure_ascii=False))
+    return text
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters, which a terminal acts on, and Unicode's line separators, which may end a line."""
+
+_LEFT_BY_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+"""Those that `json.dumps` leaves as they are."""
+
+
+def _escaped(text: str) -> str:
+    """JSON without raw control characters, except for its own line ends."""
+    return _LEFT_BY_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -8,7 +8,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.hints import hint
+from vggfeat.cli.hints import hint, typed
 from vggfeat.cli.options import GIVEN, common, data_option, dataset_option, device_options, net_options, reading_options
 from vggfeat.cli.types import SCALES, Choice, Numbers
 from vggfeat.datasets.split import SUBSETS
@@ -116,8 +116,12 @@ def evaluate(
         for path in (None if files else result.posteriors, result.submission, result.report):
             if path is not None:
                 click.echo(path)
-        if result.posteriors is not None and not files:
-            hint("evaluate", quiet, path=result.posteriors)
+        reported = bool(folder) or result.rows[-1].top1_error is None  # without labels there is no page
+        kept = [result.posteriors] if result.posteriors is not None and not files else list(files)
+        if kept and (reported or not files):
+            hint("evaluate files", quiet, path=kept)
+        else:
+            hint("evaluate report" if reported else "evaluate", quiet, typed=typed(ctx))
     if result.failed:
         if not quiet:
             tables.print_failures(result.failed, len(result.failed) + result.rows[-1].images, where="with --json")

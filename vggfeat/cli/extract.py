@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vggfeat.cli import console, progress, tables
+from vggfeat.cli.advice import shell_pattern
 from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from, shard_of
@@ -24,7 +27,7 @@ from vggfeat.cli.options import (
 from vggfeat.cli.types import SCALES, Choice, Layer
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
 from vggfeat.store.aggregates import AGGREGATES, STORES
-from vggfeat.store.shards import whole_path
+from vggfeat.store.shards import Shard, whole_path
 from vggfeat.system.bars import in_megabytes
 from vggfeat.system.launch import launched
 
@@ -150,9 +153,6 @@ def extract(
     errors = made.errors()
     if errors and not quiet:
         tables.print_failures(errors, len(made))
-    if part is not None and part.index == 0 and not quiet:
-        shards, whole = part.pattern(whole_path(path)), whole_path(path)
-        console.note(f"when all {part.count} shards are done: vggfeat merge {shards} -o {whole}")
     if as_json:
         console.print_json(
             {
@@ -168,9 +168,25 @@ def extract(
         click.echo(path)
         if part is None:
             hint(_done(made), quiet, path=str(path))
+        elif launch is None or part.index == 0:  # one of torchrun's ranks speaks for all
+            _hint_of_shard(part, whole_path(path), quiet)
     if errors:
         # torchrun takes any code but 0 for a failure, and ends the other ranks' shards.
         ctx.exit(SKIPPED if launch is None else DONE)
+
+
+def _hint_of_shard(part: Shard, whole: Path, quiet: bool) -> None:
+    """What follows a shard: merging, or a look at the others."""
+    from vggfeat.store.shard_states import shard_states
+
+    pattern = str(part.pattern(whole))
+    if all(one.state == "done" for one in shard_states(whole) if one.shard.count == part.count):
+        hint("extract shards", quiet, shards=pattern, path=str(whole))
+    elif part.index:
+        hint("extract shard", quiet, path=str(whole))
+    elif not quiet:
+        merging = f"vggfeat merge {shell_pattern(pattern)} -o {shlex.quote(str(whole))}"
+        console.note(f"when all {part.count} shards are done: {merging}")
 
 
 def _done(made: Descriptors) -> str:

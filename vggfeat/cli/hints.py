@@ -6,6 +6,7 @@ import shlex
 
 import click
 
+from vggfeat.cli.advice import shell_pattern
 from vggfeat.cli.console import note
 from vggfeat.cli.options import GIVEN
 
@@ -17,12 +18,16 @@ NEXT = {
     "train ilsvrc2012": "vggfeat evaluate --weights {path} {data}",
     "train localise": "vggfeat localise --protocol 1 --weights {path} {data}",
     "extract": "vggfeat export {path} -o FILE.npy",
+    "extract shard": "vggfeat info --shards {path}",
+    "extract shards": "vggfeat merge {shards} -o {path}",
     "extract failed": "vggfeat info --failed {path}",
     "extract labelled": "vggfeat svm {path} -o model.h5",
     "svm": "vggfeat svm {files} -o model.h5",
     "svm model": "vggfeat predict {path} PICTURES",
     "svm probabilities": "vggfeat predict {path} PICTURES --probabilities",
-    "evaluate": "vggfeat evaluate {path} OTHER.h5",
+    "evaluate": "vggfeat evaluate --report report {typed}",
+    "evaluate report": "vggfeat evaluate -o FILE.h5 {typed}",
+    "evaluate files": "vggfeat evaluate {path} OTHER.h5",
     "merge": "vggfeat info {path}",
     "predict": "vggfeat predict {path} PICTURES --top 5 --header",
     "localise": "vggfeat localise --weights {path} --classifier NET.pt",
@@ -39,13 +44,19 @@ NEXT = {
 
 
 def hint(done: str, quiet: bool, **facts: str | list[str]) -> None:
-    """Prints the next command. `facts` fill the template's places: a text, or a list of words.
+    """Prints the next command. `facts` fill the template's places: a text, or a list of words; `shards` is a pattern.
 
     Nothing is printed with --quiet.
     """
     if not quiet:
-        words = {name: shlex.join([value] if isinstance(value, str) else value) for name, value in facts.items()}
+        words = {name: _typed_word(name, value) for name, value in facts.items()}
         note(f"next: {NEXT[done].format(**words)}".rstrip())
+
+
+def _typed_word(name: str, value: str | list[str]) -> str:
+    if isinstance(value, list):
+        return shlex.join(value)
+    return shell_pattern(value) if name == "shards" else shlex.quote(value)
 
 
 def typed(ctx: click.Context) -> list[str]:
@@ -57,6 +68,8 @@ def typed(ctx: click.Context) -> list[str]:
         if value is None or ctx.get_parameter_source(parameter.name or "") not in GIVEN:
             continue
         values = [str(one) for one in (value if isinstance(value, tuple) else (value,))]
+        if isinstance(parameter, click.Option) and not parameter.multiple:  # numbers, which one word gives
+            values = [",".join(values)]
         if isinstance(parameter, click.Argument):
             arguments += values
         elif isinstance(value, bool):

@@ -18,8 +18,8 @@ def info(file: str, failed: bool, shards: bool, as_json: bool, quiet: bool) -> N
 
     With --shards, FILE is the file that the shards become (extract's -o), or one of them: every shard is done, running
     (with the process that writes it), unfinished, missing or unreadable; the commands that make or finish them follow.
-    With --failed too, the failed images of all shards are printed. Ids and reasons with tabs, line breaks or quotes are
-    written as JSON strings.
+    With --failed too, the failed images of all shards are printed. Ids and reasons with control
+    characters (tabs, line breaks) or a quote at the beginning are written as JSON strings.
 
     \b
     Examples:

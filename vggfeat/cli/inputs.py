@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def images_from(
         if paths or list_file:
             raise UsageError("--data goes with --dataset: leave it out, or name no other images")
         return _data_alone(data)
+    if dataset == "folder" and len(paths) == 1 and Path(paths[0]).is_dir() and not _typed("data"):
+        raise UsageError(f"{paths[0]} and --dataset folder: choose one; --data {shlex.quote(paths[0])} is both")
     if sum((bool(paths), dataset is not None, list_file is not None)) > 1:
         raise UsageError("images from PATHS, --list and --dataset: choose one")
     if dataset is not None:

@@ -139,6 +139,8 @@ def _rows(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
         label = above + name.replace("_", " ")
         if name == "training" and isinstance(value, Mapping):  # the recipe is in the command
             value = {key: entry for key, entry in value.items() if key != "recipe"}
+        if name == "top5" and value is None:  # says nothing among few classes
+            continue
         if name == "preprocessing":
             yield label, "; ".join(map(_inline, value if isinstance(value, list) else [value])) or "-"
         elif isinstance(value, Mapping):

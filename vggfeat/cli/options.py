@@ -22,6 +22,7 @@ from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import DISPLAY_NAMES, WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED
 from vggfeat.system.precisions import PRECISIONS
+from vggfeat.system.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,7 +56,8 @@ class _Notes(logging.Handler):
     """Prints log records on stderr, one per line, parameters as flags."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(in_flags(self.format(record)), file=sys.stderr)  # a progress bar redirects stderr to above itself
+        text = "\n".join(map(printable, in_flags(self.format(record)).split("\n")))
+        print(text, file=sys.stderr)  # a progress bar redirects stderr to above itself
 
 
 _NOTES = _Notes()

@@ -58,9 +58,10 @@ def predict(
     """Classify new images with a trained net or a fitted model.
 
     MODEL is a checkpoint that train wrote, or a file that svm -o wrote. Prints id<TAB>class<TAB>score, best class
-    first. Ids and classes with tabs, line breaks or quotes are written as JSON strings. A net's score is the
-    probability of the class, from the whole image and its mirror image. A fitted model describes images as it records;
-    its score is the signed distance from the class's hyperplane, or with --probabilities the calibrated probability.
+    first. Ids and classes with control characters (tabs, line breaks) or a quote at the beginning are written as JSON
+    strings. A net's score is the probability of the class, from the whole image and its mirror image. A fitted model
+    describes images as it records; its score is the signed distance from the class's hyperplane, or with
+    --probabilities the calibrated probability.
 
     \b
     Examples:

@@ -46,8 +46,8 @@ def similar(
 
     With pictures, each is described with the net and settings that FEATURES.h5 records, and its nearest neighbours
     in that file are printed as id<TAB>neighbour<TAB>cosine. Without pictures, all images of the file are compared
-    with one another, and pairs are printed as id<TAB>id<TAB>cosine, most similar first. Ids with tabs, line breaks or
-    quotes are written as JSON strings.
+    with one another, and pairs are printed as id<TAB>id<TAB>cosine, most similar first. Ids with control
+    characters (tabs, line breaks) or a quote at the beginning are written as JSON strings.
 
     \b
     Examples:
@@ -67,6 +67,8 @@ def similar(
         console.print_rows(result.pairs or ())
         if result.report:
             console.note(f"page: {result.report}")
+        if not quiet:
+            console.note(f"net {result.nets}; {result.features}")
     if not quiet and result.pairs is not None and result.found > len(result.pairs):
         console.note(f"the {len(result.pairs)} most similar of {result.found} pairs: --most keeps more")
     if not as_json:

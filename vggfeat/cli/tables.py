@@ -12,7 +12,7 @@ from rich.text import Text
 from vggfeat.cli.columns import columns, show
 from vggfeat.cli.console import note, stderr
 from vggfeat.metrics import chance_topk_error
-from vggfeat.nets.wording import net_words
+from vggfeat.nets.wording import net_words, size_words, width_words
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:  # the stages import torch and scikit-learn
@@ -78,16 +78,17 @@ def print_evaluation(result: Evaluation) -> None:
     console = stderr()
     if result.per_class is not None and result.confusions is not None:
         _print_classes(console, result.per_class, result.confusions)
-    table = _table("net", "view", "Q", "images", "top-1 error %", "top-5 error %")
+    tops = [k for k in (1, 5) if result.classes > k or k == 1]  # few classes have no top-5 error
+    table = _table("net", "view", "Q", "images", *(f"top-{k} error %" for k in tops))
     for row in result.rows:
-        errors = [_optional(error, ".1f") for error in (row.top1_error, row.top5_error)]
+        errors = [_optional(error, ".1f") for error in (row.top1_error, row.top5_error)[: len(tops)]]
         several = len(result.rows) > 1
-        name = "average of these" if several and row is result.rows[-1] else net_words(row.net, row.weights)
+        name = "average of these" if several and row is result.rows[-1] else row.nets
         name += f", {row.path}" if several and row is not result.rows[-1] else ""
         table.add_row(Text(printable(name)), row.view, ",".join(map(str, row.scales)), str(row.images), *errors)
     if any(row.top1_error is not None for row in result.rows):
-        chance = (chance_topk_error(result.classes, k) if result.classes > k else None for k in (1, 5))
-        table.add_row("chance", "", "", "", *(_optional(error, ".1f") for error in chance))
+        chance = (f"{chance_topk_error(result.classes, k):.1f}" for k in tops)
+        table.add_row("chance", "", "", "", *chance)
     show(console, table)
 
 
@@ -96,7 +97,8 @@ def print_localisation(result: Localisation) -> None:
     central = result.protocol == "1"
     table = _table("boxes", "Q", "merged up to", "images", "top-1 error %", "top-5 error %")
     names = " + ".join(
-        f"{net.net} ({net.weights}, {head})" for net, head in zip(result.nets, result.heads, strict=True)
+        f"{net_words(net.net, net.weights, net.width)}, {head}"
+        for net, head in zip(result.nets, result.heads, strict=True)
     )
     of_nets = dict.fromkeys(",".join(map(str, net.scales)) for net in result.nets)
     scales, count = "; ".join(of_nets), str(result.images)
@@ -227,7 +229,7 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
             _optional(row.get("times_plain_torchvision"), ".2f"),
         )
     out.print(
-        f"train: net {train['net']}, width {train['width']:g}, batch {train['batch_size']}; {machine['name']}, "
+        f"train: net {size_words(train['net'], train['width'])}, batch {train['batch_size']}; {machine['name']}, "
         f"{machine['threads']} threads"
     )
     show(out, table)
@@ -235,8 +237,9 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
     for row in train["head"]:
         times = row["times_plain_torchvision"]
         out.print(
-            f"fully-connected layers alone, width {row['width']:g}, batch {row['batch_size']}, {row['precision']}: "
-            f"{row['images_per_second']:.0f} images/s" + ("" if times is None else f", {times:.2f} x plain loop")
+            f"fully-connected layers alone, {width_words(row['width'])}, batch {row['batch_size']}, "
+            f"{row['precision']}: {row['images_per_second']:.0f} images/s"
+            + ("" if times is None else f", {times:.2f} x plain loop")
         )
     for row in train["loader"]:
         out.print(f"loader alone, threads {row['threads']}: {row['images_per_second']:.0f} crops/s")

@@ -33,6 +33,9 @@ _COLUMNS = {
 SEPARATOR = ";"
 """Between the labels of one image in a CSV; a file with it anywhere is multi-label."""
 
+STRAY = 10
+"""A tree of classes has at most one image in this many outside of its class folders; with more it may be anything."""
+
 
 def load_folder(data_root: str | Path) -> Dataset:
     """A tree of class folders, or a CSV file with the columns path, label and optionally subset.
@@ -63,12 +66,18 @@ def _tree(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset:
     if not class_names:
         raise DatasetError(f"{root}: no images in class folders; a labelled data set is a <class>/*.jpg tree")
     stray = [id for name, id, _ in found if not name]
-    if stray and not quiet:
-        number = f"{len(stray)} image{'' if len(stray) == 1 else 's'}"
-        log.warning("%s: left out %s outside of the class folders, such as %s", root, number, stray[0])
+    if not quiet:
+        _warn_of_stray(root, stray)
     index = {name: label for label, name in enumerate(class_names)}
     samples = tuple(Sample(id, path, index[name]) for name, id, path in found if name)
     return Dataset("folder", samples, class_names, exif=True)
+
+
+def _warn_of_stray(root: str | Path, stray: Sequence[str]) -> None:
+    """Logs which images of a labelled data set are left out, in one line."""
+    if stray:
+        number = f"{len(stray)} image{'' if len(stray) == 1 else 's'}"
+        log.warning("%s: left out %s outside of the class folders, such as %s", root, number, stray[0])
 
 
 def _parts(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset | None:
@@ -89,6 +98,8 @@ def _parts(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset | None
     beside = [name for name in beside if not name.startswith(".") and any(images_under(os.fspath(root / name)))]
     if beside and not quiet:
         log.warning("%s: left out %s, which is not part of the split", root, ", ".join(beside))
+    if not quiet:
+        _warn_of_stray(root, _images_in(root))
     samples = [
         replace(
             sample,
@@ -108,8 +119,19 @@ def _has_classes(folder: Path) -> bool:
     return any(any(images_under(os.fspath(entry))) for entry in folders)
 
 
-def as_dataset(images: Images) -> Dataset:
-    """What a function takes as its images, as a data set: one already, a path, or several paths (see `own_images`).
+def _images_in(folder: Path) -> list[str]:
+    """The names of the images that lie in a folder itself."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and is_image(entry.name))
+    return [name for name in names if not name.startswith(".")]
+
+
+def as_dataset(images: Images, *, labelled: bool = False) -> Dataset:
+    """What a function takes as its images, as a data set: one already, a path, or several paths.
+
+    Args:
+        images: as the function was given them.
+        labelled: one folder that is a tree of classes brings its labels (see `class_tree`), without the few images
+            outside of its classes; by default every image below a folder counts.
 
     Raises UsageError for pictures in memory, which have no path to be their id.
     """
@@ -118,7 +140,8 @@ def as_dataset(images: Images) -> Dataset:
     if hasattr(images, "columns"):
         raise UsageError("a table is not a list of images: pass its column of paths, such as table['path']")
     one = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)
-    return own_images([_path(image) for image in ([images] if one else images)])  # type: ignore[union-attr]
+    paths = [_path(image) for image in ([images] if one else images)]  # type: ignore[union-attr]
+    return own_images(paths) if labelled else from_paths(paths)
 
 
 def _path(image: object) -> str:
@@ -140,15 +163,19 @@ def own_images(paths: Sequence[str]) -> Dataset:
 def class_tree(root: str) -> Dataset | None:
     """The labelled images of a folder that is clearly a tree of classes, with their paths as ids; None otherwise.
 
-    Clearly: two or more classes, and every image in one. The images are in the order of `listing.images_under`.
+    Clearly: two or more classes, and hardly an image outside of them (`STRAY`). Those few are left out, as by
+    `load_folder`. Where they are many, the caller takes all images, without labels, so that no row is lost. A warning
+    says either. The images are in the order of `listing.images_under`.
     """
     left_out = LeftOut()
     try:
         split = _parts(Path(root), LeftOut(), quiet=True)
-    except DatasetError:  # no split that can be used: pictures without labels
+    except DatasetError as error:  # no split that can be used
+        log.warning("%s: no labels are taken: %s", root, error)
         return None
     known = {} if split is None else {sample.id: sample for sample in split.samples}
     samples, names = [], dict[str, int]() if split is None else dict[str, int].fromkeys(split.class_names, 0)
+    stray = []
     for path in images_under(root, left_out):
         below = os.path.relpath(path, root).replace(os.sep, "/")
         class_name, slash, _ = below.partition("/")
@@ -157,10 +184,22 @@ def class_tree(root: str) -> Dataset | None:
         elif below in known:
             samples.append(replace(known[below], id=path, path=path))
         else:
-            return None
+            stray.append(below)
     if len(names) < 2:
         return None
+    total = len(samples) + len(stray)
+    if len(stray) * STRAY > total:
+        log.warning(
+            "%s: no labels are taken, because %d of %d images lie outside of the class folders; "
+            "`data=%s` leaves these out",
+            root,
+            len(stray),
+            total,
+            root,
+        )
+        return None
     left_out.warn()
+    _warn_of_stray(root, stray)
     return Dataset(NAME, tuple(samples), tuple(names), exif=True)
 
 

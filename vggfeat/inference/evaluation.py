@@ -14,6 +14,8 @@ class Row(Result):
     """The errors of one net, one file, or several fused."""
 
     net: str
+    nets: str
+    """The nets with their widths and weights, in words."""
     weights: str
     view: str
     scales: tuple[int, ...]

@@ -17,6 +17,7 @@ from vggfeat.classifiers.protocols.fusion import check_distinct, match_rows
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.settings import ScaleRule
 from vggfeat.metrics import class_recalls, confusion_matrix, percent, topk_error
+from vggfeat.nets.wording import nets_words
 from vggfeat.store import PENDING, Descriptors, read_descriptors
 
 if TYPE_CHECKING:  # imports torch
@@ -82,6 +83,8 @@ class Made:
 
     net: str
     """Several nets' names are joined by "+", as are their weights and their files' views."""
+    nets: str
+    """The nets with their widths and weights, in words."""
     weights: str
     view: str
     scales: tuple[int, ...]
@@ -97,6 +100,7 @@ class Made:
         nets = provenance["nets"]
         return cls(
             "+".join(net["net"] for net in nets),
+            nets_words(nets),
             "+".join(net["weights"] for net in nets),
             provenance["view"],
             tuple(provenance["scales"]),
@@ -109,6 +113,7 @@ class Made:
         """Of the fusion of several files: nets side by side, each view and scale once."""
         return cls(
             "+".join(one.net for one in members),
+            " and ".join(one.nets for one in members),
             "+".join(one.weights for one in members),
             "+".join(dict.fromkeys(one.view for one in members)),
             tuple(sorted({Q for one in members for Q in one.scales})),

@@ -22,6 +22,7 @@ from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
 from vggfeat.nets.sources import check_published, existing, paired
+from vggfeat.nets.wording import net_words
 from vggfeat.system.bars import Fetching, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.hashes import digests
@@ -98,7 +99,8 @@ def load_net(
     for layer in layers:
         model.need(layer)
     model.precision = number_format
-    log.info("net %s (width %g), weights %s, %s, %s", model.net, model.width, model.weights_name, place, number_format)
+    words = net_words(model.net, model.weights_name, model.width)
+    log.info("net %s, %s, %s", words, place, number_format)
     return model.eval().to(place)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from vggfeat.inference.evaluation import Evaluation, Row
+from vggfeat.inference.posteriors import TOP
 from vggfeat.metrics import chance_topk_error, class_recalls
-from vggfeat.nets.wording import net_words
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
@@ -42,7 +42,7 @@ def write_page(
     recalls = class_recalls(scored.labels, scored.guesses, len(names)).tolist()
     counts = np.bincount(scored.labels, minlength=len(names))
     terms = {
-        f"row {at}": f"net {row.net}, weights {row.weights}, view {row.view}, Q {_numbers(row.scales)}"
+        f"row {at}": f"net {row.nets}, view {row.view}, Q {_numbers(row.scales)}"
         for at, row in enumerate(result.rows, start=1)
     }
     more = parts.precision_and_f1([scored], len(names))
@@ -64,7 +64,8 @@ def write_page(
 
 
 def _errors(row: Row) -> str:
-    return f"top-1 error {_percent(row.top1_error)} %, top-5 {_percent(row.top5_error)} %"
+    top5 = "" if row.top5_error is None else f", top-5 {_percent(row.top5_error)} %"
+    return f"top-1 error {_percent(row.top1_error)} %{top5}"
 
 
 def _percent(error: float | None) -> str:
@@ -91,15 +92,16 @@ def _lead(result: Evaluation, drawn: Path | None, pictures: Pictures) -> list[Ht
 
 
 def _score(result: Evaluation) -> Part:
-    """Every net or file, their fusion last, and the paper's rows of the same nets."""
+    """Every net or file, their fusion last, and the paper's rows of the same nets; few classes have no top-5 error."""
+    several = result.classes > TOP
     rows: list[Sequence[Any]] = [
         (
             "this run",
-            net_words(row.net, row.weights),
+            row.nets,
             row.view,
             _numbers(row.scales),
             tag("td", _percent(row.top1_error), class_="top1"),
-            tag("td", _percent(row.top5_error), class_="top5"),
+            *([tag("td", _percent(row.top5_error), class_="top5")] if several else []),
         )
         for row in result.rows
     ]
@@ -111,6 +113,6 @@ def _score(result: Evaluation) -> Part:
             rows.append(
                 (where, trained, "dense", _numbers(score.test_scales), f"{score.top1:.1f}", f"{score.top5:.1f}")
             )
-    heads = ("", "net", "view", "Q", "top-1 error %", "top-5 error %")
+    heads = ("", "net", "view", "Q", "top-1 error %", *(["top-5 error %"] if several else []))
     ours = len(result.rows) - 1 if len(rows) > 1 else None
     return section("score", "Score", table(f"Errors on {result.dataset}", heads, rows, text=(0, 1, 2, 3), ours=ours))

@@ -12,6 +12,7 @@ import numpy as np
 from vggfeat.boxes import iou
 from vggfeat.datasets import Sample
 from vggfeat.inference.localisation import Answer, error_of
+from vggfeat.nets.wording import net_words
 from vggfeat.page import parts
 from vggfeat.page.html import NONE, PAGE, Html, Part, breakable, document, section, table, tag
 from vggfeat.page.pictures import Pictures
@@ -60,7 +61,10 @@ def write_page(
     name = "top-5" if result["protocol"] == "2" else "top-1"
     title = f"{result['dataset']}: {name} localisation error {_percent(error)} %"
     words = f"{name} localisation error; the whole image as the box: {_percent(result['whole_image'])} %"
-    nets = [f"{net['net']} at Q {', '.join(map(str, net['scales']))}" for net in result["nets"]]
+    nets = [
+        f"{net_words(net['net'], net['weights'], net['width'])} at Q {', '.join(map(str, net['scales']))}"
+        for net in result["nets"]
+    ]
     lead = [
         tag("p", f"{_percent(error)} %", tag("small", words), class_="headline"),
         tag(
@@ -69,10 +73,7 @@ def write_page(
             class_="sub",
         ),
     ]
-    terms = {
-        f"net {at}": f"{words}, weights {net['weights']}, width {net['width']:g}"
-        for at, (words, net) in enumerate(zip(nets, result["nets"], strict=True), start=1)
-    }
+    terms = {f"net {at}": words for at, words in enumerate(nets, start=1)}
     sections = [_errors(result), _images(found, class_names, exif), parts.made(terms, commands)]
     path = Path(folder) / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,8 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
     else:
         title = f"{name}: neighbours of {_number(len(result['queries']), 'picture')}"
         parts = [_queries(result["queries"], asked, held)]
-    lead = [tag("p", "Similarity is the cosine between descriptors: 1 is the same direction.", class_="sub")]
+    words = f"Similarity is the cosine between descriptors of net {result['nets']}: 1 is the same direction."
+    lead = [tag("p", words, class_="sub")]
     if held.missing:
         lead.append(tag("p", f"No pictures: {held.missing}.", class_="note"))
     path = Path(folder) / PAGE

@@ -12,6 +12,7 @@ import numpy as np
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.inference.posteriors import TOP
 from vggfeat.metrics import chance_topk_error
+from vggfeat.nets.wording import size_words
 from vggfeat.page import parts, plots
 from vggfeat.page.commands import next_commands, resumed, train_command
 from vggfeat.page.curves import Row, curves_figure, epochs_of
@@ -109,8 +110,9 @@ def page_of_run(
     """
     recipe = load_recipe(files.recipe)
     sgd, schedule = recipe.sgd, recipe.schedule
+    net = size_words(recipe.net, recipe.width)
     made = {
-        "net": f"{recipe.net}, width {recipe.width:g}, S {recipe.augment.label}, precision {recipe.precision}",
+        "net": f"{net}, S {recipe.augment.label}, precision {recipe.precision}",
         "data": f"{dataset.name} in {data}: {len(dataset.class_names)} classes, {len(dataset.train)} images to train, "
         f"{len(dataset.val)} to validate",
         "updates": f"batch {sgd.batch_size}, rate {sgd.learning_rate:g}, momentum {sgd.momentum:g}, "
@@ -121,7 +123,8 @@ def page_of_run(
     name = title_of(dataset.name, data)
     localises = recipe.task == "localise"
     report = TrainingReport(
-        f"Net {recipe.net} trained on {name or dataset.name}" + (" to localise" if localises else ""),
+        f"Net {net}{',' if net != recipe.net else ''} trained on {name or dataset.name}"
+        + (" to localise" if localises else ""),
         read_metrics(files.metrics),
         made,
         [resumed(train_command(asdict(recipe), output, data, folder))],

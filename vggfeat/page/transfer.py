@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vggfeat.classifiers.protocols.results import SVMResult
+from vggfeat.nets.wording import nets_words
 from vggfeat.page import map as maps
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, rankings
@@ -181,7 +182,7 @@ def _score(report: Report) -> Part:
 
 
 def _nets(report: Report) -> str:
-    return " and ".join(one["net"].replace("+", " and ") for one in report.result.descriptors)
+    return " and ".join(one["nets"] for one in report.result.descriptors)
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -310,7 +311,7 @@ def provenance(
     for at, one in enumerate(descriptors, start=1):
         prefix = f"file {at}: " if len(descriptors) > 1 else ""
         made[f"{prefix}descriptors"] = one["path"]
-        made[f"{prefix}net"] = f"{one['net']}, weights {one['weights']}"
+        made[f"{prefix}net"] = nets_words(one["settings"]["nets"])
         made[f"{prefix}sha256 of the weights"] = one["weights_sha256"].replace("+", " + ")
         flips = "averaged with the mirror image" if one["flip"] else "no mirror image"
         layer = ", ".join((f"layer {one['layer']}", *_taken(one)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.results import Result
-from vggfeat.store import DONE, FAILED, PENDING, Descriptors, read_descriptors
+from vggfeat.store import DONE, FAILED, PENDING, Descriptors, File, as_descriptors
 from vggfeat.store.locking import OutputLock
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import replacing
@@ -51,7 +51,7 @@ class Exported(Result):
 
 @with_bar("export", "rows")
 def export(
-    descriptors: str | os.PathLike[str],
+    descriptors: File,
     output: str | os.PathLike[str],
     *,
     layer: str | Sequence[str] = (),
@@ -63,7 +63,8 @@ def export(
     - `.npy`: (N, D) float32, and beside it a `.csv` of the same name with the columns id, label, subset, status.
     - `.csv`: these columns, then f0 to f<D - 1> with 9 digits, which float32 survives.
     - `.npz`, `.mat`: the arrays descriptors (N, D) float32, ids, subset, status, errors (N,) of text, and of labelled
-      images labels (class numbers from 0 (N,), or 1, 0 (difficult), -1 (N, K)) and class_names (K,).
+      images labels (class numbers from 0 (N,), or 1, 0 (difficult), -1 (N, K)) and class_names (K,). In `.mat` class
+      numbers count from 1, as MATLAB's indices do: class_names{labels(i)} is the class of image i.
     - `.parquet`: the columns id, label, subset, status, error, descriptor (a list of D float32; needs pyarrow).
 
     In tables `label` is the class's name; a multi-label set has a column `label.<class>` of 1, 0 (difficult), -1 for
@@ -71,7 +72,7 @@ def export(
     tables. Memory does not grow with the number of descriptors, except for `.mat`.
 
     Args:
-        descriptors: the file that `extract` or `merge` wrote.
+        descriptors: the file that `extract` or `merge` wrote: its path, or what `read_descriptors` gave.
         output: the file to write; its suffix says which.
         layer: take this layer, or these, stacked; by default all that the file has.
         overwrite: replace it, and the file of names.
@@ -84,7 +85,7 @@ def export(
     target = Path(output)
     if target.suffix not in FORMATS:
         raise UsageError(f"{target}: the suffix says what to write: {', '.join(FORMATS)}")
-    made = read_descriptors(Path(descriptors))
+    made = as_descriptors(descriptors)
     made = made.choose(layer) if layer else made
     names = target.with_suffix(".csv") if target.suffix == ".npy" else None
     with OutputLock(target):
@@ -129,6 +130,8 @@ def _write_mat(made: Descriptors, target: Path, progress: Progress | None) -> No
     if 4 * len(made) * made.dim > MOST_MAT:
         raise StoreError(f"{target}: {len(made)} x {made.dim} values are too large for MATLAB's format: write .npy")
     arrays = _arrays(made)
+    if made.labels is not None and made.labels.ndim == 1:
+        arrays["labels"] = made.labels + 1  # MATLAB's indices begin there
     for name, values in arrays.items():
         if isinstance(values, list):  # a cell array
             arrays[name] = np.array(list(map(_utf8, values)), dtype=object)

@@ -79,7 +79,8 @@ def extract(
 
     Args:
         images: paths of images, folders (searched recursively) and tar files, or a Dataset. One folder that is a tree
-            of classes (`<class>/*.jpg`, or these in `train/` and `val/`) brings its labels, as a Dataset does.
+            of classes (`<class>/*.jpg`, or these in `train/` and `val/`) brings its labels, as a Dataset does, without
+            the few images that lie outside of the class folders.
         net: name of Table 1 ("D" by default), or a net from `load_net`; several are stacked into one descriptor.
         weights: as `load_net` takes them; one for all nets, or one a net.
         scales: smallest sides Q in pixels, at least 224.
@@ -123,7 +124,7 @@ def extract(
     options = RunOptions(workers, max_read_failures, callback(progress), resume, overwrite)
     if store not in STORES:
         raise unknown_name("number format of the file", store, STORES)
-    dataset = as_dataset(images)
+    dataset = as_dataset(images, labelled=True)
     if not dataset.samples:
         raise UsageError("no images to extract from")
     part = Shard.parse(shard) if isinstance(shard, str) else shard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,8 @@ import h5py
 
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, UnknownFormError, VggfeatError
+from vggfeat.inference.posteriors import TOP
+from vggfeat.metrics import chance_topk_error
 from vggfeat.nets.wording import nets_words
 from vggfeat.page.commands import (
     extract_command,
@@ -24,7 +27,7 @@ from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
 from vggfeat.store.merging import Head
 from vggfeat.store.naming import NAMES, Naming
 from vggfeat.store.shard_states import ShardState, State, shard_states
-from vggfeat.store.shards import whole_path
+from vggfeat.store.shards import is_shard_name, whole_path
 from vggfeat.system.hdf5 import DAMAGE
 
 
@@ -143,6 +146,8 @@ def info(path: str | Path) -> Info:
     Raises VggfeatError for any other file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise _folder_error(path)
     if not path.is_file():
         raise VggfeatError(f"{path}: no such file")
     if not h5py.is_hdf5(path):
@@ -151,6 +156,18 @@ def info(path: str | Path) -> Info:
         return _descriptors(path)
     except StoreError as error:
         return _model(path, error)
+
+
+_KNOWN = (".h5", ".pt", ".pth")
+"""How files of descriptors, models and nets are usually named."""
+
+
+def _folder_error(folder: Path) -> VggfeatError:
+    """What to name instead: a file in the folder, the best net of a training run before its last state."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in _KNOWN and not is_shard_name(entry.name))
+    if names:
+        return VggfeatError(f"{folder} is a folder: name a file in it, such as {folder / names[0]}")
+    return VggfeatError(f"{folder} is a folder without descriptors, models or nets", advice="describe", folder=folder)
 
 
 _IN_COMMAND = ("format", "settings", *NAMES)
@@ -163,7 +180,7 @@ def _descriptors(path: Path) -> Info:
     made = read_descriptors(path)
     kind = "posteriors" if made.attributes["layer"] == "posteriors" else "descriptors"
     facts = {
-        "nets": nets_words(made.attributes["settings"]["nets"]),
+        "nets": made.nets,
         "rows": len(made),
         "dim": made.dim,
         **{name: int((made.status == code).sum()) for name, code in _STATUS.items()},
@@ -194,11 +211,32 @@ def _weights(path: Path) -> Info:
         **({} if origin is None else {"source": origin.title, "license": origin.license}),
         **({} if net.has_top else {"layers": list(net.spec.layer_names[:-2])}),
         "class_names": list(net.class_names),
-        "training": net.training_record,
+        "training": _trained(net.training_record),
     }
     recipe = net.training_record.get("recipe")
     command = resumed(train_command(recipe, output=str(RunFiles.output_of(path)))) if recipe else None
     return Info(str(path), "checkpoint" if own else "weights", facts, command)
+
+
+def _trained(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's training record, with what guessing its classes would score beside the errors (see `_beside`)."""
+    recipe, classes, errors = (record.get(name) for name in ("recipe", "class_names", "validation"))
+    if not (isinstance(recipe, Mapping) and isinstance(classes, list | tuple) and isinstance(errors, Mapping)):
+        return dict(record)
+    if recipe.get("task", "classify") != "classify":  # boxes cannot be guessed
+        return dict(record)
+    return {**record, "validation": _beside(errors, len(classes))}
+
+
+def _beside(errors: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """Errors in %, each with its chance level; None for a top-5 error among so few classes that it says nothing."""
+    told: dict[str, Any] = {}
+    for name, value in errors.items():
+        k = {"top1": 1, "top5": TOP}.get(name)
+        told[name] = value if k is None or k < classes else None
+        if k is not None and k < classes:
+            told[f"chance_{name}"] = chance_topk_error(classes, k)
+    return told
 
 
 def _model(path: Path, error: StoreError) -> Info:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.page.commands import shard_command
+from vggfeat.store import Descriptors, File
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, merge_files, read_head
 from vggfeat.store.schema import first_difference
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @with_bar("merge", "rows")
 def merge(
-    shards: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    shards: File | Sequence[File],
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -33,7 +34,8 @@ def merge(
     files; the output appears whole or not at all, and the shards stay.
 
     Args:
-        shards: files that `extract` wrote with `shard`, all of them, in any order.
+        shards: files that `extract` wrote with `shard`, all of them, in any order: their paths, or what
+            `read_descriptors` gave.
         output: the file to write. overwrite: replace it where it exists.
         progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (rows copied, rows,
             0).
@@ -41,10 +43,11 @@ def merge(
     Raises StoreError for shards that are missing, unfinished, given twice or of another extraction, with the command
     that mends it among its facts; UsageError without shards.
     """
-    if not shards:
+    if not isinstance(shards, Descriptors) and not shards:
         raise UsageError("no shards: name the files that extract wrote with `shard`")
     target = Path(output)
-    paths = [Path(path) for path in ([shards] if isinstance(shards, str | os.PathLike) else shards)]
+    given = [shards] if isinstance(shards, str | os.PathLike | Descriptors) else shards
+    paths = [one.path if isinstance(one, Descriptors) else Path(one) for one in given]
     if any(same_file(path, target) for path in paths):
         raise UsageError(f"{target} is one of the shards: name another `output`")
     with OutputLock(target):

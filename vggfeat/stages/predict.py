@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,8 @@ def predict(
 
     Raises ModelError for the model, UsageError for options that do not fit it, WeightsError for its nets.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(f"{type(model).__name__} is not a model: give the file of a trained net or of a fitted model")
     images = as_dataset(images)
     if not images.samples:
         raise UsageError("no images to predict")

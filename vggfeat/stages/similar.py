@@ -15,7 +15,7 @@ from vggfeat.inference.blocks import describe_blocks
 from vggfeat.page import similarity
 from vggfeat.page.pictures import Pictures
 from vggfeat.results import Result, short_repr
-from vggfeat.store import Descriptors, read_descriptors
+from vggfeat.store import Descriptors, File, as_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
@@ -49,6 +49,8 @@ class Similar(Result):
     """Neighbours of pictures, or the near-duplicates within a file."""
 
     features: Path
+    nets: str
+    """The nets that described the images, with their widths and weights, in words."""
     queries: tuple[Query, ...] = ()
     pairs: tuple[tuple[str, str, float], ...] | None = None
     """(id, id, cosine), most similar first; None where pictures were given."""
@@ -63,7 +65,7 @@ class Similar(Result):
 
     def as_json(self) -> dict[str, Any]:
         """Plain data: `queries`, or `pairs` and `found`."""
-        made: dict[str, Any] = {"features": str(self.features)}
+        made: dict[str, Any] = {"features": str(self.features), "nets": self.nets}
         if self.pairs is None:
             made["queries"] = [query.as_json() for query in self.queries]
         else:
@@ -74,7 +76,7 @@ class Similar(Result):
 
 @with_bar("similar", "compared")
 def similar(
-    features: str | Path,
+    features: File,
     images: Images | None = None,
     *,
     count: int = 10,
@@ -91,7 +93,7 @@ def similar(
     records. Memory does not grow with the file: a million descriptors need no more than a thousand do.
 
     Args:
-        features: a file of descriptors.
+        features: a file of descriptors: its path, or what `read_descriptors` gave.
         images: the pictures: paths of images, folders and tar files, or a Dataset. None compares all images of the file
             with one another.
         count: neighbours of each picture.
@@ -106,7 +108,7 @@ def similar(
     Raises UsageError or StoreError where the file holds no descriptors or the arguments contradict each other, and
     ModelError where its nets cannot be had.
     """
-    held = read_descriptors(features)
+    held = as_descriptors(features)
     if held.attributes["layer"] == "posteriors":
         raise StoreError(f"{held.path} holds class posteriors, not descriptors")
     if not len(held.done):
@@ -127,7 +129,10 @@ def _within(held: Descriptors, at_least: float, most: int, tick: Progress) -> Si
     pairs = near_duplicates(held, at_least, most=most, progress=lambda done, total: tick(done, total, 0))
     rows = zip(pairs.rows.tolist(), pairs.cosines.tolist(), strict=True)
     return Similar(
-        held.path, pairs=tuple((held.ids[i], held.ids[j], cosine) for (i, j), cosine in rows), found=pairs.found
+        held.path,
+        held.nets,
+        pairs=tuple((held.ids[i], held.ids[j], cosine) for (i, j), cosine in rows),
+        found=pairs.found,
     )
 
 
@@ -162,7 +167,7 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
     queries = (
         Query(sample.id, matches.get(row, ()), failures.get(row, "")) for row, sample in enumerate(images.samples)
     )
-    return Similar(held.path, tuple(queries))
+    return Similar(held.path, held.nets, tuple(queries))
 
 
 def _pictures(held: Descriptors, data: str | Path) -> Pictures:

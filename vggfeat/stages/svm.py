@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import time
 import warnings
@@ -50,16 +51,13 @@ from vggfeat.page.html import PAGE
 from vggfeat.page.map import Placed, chosen_rows, place
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
-from vggfeat.store import Descriptors
+from vggfeat.store import Descriptors, File, read_descriptors
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate
 from vggfeat.system.bars import Progress, counted, with_bar
 from vggfeat.system.files import check_writable
 
 log = logging.getLogger(__name__)
-
-File = str | Path | Descriptors
-"""A descriptor file by its path, or opened."""
 
 
 @with_bar("svm", "steps")
@@ -116,9 +114,10 @@ def svm(
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
     start = time.perf_counter()
-    layers = (layer,) if isinstance(layer, str) else layer
-    files = _paths(files)
-    features = open_features(files or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
+    opened = _files(files)
+    layers = ((layer,) if isinstance(layer, str) else layer) or _chosen_layers(opened)
+    paths = [one.path if isinstance(one, Descriptors) else one for one in opened]
+    features = open_features(paths or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
     settings = Settings(Cs, solver, loss, protocol.definition, max_memory=max_memory)
@@ -168,12 +167,26 @@ def svm(
     return result
 
 
-def _paths(files: File | Sequence[File]) -> list[str | Path]:
-    """The paths of one file or of several. Raises UsageError for descriptors in memory."""
-    given = [files] if isinstance(files, str | Path | Descriptors) else files
-    if hasattr(given, "shape") or not all(isinstance(one, str | Path | Descriptors) for one in given):
+def _files(files: File | Sequence[File]) -> list[File]:
+    """One file or several, as a list. Raises UsageError for descriptors in memory."""
+    given = [files] if isinstance(files, str | os.PathLike | Descriptors) else files
+    if hasattr(given, "shape") or not all(isinstance(one, str | os.PathLike | Descriptors) for one in given):
         raise UsageError("svm takes descriptor files; vggfeat.LinearSVM fits arrays: LinearSVM(C=1.0).fit(X, y)")
-    return [one.path if isinstance(one, Descriptors) else one for one in given]
+    return list(given)
+
+
+def _chosen_layers(files: Sequence[File]) -> tuple[str, ...]:
+    """The layers that opened files were narrowed to (`Descriptors.choose`); () for all that they have."""
+
+    def of(file: File) -> tuple[str, ...]:
+        if not isinstance(file, Descriptors) or file.layers == read_descriptors(file.path).layers:
+            return ()
+        return tuple(layer.name for layer in file.layers)
+
+    chosen = {of(file) for file in files}
+    if len(chosen) > 1:
+        raise UsageError("layers were chosen in some of the opened files alone: name them by `layer`")
+    return next(iter(chosen), ())
 
 
 def _splits(features: Features, protocol: Protocol, rounds: Rounds, file: str | Path | None) -> list[Split]:

@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vggfeat.store.reader import Descriptors, read_descriptors
+    from vggfeat.store.reader import Descriptors, File, as_descriptors, read_descriptors
     from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, check_readable, fingerprint
     from vggfeat.store.writer import DescriptorWriter, check_output
 
@@ -28,6 +28,8 @@ __all__ = [
     "PENDING",
     "DescriptorWriter",
     "Descriptors",
+    "File",
+    "as_descriptors",
     "check_output",
     "check_readable",
     "fingerprint",
@@ -38,6 +40,8 @@ _HOMES = {
     "DescriptorWriter": "writer",
     "check_output": "writer",
     "Descriptors": "reader",
+    "File": "reader",
+    "as_descriptors": "reader",
     "read_descriptors": "reader",
 }
 """The modules of the names that are not in `schema`."""

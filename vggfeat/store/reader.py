@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.errors import StoreError
+from vggfeat.errors import StoreError, UsageError
 from vggfeat.nets.wording import nets_words
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
@@ -43,8 +44,12 @@ class Descriptors:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        nets = nets_words(self.attributes["settings"]["nets"])
-        return f"<Descriptors {self.path}: {len(self)} x {self.dim}, {self.attributes['dataset']}, net {nets}>"
+        return f"<Descriptors {self.path}: {len(self)} x {self.dim}, {self.attributes['dataset']}, net {self.nets}>"
+
+    @property
+    def nets(self) -> str:
+        """The nets with their widths and weights, in words."""
+        return nets_words(self.attributes["settings"]["nets"])
 
     @property
     def done(self) -> NDArray[np.intp]:
@@ -180,7 +185,7 @@ def _runs(slices: Sequence[slice]) -> list[list[slice]]:
     return runs
 
 
-def read_descriptors(path: str | Path) -> Descriptors:
+def read_descriptors(path: str | os.PathLike[str]) -> Descriptors:
     """Opens a descriptor file: ids, labels and settings now, descriptors on demand.
 
     Args:
@@ -201,6 +206,25 @@ def read_descriptors(path: str | Path) -> Descriptors:
             attributes,
             stored_layers(attributes),
         )
+
+
+File = str | os.PathLike[str] | Descriptors
+"""A descriptor file by its path, or opened."""
+
+
+def as_descriptors(given: File) -> Descriptors:
+    """A descriptor file as it is now; of an opened one those layers that were chosen.
+
+    Raises UsageError for anything else than a file, and what `read_descriptors` raises.
+    """
+    if isinstance(given, Descriptors):
+        now = read_descriptors(given.path)
+        return now if now.layers == given.layers else now.choose([layer.name for layer in given.layers])
+    if isinstance(given, str | os.PathLike):
+        return read_descriptors(given)
+    raise UsageError(
+        f"{type(given).__name__} is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
+    )
 
 
 def _labels(file: h5py.File) -> NDArray[Any] | None:

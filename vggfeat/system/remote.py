@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import io
 import os
 import re
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
@@ -49,8 +51,8 @@ def path_of(url: str) -> str:
     return re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0]
 
 
-class MissingPackageError(OSError):
-    """A URL's protocol needs a package that is not installed."""
+class ProtocolError(OSError):
+    """A URL's protocol cannot be read here, however often it is tried."""
 
 
 def read_range(url: str, start: int, length: int) -> bytes:
@@ -63,7 +65,7 @@ def read_range(url: str, start: int, length: int) -> bytes:
 
 def read_all(url: str) -> bytes:
     """A whole file. Raises OSError."""
-    content: bytes = _tried(url, lambda: _filesystem(url).cat_file(url))
+    content: bytes = _tried(url, lambda: _asked(url, "cat_file"))
     return content
 
 
@@ -79,14 +81,21 @@ def exists(url: str) -> bool:
 @functools.lru_cache(maxsize=4096)
 def size_of(url: str) -> int:
     """Bytes of a file. Raises OSError, also for a server that does not tell."""
-    size = _tried(url, lambda: _filesystem(url).info(url).get("size"))
+    size = _tried(url, lambda: _asked(url, "info").get("size"))
     if size is None:
         raise OSError("the server does not tell its size")
     return int(size)
 
 
+def _asked(url: str, method: str) -> Any:
+    """What the file system answers about a file, or its content."""
+    files, path = _opened(url)
+    return getattr(files, method)(path)
+
+
 def _whole_range(url: str, start: int, stop: int) -> bytes:
-    content: bytes = _filesystem(url).cat_file(url, start=start, end=stop)
+    files, path = _opened(url)
+    content: bytes = files.cat_file(path, start=start, end=stop)
     if len(content) == stop - start:
         return content
     if len(content) != size_of(url):
@@ -94,8 +103,8 @@ def _whole_range(url: str, start: int, stop: int) -> bytes:
     return content[start:stop]  # a server without ranges sends everything
 
 
-def _filesystem(url: str) -> Any:
-    """The fsspec file system of a URL's protocol; fsspec keeps one per protocol and process."""
+def _opened(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it; fsspec keeps one per server and thread."""
     import fsspec
 
     protocol = url.partition("://")[0].lower()
@@ -106,12 +115,27 @@ def _filesystem(url: str) -> Any:
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=ANSWER)
             options["client_kwargs"] = {"timeout": timeout}
-        return fsspec.filesystem(protocol, **options)
+        kind = fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         install = EXTRAS.get(protocol, _words(error))
-        raise MissingPackageError(f"{protocol}:// needs a package that is not installed ({install})") from None
+        raise ProtocolError(f"{protocol}:// needs a package that is not installed ({install})") from None
     except ValueError:  # fsspec's word for an unknown protocol
-        raise MissingPackageError(f"{protocol}:// is not a protocol that fsspec knows") from None
+        raise ProtocolError(f"{protocol}:// is not a protocol that fsspec knows") from None
+    if "::" in url:  # part of a name, where `url_to_fs` would read a chain of file systems
+        return fsspec.filesystem(protocol, **options), url
+    _check_host(url, protocol, kind)
+    try:
+        files, path = fsspec.core.url_to_fs(url, **options)
+    except TypeError:  # an argument that no URL has
+        raise ProtocolError(f"fsspec cannot open {protocol}:// by a URL alone") from None
+    return files, path
+
+
+def _check_host(url: str, protocol: str, kind: type) -> None:
+    """Refuses a URL that lacks the host its protocol asks for; fsspec would fail halfway, in several tracebacks."""
+    host = inspect.signature(kind.__init__).parameters.get("host")  # type: ignore[misc]  # whatever class it is
+    if host is not None and host.default is host.empty and not urlsplit(url).hostname:
+        raise ProtocolError(f"{protocol}:// needs a host: {protocol}://host/path")
 
 
 def _tried(url: str, act: Callable[[], T]) -> T:
@@ -123,7 +147,7 @@ def _tried(url: str, act: Callable[[], T]) -> T:
             return act()
         except PermissionError:
             raise PermissionError(errno.EACCES, "permission denied") from None
-        except MissingPackageError:
+        except ProtocolError:
             raise
         except Exception as error:  # the protocols' libraries have no common base
             if _is_missing(url, error):
@@ -144,7 +168,24 @@ def _words(error: Exception) -> str:
     """An error in one line; some libraries' errors have no text."""
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    words = (str(error).splitlines() or [""])[0] or type(error).__name__
+    unconnected = _UNCONNECTED.fullmatch(words)
+    return words if unconnected is None else f"{unconnected[1]}{_reason(error, unconnected[2])}"
+
+
+_UNCONNECTED = re.compile(r"(Cannot connect to .*?) ssl:.*? \[(.*)\]")
+"""aiohttp's words for a server that does not answer: where, and why in the terms of asyncio or OpenSSL."""
+
+
+def _reason(error: Exception, words: str) -> str:
+    """Why there is no connection, in the system's words."""
+    certificate = getattr(getattr(error, "certificate_error", None), "verify_message", "")
+    if certificate:
+        return f": certificate refused: {certificate}"
+    number = getattr(getattr(error, "os_error", None), "errno", None) or 0
+    if number > 0:
+        return f": {os.strerror(number)}"
+    return "" if words.startswith("Multiple exceptions") else f": {words}"
 
 
 class RemoteFile(io.RawIOBase):

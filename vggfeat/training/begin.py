@@ -11,10 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from vggfeat.errors import DatasetError, RecipeError
+from vggfeat.metrics import chance_topk_error
 from vggfeat.nets.catalog import Preprocessing
 from vggfeat.nets.networks import VGG, gaussian_, glorot_
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.nets.weights import NAMES, load_net
+from vggfeat.nets.wording import size_words
 from vggfeat.system.files import replacing
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Job, colours_of
@@ -184,12 +186,20 @@ def _plateau(setup: RunSetup) -> Plateau:
     )
 
 
+def _classes(setup: RunSetup) -> str:
+    """Their number, and what guessing them would score; boxes cannot be guessed."""
+    count = len(setup.dataset.class_names)
+    errors = [f"{chance_topk_error(count, k):.1f} % top-{k}" for k in (1, 5) if k < count]
+    chance = "" if setup.task.needs_boxes or not errors else f" (chance {', '.join(errors)} error)"
+    return f"{count} classes{chance}"
+
+
 def _announce(setup: RunSetup, start: Start) -> None:
     data, sgd, world, net = setup.dataset, setup.recipe.sgd, setup.ranks.world, start.net
     share = f"{setup.recipe.data.validation_fraction:.0%} of each class, held out by seed"
     parts = math.ceil(sgd.batch_size / world / start.trainer.micro_batch)
     setup.observer.note(
-        f"net {net.net}, width {net.width:g}, {len(data.class_names)} classes; {len(data.train)} images "
+        f"net {size_words(net.net, net.width)}, {_classes(setup)}; {len(data.train)} images "
         f"to train, {len(data.val)} to validate ({share if data.held_out else 'its own'}); "
         f"S {setup.recipe.augment.label}; batch {sgd.batch_size}"
         + (f" in {parts} parts" if parts > 1 else "")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, StoreError
-from vggfeat.nets.wording import nets_words
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
 from vggfeat.store.provenance import LATER
@@ -119,7 +118,7 @@ class Features:
         return [
             {
                 "path": str(file.path),
-                "nets": nets_words(file.attributes["settings"]["nets"]),
+                "nets": file.nets,
                 **used,
                 **{name: file.attributes[name] for name in names},
                 **{name: file.attributes[name] for name in LATER if name in file.attributes},
@@ -133,7 +132,7 @@ class Features:
 
 
 def open_features(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | os.PathLike[str]],
     dataset: str | None = None,
     aggregate: Aggregate | None = None,
     scales: Sequence[int] | None = None,
