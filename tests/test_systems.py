@@ -104,27 +104,28 @@ def test_text_files_name_their_encoding():
     assert unnamed == []
 
 
+def test_a_new_file_that_a_scanner_opens_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    refusals, opened = [1, 2], Path.open
+
+    def scanned(self, *args, **kwargs):
+        if refusals and self.suffix == ".part":
+            refusals.pop()
+            raise PermissionError(errno.EACCES, "The process cannot access the file", str(self))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    with replacing(tmp_path / "a.h5") as temporary:
+        temporary.write_bytes(b"new")
+        monkeypatch.setattr(Path, "open", scanned)
+    assert (tmp_path / "a.h5").read_bytes() == b"new" and not refusals
+
+
 def test_a_result_is_flushed_through_a_handle_that_may_write(tmp_path, monkeypatch):
     flushed, fcntl = [], pytest.importorskip("fcntl")
     monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_RDWR))
     with replacing(tmp_path / "a.h5") as temporary:
         temporary.write_bytes(b"new")
     assert flushed == [os.O_RDWR], "FlushFileBuffers refuses a handle for reading"
-
-
-@pytest.fixture
-def held_open(monkeypatch):
-    """Path.replace as on Windows, where a file that a program holds open cannot be replaced; returns the held paths."""
-    held, replace = set(), Path.replace
-
-    def refusing(self, target):
-        if Path(target) in held:
-            raise PermissionError(errno.EACCES, "Access is denied", str(target))
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", refusing)
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
-    return held
 
 
 def test_a_result_is_kept_where_the_file_to_replace_is_open_elsewhere(tmp_path, held_open):
@@ -137,6 +138,23 @@ def test_a_result_is_kept_where_the_file_to_replace_is_open_elsewhere(tmp_path, 
     assert (target.read_bytes(), kept.read_bytes()) == (b"old", b"new")
     assert str(raised.value) == (f"{target}: cannot replace it; is it open in another program? The result is in {kept}")
     assert kept.suffix == ".h5" and kept.name.startswith("feats."), "a name that the reader can open"
+
+
+def test_a_result_is_kept_where_the_new_file_is_open_too(tmp_path, held_open, monkeypatch):
+    target = tmp_path / "feats.h5"
+    target.write_bytes(b"old")
+    with pytest.raises(VggfeatError) as raised, replacing(target) as temporary:
+        temporary.write_bytes(b"new")
+        monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
+    assert temporary.read_bytes() == b"new"
+    assert str(raised.value).endswith(f"is it open in another program? The result is in {temporary}")
+
+
+def test_an_error_is_not_hidden_by_a_temporary_file_that_cannot_be_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
+    with pytest.raises(VggfeatError) as raised, replacing(tmp_path / "a.h5"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(raised.value) == f"{tmp_path / 'a.h5'}: cannot write: No space left on device"
 
 
 def test_a_file_that_is_open_for_a_moment_is_replaced_after_it(tmp_path, held_open, monkeypatch):

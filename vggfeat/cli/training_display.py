@@ -10,9 +10,11 @@ from rich.table import Table
 from vggfeat.cli.advice import in_flags
 from vggfeat.cli.console import note, stderr
 from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker
+from vggfeat.errors import InUseError
 from vggfeat.page import plots
-from vggfeat.page.curves import save_curves
+from vggfeat.page.curves import epochs_of, save_curves
 from vggfeat.system.bars import clock, in_megabytes
+from vggfeat.system.files import discard
 from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.state import RunFiles, read_metrics
 
@@ -42,6 +44,8 @@ class TrainingDisplay(Observer):
         self._live: Live | None = None
         self._bar: Ticker | None = None
         self._curves = plots.available()
+        self._refused = False
+        """Whether the curves could not be replaced once."""
 
     def __enter__(self) -> TrainingDisplay:
         return self
@@ -117,12 +121,26 @@ class TrainingDisplay(Observer):
     def finish(self) -> None:
         """Draws the curves, where matplotlib is installed."""
         if self._rows and self._curves:
-            self._draw()
+            self._draw(last=True)
         elif self._rows:
             self.note("no curves: they need matplotlib (pip install 'vggfeat[report]')")
 
-    def _draw(self) -> None:
-        save_curves(read_metrics(self.files.metrics), self.files.curves)
+    def _draw(self, last: bool = False) -> None:
+        """Draws the curves; a program that shows the former ones must not end a run (on Windows it would)."""
+        try:
+            rows = read_metrics(self.files.metrics)
+            if epochs_of(rows):
+                save_curves(rows, self.files.curves)
+        except InUseError as error:
+            if last:
+                self.note(str(error))
+            else:
+                discard(error.kept)
+                if not self._refused:
+                    self.note(f"{error.path}: cannot replace it; is it open in another program? Training goes on")
+            self._refused = True
+        except PermissionError as error:  # another program keeps the metrics to itself
+            self.note(f"{error.filename}: no curves: {error.strerror}")
         self._drawn = time.monotonic()
 
     def _errors(self, errors: Errors) -> str:
