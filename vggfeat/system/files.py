@@ -13,7 +13,7 @@ from pathlib import Path
 from vggfeat.errors import InUseError, VggfeatError
 
 PATIENCE, PAUSE = 1.0, 0.2
-"""Seconds for which a file is tried again, and those between: virus scanners on Windows open a new file for a moment."""
+"""Seconds for which a file is tried again, and those between: virus scanners on Windows open new files for a moment."""
 
 WINDOWS_LONGEST = 260
 """Characters of a path, its end mark included, that Windows allows unless long paths are switched on."""
