@@ -2,27 +2,37 @@
 
 import ast
 import errno
+import io
 import os
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
 import vggfeat
 from vggfeat import cli
-from vggfeat.errors import UsageError, VggfeatError
+from vggfeat.classifiers.protocols.splits import shuffled
+from vggfeat.cli.console import print_rows
+from vggfeat.datasets import Dataset, Sample, listing
+from vggfeat.datasets.split import TrainingSet
+from vggfeat.errors import DatasetError, UsageError, VggfeatError
 from vggfeat.stages.bench import svm as bench
 from vggfeat.store import locking
 from vggfeat.store.locking import OutputLock
+from vggfeat.store.schema import read_text, text_array
+from vggfeat.store.shards import Shard, cut
 from vggfeat.system import devices, files
 from vggfeat.system import locking as locks
 from vggfeat.system.devices import memory_format, resolve_device, resolve_precision
 from vggfeat.system.files import replacing, same_file
+from vggfeat.system.text import name_bytes
 from vggfeat.training import features
 from vggfeat.training.ranks import process_group
+from vggfeat.training.record import data_digest
 
 ROOT = Path(vggfeat.__file__).parent
 MODULES = sorted(
@@ -181,6 +191,51 @@ def test_a_path_too_long_for_windows_says_so(tmp_path, monkeypatch):
     short = tmp_path / "n"
     with pytest.raises(VggfeatError, match=f"^{short}: cannot write here: No such$"):
         files.check_writable(short)
+
+
+def as_on_windows(monkeypatch):
+    """The names' conversions as they are there, where a byte outside UTF-8 is an error."""
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("utf-8", "surrogatepass"))
+    monkeypatch.setattr(os, "fsdecode", lambda data: data.decode("utf-8", "surrogatepass"))
+
+
+ODD = [f"{name}.jpg" for name in ("caf\udce9", "na\u00efve", "\U0001f389", "a", "\udcff\udcfe")]
+"""Names of Linux, two of them with bytes outside UTF-8."""
+
+
+def test_names_outside_utf8_have_the_same_splits_hashes_and_bytes_everywhere(tmp_path, monkeypatch, capfdbinary):
+    def seen(path):
+        samples = [Sample(id, id, number % 2) for number, id in enumerate(ODD)]
+        dataset = Dataset("images", tuple(samples), ("\udce9", "e"))
+        _, portion = cut(dataset, Shard(0, 1), [range(len(ODD))])
+        with h5py.File(path, "w") as file:
+            file.create_dataset("ids", data=text_array(ODD), dtype=h5py.string_dtype())
+            ids = read_text(file["ids"])
+        print_rows([ODD])
+        digest = data_digest(TrainingSet("images", tuple(samples), tuple(samples), ("\udce9", "e"), True, True))
+        return ids, shuffled(ODD, 0), sorted(ODD, key=name_bytes), portion, digest, capfdbinary.readouterr().out
+
+    here = seen(tmp_path / "linux.h5")
+    as_on_windows(monkeypatch)
+    assert seen(tmp_path / "windows.h5") == here
+    assert here[0] == ODD
+    assert here[-1] == "\t".join(ODD).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def test_a_name_that_only_windows_allows_has_bytes_too():
+    assert name_bytes("\ud800.jpg") == b"\xed\xa0\x80.jpg"
+
+
+@pytest.mark.parametrize("options", [{}, {"nul": True}])
+def test_a_list_on_windows_that_is_not_utf8_says_so(monkeypatch, options):
+    as_on_windows(monkeypatch)
+    monkeypatch.setattr(listing, "sys", types.SimpleNamespace(platform="win32"))
+    end = b"\0" if options else b"\r\n"
+    assert listing.from_list(io.BytesIO("caf\u00e9.jpg".encode() + end), **options).samples[0].id == "caf\u00e9.jpg"
+    for entry in (b"caf\xe9.jpg", b"id\tcaf\xe9.jpg", b"caf\xe9\ta.jpg"):
+        with pytest.raises(DatasetError) as raised:
+            listing.from_list(io.BytesIO(b"a.jpg" + end + entry + end), **options)
+        assert str(raised.value) == "stdin, line 2: not UTF-8; save the list as UTF-8"
 
 
 def test_two_names_are_one_file_where_the_file_system_says_so(tmp_path, monkeypatch):

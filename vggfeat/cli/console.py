@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from vggfeat.system.text import printable
+from vggfeat.system.text import name_bytes, printable
 
 
 def stderr() -> Console:
@@ -47,7 +46,7 @@ def print_rows(rows: Iterable[Sequence[Any]]) -> None:
     """
     lines = ("\t".join(map(_cell, row)) + "\n" for row in rows)
     sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode("".join(lines)))
+    sys.stdout.buffer.write(name_bytes("".join(lines)))
     sys.stdout.buffer.flush()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.sample import Origin
 from vggfeat.errors import UsageError
+from vggfeat.system.text import name_bytes
 
 LONGEST = 8000
 """Characters of paths that a shard records: attributes of HDF5 hold 64 KB."""
@@ -136,7 +136,7 @@ def cut(dataset: Dataset, shard: Shard, blocks: Sequence[range]) -> tuple[Datase
         samples = tuple(sample if sample.labels is None else replace(sample, labels=None) for sample in samples)
     digest = hashlib.sha256()
     for sample in dataset.samples:
-        digest.update(os.fsencode(sample.id) + b"\0")
+        digest.update(name_bytes(sample.id) + b"\0")
     origin = dataset.origin
     if origin is not None and sum(map(len, origin.paths)) > LONGEST:
         origin = None
