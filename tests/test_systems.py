@@ -10,8 +10,10 @@ import types
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
+from making import write_descriptors
 
 import vggfeat
 from vggfeat import cli
@@ -193,9 +195,9 @@ def test_a_path_too_long_for_windows_says_so(tmp_path, monkeypatch):
         files.check_writable(short)
 
 
-def as_on_windows(monkeypatch):
-    """The names' conversions as they are there, where a byte outside UTF-8 is an error."""
-    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("utf-8", "surrogatepass"))
+def converting_as_windows(monkeypatch):
+    """Python's conversions of names as they are there, where bytes outside UTF-8 are errors."""
+    monkeypatch.setattr(os, "fsencode", lambda name: os.fspath(name).encode("utf-8", "surrogatepass"))
     monkeypatch.setattr(os, "fsdecode", lambda data: data.decode("utf-8", "surrogatepass"))
 
 
@@ -216,8 +218,10 @@ def test_names_outside_utf8_have_the_same_splits_hashes_and_bytes_everywhere(tmp
         return ids, shuffled(ODD, 0), sorted(ODD, key=name_bytes), portion, digest, capfdbinary.readouterr().out
 
     here = seen(tmp_path / "linux.h5")
-    as_on_windows(monkeypatch)
-    assert seen(tmp_path / "windows.h5") == here
+    with monkeypatch.context() as patch:
+        converting_as_windows(patch)
+        there = seen(tmp_path / "windows.h5")
+    assert there == here
     assert here[0] == ODD
     assert here[-1] == "\t".join(ODD).encode("utf-8", "surrogateescape") + b"\n"
 
@@ -228,7 +232,6 @@ def test_a_name_that_only_windows_allows_has_bytes_too():
 
 @pytest.mark.parametrize("options", [{}, {"nul": True}])
 def test_a_list_on_windows_that_is_not_utf8_says_so(monkeypatch, options):
-    as_on_windows(monkeypatch)
     monkeypatch.setattr(listing, "sys", types.SimpleNamespace(platform="win32"))
     end = b"\0" if options else b"\r\n"
     assert listing.from_list(io.BytesIO("caf\u00e9.jpg".encode() + end), **options).samples[0].id == "caf\u00e9.jpg"
@@ -307,6 +310,36 @@ def test_the_bench_of_svm_fits_runs_without_resource_and_fork(monkeypatch):
 )
 def test_a_closed_pipe_is_known_on_windows_too(error, platform, closed):
     assert cli.closed_pipe(error, platform) is closed
+
+
+@pytest.mark.parametrize("arguments", [["info", "{}", "--json"], ["info", "{}"], ["info", "{}", "--failed"]])
+def test_redirected_output_is_utf8_whatever_the_code_page(tmp_path, arguments):
+    """Windows redirects text in a code page, which lacks most of the world's letters."""
+    samples = tuple(Sample(id, id) for id in ODD)
+    write_descriptors(
+        path := tmp_path / "\u6f22.h5", Dataset("images", samples), np.ones((len(ODD), 1, 4)), failed=[1, 2]
+    )
+    command = [sys.executable, "-m", "vggfeat", *(word.format(path) for word in arguments)]
+    outputs = [
+        subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+        for encoding in ("utf-8:surrogateescape", "cp1252")
+    ]
+    assert outputs[1].stdout == outputs[0].stdout
+    assert "\U0001f389" in outputs[1].stdout.decode("utf-8")
+
+
+def test_a_redirected_path_or_error_is_utf8_whatever_the_code_page(tmp_path):
+    write_descriptors(path := tmp_path / "\u6f22.h5", Dataset("images", (Sample("a", "a"),)), np.ones((1, 1, 4)))
+    out = os.fspath(tmp_path / "\u6f22\udce9.npy")
+    for code, stdout, stderr in ((0, f"{out}\n", ""), (1, "", "\u6f22\\udce9.npy")):
+        done = subprocess.run(
+            [sys.executable, "-m", "vggfeat", "export", path, "-o", out],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        )
+        assert (done.returncode, done.stdout) == (code, stdout.encode("utf-8", "surrogateescape")), done.stderr
+        assert stderr in done.stderr.decode("utf-8")
+        path = out
 
 
 def test_a_closed_pipe_on_windows_ends_quietly():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+from typing import TextIO
+
 
 def printable(text: str) -> str:
     """A name with its control characters and non-UTF-8 bytes escaped (`\\x1b`, `\\udce9`)."""
@@ -22,3 +26,12 @@ def name_bytes(name: str) -> bytes:
 def name_of(data: bytes) -> str:
     """The name that `name_bytes` wrote."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def write_utf8(stream: TextIO) -> None:
+    """Makes a redirected stream UTF-8: Windows would write its code page, which lacks most letters of file names.
+
+    The bytes of names that are no UTF-8 stay as they are. A terminal keeps its encoding.
+    """
+    if isinstance(stream, io.TextIOWrapper) and not stream.isatty() and codecs.lookup(stream.encoding).name != "utf-8":
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape")
