@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from rich.live import Live
 from rich.table import Table
@@ -23,6 +25,17 @@ SHOWN_EPOCHS = 12
 
 CURVES_INTERVAL = 60.0
 """Least seconds between drawings of the curves during a run."""
+
+
+@contextlib.contextmanager
+def while_shown() -> Iterator[None]:
+    """A terminal that was closed ends a run by its signal, after a checkpoint; what is printed meanwhile is lost."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 class TrainingDisplay(Observer):
@@ -50,6 +63,7 @@ class TrainingDisplay(Observer):
     def __enter__(self) -> TrainingDisplay:
         return self
 
+    @while_shown()
     def __exit__(self, *_: object) -> None:
         self._end_bar()
         if self._live is not None:
@@ -74,6 +88,7 @@ class TrainingDisplay(Observer):
             self._bar = Ticker(what, self.quiet, unit)
         return self._bar
 
+    @while_shown()
     def note(self, text: str) -> None:
         """Prints a line, above the table."""
         text = in_flags(text)
@@ -82,14 +97,17 @@ class TrainingDisplay(Observer):
         elif not self.quiet:
             note(text)
 
+    @while_shown()
     def fetched(self, done: int, total: int | None) -> None:
         """A bar, or a line at intervals."""
         in_megabytes(self._begun_bar("fetch", "MB").tick)(done, total)
 
+    @while_shown()
     def frozen(self, done: int, total: int) -> None:
         """A bar, or a line at intervals."""
         self._begun_bar("frozen layers", "crops").tick(done, total, 0)
 
+    @while_shown()
     def step(self, report: StepReport) -> None:
         """Updates the table's last row, or prints a line at intervals."""
         self._show_table()
@@ -104,6 +122,7 @@ class TrainingDisplay(Observer):
                 + self._left()
             )
 
+    @while_shown()
     def epoch(self, report: EpochReport) -> None:
         """Adds a row to the table, or prints a line; redraws the curves at intervals."""
         self._rows.append(report)
