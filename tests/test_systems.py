@@ -42,6 +42,7 @@ MODULES = sorted(
     for path in ROOT.rglob("*.py")
     if path.stem != "__main__"  # runs the command
 )
+TEST_MODULES = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
 POSIX_MODULES = ("resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog", "readline", "posix")
 POSIX_CALLS = (
     "fork", "forkpty", "pwrite", "pread", "sched_getaffinity", "sched_setaffinity", "getuid", "geteuid", "getgid",
@@ -49,6 +50,16 @@ POSIX_CALLS = (
     "posix_fallocate", "posix_fadvise", "register_at_fork", "getloadavg", "nice", "O_NONBLOCK", "O_CLOEXEC",
     "O_NOFOLLOW", "O_DIRECTORY", "SEEK_HOLE", "SEEK_DATA",
 )  # fmt: skip
+POSIX_SIGNALS = ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGCHLD", "SIGQUIT", "alarm")
+POSIX_NAMES = frozenset(
+    {
+        *(f"os.{name}" for name in POSIX_CALLS),
+        *(f"os.{name}" for name in ("kill", "waitpid", "wait", "WNOHANG", "WIFSIGNALED", "WTERMSIG", "WEXITSTATUS")),
+        *(f"signal.{name}" for name in POSIX_SIGNALS),
+        "preexec_fn",
+    }
+)
+"""What Windows lacks, or does otherwise: its `os.kill` ends a process."""
 MPS = torch.device("mps")
 
 HIDING = """
@@ -56,7 +67,7 @@ import importlib, os, signal, sys
 hidden, modules, calls = (line.split() for line in sys.stdin.read().splitlines())
 import numpy, torch, torchvision, sklearn.svm, scipy.sparse, h5py, PIL.Image, click, rich.console  # theirs to adapt
 import sklearn.metrics, sklearn.model_selection, multiprocessing, subprocess, tempfile, torch.distributed, torch.fx
-import asyncio, concurrent.futures, logging.handlers, urllib.request, tarfile, shutil, http.server
+import pytest, asyncio, concurrent.futures, logging.handlers, urllib.request, tarfile, shutil, http.server
 for name in hidden:
     sys.modules[name] = None
 for name in calls:
@@ -64,8 +75,14 @@ for name in calls:
         delattr(os, name)
 for name in ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGCHLD", "SIGQUIT"):
     delattr(signal, name)
+failed = []
 for name in modules:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        if type(error).__name__ != "Skipped":  # by importorskip
+            failed.append(f"{name}: {error}")
+assert not failed, failed
 from vggfeat.system.locking import can_lock
 from vggfeat.system.launch import available_cores
 assert not can_lock() and available_cores() >= 1
@@ -86,35 +103,121 @@ def test_every_module_imports_without_what_windows_lacks():
     assert child(HIDING, "\n".join(" ".join(names) for names in lists)) == str(len(MODULES))
 
 
+def test_every_test_module_imports_without_what_windows_lacks():
+    lists = (POSIX_MODULES, TEST_MODULES, [call for call in POSIX_CALLS if call != "register_at_fork"])
+    folder = os.fspath(Path(__file__).parent)
+    environment = {"PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])}
+    assert child(HIDING, "\n".join(" ".join(names) for names in lists), **environment) == str(len(TEST_MODULES))
+
+
+def asked(function: ast.AST) -> set[str]:
+    """`os.fork` where a function has `hasattr(os, "fork")`."""
+    return {
+        f"{node.args[0].id}.{node.args[1].value}"
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", None) == "hasattr"
+        and isinstance(node.args[0], ast.Name)
+        and isinstance(node.args[1], ast.Constant)
+    }
+
+
+def used_unasked(node: ast.AST, allowed: frozenset[str] = frozenset()) -> list[tuple[int, str]]:
+    """(line, name) of what Windows lacks, outside of functions that ask for it."""
+    found = []
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        allowed |= asked(node)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        found = [(node.lineno, f"{node.value.id}.{node.attr}")]
+    elif isinstance(node, ast.ImportFrom):
+        found = [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    elif isinstance(node, ast.keyword) and node.arg == "preexec_fn":
+        found = [(node.value.lineno, "preexec_fn")]
+    found = [(line, name) for line, name in found if name in POSIX_NAMES and name not in allowed]
+    return found + [one for below in ast.iter_child_nodes(node) for one in used_unasked(below, allowed)]
+
+
 def test_calls_that_windows_lacks_are_asked_for_first():
     """Each `os.fork` and its like stands in a function that asks `hasattr(os, ...)` for it."""
-    unguarded = []
-    for path in sorted(ROOT.rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id == "os"
-                and node.attr in POSIX_CALLS
-                and f'hasattr(os, "{node.attr}")' not in text
-            ):
-                unguarded.append(f"{path.relative_to(ROOT)}:{node.lineno} os.{node.attr}")
+    unguarded = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for line, name in used_unasked(ast.parse(path.read_text(encoding="utf-8")))
+    ]
     assert unguarded == []
 
 
-def test_text_files_name_their_encoding():
-    """Windows reads and writes text in the user's code page, unless told."""
-    unnamed = []
-    for path in sorted(ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                mode = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
-                opens = node.func.attr == "open" and len(node.args) == 1 and mode in (["r"], ["w"], ["a"], ["x"])
-                text = opens or node.func.attr in ("read_text", "write_text")
-                if text and not any(keyword.arg == "encoding" for keyword in node.keywords):
-                    unnamed.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import os\ndef f():\n    if hasattr(os, 'fork'):\n        os.fork()", []),
+        ("def g(): return hasattr(os, 'fork')\ndef f(): os.fork()", ["os.fork"]),
+        ("def f(): hasattr(os, 'kill') and os.fork()", ["os.fork"]),
+        ("from os import path, waitpid", ["os.waitpid"]),
+        ("def f(): os.kill(1, signal.SIGKILL)", ["os.kill", "signal.SIGKILL"]),
+        ("run(words, preexec_fn=os.setsid)", ["preexec_fn", "os.setsid"]),
+    ],
+)
+def test_the_search_for_calls_that_windows_lacks_sees_them(code, names):
+    assert [name for _, name in used_unasked(ast.parse(code))] == names
+
+
+def text_calls(tree: ast.AST) -> list[tuple[int, set[str]]]:
+    """(line, what it must say and does not) of each call that reads or writes text."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        builtin = isinstance(node.func, ast.Name) or (owner, name) == ("os", "fdopen")
+        modes = node.args[1 if builtin else 0 :][:1] + [given["mode"]] * ("mode" in given)
+        mode = modes[0].value if modes and isinstance(modes[0], ast.Constant) else None if modes else "r"
+        needs = set()
+        if (name in ("open", "fdopen") and owner != "os") or (owner, name) == ("os", "fdopen"):
+            if isinstance(mode, str) and set(mode) <= set("rwaxt+"):
+                needs = {"encoding"} | ({"newline"} if set(mode) & set("wax") else set())
+        elif name in ("read_text", "write_text", "TextIOWrapper"):
+            needs = {"encoding"} | ({"newline"} if name == "write_text" else set())
+        elif any(getattr(given.get(word), "value", False) for word in ("text", "universal_newlines")):
+            needs = {"encoding"}
+        if needs - given.keys():
+            found.append((node.lineno, needs - given.keys()))
+    return found
+
+
+def test_text_files_name_their_encoding_and_their_line_ends():
+    """Windows reads and writes text in the user's code page, and ends its lines with CRLF, unless told."""
+    unnamed = [
+        f"{path.relative_to(ROOT)}:{line} {' '.join(sorted(missing))}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for line, missing in text_calls(ast.parse(path.read_text(encoding="utf-8")))
+    ]
     assert unnamed == []
+
+
+@pytest.mark.parametrize(
+    ("code", "missing"),
+    [
+        ("open(p)", {"encoding"}),
+        ("open(p, 'rb')", set()),
+        ("open(p, mode='w', newline='')", {"encoding"}),
+        ("p.open()", {"encoding"}),
+        ("p.open('a', encoding='utf-8')", {"newline"}),
+        ("Image.open(p)", set()),
+        ("os.open(p, os.O_RDONLY)", set()),
+        ("os.fdopen(handle)", {"encoding"}),
+        ("os.fdopen(handle, 'wb')", set()),
+        ("p.read_text()", {"encoding"}),
+        ("p.write_text(t, encoding='utf-8')", {"newline"}),
+        ("subprocess.run(words, text=True)", {"encoding"}),
+        ("subprocess.run(words, text=True, encoding='utf-8')", set()),
+        ("subprocess.run(words)", set()),
+    ],
+)
+def test_the_search_for_text_sees_it(code, missing):
+    assert [needed for _, needed in text_calls(ast.parse(code))] == ([missing] if missing else [])
 
 
 def test_a_new_file_that_a_scanner_opens_for_a_moment_is_waited_for(tmp_path, monkeypatch):

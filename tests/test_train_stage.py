@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from making import TINY_RECIPE, striped_tree
+from needs import need
 from PIL import Image
 
 from vggfeat.cli import run
@@ -210,6 +211,7 @@ while hits < kills:
 @pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("save_seconds", [0, 900], ids=["saving after every update", "saving after every epoch"])
 def test_a_killed_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, tmp_path, kills, save_seconds):
+    need("os.fork")
     command = [sys.executable, "-c", KILLS, str(tree), str(tmp_path), str(kills), str(kills), str(save_seconds)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

@@ -21,9 +21,9 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """The first signal sets the request's flag; a second one, but SIGHUP, acts as usual. Only the main thread can receive them.
+    """The first signal sets the request's flag; a second one, but SIGHUP, acts as usual.
 
-    A SIGHUP that is ignored stays so: that is what nohup is for.
+    A SIGHUP that is ignored stays so: that is what nohup is for. Only the main thread can receive signals.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():

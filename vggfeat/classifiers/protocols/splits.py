@@ -175,7 +175,7 @@ def write_splits(path: str | Path, dataset: str, splits: Sequence[Split]) -> Pat
     }
     with replacing(path) as temporary:
         # ASCII with escapes: bytes of ids that are not UTF-8 are lone surrogates, which only escapes preserve.
-        temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
+        temporary.write_text(json.dumps(content, indent=1), encoding="ascii", newline="\n")
     return Path(path)
 
 
