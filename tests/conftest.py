@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,22 @@ def photos(tmp_path: Path) -> Path:
         small = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
         Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=95)
     return folder
+
+
+@pytest.fixture
+def held_open(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Path.replace as on Windows, where a file that a program holds open cannot be replaced; returns the held paths."""
+    held: set[Path] = set()
+    replace = Path.replace
+
+    def refusing(self: Path, target: Path) -> Path:
+        if Path(target) in held:
+            raise PermissionError(errno.EACCES, "Access is denied", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refusing)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return held
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

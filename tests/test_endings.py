@@ -7,8 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
+from making import striped_tree
+
+from vggfeat.training import signals as training_signals
+from vggfeat.training.state import load_last
 
 CODE = """
 import sys, time
@@ -82,3 +87,76 @@ def test_a_hangup_whose_terminal_has_gone_has_the_same_code():
     time.sleep(0.1)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(30) == 130
+
+
+def test_training_ends_with_a_checkpoint_when_its_terminal_is_closed(tmp_path):
+    fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
+    terminal, end = pty.openpty()
+
+    def take_it():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    tree, run = striped_tree(tmp_path / "tree"), tmp_path / "run"
+    flags = ["--width", "0.015625", "--S", "224", "--device", "cpu", "--epochs", "10000", "--workers", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vggfeat", "train", "--data", tree, "--dataset", "folder", *flags, "-o", run],
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=take_it,
+    )
+    os.close(end)
+    shown = b""
+    while b"1/10000" not in shown:
+        shown += os.read(terminal, 10_000)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)  # as the shell does besides
+    assert process.wait(60) == 130
+    _, _, state = load_last(run / "last.pt")
+    assert state.step > 0
+
+
+@pytest.fixture
+def signals(monkeypatch):
+    """Windows's signals: SIGBREAK, and no SIGHUP; returns the handlers in force."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGUSR1: signal.SIG_DFL,
+    }
+    stand_in = types.SimpleNamespace(
+        SIGINT=signal.SIGINT,
+        SIGTERM=signal.SIGTERM,
+        SIGBREAK=signal.SIGUSR1,  # Signals(number) must know it
+        SIG_DFL=signal.SIG_DFL,
+        SIG_IGN=signal.SIG_IGN,
+        Signals=signal.Signals,
+        getsignal=handlers.get,
+        signal=lambda number, handler: (handlers[number], handlers.update({number: handler}))[0],
+    )
+    monkeypatch.setattr(training_signals, "signal", stand_in)
+    return handlers
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here, the stand-in for SIGBREAK")
+def test_ctrl_break_on_windows_ends_training_after_the_update(signals):
+    before = dict(signals)
+    with training_signals.stop_signals() as stop:
+        signals[signal.SIGUSR1](signal.SIGUSR1, None)
+        assert stop.asked
+        assert signals[signal.SIGUSR1] == signal.SIG_DFL, "a second one acts as usual"
+    assert signals == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_training_under_nohup_goes_on_after_a_hangup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training_signals.stop_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from making import striped_tree
+from needs import need
 from PIL import Image
 
 from vggfeat.cli import run
@@ -283,6 +284,7 @@ train(recipe, load_training_set("folder", sys.argv[2], fraction=0.2), output=sys
 
 
 def test_a_killed_run_leaves_outputs_that_another_run_takes_up(tree, source, tmp_path):
+    need("signal.SIGKILL")
     recipe, data = tuned(tree, source)
     whole = train(recipe, data, output=tmp_path / "whole", device="cpu")
     command = [sys.executable, "-c", KILLED, str(tmp_path / "whole" / "recipe.toml"), str(tree), str(tmp_path / "cut")]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import clusters, two_classes, write_descriptors
+from needs import need
 
 from vggfeat.classifiers.model_file import read_model
 from vggfeat.cli import run
@@ -70,6 +71,7 @@ except VggfeatError as error:
 
 def child(kind: str, most: int, folder: Path) -> str:
     """What a process says whose files may have so many bytes, as with a quota or on a full disk."""
+    need("resource")
     words = [sys.executable, "-c", CHILD, kind, str(most), str(Path(__file__).parent)]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -152,6 +154,7 @@ NARROW = ["--net", "A", "--weights", "none", "--scales", "224", "--no-flip", "--
 
 def limited(most: int, *command: str) -> str:
     """The one line in which a command ends whose files may have so many bytes."""
+    need("resource")
     words = [sys.executable, "-c", LIMITED, str(most), *command]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, ""), done.stderr

@@ -7,7 +7,6 @@ import hashlib
 import io
 import mmap
 import os
-import resource
 import shutil
 import signal
 import tarfile
@@ -23,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from making import clusters, settings, write_descriptors
+from needs import need
 from weights_forms import WRITERS, random_state, without_top
 
 from vggfeat.classifiers.model_file import Model, read_model, write_model
@@ -290,6 +290,9 @@ def check(read: Callable[[Path], Any], path: Path, content: bytes) -> bool:
 
 def in_children(run: Callable[[bytes], bool], cases: list[bytes]) -> tuple[int, int]:
     """(cases that were read, cases that crashed or hung), each child going on behind the case that killed one."""
+    need("os.fork", "resource")
+    import resource
+
     at = mmap.mmap(-1, 24)  # shared: the case at work, how many were read
     crashed = 0
     start = 0
@@ -317,7 +320,6 @@ def in_children(run: Callable[[bytes], bool], cases: list[bytes]) -> tuple[int, 
     return int.from_bytes(at[8:16], "little"), crashed
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("kind", BINARY)
 def test_damaged_binary_files_raise_the_projects_errors_alone(kind: str, count: int, tmp_path: Path) -> None:

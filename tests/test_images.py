@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from needs import need
 from PIL import Image, ImageCms
 
 from vggfeat.datasets import images
@@ -110,12 +111,16 @@ def reason(source) -> str:
     return str(error.value)
 
 
-def test_what_cannot_be_read_says_why(tmp_path):
-    assert reason(str(tmp_path / "missing.jpg")) == "no such file or directory"
-    assert reason(str(tmp_path)) == "is a folder"
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    need("os.mkfifo")
     os.mkfifo(tmp_path / "fifo.jpg")
     assert reason(str(tmp_path / "fifo.jpg")) == "not a regular file"
     assert reason("/dev/zero") == "not a regular file"
+
+
+def test_what_cannot_be_read_says_why(tmp_path):
+    assert reason(str(tmp_path / "missing.jpg")) == "no such file or directory"
+    assert reason(str(tmp_path)) == "is a folder"
     assert reason("a\0b.jpg") == "embedded null byte"
     assert reason(b"") == "empty file"
     assert reason(b"\0" * 100) == "no image: only zero bytes"

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from making import clusters, two_classes, write_descriptors
+from needs import need
 from serving import Handler, Server, serving
 
 from vggfeat.cli import run
@@ -151,6 +152,7 @@ COUNTS = [2, pytest.param(20, marks=pytest.mark.slow)]
 
 
 def kill_at_random(kills: int, out: Path, prelude: str, command: list[str], env: dict[str, str], former: str = ""):
+    need("os.fork")
     out.parent.mkdir(parents=True)
     words = [sys.executable, "-c", KILLS, str(kills), str(out), former, prelude, *command]
     done = subprocess.run(words, capture_output=True, text=True, env=env)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import odd_images
 import pytest
+from needs import need
 
 import vggfeat
 from vggfeat.datasets.images import decode
@@ -170,6 +171,7 @@ def test_paths_that_are_no_files_say_what_they_are(tmp_path: Path) -> None:
     good = tmp_path / "good.jpg"
     good.write_bytes(odd_images.encoded(odd_images.photo()))
     (tmp_path / "folder.jpg").mkdir()
+    need("os.mkfifo")
     os.mkfifo(tmp_path / "fifo.jpg")
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "nowhere.jpg").symlink_to("gone.jpg")
@@ -194,6 +196,7 @@ def test_paths_that_are_no_files_say_what_they_are(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_costs_its_row(tmp_path: Path) -> None:
+    need("os.geteuid")
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(odd_images.encoded(odd_images.photo()))
     (tmp_path / "a.jpg").chmod(0)

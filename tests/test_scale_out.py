@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import need
 
 import vggfeat
 from vggfeat.cli import run
@@ -255,6 +256,7 @@ print(killed)
 
 
 def kill_at_random(kills, out, *command):
+    need("os.fork")
     done = subprocess.run(
         [sys.executable, "-c", FORKS, str(kills), str(out), *command, "--quiet"],
         capture_output=True,

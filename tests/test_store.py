@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from making import settings
+from needs import need
 
 from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
@@ -380,6 +381,7 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
 
 
 def test_a_killed_writer_leaves_a_file_that_resumes_to_the_same_bytes(tmp_path):
+    need("signal.SIGKILL")
     whole = fill(tmp_path / "whole.h5")
     code = (
         "import os, signal, sys; sys.path[:0] = sys.argv[3:]\n"

@@ -559,7 +559,7 @@ def test_the_command_reports_what_liblinear_stands_in_for_and_errors_in_one_line
 
 
 def test_a_model_is_kept_whole_or_not_at_all(toy: Path, tmp_path: Path) -> None:
-    if os.geteuid() == 0:
+    if not hasattr(os, "geteuid") or os.geteuid() == 0:  # whom no mode stops
         (tmp_path / "file").write_bytes(b"")
         target = tmp_path / "file" / "m.h5"
     else:

@@ -2,26 +2,39 @@
 
 import ast
 import errno
+import io
 import os
 import subprocess
 import sys
 import types
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
+from making import write_descriptors
 
 import vggfeat
 from vggfeat import cli
-from vggfeat.errors import UsageError, VggfeatError
+from vggfeat.classifiers.protocols.splits import shuffled
+from vggfeat.cli.console import print_rows
+from vggfeat.datasets import Dataset, Sample, listing
+from vggfeat.datasets.split import TrainingSet
+from vggfeat.errors import DatasetError, UsageError, VggfeatError
 from vggfeat.stages.bench import svm as bench
 from vggfeat.store import locking
 from vggfeat.store.locking import OutputLock
+from vggfeat.store.schema import read_text, text_array
+from vggfeat.store.shards import Shard, cut
 from vggfeat.system import devices, files
+from vggfeat.system import locking as locks
 from vggfeat.system.devices import memory_format, resolve_device, resolve_precision
 from vggfeat.system.files import replacing, same_file
+from vggfeat.system.text import name_bytes
 from vggfeat.training import features
 from vggfeat.training.ranks import process_group
+from vggfeat.training.record import data_digest
 
 ROOT = Path(vggfeat.__file__).parent
 MODULES = sorted(
@@ -29,6 +42,7 @@ MODULES = sorted(
     for path in ROOT.rglob("*.py")
     if path.stem != "__main__"  # runs the command
 )
+TEST_MODULES = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
 POSIX_MODULES = ("resource", "fcntl", "pwd", "grp", "termios", "tty", "pty", "syslog", "readline", "posix")
 POSIX_CALLS = (
     "fork", "forkpty", "pwrite", "pread", "sched_getaffinity", "sched_setaffinity", "getuid", "geteuid", "getgid",
@@ -36,6 +50,16 @@ POSIX_CALLS = (
     "posix_fallocate", "posix_fadvise", "register_at_fork", "getloadavg", "nice", "O_NONBLOCK", "O_CLOEXEC",
     "O_NOFOLLOW", "O_DIRECTORY", "SEEK_HOLE", "SEEK_DATA",
 )  # fmt: skip
+POSIX_SIGNALS = ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGCHLD", "SIGQUIT", "alarm")
+POSIX_NAMES = frozenset(
+    {
+        *(f"os.{name}" for name in POSIX_CALLS),
+        *(f"os.{name}" for name in ("kill", "waitpid", "wait", "WNOHANG", "WIFSIGNALED", "WTERMSIG", "WEXITSTATUS")),
+        *(f"signal.{name}" for name in POSIX_SIGNALS),
+        "preexec_fn",
+    }
+)
+"""What Windows lacks, or does otherwise: its `os.kill` ends a process."""
 MPS = torch.device("mps")
 
 HIDING = """
@@ -43,7 +67,7 @@ import importlib, os, signal, sys
 hidden, modules, calls = (line.split() for line in sys.stdin.read().splitlines())
 import numpy, torch, torchvision, sklearn.svm, scipy.sparse, h5py, PIL.Image, click, rich.console  # theirs to adapt
 import sklearn.metrics, sklearn.model_selection, multiprocessing, subprocess, tempfile, torch.distributed, torch.fx
-import asyncio, concurrent.futures, logging.handlers, urllib.request, tarfile, shutil, http.server
+import pytest, asyncio, concurrent.futures, logging.handlers, urllib.request, tarfile, shutil, http.server
 for name in hidden:
     sys.modules[name] = None
 for name in calls:
@@ -51,11 +75,17 @@ for name in calls:
         delattr(os, name)
 for name in ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGCHLD", "SIGQUIT"):
     delattr(signal, name)
+failed = []
 for name in modules:
-    importlib.import_module(name)
-from vggfeat.system.locking import CAN_LOCK
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        if type(error).__name__ != "Skipped":  # by importorskip
+            failed.append(f"{name}: {error}")
+assert not failed, failed
+from vggfeat.system.locking import can_lock
 from vggfeat.system.launch import available_cores
-assert not CAN_LOCK and available_cores() >= 1
+assert not can_lock() and available_cores() >= 1
 print(len(modules))
 """
 
@@ -73,35 +103,137 @@ def test_every_module_imports_without_what_windows_lacks():
     assert child(HIDING, "\n".join(" ".join(names) for names in lists)) == str(len(MODULES))
 
 
+def test_every_test_module_imports_without_what_windows_lacks():
+    lists = (POSIX_MODULES, TEST_MODULES, [call for call in POSIX_CALLS if call != "register_at_fork"])
+    folder = os.fspath(Path(__file__).parent)
+    environment = {"PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])}
+    assert child(HIDING, "\n".join(" ".join(names) for names in lists), **environment) == str(len(TEST_MODULES))
+
+
+def asked(function: ast.AST) -> set[str]:
+    """`os.fork` where a function has `hasattr(os, "fork")`."""
+    return {
+        f"{node.args[0].id}.{node.args[1].value}"
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", None) == "hasattr"
+        and isinstance(node.args[0], ast.Name)
+        and isinstance(node.args[1], ast.Constant)
+    }
+
+
+def used_unasked(node: ast.AST, allowed: frozenset[str] = frozenset()) -> list[tuple[int, str]]:
+    """(line, name) of what Windows lacks, outside of functions that ask for it."""
+    found = []
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        allowed |= asked(node)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        found = [(node.lineno, f"{node.value.id}.{node.attr}")]
+    elif isinstance(node, ast.ImportFrom):
+        found = [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    elif isinstance(node, ast.keyword) and node.arg == "preexec_fn":
+        found = [(node.value.lineno, "preexec_fn")]
+    found = [(line, name) for line, name in found if name in POSIX_NAMES and name not in allowed]
+    return found + [one for below in ast.iter_child_nodes(node) for one in used_unasked(below, allowed)]
+
+
 def test_calls_that_windows_lacks_are_asked_for_first():
     """Each `os.fork` and its like stands in a function that asks `hasattr(os, ...)` for it."""
-    unguarded = []
-    for path in sorted(ROOT.rglob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(text)):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id == "os"
-                and node.attr in POSIX_CALLS
-                and f'hasattr(os, "{node.attr}")' not in text
-            ):
-                unguarded.append(f"{path.relative_to(ROOT)}:{node.lineno} os.{node.attr}")
+    unguarded = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for line, name in used_unasked(ast.parse(path.read_text(encoding="utf-8")))
+    ]
     assert unguarded == []
 
 
-def test_text_files_name_their_encoding():
-    """Windows reads and writes text in the user's code page, unless told."""
-    unnamed = []
-    for path in sorted(ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                mode = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
-                opens = node.func.attr == "open" and len(node.args) == 1 and mode in (["r"], ["w"], ["a"], ["x"])
-                text = opens or node.func.attr in ("read_text", "write_text")
-                if text and not any(keyword.arg == "encoding" for keyword in node.keywords):
-                    unnamed.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+@pytest.mark.parametrize(
+    ("code", "names"),
+    [
+        ("import os\ndef f():\n    if hasattr(os, 'fork'):\n        os.fork()", []),
+        ("def g(): return hasattr(os, 'fork')\ndef f(): os.fork()", ["os.fork"]),
+        ("def f(): hasattr(os, 'kill') and os.fork()", ["os.fork"]),
+        ("from os import path, waitpid", ["os.waitpid"]),
+        ("def f(): os.kill(1, signal.SIGKILL)", ["os.kill", "signal.SIGKILL"]),
+        ("run(words, preexec_fn=os.setsid)", ["preexec_fn", "os.setsid"]),
+    ],
+)
+def test_the_search_for_calls_that_windows_lacks_sees_them(code, names):
+    assert [name for _, name in used_unasked(ast.parse(code))] == names
+
+
+def text_calls(tree: ast.AST) -> list[tuple[int, set[str]]]:
+    """(line, what it must say and does not) of each call that reads or writes text."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = getattr(getattr(node.func, "value", None), "id", "")
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        builtin = isinstance(node.func, ast.Name) or (owner, name) == ("os", "fdopen")
+        modes = node.args[1 if builtin else 0 :][:1] + [given["mode"]] * ("mode" in given)
+        mode = modes[0].value if modes and isinstance(modes[0], ast.Constant) else None if modes else "r"
+        needs = set()
+        if (name in ("open", "fdopen") and owner != "os") or (owner, name) == ("os", "fdopen"):
+            if isinstance(mode, str) and set(mode) <= set("rwaxt+"):
+                needs = {"encoding"} | ({"newline"} if set(mode) & set("wax") else set())
+        elif name in ("read_text", "write_text", "TextIOWrapper"):
+            needs = {"encoding"} | ({"newline"} if name == "write_text" else set())
+        elif any(getattr(given.get(word), "value", False) for word in ("text", "universal_newlines")):
+            needs = {"encoding"}
+        if needs - given.keys():
+            found.append((node.lineno, needs - given.keys()))
+    return found
+
+
+def test_text_files_name_their_encoding_and_their_line_ends():
+    """Windows reads and writes text in the user's code page, and ends its lines with CRLF, unless told."""
+    unnamed = [
+        f"{path.relative_to(ROOT)}:{line} {' '.join(sorted(missing))}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for line, missing in text_calls(ast.parse(path.read_text(encoding="utf-8")))
+    ]
     assert unnamed == []
+
+
+@pytest.mark.parametrize(
+    ("code", "missing"),
+    [
+        ("open(p)", {"encoding"}),
+        ("open(p, 'rb')", set()),
+        ("open(p, mode='w', newline='')", {"encoding"}),
+        ("p.open()", {"encoding"}),
+        ("p.open('a', encoding='utf-8')", {"newline"}),
+        ("Image.open(p)", set()),
+        ("os.open(p, os.O_RDONLY)", set()),
+        ("os.fdopen(handle)", {"encoding"}),
+        ("os.fdopen(handle, 'wb')", set()),
+        ("p.read_text()", {"encoding"}),
+        ("p.write_text(t, encoding='utf-8')", {"newline"}),
+        ("subprocess.run(words, text=True)", {"encoding"}),
+        ("subprocess.run(words, text=True, encoding='utf-8')", set()),
+        ("subprocess.run(words)", set()),
+    ],
+)
+def test_the_search_for_text_sees_it(code, missing):
+    assert [needed for _, needed in text_calls(ast.parse(code))] == ([missing] if missing else [])
+
+
+def test_a_new_file_that_a_scanner_opens_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    refusals, opened = [1, 2], Path.open
+
+    def scanned(self, *args, **kwargs):
+        if refusals and self.suffix == ".part":
+            refusals.pop()
+            raise PermissionError(errno.EACCES, "The process cannot access the file", str(self))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    with replacing(tmp_path / "a.h5") as temporary:
+        temporary.write_bytes(b"new")
+        monkeypatch.setattr(Path, "open", scanned)
+    assert (tmp_path / "a.h5").read_bytes() == b"new" and not refusals
 
 
 def test_a_result_is_flushed_through_a_handle_that_may_write(tmp_path, monkeypatch):
@@ -110,21 +242,6 @@ def test_a_result_is_flushed_through_a_handle_that_may_write(tmp_path, monkeypat
     with replacing(tmp_path / "a.h5") as temporary:
         temporary.write_bytes(b"new")
     assert flushed == [os.O_RDWR], "FlushFileBuffers refuses a handle for reading"
-
-
-@pytest.fixture
-def held_open(monkeypatch):
-    """Path.replace as on Windows, where a file that a program holds open cannot be replaced; returns the held paths."""
-    held, replace = set(), Path.replace
-
-    def refusing(self, target):
-        if Path(target) in held:
-            raise PermissionError(errno.EACCES, "Access is denied", str(target))
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", refusing)
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
-    return held
 
 
 def test_a_result_is_kept_where_the_file_to_replace_is_open_elsewhere(tmp_path, held_open):
@@ -137,6 +254,23 @@ def test_a_result_is_kept_where_the_file_to_replace_is_open_elsewhere(tmp_path, 
     assert (target.read_bytes(), kept.read_bytes()) == (b"old", b"new")
     assert str(raised.value) == (f"{target}: cannot replace it; is it open in another program? The result is in {kept}")
     assert kept.suffix == ".h5" and kept.name.startswith("feats."), "a name that the reader can open"
+
+
+def test_a_result_is_kept_where_the_new_file_is_open_too(tmp_path, held_open, monkeypatch):
+    target = tmp_path / "feats.h5"
+    target.write_bytes(b"old")
+    with pytest.raises(VggfeatError) as raised, replacing(target) as temporary:
+        temporary.write_bytes(b"new")
+        monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
+    assert temporary.read_bytes() == b"new"
+    assert str(raised.value).endswith(f"is it open in another program? The result is in {temporary}")
+
+
+def test_an_error_is_not_hidden_by_a_temporary_file_that_cannot_be_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
+    with pytest.raises(VggfeatError) as raised, replacing(tmp_path / "a.h5"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(raised.value) == f"{tmp_path / 'a.h5'}: cannot write: No space left on device"
 
 
 def test_a_file_that_is_open_for_a_moment_is_replaced_after_it(tmp_path, held_open, monkeypatch):
@@ -164,6 +298,52 @@ def test_a_path_too_long_for_windows_says_so(tmp_path, monkeypatch):
         files.check_writable(short)
 
 
+def converting_as_windows(monkeypatch):
+    """Python's conversions of names as they are there, where bytes outside UTF-8 are errors."""
+    monkeypatch.setattr(os, "fsencode", lambda name: os.fspath(name).encode("utf-8", "surrogatepass"))
+    monkeypatch.setattr(os, "fsdecode", lambda data: data.decode("utf-8", "surrogatepass"))
+
+
+ODD = [f"{name}.jpg" for name in ("caf\udce9", "na\u00efve", "\U0001f389", "a", "\udcff\udcfe")]
+"""Names of Linux, two of them with bytes outside UTF-8."""
+
+
+def test_names_outside_utf8_have_the_same_splits_hashes_and_bytes_everywhere(tmp_path, monkeypatch, capfdbinary):
+    def seen(path):
+        samples = [Sample(id, id, number % 2) for number, id in enumerate(ODD)]
+        dataset = Dataset("images", tuple(samples), ("\udce9", "e"))
+        _, portion = cut(dataset, Shard(0, 1), [range(len(ODD))])
+        with h5py.File(path, "w") as file:
+            file.create_dataset("ids", data=text_array(ODD), dtype=h5py.string_dtype())
+            ids = read_text(file["ids"])
+        print_rows([ODD])
+        digest = data_digest(TrainingSet("images", tuple(samples), tuple(samples), ("\udce9", "e"), True, True))
+        return ids, shuffled(ODD, 0), sorted(ODD, key=name_bytes), portion, digest, capfdbinary.readouterr().out
+
+    here = seen(tmp_path / "linux.h5")
+    with monkeypatch.context() as patch:
+        converting_as_windows(patch)
+        there = seen(tmp_path / "windows.h5")
+    assert there == here
+    assert here[0] == ODD
+    assert here[-1] == "\t".join(ODD).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def test_a_name_that_only_windows_allows_has_bytes_too():
+    assert name_bytes("\ud800.jpg") == b"\xed\xa0\x80.jpg"
+
+
+@pytest.mark.parametrize("options", [{}, {"nul": True}])
+def test_a_list_on_windows_that_is_not_utf8_says_so(monkeypatch, options):
+    monkeypatch.setattr(listing, "sys", types.SimpleNamespace(platform="win32"))
+    end = b"\0" if options else b"\r\n"
+    assert listing.from_list(io.BytesIO("caf\u00e9.jpg".encode() + end), **options).samples[0].id == "caf\u00e9.jpg"
+    for entry in (b"caf\xe9.jpg", b"id\tcaf\xe9.jpg", b"caf\xe9\ta.jpg"):
+        with pytest.raises(DatasetError) as raised:
+            listing.from_list(io.BytesIO(b"a.jpg" + end + entry + end), **options)
+        assert str(raised.value) == "stdin, line 2: not UTF-8; save the list as UTF-8"
+
+
 def test_two_names_are_one_file_where_the_file_system_says_so(tmp_path, monkeypatch):
     a, b = tmp_path / "Shard.h5", tmp_path / "shard.h5"
     a.touch()
@@ -172,9 +352,8 @@ def test_two_names_are_one_file_where_the_file_system_says_so(tmp_path, monkeypa
     assert same_file(a, b)
 
 
-def test_a_lock_without_fcntl_leaves_other_processes_files_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(locking, "fcntl", None)
-    monkeypatch.setattr(locking, "CAN_LOCK", False)
+def test_a_lock_where_nothing_locks_leaves_other_processes_files_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "fcntl", None)
     others = tmp_path / ".a.h5.12345678.part"
     others.touch()
     open_handles, close, unlink = set(), os.close, Path.unlink
@@ -234,6 +413,36 @@ def test_the_bench_of_svm_fits_runs_without_resource_and_fork(monkeypatch):
 )
 def test_a_closed_pipe_is_known_on_windows_too(error, platform, closed):
     assert cli.closed_pipe(error, platform) is closed
+
+
+@pytest.mark.parametrize("arguments", [["info", "{}", "--json"], ["info", "{}"], ["info", "{}", "--failed"]])
+def test_redirected_output_is_utf8_whatever_the_code_page(tmp_path, arguments):
+    """Windows redirects text in a code page, which lacks most of the world's letters."""
+    samples = tuple(Sample(id, id) for id in ODD)
+    write_descriptors(
+        path := tmp_path / "\u6f22.h5", Dataset("images", samples), np.ones((len(ODD), 1, 4)), failed=[1, 2]
+    )
+    command = [sys.executable, "-m", "vggfeat", *(word.format(path) for word in arguments)]
+    outputs = [
+        subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+        for encoding in ("utf-8:surrogateescape", "cp1252")
+    ]
+    assert outputs[1].stdout == outputs[0].stdout
+    assert "\U0001f389" in outputs[1].stdout.decode("utf-8")
+
+
+def test_a_redirected_path_or_error_is_utf8_whatever_the_code_page(tmp_path):
+    write_descriptors(path := tmp_path / "\u6f22.h5", Dataset("images", (Sample("a", "a"),)), np.ones((1, 1, 4)))
+    out = os.fspath(tmp_path / "\u6f22\udce9.npy")
+    for code, stdout, stderr in ((0, f"{out}\n", ""), (1, "", "\u6f22\\udce9.npy")):
+        done = subprocess.run(
+            [sys.executable, "-m", "vggfeat", "export", path, "-o", out],
+            capture_output=True,
+            env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+        )
+        assert (done.returncode, done.stdout) == (code, stdout.encode("utf-8", "surrogateescape")), done.stderr
+        assert stderr in done.stderr.decode("utf-8")
+        path = out
 
 
 def test_a_closed_pipe_on_windows_ends_quietly():

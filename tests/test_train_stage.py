@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from making import TINY_RECIPE, striped_tree
+from needs import need
 from PIL import Image
 
 from vggfeat.cli import run
@@ -145,11 +146,15 @@ def test_training_learns(tree, tmp_path):
     assert last.top1 == 0.0
 
 
-@pytest.mark.parametrize("at", [2, 3, 4])
+# What ends the run: SIGTERM, Ctrl-C, or a closed terminal.
+ENDS = {2: "SIGTERM", 3: "SIGINT", 4: "SIGHUP" if hasattr(signal, "SIGHUP") else "SIGINT"}
+
+
+@pytest.mark.parametrize("at", ENDS)
 def test_an_interrupted_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, tmp_path, at):
     recipe, data = tiny(tree, schedule__epochs=3)
     whole = train(recipe, data, output=tmp_path / "whole", device="cpu")
-    number = signal.SIGTERM if at == 2 else signal.SIGINT
+    number = getattr(signal, ENDS[at])
     before = signal.getsignal(number)
     cut = train(recipe, data, output=tmp_path / "cut", device="cpu", observer=Interrupting(at, number))
     assert not cut.finished
@@ -206,6 +211,7 @@ while hits < kills:
 @pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("save_seconds", [0, 900], ids=["saving after every update", "saving after every epoch"])
 def test_a_killed_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, tmp_path, kills, save_seconds):
+    need("os.fork")
     command = [sys.executable, "-c", KILLS, str(tree), str(tmp_path), str(kills), str(kills), str(save_seconds)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -24,6 +25,19 @@ class VggfeatError(Exception):
         super().__init__(message)
         self.advice = advice
         self.facts = facts
+
+
+class InUseError(VggfeatError):
+    """A file cannot be replaced because another program has it open, as Windows has it.
+
+    Args:
+        path: the file as it was.
+        kept: where its new content is.
+    """
+
+    def __init__(self, path: Path, kept: Path) -> None:
+        super().__init__(f"{path}: cannot replace it; is it open in another program? The result is in {kept}")
+        self.path, self.kept = path, kept
 
 
 class UsageError(VggfeatError):

@@ -18,6 +18,7 @@ from vggfeat.store.locking import OutputLock
 from vggfeat.store.provenance import check_provenance
 from vggfeat.system.files import replacing
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts, written
+from vggfeat.system.text import name_bytes, name_of
 
 MODEL_FORMAT = "vggfeat-model"
 FORMAT_VERSION = 1
@@ -93,7 +94,7 @@ def write_model(path: str | Path, model: Model) -> Path:
             file[name] = getattr(model, name)
         if model.sigmoids is not None:
             file["sigmoids"] = model.sigmoids
-        names = [name.encode("utf-8", "surrogateescape") for name in model.class_names]
+        names = [name_bytes(name) for name in model.class_names]
         file.create_dataset("class_names", data=np.array(names, dtype=object), dtype=_TEXT)
     return Path(path)
 
@@ -125,7 +126,7 @@ def _read(path: Path, file: h5py.File) -> Model:
         coef=file["coef"][:].astype(np.float32, copy=False),
         intercept=file["intercept"][:].astype(np.float32, copy=False),
         C=file["C"][:].astype(np.float64, copy=False),
-        class_names=tuple(name.decode("utf-8", "surrogateescape") for name in texts(file["class_names"])),
+        class_names=tuple(map(name_of, texts(file["class_names"]))),
         multi_label=bool(file.attrs["multi_label"]),
         inputs=tuple(json.loads(file.attrs["inputs"])),
         record=json.loads(file.attrs["record"]),

@@ -21,6 +21,7 @@ from vggfeat.cli.options import debugging, own_log
 from vggfeat.datasets.decoding import THREAD_PREFIX
 from vggfeat.errors import UsageError, VggfeatError, nearest, unknown_name
 from vggfeat.system.launch import launched
+from vggfeat.system.text import write_utf8
 
 VERBS = {
     "nets": "Tables 1 and 2: nets, depth, parameters, published weights.",
@@ -115,6 +116,8 @@ def vggfeat(ctx: click.Context) -> None:
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        write_utf8(stream)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop ends like Ctrl-C
     for name in ("SIGHUP", "SIGBREAK"):  # so does a closed terminal; Windows sends SIGBREAK
         number = getattr(signal, name, None)

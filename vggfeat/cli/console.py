@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vggfeat.system.text import printable
+from vggfeat.system.text import name_bytes, printable
 
 
 def stderr() -> Console:
@@ -49,7 +48,7 @@ def print_rows(rows: Iterable[Sequence[Any]]) -> None:
     """
     lines = ("\t".join(map(_cell, row)) + "\n" for row in rows)
     sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode("".join(lines)))
+    sys.stdout.buffer.write(name_bytes("".join(lines)))
     sys.stdout.buffer.flush()
 
 

@@ -144,7 +144,7 @@ def train(
     )
     from vggfeat.cli.console import note, print_json
     from vggfeat.cli.hints import hint
-    from vggfeat.cli.training_display import TrainingDisplay
+    from vggfeat.cli.training_display import TrainingDisplay, while_shown
     from vggfeat.inference.posteriors import TOP
     from vggfeat.page.training import page_of_run
     from vggfeat.stages.train import train as run
@@ -169,7 +169,8 @@ def train(
     if not result.first:
         return
     if not result.finished:
-        note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
+        with while_shown():
+            note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
     page = page_of_run(folder, RunFiles.of(output), output, data, dataset, result.predicted) if folder else None
     if as_json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from rich.live import Live
 from rich.table import Table
@@ -10,9 +12,11 @@ from rich.table import Table
 from vggfeat.cli.advice import in_flags
 from vggfeat.cli.console import note, stderr
 from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker
+from vggfeat.errors import InUseError
 from vggfeat.page import plots
-from vggfeat.page.curves import save_curves
+from vggfeat.page.curves import epochs_of, save_curves
 from vggfeat.system.bars import clock, in_megabytes
+from vggfeat.system.files import discard
 from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
 from vggfeat.training.state import RunFiles, read_metrics
 
@@ -21,6 +25,17 @@ SHOWN_EPOCHS = 12
 
 CURVES_INTERVAL = 60.0
 """Least seconds between drawings of the curves during a run."""
+
+
+@contextlib.contextmanager
+def while_shown() -> Iterator[None]:
+    """A terminal that was closed ends a run by its signal, after a checkpoint; what is printed meanwhile is lost."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 class TrainingDisplay(Observer):
@@ -42,10 +57,13 @@ class TrainingDisplay(Observer):
         self._live: Live | None = None
         self._bar: Ticker | None = None
         self._curves = plots.available()
+        self._refused = False
+        """Whether the curves could not be replaced once."""
 
     def __enter__(self) -> TrainingDisplay:
         return self
 
+    @while_shown()
     def __exit__(self, *_: object) -> None:
         self._end_bar()
         if self._live is not None:
@@ -70,6 +88,7 @@ class TrainingDisplay(Observer):
             self._bar = Ticker(what, self.quiet, unit)
         return self._bar
 
+    @while_shown()
     def note(self, text: str) -> None:
         """Prints a line, above the table."""
         text = in_flags(text)
@@ -78,14 +97,17 @@ class TrainingDisplay(Observer):
         elif not self.quiet:
             note(text)
 
+    @while_shown()
     def fetched(self, done: int, total: int | None) -> None:
         """A bar, or a line at intervals."""
         in_megabytes(self._begun_bar("fetch", "MB").tick)(done, total)
 
+    @while_shown()
     def frozen(self, done: int, total: int) -> None:
         """A bar, or a line at intervals."""
         self._begun_bar("frozen layers", "crops").tick(done, total, 0)
 
+    @while_shown()
     def step(self, report: StepReport) -> None:
         """Updates the table's last row, or prints a line at intervals."""
         self._show_table()
@@ -100,6 +122,7 @@ class TrainingDisplay(Observer):
                 + self._left()
             )
 
+    @while_shown()
     def epoch(self, report: EpochReport) -> None:
         """Adds a row to the table, or prints a line; redraws the curves at intervals."""
         self._rows.append(report)
@@ -117,12 +140,26 @@ class TrainingDisplay(Observer):
     def finish(self) -> None:
         """Draws the curves, where matplotlib is installed."""
         if self._rows and self._curves:
-            self._draw()
+            self._draw(last=True)
         elif self._rows:
             self.note("no curves: they need matplotlib (pip install 'vggfeat[report]')")
 
-    def _draw(self) -> None:
-        save_curves(read_metrics(self.files.metrics), self.files.curves)
+    def _draw(self, last: bool = False) -> None:
+        """Draws the curves; a program that shows the former ones must not end a run (on Windows it would)."""
+        try:
+            rows = read_metrics(self.files.metrics)
+            if epochs_of(rows):
+                save_curves(rows, self.files.curves)
+        except InUseError as error:
+            if last:
+                self.note(str(error))
+            else:
+                discard(error.kept)
+                if not self._refused:
+                    self.note(f"{error.path}: cannot replace it; is it open in another program? Training goes on")
+            self._refused = True
+        except PermissionError as error:  # another program keeps the metrics to itself
+            self.note(f"{error.filename}: no curves: {error.strerror}")
         self._drawn = time.monotonic()
 
     def _errors(self, errors: Errors) -> str:

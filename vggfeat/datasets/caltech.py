@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError
+from vggfeat.system.text import name_bytes
 
 
 def load_caltech101(data_root: str | Path) -> Dataset:
@@ -48,4 +49,4 @@ def _entries(folder: Path) -> list[tuple[str, bool]]:
             entries = [(entry.name, entry.is_dir()) for entry in found if not entry.name.startswith(".")]
     except OSError as error:
         raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
-    return sorted(entries, key=lambda entry: os.fsencode(entry[0]))
+    return sorted(entries, key=lambda entry: name_bytes(entry[0]))

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import os
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is
 from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.files import exists
+from vggfeat.system.text import name_bytes, name_of
 
 Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -208,7 +210,7 @@ def _table(file: Path) -> Dataset:
     rows = _rows(file)
     multi = any(SEPARATOR in label for _, _, label, _ in rows)
     labels = [[name.strip() for name in label.split(SEPARATOR) if name.strip()] for _, _, label, _ in rows]
-    class_names = tuple(sorted({name for names in labels for name in names}, key=os.fsencode))
+    class_names = tuple(sorted({name for names in labels for name in names}, key=name_bytes))
     if not class_names:
         raise DatasetError(f"{file}: no labels; the columns are path,label")
     samples = []
@@ -268,7 +270,7 @@ def _text(file: Path) -> str:
         raise DatasetError(
             f"{file}: not a text file; a labelled data set is a <class>/*.jpg tree or a CSV of path,label"
         )
-    return content.decode("utf-8-sig", "surrogateescape")
+    return name_of(content.removeprefix(BOM_UTF8))
 
 
 def _header(row: list[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.remote import exists, is_url, read_all
+from vggfeat.system.text import name_bytes
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +171,7 @@ def images_under(
     try:
         status = os.stat(folder)
         with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+            entries = sorted(found, key=lambda entry: name_bytes(entry.name))
     except OSError as error:
         raise DatasetError(f"{folder}: this folder cannot be read: {error.strerror}") from error
     key = (status.st_dev, status.st_ino)
@@ -277,7 +279,7 @@ def _listed(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[Sample, 
     left_out, missing = LeftOut(), list[str]()
     tabbed = functools.cache(_names_with_tabs)
     for number, entry in _lines(source, stream, nul):
-        sample = _whole(entry) if nul else _sample(entry, (source, number), tabbed)
+        sample = _whole(entry, (source, number)) if nul else _sample(entry, (source, number), tabbed)
         if (nul or b"\t" not in entry) and is_tar(sample.path):
             if _missing(sample.path):
                 missing.append(sample.path)
@@ -305,9 +307,20 @@ def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, byte
             yield number, text
 
 
-def _whole(entry: bytes) -> Sample:
-    """A path, whatever it holds, read as bytes so that names outside UTF-8 are kept."""
-    return Sample(id=os.fsdecode(entry), path=os.fsdecode(entry))
+def _whole(entry: bytes, place: Place) -> Sample:
+    """A path, whatever it holds."""
+    path = _name(entry, place)
+    return Sample(id=path, path=path)
+
+
+def _name(entry: bytes, place: Place) -> str:
+    """A name as the system has it: bytes, which are kept, but on Windows UTF-16, which a list holds as UTF-8."""
+    if sys.platform != "win32":
+        return os.fsdecode(entry)
+    try:
+        return entry.decode()
+    except UnicodeDecodeError:
+        raise DatasetError(f"{_where(place)}: not UTF-8; save the list as UTF-8") from None
 
 
 def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]]) -> Sample:
@@ -316,15 +329,16 @@ def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]])
         raise DatasetError(f"{_where(place)}: a NUL byte; for a list separated by NUL bytes give `nul`")
     given_id, tab, path = entry.partition(b"\t")
     if not tab:
-        return _whole(entry)
-    if os.fsdecode(entry) in tabbed(os.fsdecode(given_id).rpartition("/")[0] or "."):
+        return _whole(entry, place)
+    whole, id = _name(entry, place), _name(given_id, place)
+    if whole in tabbed(id.rpartition("/")[0] or "."):
         raise DatasetError(
-            f"{_where(place)}: {os.fsdecode(entry)!r} is a file's name, and could be id<TAB>path too; "
+            f"{_where(place)}: {whole!r} is a file's name, and could be id<TAB>path too; "
             "give the list separated by NUL bytes (find -print0) with `nul`"
         )
     if not given_id.strip() or not path.strip():
-        raise DatasetError(f"{_where(place)}: expected a path or id<TAB>path, found {os.fsdecode(entry)!r}")
-    return Sample(id=os.fsdecode(given_id), path=os.fsdecode(path))
+        raise DatasetError(f"{_where(place)}: expected a path or id<TAB>path, found {whole!r}")
+    return Sample(id=id, path=_name(path, place))
 
 
 def _names_with_tabs(folder: str) -> frozenset[str]:

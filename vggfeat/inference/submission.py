@@ -66,5 +66,5 @@ def write_boxes(
 
 def _written(path: str | Path, lines: Iterable[str]) -> str:
     with replacing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="ascii")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="ascii", newline="\n")
     return str(path)

@@ -25,7 +25,7 @@ from vggfeat.nets.catalog import (
 from vggfeat.nets.known import Known
 from vggfeat.nets.layers import check_layers, without_pooling
 from vggfeat.nets.wording import net_words
-from vggfeat.system.files import replacing
+from vggfeat.system.files import PATIENCE, replacing
 
 Layer = Literal["fc6", "fc7", "scores"]
 
@@ -200,12 +200,15 @@ def checked_crops(crops: Tensor) -> Tensor:
     return crops
 
 
-def write_checkpoint(path: str | Path, content: dict[str, Any]) -> Path:
+def write_checkpoint(path: str | Path, content: dict[str, Any], patience: float = PATIENCE) -> Path:
     """Writes tensors and plain data, whole or not at all, and returns the path.
+
+    Args:
+        patience: seconds to wait for a program that has the former file open.
 
     Raises VggfeatError where they cannot be written.
     """
-    with replacing(path) as temporary:
+    with replacing(path, patience) as temporary:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # torch drops the system's reason

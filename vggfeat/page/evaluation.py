@@ -59,7 +59,7 @@ def write_page(
     text = document(title, _lead(result, drawn, pictures), sections)
     path = folder / PAGE
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 

@@ -78,7 +78,7 @@ def write_page(
     path = Path(folder) / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(document(title, lead, sections), encoding="utf-8")
+        temporary.write_text(document(title, lead, sections), encoding="utf-8", newline="\n")
     return path
 
 

@@ -37,7 +37,7 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
     path = Path(folder) / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(document(title, lead, parts), encoding="utf-8")
+        temporary.write_text(document(title, lead, parts), encoding="utf-8", newline="\n")
     return path
 
 

@@ -149,7 +149,7 @@ def write_page(folder: str | Path, report: TrainingReport) -> Path:
     sections.append(parts.made(report.made, report.repeat))
     path = folder / PAGE
     with replacing(path) as temporary:
-        temporary.write_text(document(report.title, _lead(report, drawn), sections), encoding="utf-8")
+        temporary.write_text(document(report.title, _lead(report, drawn), sections), encoding="utf-8", newline="\n")
     return path
 
 

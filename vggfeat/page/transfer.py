@@ -87,7 +87,7 @@ def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
     )
     path = folder / PAGE
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 

@@ -13,7 +13,7 @@ from vggfeat.nets.cache import published_file
 from vggfeat.results import Result
 from vggfeat.system.bars import Fetching
 from vggfeat.system.fetch import fetch, offline_asked
-from vggfeat.system.locking import locked, release
+from vggfeat.system.locking import locked, release, remove
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def download_dataset(
             if stream is not None:
                 _fill(folder, published, work, offline_asked(offline), progress)
                 release(stream)
-                lock.unlink()
+                remove(lock)
             else:
                 shutil.rmtree(work, ignore_errors=True)  # a killed call can leave it beside the finished folder
     except OSError as error:

@@ -80,8 +80,9 @@ def train(
 ) -> TrainResult:
     """Trains a net by the recipe and returns where its checkpoints lie.
 
-    Under torchrun every process calls it, with the same arguments. SIGTERM and SIGINT end it after the current update
-    with a checkpoint from which `resume` reaches the same weights as an undisturbed run.
+    Under torchrun every process calls it, with the same arguments. SIGTERM, SIGINT and a closed terminal (SIGHUP, or
+    SIGBREAK on Windows) end it after the current update with a checkpoint from which `resume` reaches the same weights
+    as an undisturbed run.
 
     Args:
         recipe: everything that decides the result: a Recipe, the path of a recipe file, or keys of one that differ from

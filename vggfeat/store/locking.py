@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import glob
 import os
 import socket
-import time
 from pathlib import Path
 
 from vggfeat.errors import StoreError
-from vggfeat.system.locking import CAN_LOCK, fcntl
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
-"""Errors of file systems without locks (some clusters): only HDF5's own check remains there."""
-
-
-PAUSE = 0.01
-"""Seconds between two attempts at a lock that only `holder` has, for an instant."""
+from vggfeat.system.files import discard
+from vggfeat.system.locking import can_lock, give_back, moves_open_files, remove, take, taken
 
 
 def lock_path(target: Path) -> Path:
@@ -33,30 +24,24 @@ def holder(target: Path) -> str | None:
     except OSError:
         return None
     try:
-        return _writer(handle)
-    except OSError:  # a file system without locks
+        return _name(handle) if taken(handle) else None
+    except OSError:
         return None
     finally:
         os.close(handle)
 
 
-def _writer(handle: int) -> str | None:
-    """The process that has a lock file for itself, so that it cannot be shared; None if others only look at it."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.read(handle, 200).decode(errors="replace") or "another process"
-    return None
+def _name(handle: int) -> str:
+    """The holder of a lock file that another process has."""
+    return os.read(handle, 200).decode(errors="replace") or "another process"
 
 
 class OutputLock:
     """An exclusive lock on an output, from creation to `release`; it ends with the process, even a killed one.
 
-    An flock on a small file `.<name>.lock` beside the output, which names its holder; a file left by a dead process
-    blocks nobody. Unlike HDF5's lock it also covers the time before the output exists. The holder removes temporary
-    files of holders that were killed.
+    The lock is on a small file `.<name>.lock` beside the output, which names its holder; a file left by a dead process
+    blocks nobody. Unlike HDF5's lock it also covers the time before the output exists, and it works on Windows, where
+    HDF5 locks nothing. The holder removes temporary files of holders that were killed.
 
     Raises StoreError if another process has it, naming that process, or if the folder cannot be written.
     """
@@ -71,8 +56,8 @@ class OutputLock:
             os.write(self._handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
             # tempfile's random part has 8 characters: files.replacing makes such names. Without locks, another process
             # may be writing them.
-            for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part") if CAN_LOCK else ():
-                left.unlink(missing_ok=True)
+            for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part") if can_lock() else ():
+                discard(left)
         except OSError as error:
             self.release()  # a full disk must not keep an empty lock file
             raise StoreError(f"{target}: cannot write here: {error.strerror}") from error
@@ -80,31 +65,23 @@ class OutputLock:
     def _locked(self, target: Path) -> int:
         while True:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            if fcntl is None:
-                return handle
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                try:
-                    name = _writer(handle)
-                finally:
-                    os.close(handle)
-                if name is None:
-                    time.sleep(PAUSE)
-                    continue
-                raise StoreError(
-                    f"{target} is being written by {name}: wait for it, or name another `output`"
-                ) from None
-            except OSError as error:
-                if error.errno not in _NO_LOCKS:
-                    os.close(handle)
-                    raise
-            if self._current(handle):
+                mine = take(handle)
+                name = "" if mine else _name(handle)
+            except BaseException:
+                os.close(handle)
+                raise
+            if mine and self._current(handle):
                 return handle
-            os.close(handle)  # the former holder has just removed it
+            os.close(handle)
+            if not mine:
+                raise StoreError(f"{target} is being written by {name}: wait for it, or name another `output`")
+            # Else the former holder has just removed it.
 
     def _current(self, handle: int) -> bool:
-        """Whether the locked file still has that name."""
+        """Whether the locked file still has that name, which an open file keeps on Windows."""
+        if not moves_open_files():
+            return True
         try:
             return os.path.samestat(os.fstat(handle), self._path.stat())
         except FileNotFoundError:
@@ -114,13 +91,13 @@ class OutputLock:
         """Lets the next process write. Calling it twice is harmless."""
         if self._handle < 0:
             return
-        if CAN_LOCK:  # removed while locked, so that no other process locks a file that is about to go
-            self._path.unlink(missing_ok=True)
+        if moves_open_files():  # removed while locked, so that no other process locks a file that is about to go
+            remove(self._path)
+        give_back(self._handle)
         os.close(self._handle)
         self._handle = -1
-        if not CAN_LOCK:  # Windows removes no open file, nor one that another process has open
-            with contextlib.suppress(PermissionError):
-                self._path.unlink(missing_ok=True)
+        if not moves_open_files():
+            remove(self._path)
 
     def __enter__(self) -> OutputLock:
         return self

@@ -24,7 +24,7 @@ class RowFile:
 
     Each data set is one run of bytes at a fixed place, so a row is a plain write and a full disk a plain OSError. h5py
     gave neither: on a full disk it silently lost 77 of 120 rows and marked them as done. HDF5's lock keeps other
-    programs away.
+    programs away, except on Windows, where HDF5 locks nothing: `OutputLock` is the only lock there.
 
     Raises StoreError if another program has the file open for writing, or a data set is not one run of bytes.
     """

@@ -23,6 +23,7 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
+from vggfeat.system.text import name_bytes, name_of
 
 FORMAT = "vggfeat-descriptors"
 FORMAT_VERSION = 1
@@ -248,7 +249,7 @@ def _name_layers(file: h5py.File, layers: Sequence[StoredLayer], shape: tuple[in
 
 def text_bytes(values: Iterable[str]) -> list[bytes]:
     """Names as bytes; those outside UTF-8 in file names are kept unchanged."""
-    return [os.fsencode(value) for value in values]
+    return [name_bytes(value) for value in values]
 
 
 def text_array(values: Iterable[str]) -> NDArray[np.object_]:
@@ -258,7 +259,7 @@ def text_array(values: Iterable[str]) -> NDArray[np.object_]:
 
 def read_text(data: h5py.Dataset) -> list[str]:
     """A data set of names as strings."""
-    return [os.fsdecode(value) for value in texts(data)]
+    return [name_of(value) for value in texts(data)]
 
 
 def plain(value: Any) -> Any:

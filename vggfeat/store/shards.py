@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from vggfeat.datasets import Dataset
 from vggfeat.errors import UsageError
+from vggfeat.system.text import name_bytes
 
 
 @dataclass(frozen=True)
@@ -111,5 +111,5 @@ def cut(dataset: Dataset, shard: Shard, blocks: Sequence[range]) -> tuple[Datase
         samples = tuple(sample if sample.labels is None else replace(sample, labels=None) for sample in samples)
     digest = hashlib.sha256()
     for sample in dataset.samples:
-        digest.update(os.fsencode(sample.id) + b"\0")
+        digest.update(name_bytes(sample.id) + b"\0")
     return replace(dataset, samples=samples), Portion(shard, rows.start, len(dataset.samples), digest.hexdigest())

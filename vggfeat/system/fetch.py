@@ -20,7 +20,7 @@ from vggfeat._version import __version__
 from vggfeat.errors import DownloadError, VggfeatError
 from vggfeat.system.bars import Fetching
 from vggfeat.system.hashes import algorithm, check_digest, digests
-from vggfeat.system.locking import CAN_LOCK, locked, release
+from vggfeat.system.locking import locked, moves_open_files, release
 
 ATTEMPTS = 5
 """Failed tries in a row after which a server counts as unreachable."""
@@ -97,8 +97,9 @@ def fetch(
                 f"{target} is missing and fetching is forbidden (offline); put {url} there by hand ({digest})"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Without locks each process has its own part file, and no later one continues it.
-        name = target.with_name(f"{target.name}.part" if CAN_LOCK else f"{target.name}.{os.getpid()}.part")
+        # A part file that others have open cannot be renamed on Windows: there each process has its own, and no later
+        # one continues it.
+        name = target.with_name(f"{target.name}.part" if moves_open_files() else f"{target.name}.{os.getpid()}.part")
         with locked(name, target.exists) as stream:
             if stream is None:  # another process has just fetched it
                 return _verified(target, digest)

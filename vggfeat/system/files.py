@@ -7,58 +7,81 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vggfeat.errors import VggfeatError
+from vggfeat.errors import InUseError, VggfeatError
 
-TRIES, PAUSE = 5, 0.2
-"""Attempts to replace a file, and the seconds between them: virus scanners on Windows open a new file for a moment."""
+PATIENCE, PAUSE = 1.0, 0.2
+"""Seconds for which a file is tried again, and those between: virus scanners on Windows open new files for a moment."""
 
 WINDOWS_LONGEST = 260
 """Characters of a path, its end mark included, that Windows allows unless long paths are switched on."""
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, patience: float = PATIENCE) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` if the block succeeds and removed otherwise.
 
-    Windows cannot replace a file that is open in another program: the result then stays under a name beside `path`.
+    Windows cannot replace a file that is open in another program: after `patience` seconds the result stays under a
+    name beside `path`.
 
-    Raises VggfeatError, naming `path`, if the folder cannot be written or `path` is itself a folder or in use.
+    Raises InUseError in that case, and VggfeatError, naming `path`, if the folder cannot be written or `path` is itself
+    a folder.
     """
     target = Path(path)
     temporary = _beside(target)
     try:
         yield temporary
-        with temporary.open("r+b") as stream:  # Windows flushes no file that is open for reading alone
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; a result is as readable as any other file of the user's.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        _rename(temporary, target)
+        _patiently(lambda: _flush(temporary), patience)
+        _rename(temporary, target, patience)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        if not (isinstance(error, InUseError) and error.kept == temporary):
+            discard(temporary)
         if isinstance(error, OSError):
             raise VggfeatError(f"{target}: cannot write: {error.strerror or error}") from error
         raise
 
 
-def _rename(temporary: Path, target: Path) -> None:
-    """Renames a finished file to its own name, or to a free one beside it where the system refuses that."""
-    for left in reversed(range(TRIES)):
+def discard(path: Path) -> None:
+    """Removes a file that is of no use, if the system allows it: Windows removes no open file."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _patiently(act: Callable[[], object], patience: float) -> None:
+    """Acts, and again for `patience` seconds where that is refused. Raises the last PermissionError."""
+    for _ in range(round(patience / PAUSE)):
         try:
-            temporary.replace(target)
+            act()
             return
         except PermissionError:
-            if not target.exists():
-                raise
-            if left:
-                time.sleep(PAUSE)
-    kept = target.with_name(f"{target.stem}.{temporary.stem[-8:]}{target.suffix}")  # tempfile's random part
-    temporary.replace(kept)
-    raise VggfeatError(f"{target}: cannot replace it; is it open in another program? The result is in {kept}")
+            time.sleep(PAUSE)
+    act()
+
+
+def _flush(temporary: Path) -> None:
+    """Puts a finished file on the disk, as readable as any other file of the user's: mkstemp makes private ones."""
+    with temporary.open("r+b") as stream:  # Windows flushes no file that is open for reading alone
+        os.fsync(stream.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+
+
+def _rename(temporary: Path, target: Path, patience: float) -> None:
+    """Renames a finished file to its own name, or to a free one beside it where the system refuses that."""
+    try:
+        _patiently(lambda: temporary.replace(target), patience)
+    except PermissionError as error:
+        if not target.exists():
+            raise
+        kept = target.with_name(f"{target.stem}.{temporary.stem[-8:]}{target.suffix}")  # tempfile's random part
+        try:
+            temporary.replace(kept)
+        except PermissionError:  # the new file itself is open
+            kept = temporary
+        raise InUseError(target, kept) from error
 
 
 def same_file(a: str | Path, b: str | Path) -> bool:
@@ -73,7 +96,7 @@ def check_writable(*paths: str | Path | None) -> None:
     """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it."""
     for path in paths:
         if path is not None:
-            _beside(Path(path)).unlink(missing_ok=True)  # another process may have tidied up
+            discard(_beside(Path(path)))
 
 
 def _beside(target: Path) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -46,6 +47,8 @@ class Start:
     """The trained net whose layers were copied, with its hash; empty without one."""
     predicted: Predicted | None = None
     """What the best epoch's net predicts for the validation images; None before the first, and for boxes."""
+    waiting: dict[str, Any] | None = None
+    """The best net's checkpoint, if its file could not be written."""
 
     @property
     def net(self) -> VGG:
@@ -68,7 +71,7 @@ def begin(setup: RunSetup, resume: bool) -> Start:
             setup.files.clear()
         setup.files.sweep()
         with replacing(setup.files.recipe) as temporary:
-            temporary.write_text(dump_recipe(setup.recipe), encoding="utf-8")
+            temporary.write_text(dump_recipe(setup.recipe), encoding="utf-8", newline="\n")
     _announce(setup, start)
     return start
 
@@ -163,7 +166,8 @@ def _restored(setup: RunSetup) -> Start:
     trainer.scaler.load_state_dict(kept["scaler"])
     plateau.restore(kept["plateau"])
     predicted = Predicted.of(kept.get("predicted"))
-    return Start(trainer, plateau, state, Colours(**frozen(kept["colours"])), kept["origin"], predicted)
+    colours = Colours(**frozen(kept["colours"]))
+    return Start(trainer, plateau, state, colours, kept["origin"], predicted, kept.get("waiting"))
 
 
 def _trainer(setup: RunSetup, net: VGG) -> Trainer:

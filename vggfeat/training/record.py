@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.datasets.split import TrainingSet
+from vggfeat.system.text import name_bytes
 from vggfeat.training.augment import Colours
 from vggfeat.training.observer import Errors
 from vggfeat.training.recipe import Recipe, completed
@@ -42,10 +43,10 @@ def mean_box(dataset: TrainingSet) -> list[float] | None:
 
 def data_digest(dataset: TrainingSet) -> str:
     """A hash of the images' ids, labels and order and of the class names."""
-    digest = hashlib.sha256("\n".join(dataset.class_names).encode())
+    digest = hashlib.sha256(name_bytes("\n".join(dataset.class_names)))
     for part in (dataset.train, dataset.val):
         for sample in part:
-            digest.update(f"\n{sample.id}\t{sample.labels}".encode(errors="surrogateescape"))
+            digest.update(name_bytes(f"\n{sample.id}\t{sample.labels}"))
     return digest.hexdigest()
 
 

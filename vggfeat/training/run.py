@@ -18,9 +18,9 @@ from vggfeat.training.frozen import FrozenOutputs
 from vggfeat.training.observer import EpochReport, Errors, StepReport
 from vggfeat.training.predicted import Collector, Predicted
 from vggfeat.training.record import data_digest, plain, training_record
+from vggfeat.training.saving import MetricsFile, Saver
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest
-from vggfeat.training.state import append_metrics, save_last
 from vggfeat.training.trainer import mean_errors
 from vggfeat.training.watch import UnreadableImages, Watch
 
@@ -52,6 +52,8 @@ class Run:
         """Of the validation images, by the net of the best epoch."""
         self._collector: Collector | None = None
         self.frozen = FrozenOutputs(setup, start) if setup.computed else None
+        self.saver = Saver(setup.files, setup.observer, start.waiting)
+        self.metrics = MetricsFile(setup.files.metrics, setup.observer)
         self._saved, self._saving = time.monotonic(), 0.0
 
     def epochs(self, stop: StopRequest) -> bool:
@@ -66,6 +68,7 @@ class Run:
                 raise
             raise self.watch.memory(self.ranks, self.state, self.trainer.micro_batch) from error
         finally:
+            self.metrics.finish()
             release_free_memory()
 
     def _epochs(self, stop: StopRequest) -> bool:
@@ -73,16 +76,18 @@ class Run:
             if self.frozen is not None:
                 stack.enter_context(contextlib.closing(self.frozen))
                 if not self.frozen.prepare(stop, self.unreadable):
-                    self._save_last()
+                    self._save_last(stopped=True)
                     return False
                 release_free_memory()  # the frozen layers' activations
             batches = stack.enter_context(contextlib.closing(self._batches()))
             while self.state.epoch < self.recipe.schedule.epochs:
                 val = self._validated(stop) if self._updated(batches, stop) else None
                 if val is None:
-                    self._save_last()
+                    self._save_last(stopped=True)
                     return False
                 self._end_epoch(val)
+            if self.ranks.first and self.saver.behind:
+                self._write_last(finished=True)
         self._advise()
         return True
 
@@ -168,7 +173,7 @@ class Run:
         if self.ranks.first:
             rounded = {name: round(value, 6) for name, value in values.items()}
             place = {"kind": kind, "step": self.state.step, "epoch": epoch, "rate": self.plateau.rate}
-            append_metrics(self.setup.files.metrics, **place, **rounded)
+            self.metrics.append(**place, **rounded)
 
     def _validated(self, stop: StopRequest) -> Errors | None:
         """Errors on the centre view of the validation images, each process reading its share; None if cut short."""
@@ -231,30 +236,34 @@ class Run:
         self.net.training_record = training_record(self.recipe, self.dataset, start.colours, start.origin, state, val)
         state.totals, state.seconds = [0.0] * 4, 0.0
         if self.ranks.first and best:
-            self.net.save(self.setup.files.best)
+            self.saver.best(self.net)
         rested = time.monotonic() - self._saved > SAVING_SHARE * self._saving
         if any(self.ranks.any(rested, state.epoch >= schedule.epochs)):
             self._save_last()
         self.setup.observer.epoch(report)
 
-    def _save_last(self) -> None:
+    def _save_last(self, stopped: bool = False) -> None:
         """Writes the newest state, with what every process knows; all of them call it together."""
         self.watch.weights(self.net, self.state, self.plateau.rate)
         self.unreadable.share(self.ranks)
         begin = time.monotonic()
-        if self.ranks.first:
-            save_last(
-                self.setup.files.last,
-                self.net,
-                self.state,
-                recipe=plain(self.recipe),
-                data=data_digest(self.dataset),
-                origin=self.start.origin,
-                colours=plain(self.start.colours),
-                plateau=self.plateau.state(),
-                optimizer=self.trainer.optimizer.state_dict(),
-                scaler=self.trainer.scaler.state_dict(),
-                predicted=self.predicted and self.predicted.record(),
-            )
+        written = self._write_last(stopped=stopped) if self.ranks.first else True
         self._saved = time.monotonic()
-        self._saving = self._saved - begin
+        if written:  # not the time spent waiting for another program
+            self._saving = self._saved - begin
+
+    def _write_last(self, *, stopped: bool = False, finished: bool = False) -> bool:
+        return self.saver.last(
+            self.net,
+            self.state,
+            stopped=stopped,
+            finished=finished,
+            recipe=plain(self.recipe),
+            data=data_digest(self.dataset),
+            origin=self.start.origin,
+            colours=plain(self.start.colours),
+            plateau=self.plateau.state(),
+            optimizer=self.trainer.optimizer.state_dict(),
+            scaler=self.trainer.scaler.state_dict(),
+            predicted=self.predicted and self.predicted.record(),
+        )

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to end after the current update."""
+"""SIGINT, SIGTERM and a closed terminal as a request to end after the current update."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""A closed terminal sends SIGHUP; Windows has SIGBREAK in its place, for Ctrl-Break too."""
+
 
 class StopRequest:
     """Whether a signal has asked the run to end."""
@@ -18,7 +21,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """The first signal sets the request's flag; a second one acts as usual. Only the main thread can receive them."""
+    """The first signal sets the request's flag; a second one, but SIGHUP, acts as usual.
+
+    A SIGHUP that is ignored stays so: that is what nohup is for. Only the main thread can receive signals.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -27,12 +33,21 @@ def stop_signals() -> Iterator[StopRequest]:
 
     def ask(number: int, _frame: FrameType | None) -> None:
         stop.asked = True
-        signal.signal(number, usual[signal.Signals(number)])
+        if number != getattr(signal, "SIGHUP", None):  # a closed terminal sends one by the shell and one by the system
+            signal.signal(number, usual[signal.Signals(number)])
 
-    for watched in (signal.SIGINT, signal.SIGTERM):
+    for watched in _watched():
         usual[watched] = signal.signal(watched, ask)
     try:
         yield stop
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+def _watched() -> Iterator[signal.Signals]:
+    """The signals of this system that end a run."""
+    for name in NAMES:
+        number = getattr(signal, name, None)
+        if number is not None and (name in NAMES[:2] or signal.getsignal(number) not in (signal.SIG_IGN, None)):
+            yield number

@@ -117,9 +117,13 @@ class RunState:
 
 
 def save_last(path: Path, net: VGG, state: RunState, **rest: Any) -> None:
-    """Writes the last checkpoint: a checkpoint of the net like any other, with the run's state added."""
-    content = net.checkpoint() | {STATE_KEY: {"version": STATE_VERSION, "progress": asdict(state), **rest}}
-    write_checkpoint(path, content)
+    """Writes the last checkpoint."""
+    write_checkpoint(path, last_content(net, state, **rest))
+
+
+def last_content(net: VGG, state: RunState, **rest: Any) -> dict[str, Any]:
+    """The last checkpoint: a checkpoint of the net like any other, with the run's state added."""
+    return net.checkpoint() | {STATE_KEY: {"version": STATE_VERSION, "progress": asdict(state), **rest}}
 
 
 def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], RunState]:
@@ -141,12 +145,6 @@ def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], RunState]:
         raise TrainingError(f"{path}: cannot resume from it ({reason}); `overwrite` starts anew") from error
 
 
-def append_metrics(path: Path, **values: Any) -> None:
-    """One more line."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(values) + "\n")
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl, without a last one that was cut short."""
     rows = []
@@ -166,4 +164,4 @@ def cut_metrics(path: Path, state: RunState) -> None:
         if row["step"] <= state.step and (row["kind"] != "epoch" or row["epoch"] <= state.epoch)
     ]
     with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8", newline="\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from vggfeat.classifiers.targets import rarest_class
 from vggfeat.errors import DatasetError
 from vggfeat.system.files import replacing
+from vggfeat.system.text import name_bytes
 
 FORMAT = "vggfeat-splits"
 FORMAT_VERSION = 1
@@ -141,7 +141,7 @@ def with_validation(groups: Sequence[Stratum], test: Sequence[str], seed: int) -
 
 def shuffled(ids: Sequence[str], seed: int) -> list[str]:
     """The ids in the order of the SHA-256 of `<seed>/<id>`."""
-    return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/".encode() + os.fsencode(id)).digest())
+    return sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/".encode() + name_bytes(id)).digest())
 
 
 def _share(parts: dict[str, list[str]], training: Sequence[str]) -> None:
@@ -153,7 +153,7 @@ def _share(parts: dict[str, list[str]], training: Sequence[str]) -> None:
 
 def _split(parts: Mapping[str, Sequence[str]], seed: int | None = None, fold: int | None = None) -> Split:
     """The parts, sorted, so that ties in a ranking do not depend on the file's order."""
-    train, val, test = (tuple(sorted(parts[part], key=os.fsencode)) for part in PARTS)
+    train, val, test = (tuple(sorted(parts[part], key=name_bytes)) for part in PARTS)
     return Split(train, val, test, seed, fold)
 
 
@@ -175,7 +175,7 @@ def write_splits(path: str | Path, dataset: str, splits: Sequence[Split]) -> Pat
     }
     with replacing(path) as temporary:
         # ASCII with escapes: bytes of ids that are not UTF-8 are lone surrogates, which only escapes preserve.
-        temporary.write_text(json.dumps(content, indent=1), encoding="ascii")
+        temporary.write_text(json.dumps(content, indent=1), encoding="ascii", newline="\n")
     return Path(path)
 
 

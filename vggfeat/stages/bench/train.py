@@ -416,6 +416,6 @@ def _process(
                 seconds_of_all_reduce_alone=reduce,
                 images_per_second=share * PROCESSES / together,
             )
-            Path(answer).write_text(json.dumps(figures.as_json()), encoding="utf-8")
+            Path(answer).write_text(json.dumps(figures.as_json()), encoding="utf-8", newline="\n")
     # gloo's threads can abort an interpreter during its shutdown; everything is written by now.
     os._exit(0)
