@@ -113,12 +113,31 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     assert str(caught.value).endswith(": give the file with `weights`")
     with pytest.raises(ModelError, match=r"give the `seed` of the extraction$"):
         predictor(made, seed=1)
-    with pytest.raises(ModelError) as caught:
-        Predictor(made.model, device="cpu")
-    assert str(caught.value) == f"{made.model} needs the weights b.pt of net B: give the file with `weights`"
     with pytest.raises(UsageError) as wrong:
         predictor(made, weights=["none"])
     assert str(wrong.value) == f"{made.model} needs 2 weights, 1 are given; its nets: A (none), B (b.pt)"
+
+
+def test_weights_are_read_where_they_were_and_asked_for_where_they_are_gone(made: SimpleNamespace) -> None:
+    samples = made.dataset.samples[:2]
+    expected = [one.scores.tolist() for one in predictor(made).predict(samples)]
+    assert [one.scores.tolist() for one in Predictor(made.model, device="cpu").predict(samples)] == expected
+    gone = made.checkpoint.rename(made.root / "elsewhere.pt")
+    try:
+        with pytest.raises(ModelError) as caught:
+            Predictor(made.model, device="cpu")
+    finally:
+        gone.rename(made.checkpoint)
+    assert str(caught.value) == f"{made.model} needs the weights b.pt of net B: give the file with `weights`"
+    made.checkpoint.rename(gone)
+    net("B", seed=4).save(made.checkpoint)
+    try:
+        with pytest.raises(
+            ModelError, match=r"was made with weights b\.pt of sha256 .*: give the file with `weights`$"
+        ):
+            Predictor(made.model, device="cpu")
+    finally:
+        gone.rename(made.checkpoint)
 
 
 def test_a_model_of_persons_boxes_needs_images_with_boxes(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from vggfeat._version import __version__
 from vggfeat.classifiers.sigmoids import probabilities
 from vggfeat.errors import ModelError
 from vggfeat.store.locking import OutputLock
+from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import check_provenance
 from vggfeat.system.files import replacing
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts, written
@@ -68,6 +69,12 @@ class Model:
         scores = self.scores(descriptors)
         return probabilities(scores, self.sigmoids, normalise=not self.multi_label)
 
+    @property
+    def namings(self) -> list[Naming]:
+        """How the images and weights of each input were named; nothing in older models."""
+        kept = self.record.get("naming")
+        return [Naming.of(one) for one in kept] if isinstance(kept, list) else []
+
     def describe(self) -> dict[str, Any]:
         """Classes, size, inputs and record as plain data, to be shown."""
         return {
@@ -77,7 +84,7 @@ class Model:
             "probabilities": self.sigmoids is not None,
             "class_names": list(self.class_names),
             "inputs": [dict(one) for one in self.inputs],
-            **self.record,
+            **{name: value for name, value in self.record.items() if name != "naming"},  # commands show it better
         }
 
 

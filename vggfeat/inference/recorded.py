@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
+from vggfeat.store.naming import Naming
 from vggfeat.system.bars import Fetching
 from vggfeat.system.files import is_file
 
@@ -25,6 +26,7 @@ def recorded_extractors(
     inputs: Sequence[Mapping[str, Any]],
     *,
     dataset: str,
+    namings: Sequence[Naming] = (),
     images: Dataset | None = None,
     exif: bool | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
@@ -42,6 +44,7 @@ def recorded_extractors(
         path: the file with the records, for messages.
         inputs: what `Extractor.provenance` recorded.
         dataset: name of the data set that the records are of.
+        namings: where the weights of each record were read, if that is known: they are looked for there.
         images: the new images.
         exif: apply the EXIF orientation; None: as recorded, if the records are of a user's own pictures, else as for
             `images`, because a benchmark's record says nothing of other pictures.
@@ -59,6 +62,7 @@ def recorded_extractors(
         names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
         raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} are given; its nets: {names}")
     given = iter(weights) if weights else itertools.repeat(None)
+    places = itertools.chain.from_iterable(_places(inputs, namings))
     loaded: dict[tuple[str, str], VGG] = {}
     extractors = []
     for one in inputs:
@@ -67,6 +71,8 @@ def recorded_extractors(
             # All of the record: files of the same weights may be other nets (A-LRN) or expect other input.
             key = (json.dumps(net, sort_keys=True), precision or one["precision"])
             name: str | None = next(given)
+            place = next(places)
+            name = place if name is None and is_file(place) else name
             if key not in loaded:
                 loaded[key] = _recorded_net(
                     path, net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
@@ -76,6 +82,14 @@ def recorded_extractors(
         settings = DescriptorSettings.of(one, recorded if exif is None else exif)
         extractors.append(Extractor(its_nets, settings, workers=workers, max_megapixels=max_megapixels))
     return extractors
+
+
+def _places(inputs: Sequence[Mapping[str, Any]], namings: Sequence[Naming]) -> Iterator[Sequence[str]]:
+    """The weights' places by net, of each record; empty where they are unknown."""
+    known = namings if len(namings) == len(inputs) else [Naming()] * len(inputs)
+    for one, naming in zip(inputs, known, strict=True):
+        count = len(one["nets"])
+        yield naming.weights if len(naming.weights) == count else [""] * count
 
 
 def _recorded_net(

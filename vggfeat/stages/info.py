@@ -264,7 +264,7 @@ def _model_command(path: Path, model: Model) -> str:
     """The command lines that make the model again, from the descriptors on."""
     record = model.record
     files = record["descriptors"]
-    namings = map(Naming.of, record.get("naming", [{}] * len(files)))  # older models do not tell
+    namings = model.namings or [Naming()] * len(files)  # older models do not tell
     lines = [
         extract_command(settings, record["dataset"], naming, output=file)
         for settings, naming, file in zip(model.inputs, namings, files, strict=True)

@@ -45,7 +45,9 @@ class Predictor:
         dataset = str(self.model.record.get("dataset", ""))
         from vggfeat.inference.recorded import recorded_extractors
 
-        self._extractors = recorded_extractors(self.path, self.model.inputs, dataset=dataset, **options)
+        self._extractors = recorded_extractors(
+            self.path, self.model.inputs, dataset=dataset, namings=self.model.namings, **options
+        )
 
     def _uncalibrated(self) -> ModelError:
         message = f"{self.path} gives no class probabilities, because it was fitted without `probabilities`"

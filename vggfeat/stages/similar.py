@@ -146,6 +146,7 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
         held.path,
         [held.attributes["settings"]],
         dataset=str(held.attributes["dataset"]),
+        namings=[held.naming],
         images=images,
         **options,
     )
