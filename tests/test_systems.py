@@ -21,7 +21,7 @@ from vggfeat.classifiers.protocols.splits import shuffled
 from vggfeat.cli.console import print_rows
 from vggfeat.datasets import Dataset, Sample, listing
 from vggfeat.datasets.split import TrainingSet
-from vggfeat.errors import DatasetError, UsageError, VggfeatError
+from vggfeat.errors import DatasetError, TrainingError, UsageError, VggfeatError
 from vggfeat.stages.bench import svm as bench
 from vggfeat.store import locking
 from vggfeat.store.locking import OutputLock
@@ -172,13 +172,13 @@ def text_calls(tree: ast.AST) -> list[tuple[int, set[str]]]:
         owner = getattr(getattr(node.func, "value", None), "id", "")
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         builtin = isinstance(node.func, ast.Name) or (owner, name) == ("os", "fdopen")
-        modes = node.args[1 if builtin else 0 :][:1] + [given["mode"]] * ("mode" in given)
+        modes = node.args[1 if builtin else 0 :][:1] + [given[word] for word in ("mode",) if word in given]
         mode = modes[0].value if modes and isinstance(modes[0], ast.Constant) else None if modes else "r"
         needs = set()
         if (name in ("open", "fdopen") and owner != "os") or (owner, name) == ("os", "fdopen"):
             if isinstance(mode, str) and set(mode) <= set("rwaxt+"):
                 needs = {"encoding"} | ({"newline"} if set(mode) & set("wax") else set())
-        elif name in ("read_text", "write_text", "TextIOWrapper"):
+        elif name == "TextIOWrapper" or (name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute)):
             needs = {"encoding"} | ({"newline"} if name == "write_text" else set())
         elif any(getattr(given.get(word), "value", False) for word in ("text", "universal_newlines")):
             needs = {"encoding"}
@@ -390,6 +390,29 @@ def test_the_frozen_layers_outputs_are_written_without_pwrite(tmp_path, monkeypa
     outputs, records = file.read([0, 1])
     file.close()
     assert outputs.tolist() == [[10.0] * 3, [11.0] * 3] and records["status"].tolist() == [features.DONE] * 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc here")
+def test_a_closed_file_of_the_frozen_layers_outputs_is_mapped_no_longer(tmp_path):
+    """Windows removes no mapped file, and so the next run of the same process could not make its own."""
+    layout = features.Layout("print", 2, (3,), 0)
+    features.FeatureFile.make(tmp_path / "f", layout)
+    file = features.FeatureFile(tmp_path / "f", layout)
+    read = file.read([0, 1])
+    assert str(tmp_path / "f") in Path("/proc/self/maps").read_text()
+    file.close()
+    assert str(tmp_path / "f") not in Path("/proc/self/maps").read_text()
+    assert read[0].shape == (2, 3)
+
+
+def test_outputs_of_the_frozen_layers_that_another_program_has_open_are_an_error_of_one_line(tmp_path, monkeypatch):
+    refusal = PermissionError(errno.EACCES, "The process cannot access the file")
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(refusal))
+    with pytest.raises(TrainingError) as raised:
+        features.FeatureFile.make(tmp_path / "f", features.Layout("print", 2, (3,), 0))
+    assert str(raised.value) == (
+        f"{tmp_path / 'f'}: cannot replace it (The process cannot access the file); is it open in another program?"
+    )
 
 
 def test_the_bench_of_svm_fits_runs_without_resource_and_fork(monkeypatch):

@@ -96,8 +96,8 @@ class FeatureFile:
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self.layout = path, layout
         self._handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))  # Windows would change line ends
-        self.records = np.memmap(path, layout.record, "r", HEADER_BYTES, (layout.rows,))
-        self.values = np.memmap(path, "<f2", "r", layout.start, (layout.rows, *layout.shape))
+        self.records: NDArray[Any] = np.memmap(path, layout.record, "r", HEADER_BYTES, (layout.rows,))
+        self.values: NDArray[Any] = np.memmap(path, "<f2", "r", layout.start, (layout.rows, *layout.shape))
         self._uncommitted: list[tuple[int, bytes]] = []
         self._committed = time.monotonic()
 
@@ -111,12 +111,17 @@ class FeatureFile:
 
     @classmethod
     def make(cls, path: Path, layout: Layout) -> None:
-        """Makes an empty file of the full length, which takes its space on the disk as it is filled.
+        """Makes an empty file of the full length, which takes its space as it is filled, or on Windows at once.
 
-        Raises TrainingError where the disk has too little space.
+        Raises TrainingError where the disk has too little space, or another program has the former file open.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot replace it ({error.strerror}); is it open in another program?"
+            ) from error
         free = shutil.disk_usage(path.parent).free
         if layout.size > free:
             raise TrainingError(
@@ -155,8 +160,9 @@ class FeatureFile:
         self._uncommitted, self._committed = [], time.monotonic()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, its maps too: Windows replaces no file that is mapped."""
         os.close(self._handle)
+        self.records, self.values = (np.empty(0, one.dtype) for one in (self.records, self.values))
 
     def _record(self, row: int, status: int, divisor: float, weight: float, boxes: NDArray[np.float32] | None) -> None:
         record = np.zeros((), self.layout.record)
