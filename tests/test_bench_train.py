@@ -95,12 +95,12 @@ def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(
     assert "times_plain_torchvision" not in found["runs"][0]
     print_bench({"train": found.as_json()})
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("train: net C, width 0.03125, batch 2; ")
+    assert lines[0].startswith("train: net C, width 1/32, batch 2; ")
     assert lines[1].split()[:2] == ["precision", "images/s"]
     assert lines[2].split()[0] in ("fp32", "bf16")
     assert lines[2].split()[-1] == "-"
     assert lines[3] == "plain torchvision loop: - images/s"
-    assert lines[4].startswith("fully-connected layers alone, width 0.03125, batch 64, ")
+    assert lines[4].startswith("fully-connected layers alone, width 1/32, batch 64, ")
     assert lines[4].endswith(" images/s")
     assert lines[-1] == "2 processes: not measured (needs two CUDA devices, or a CPU run)"
 

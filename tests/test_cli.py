@@ -280,7 +280,7 @@ def test_verbose_says_what_is_loaded_and_quiet_says_nothing(photos, tmp_path, ca
     assert run(["extract", str(photos), *narrow, "-o", str(tmp_path / "a.h5"), "--verbose"]) == 0
     err = capsys.readouterr().err
     assert err.startswith("vggfeat 0.")
-    assert "net A (width 0.0625), weights none, cpu, " in err
+    assert "net A, width 1/16, random weights, cpu, " in err
     assert run(["extract", str(photos), *narrow, "-o", str(tmp_path / "b.h5")]) == 0
     assert "net A" not in capsys.readouterr().err, "the last call's wish is over"
     assert run(["extract", str(photos), *narrow, "-o", str(tmp_path / "c.h5"), "--quiet"]) == 0

@@ -247,7 +247,7 @@ def posteriors(labels, values, names, failures=None) -> Posteriors:
         np.asarray(values, dtype=np.float32),
         failures or {},
         1,
-        Made("A", "none", "dense", (256,)),
+        Made("A", "A, random weights", "none", "dense", (256,)),
     )
 
 

@@ -138,7 +138,7 @@ def test_arrays_hold_ids_labels_and_failures(made, tmp_path, suffix):
     assert np.array_equal(found["descriptors"], held.read(), equal_nan=True)
     odd = ODD if suffix == ".npz" else ODD.replace("\udce9", "\\udce9")
     assert list(found["ids"]) == ["i0", odd, *held.ids[2:]]
-    assert np.array_equal(found["labels"].ravel(), held.labels)
+    assert np.array_equal(found["labels"].ravel(), held.labels + (suffix == ".mat")), "MATLAB counts from 1"
     assert list(found["class_names"]) == ["cats, big", "dogs"]
     assert (found["status"][2], found["errors"][2], found["errors"][3]) == ("failed", "cannot be read", "")
     assert (found["status"][0], found["status"][-1], found["subset"][0]) == ("done", "pending", "train")

@@ -243,6 +243,7 @@ def test_lists_name_ids_and_may_be_separated_by_nul(photos, tmp_path):
     ("args", "message"),
     [
         (["x.jpg", "--dataset", "folder"], "images from PATHS, --list and --dataset: choose one"),
+        ([".", "--dataset", "folder"], ". and --dataset folder: choose one; --data . is both"),
         (["x.jpg", "-0"], "-0 describes a list: it goes with - or --list"),
         (["missing.jpg"], "missing.jpg: no such file or folder"),
         (

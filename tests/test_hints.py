@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 
 import click
 import pytest
@@ -9,14 +10,25 @@ from making import clusters, write_descriptors
 
 from vggfeat.cli import run, vggfeat
 from vggfeat.cli.hints import NEXT, hint
+from vggfeat.nets.catalog import RANDOM
+from vggfeat.nets.networks import VGG, glorot_
 
-FACTS = {"net": "D", "scales": "256,384", "path": "my file.h5", "dataset": "caltech101", "files": ["a b.h5", "c.h5"]}
+NET = ["--net", "A", "--weights", "none", "--width", "0.015625", "--scales", "224", "--precision", "fp32"]
+FACTS = {
+    "net": "D",
+    "scales": "256,384",
+    "path": "my file.h5",
+    "dataset": "caltech101",
+    "files": ["a b.h5", "c.h5"],
+    "shards": "a b.shard-*-of-2.h5",
+}
 FACTS |= {"data": ["--data", "my data"], "typed": ["-k", "3", "my file.h5", "a picture.jpg"]}
 
 
 @pytest.mark.parametrize("done", NEXT)
 def test_every_hint_parses(done, capsys):
-    hint(done, False, **{name: FACTS[name] for name in re.findall(r"\{(\w+)\}", NEXT[done])})
+    facts = FACTS | ({"typed": ["--weights", "my net.pt", "--scales", "224,256"]} if "evaluate" in done else {})
+    hint(done, False, **{name: facts[name] for name in re.findall(r"\{(\w+)\}", NEXT[done])})
     line = capsys.readouterr().err.replace("\n", " ")
     words = shlex.split(line.removeprefix("next: vggfeat "))
     verb = vggfeat.get_command(None, words[0])
@@ -47,8 +59,7 @@ def test_commands_end_with_the_next_one_unless_a_program_reads_their_result(tmp_
 def test_after_an_extraction_without_any_descriptor_come_the_reasons(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").write_text("no picture")
-    net = ["--net", "A", "--weights", "none", "--width", "0.015625", "--scales", "224", "--precision", "fp32"]
-    assert run(["extract", "a.jpg", *net, "-o", "a.h5"]) == 3
+    assert run(["extract", "a.jpg", *NET, "-o", "a.h5"]) == 3
     assert capsys.readouterr().err.endswith("1 of 1 images skipped\nnext: vggfeat info --failed a.h5\n")
 
 
@@ -61,3 +72,43 @@ def test_after_a_measurement_of_fits_comes_a_fit(what, following, monkeypatch, c
     monkeypatch.setattr("vggfeat.cli.tables.print_bench", lambda result: None)
     assert run(["bench", what]) == 0
     assert capsys.readouterr().err.endswith(f"next: {following}\n")
+
+
+def test_after_a_shard_come_the_others_then_merging(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["extract", str(photos), *NET, "-o", "a b.h5", "--shard"]
+    said = {}
+    for shard in ("1/3", "0/3", "2/3"):
+        assert run([*command, shard]) == 0
+        said[shard] = capsys.readouterr().err.splitlines()[-1]
+    merging = "vggfeat merge 'a b.shard-'*-of-3.h5 -o 'a b.h5'"
+    assert said == {
+        "1/3": "next: vggfeat info --shards 'a b.h5'",
+        "0/3": f"when all 3 shards are done: {merging}",
+        "2/3": f"next: {merging}",
+    }
+    assert run([*command, "2/3", "--overwrite", "--json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_after_an_evaluation_comes_its_page_then_a_file_of_posteriors(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for row, path in enumerate(sorted(photos.glob("*.jpg"))):
+        target = tmp_path / "own" / "ab"[row % 2] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    net = VGG("A", width=1 / 64, num_classes=2, class_names=("a", "b"), preprocessing=RANDOM)
+    glorot_(net, seed=0)
+    net.save("net.pt")
+    own = ["--weights", "net.pt", "--view", "center", "--scales", "224,256", "--dataset", "folder", "--data", "own"]
+    own += ["--subset", "all"]
+
+    def next_after(*words):
+        assert run(["evaluate", *words]) == 0
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert next_after(*own) == f"next: vggfeat evaluate --report report {' '.join(own)}"
+    assert next_after(*own, "--report", "r") == f"next: vggfeat evaluate -o FILE.h5 {' '.join(own)} --report r"
+    assert next_after(*own, "-o", "p.h5") == "next: vggfeat evaluate p.h5 OTHER.h5"
+    assert next_after("p.h5") == "next: vggfeat evaluate --report report p.h5"
+    assert next_after("p.h5", "--report", "q") == "next: vggfeat evaluate p.h5 OTHER.h5"

@@ -20,7 +20,7 @@ from PIL import Image
 import vggfeat
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset, load_dataset
-from vggfeat.datasets.folder import class_tree
+from vggfeat.datasets.folder import as_dataset, class_tree
 from vggfeat.datasets.images import decode
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.datasets.split import load_training_set
@@ -472,18 +472,60 @@ def test_a_split_class_tree_keeps_labels_and_subsets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "said"),
     [
-        ["1.jpg", "2.jpg"],
-        ["a/1.jpg"],
-        ["a/1.jpg", "b/1.jpg", "3.jpg"],
-        ["a/x/1.jpg"],
-        ["train/a/1.jpg", "val/b/1.jpg"],  # val's class is not among train's
-        ["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/stray.jpg"],
+        (["1.jpg", "2.jpg"], None),
+        (["a/1.jpg"], None),
+        (["a/1.jpg", "2.jpg"], None),
+        (["a/x/1.jpg"], None),
+        (
+            ["a/1.jpg", "b/1.jpg", "3.jpg"],
+            "because 1 of 3 images lie outside of the class folders; `data={root}` leaves these out",
+        ),
+        (
+            [*(f"{c}/{i}.jpg" for c in "ab" for i in range(4)), "3.jpg"],
+            "because 1 of 9 images lie outside of the class folders; `data={root}` leaves these out",
+        ),
+        (["train/a/1.jpg", "val/b/1.jpg"], "{root}/val: class 'b' is not among the classes of {root}/train"),
+        (
+            ["train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/stray.jpg"],
+            "because 1 of 4 images lie outside of the class folders; `data={root}` leaves these out",
+        ),
     ],
 )
-def test_a_folder_that_may_be_anything_has_no_labels(tmp_path: Path, names: list[str]) -> None:
-    assert class_tree(str(touch(tmp_path, *names))) is None
+def test_a_folder_that_may_be_anything_has_no_labels_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], said: str | None
+) -> None:
+    root = str(touch(tmp_path, *names))
+    assert class_tree(root) is None
+    assert [message.replace("taken, ", "taken: ") for message in caplog.messages] == (
+        [] if said is None else [f"{root}: no labels are taken: {said.format(root=root)}"]
+    )
+
+
+def test_a_few_stray_pictures_do_not_cost_a_class_tree_its_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = str(touch(tmp_path / "a", *(f"{c}/{i}.jpg" for c in "xyz" for i in range(3)), "top.jpg"))
+    labelled = class_tree(root)
+    assert labelled is not None
+    assert [sample.labels for sample in labelled.samples] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    said = f"{root}: left out 1 image outside of the class folders, such as top.jpg"
+    assert caplog.messages == [said]
+    caplog.clear()
+    assert len(load_dataset("folder", root).samples) == 9
+    assert caplog.messages == [said], "by --data, in the same words"
+    caplog.clear()
+    parted = str(touch(split(tmp_path / "b", "train", "val"), "top.jpg"))
+    both = class_tree(parted), load_dataset("folder", parted)
+    assert [one is not None and len(one.samples) for one in both] == [12, 12]
+    assert caplog.messages == [f"{parted}: left out 1 image outside of the class folders, such as top.jpg"] * 2
+
+
+def test_only_extraction_leaves_stray_pictures_out(tmp_path: Path) -> None:
+    root = str(touch(tmp_path, *(f"{c}/{i}.jpg" for c in "xy" for i in range(9)), "top.jpg"))
+    assert len(as_dataset(root, labelled=True).samples) == 18
+    assert [sample.id for sample in as_dataset(root).samples] == [sample.id for sample in from_paths([root]).samples]
 
 
 # What a command reads is what was meant: classes of a folder, --data alone, settings that a file records.

@@ -86,3 +86,20 @@ def test_info_rounds_numbers_counts_long_lists_and_shows_nested_values(capsys):
 def test_control_characters_of_a_file_do_not_reach_the_terminal(capsys):
     print_info({"path": "a\x1b[31m", "failed_images": {"b\x07": "c\n"}, "command": "d\x1b"})
     assert not re.search(r"[^\n -~]", capsys.readouterr().out)
+
+
+def test_info_of_a_folder_says_what_to_name_instead(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a/1.jpg", "run/last.pt", "run/best.pt", "run/recipe.toml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for folder, said in (
+        (
+            "photos",
+            "photos is a folder without descriptors, models or nets: 'vggfeat extract photos' describes the pictures "
+            "in it",
+        ),
+        ("run", "run is a folder: name a file in it, such as run/best.pt"),
+    ):
+        assert run(["info", folder]) == 1
+        assert capsys.readouterr().err == f"vggfeat: {said}\n"

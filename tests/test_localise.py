@@ -393,6 +393,7 @@ def test_an_unreadable_image_is_told_and_costs_exit_code_3(root, tmp_path, capsy
     assert f"skipped {id}: empty file" in captured.err
     assert "1 of 12 images skipped" in captured.err
     assert "the whole image" in captured.err
+    assert "A, width 1/64 (loc.pt), scr  " in captured.err
 
 
 @pytest.mark.parametrize("protocol", ["1", "2"])
@@ -489,6 +490,7 @@ def test_the_page_comes_without_pictures_that_have_gone(root, tmp_path, monkeypa
     text = Path(page).read_text(encoding="utf-8")
     assert text.count(": IoU ") == 12
     assert "<image" not in text
+    assert "<dt>net 1</dt><dd>A, width 1/64, random weights at Q 224</dd>" in text
 
 
 def test_pictures_are_drawn_as_the_nets_saw_them(tmp_path):

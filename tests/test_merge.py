@@ -71,6 +71,7 @@ def test_merged_shards_are_the_file_of_one_process(tmp_path, count, options):
     parts = shards(tmp_path / "a.h5", count, failed=(3, 70), **options)
     assert merge(parts[::-1], tmp_path / "merged.h5") == tmp_path / "merged.h5"
     assert (tmp_path / "merged.h5").read_bytes() == whole.read_bytes()
+    assert merge([read_descriptors(part) for part in parts], tmp_path / "again.h5").read_bytes() == whole.read_bytes()
     merged = read_descriptors(tmp_path / "merged.h5")
     assert merged.errors() == {"caf\udce9/3": "lost 3", "caf\udce9/70": "lost 70"}
     assert merged.portion is None

@@ -593,7 +593,7 @@ def test_the_papers_errors_stand_beside_those_on_ilsvrc(tmp_path: Path) -> None:
     from vggfeat.page.evaluation import write_page
 
     split = scored(n=20, k=3)
-    row = Row("D", "oxford", "dense", (256, 384, 512), 20, top1_error=24.84, top5_error=None)
+    row = Row("D", "D (oxford)", "oxford", "dense", (256, 384, 512), 20, top1_error=24.84, top5_error=None)
     result = Evaluation("ilsvrc2012", 3, (row,), {}, None)
     page = write_page(tmp_path, result, ["a", "b", "c"], split, [], Pictures(missing="none")).read_text("utf-8")
     ours, *paper = re.findall(r"<tr.*?</tr>", page[page.index("Errors on ilsvrc2012") :])[1:8]
@@ -650,6 +650,8 @@ def test_a_training_run_gives_its_page_and_the_command_that_repeats_it(
     assert "--set width=0.03125" in train
     assert shlex.split(train)[-5:] == ["-o", str(tmp_path / "n.pt"), "--data", str(tmp_path / "set"), "--resume"]
     assert (tmp_path / "r" / "curves.png").exists()
+    assert "<title>Net A, width 1/32, trained on set</title>" in page
+    assert "<dt>net</dt><dd>A, width 1/32, S 224, precision " in page
     assert 'id="confusions"' in page
     assert f"Answers of {tmp_path}/n.pt, the net of epoch 1, on the central crop of 2 validation images." in page
     assert run([*shlex.split(evaluate)[1:], "--device", "cpu", "--json"]) == 0

@@ -21,6 +21,7 @@ from PIL import Image
 from vggfeat.classifiers.model_file import Model, read_model, write_model
 from vggfeat.classifiers.protocols.fusion import open_features
 from vggfeat.cli import run
+from vggfeat.cli.console import print_json, print_rows
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.nets.networks import VGG
@@ -321,6 +322,26 @@ def test_names_with_tabs_and_line_breaks_keep_a_line_of_three_cells(
     assert [len(line) for line in lines] == [3, 3]
     assert json.loads(lines[0][0]) == str(odd)
     assert {json.loads(line[1]) for line in lines} == {"tab\there", '"quoted"'}
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("a\x1b[31m.jpg", r'"a\u001b[31m.jpg"'),
+        ("\x7f\x9b\u2028.jpg", r'"\u007f\u009b\u2028.jpg"'),
+        ("caf\udce9\x00.jpg", '"caf\udce9\\u0000.jpg"'),
+        ('quo"te.jpg', 'quo"te.jpg'),
+        ('"quoted".jpg', r'"\"quoted\".jpg"'),
+        ("caf\u00e9\u00a0\u200d.jpg", "caf\u00e9\u00a0\u200d.jpg"),
+    ],
+)
+def test_control_characters_and_a_quote_at_the_beginning_make_a_json_string(
+    name: str, cell: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    print_rows([(name, 1.5)])
+    assert capfdbinary.readouterr().out == os.fsencode(f"{cell}\t1.5\n")
+    print_json({"id": name})
+    assert not set(capfdbinary.readouterr().out.decode()) & {"\x1b", "\x7f", "\x9b"}
 
 
 def test_a_model_without_probabilities_says_how_to_make_them(

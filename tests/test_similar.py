@@ -14,8 +14,11 @@ from vggfeat import read_descriptors
 from vggfeat.cli import run
 from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import StoreError, UsageError
+from vggfeat.stages.export import export
 from vggfeat.stages.extract import extract
+from vggfeat.stages.predict import predict
 from vggfeat.stages.similar import similar
+from vggfeat.stages.svm import svm
 
 SETTINGS = {"weights": None, "width": 1 / 32, "scales": (224,), "precision": "fp32", "device": "cpu", "workers": 1}
 
@@ -154,3 +157,27 @@ def test_the_next_command_is_the_same_search_with_a_page(library, tmp_path, monk
     assert again == out
     assert "page: similar/index.html" in err
     assert err.endswith(f"next: vggfeat similar {features} --report duplicates\n")
+
+
+def test_an_opened_file_is_as_good_as_its_path_and_its_chosen_layer_counts(tmp_path):
+    dataset, values = clusters([8, 8, 8], noise=0.1)
+    path = write_descriptors(tmp_path / "d.h5", dataset, values)
+    opened = read_descriptors(path)
+    assert similar(opened, at_least=0.5) == similar(path, at_least=0.5)
+    assert export(opened, tmp_path / "a.npz").rows == 24
+    assert svm(opened, C=1)["mean"] == svm(path, C=1)["mean"]
+    with pytest.raises(UsageError) as error:
+        similar(values)
+    assert str(error.value) == (
+        "ndarray is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
+    )
+    with pytest.raises(UsageError) as error:
+        predict(opened, ["a.jpg"])
+    assert str(error.value) == "Descriptors is not a model: give the file of a trained net or of a fitted model"
+    layers = {"weights": None, "width": 1 / 64, "scales": (224,), "precision": "fp32", "device": "cpu"}
+    Image.fromarray(np.arange(4800, dtype=np.uint8).reshape(40, 40, 3)).save(tmp_path / "x.png")
+    both = read_descriptors(
+        extract(tmp_path / "x.png", net="A", layer=("fc6", "fc7"), output=tmp_path / "x.h5", **layers)
+    )
+    export(both.choose("fc7"), tmp_path / "fc7.npz")
+    assert np.array_equal(np.load(tmp_path / "fc7.npz")["descriptors"], both.choose("fc7").read())

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import vggfeat
+from vggfeat.classifiers.model_file import read_model
 from vggfeat.classifiers.protocols.rules import Rounds
 from vggfeat.cli import run
 from vggfeat.datasets.folder import load_folder
@@ -51,6 +52,23 @@ def test_each_layers_score_is_that_of_its_own_run(made, count):
         assert one.dim == sum(vggfeat.read_descriptors(file).choose(one.layer).dim for file in files[:count])
     plain = svm(files[:count], rounds=ROUNDS)
     assert plain.mean == result.mean and plain.by_layer is None and "by_layer" not in plain.as_json()
+
+
+def test_layers_chosen_in_opened_files_count_and_stand_in_the_command(made, tmp_path):
+    _, files = made
+    opened = [vggfeat.read_descriptors(file) for file in files]
+    chosen = [one.choose(("pool2", "conv1_1")) for one in opened]
+    named = svm(files, rounds=ROUNDS, layer=("pool2", "conv1_1"))
+    assert svm(chosen, rounds=ROUNDS).as_json() | {"seconds": 0, "splits": 0} == named.as_json() | {
+        "seconds": 0,
+        "splits": 0,
+    }
+    assert [split.value for split in svm(chosen, rounds=ROUNDS).splits] == [split.value for split in named.splits]
+    svm(chosen[0], rounds=ROUNDS, output=tmp_path / "m.h5")
+    assert " --layer pool2 --layer conv1_1 " in read_model(tmp_path / "m.h5").record["command"]
+    with pytest.raises(UsageError) as error:
+        svm([chosen[0], opened[1]], rounds=ROUNDS)
+    assert str(error.value) == "layers were chosen in some of the opened files alone: name them by `layer`"
 
 
 def test_chosen_layers_alone_are_scored(made):

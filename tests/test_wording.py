@@ -1,14 +1,26 @@
 """Random and narrow nets are named as such beside every score, and chance stands beside it."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from making import clusters, settings, write_descriptors
 
 from vggfeat.cli import run
+from vggfeat.cli.tables import print_evaluation
+from vggfeat.inference.evaluation import Evaluation, Row
 from vggfeat.metrics import chance_topk_error, positive_share
+from vggfeat.nets.catalog import RANDOM
+from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.wording import net_words, nets_words
+from vggfeat.page.evaluation import write_page
+from vggfeat.page.evidence import Scored
+from vggfeat.page.pictures import Pictures
 from vggfeat.stages.info import info
 from vggfeat.stages.svm import svm
+from vggfeat.training.recipe import load_recipe
+from vggfeat.training.record import plain
 
 
 @pytest.mark.parametrize(
@@ -66,6 +78,88 @@ def test_scores_of_random_weights_say_so_in_the_table_the_json_the_page_and_info
     assert info(tmp_path / "m.h5")["chance"] == 0.2
     assert run(["svm", str(random_net), "--C", "1", "--num-splits", "1"]) == 0
     assert f"(chance 20.0)\nnet {words}; " in capsys.readouterr().err
+
+
+def test_the_pages_of_svm_and_similar_name_the_net_as_the_table_does(random_net, tmp_path, capsys):
+    words = "A, width 1/16, random weights"
+    svm([random_net], C=1, report=tmp_path / "r")
+    page = (tmp_path / "r" / "index.html").read_text("utf-8")
+    assert f'<th scope="row" class="text">this run</th><td class="text">{words}</td>' in page
+    assert f"<dt>net</dt><dd>{words}</dd>" in page
+    assert run(["similar", str(random_net), "--report", str(tmp_path / "s")]) == 0
+    assert f"net {words}; {random_net}\n" in capsys.readouterr().err
+    page = (tmp_path / "s" / "index.html").read_text("utf-8")
+    assert f"Similarity is the cosine between descriptors of net {words}: 1 is the same direction." in page
+    assert run(["similar", str(random_net), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nets"] == words
+
+
+def evaluation(classes, top5, dataset="folder"):
+    """Of a narrow net."""
+    row = Row("A", "A, width 1/16 (net.pt)", "net.pt", "dense", (256,), 20, top1_error=75.0, top5_error=top5)
+    return Evaluation(dataset, classes, (row,), {}, None)
+
+
+@pytest.mark.parametrize(
+    ("classes", "top5", "table", "title", "heads"),
+    [
+        (
+            4,
+            None,
+            "net                      view    Q  images  top-1 error %\n"
+            "A, width 1/16 (net.pt)  dense  256      20           75.0\n"
+            "chance                                               75.0\n",
+            "folder: top-1 error 75.0 %",
+            ["net", "view", "Q", "top-1 error %"],
+        ),
+        (
+            8,
+            25.0,
+            "net                      view    Q  images  top-1 error %  top-5 error %\n"
+            "A, width 1/16 (net.pt)  dense  256      20           75.0           25.0\n"
+            "chance                                               87.5           37.5\n",
+            "folder: top-1 error 75.0 %, top-5 25.0 %",
+            ["net", "view", "Q", "top-1 error %", "top-5 error %"],
+        ),
+    ],
+)
+def test_an_evaluation_names_the_net_and_has_a_top_5_error_only_where_it_says_something(
+    classes, top5, table, title, heads, tmp_path, capsys
+):
+    result, names = evaluation(classes, top5), [f"c{k}" for k in range(classes)]
+    print_evaluation(result)
+    assert "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().err.splitlines()) == table
+    values = np.random.default_rng(0).dirichlet(np.ones(classes), 20).astype(np.float32)
+    scored = Scored([str(i) for i in range(20)], np.arange(20) % classes, values)
+    page = write_page(tmp_path, result, names, scored, [], Pictures(missing="none")).read_text("utf-8")
+    assert f"<title>{title}</title>" in page
+    assert "<dt>row 1</dt><dd>net A, width 1/16 (net.pt), view dense, Q 256</dd>" in page
+    score = page[page.index("Errors on folder") :]
+    assert re.findall(r"<th[^>]*>([^<]+)</th>", score[: score.index("</thead>")]) == heads
+
+
+@pytest.mark.parametrize(
+    ("classes", "shown"),
+    [
+        (4, {"top1": "50", "chance top1": "75"}),
+        (8, {"top1": "50", "chance top1": "87.5", "top5": "10", "chance top5": "37.5"}),
+    ],
+)
+def test_info_has_chance_beside_the_errors_of_a_checkpoint(classes, shown, tmp_path, capsys):
+    names = [f"c{k}" for k in range(classes)]
+    net = VGG("A", width=1 / 64, num_classes=classes, class_names=tuple(names), preprocessing=RANDOM)
+    glorot_(net, seed=0)
+    errors = {"view": "centre", "loss": 1.5, "top1": 50.0, "top5": 10.0 if classes > 5 else 0.0, "images": 20}
+    recipe = plain(load_recipe(None, {"net": "A", "width": 1 / 64}))
+    net.training_record = {"recipe": recipe, "class_names": names, "validation": errors}
+    net.save(tmp_path / "net.pt")
+    assert run(["info", str(tmp_path / "net.pt")]) == 0
+    start = "training: validation: "
+    rows = [line.removeprefix(start).rsplit("  ", 1) for line in capsys.readouterr().out.splitlines() if start in line]
+    told = {name.strip(): value for name, value in rows}
+    assert told == {"view": "centre", "loss": "1.5", **shown, "images": "20"}
+    assert run(["info", str(tmp_path / "net.pt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["training"]["validation"]["top5"] == (10.0 if classes > 5 else None)
 
 
 def test_chance_for_average_precision_is_the_share_of_positive_test_images(tmp_path):

@@ -92,8 +92,12 @@ def _lead(result: Evaluation, drawn: Path | None, pictures: Pictures) -> list[Ht
 
 
 def _score(result: Evaluation) -> Part:
-    """Every net or file, their fusion last, and the paper's rows of the same nets; few classes have no top-5 error."""
-    several = result.classes > TOP
+    """Every net or file, their fusion last, and the paper's rows of the same nets.
+
+    Few classes have no top-5 error, and without the paper's no column of it.
+    """
+    nets = {row.net for row in result.rows} if result.dataset == "ilsvrc2012" else set()
+    several = result.classes > TOP or bool(nets)
     rows: list[Sequence[Any]] = [
         (
             "this run",
@@ -105,7 +109,6 @@ def _score(result: Evaluation) -> Part:
         )
         for row in result.rows
     ]
-    nets = {row.net for row in result.rows} if result.dataset == "ilsvrc2012" else set()
     for score in CLASSIFICATION:
         if score.net in nets:
             trained = f"{score.net}, S {score.train_scale}"

@@ -185,7 +185,7 @@ def _reason(error: Exception, words: str) -> str:
     number = getattr(getattr(error, "os_error", None), "errno", None) or 0
     if number > 0:
         return f": {os.strerror(number)}"
-    return "" if words.startswith("Multiple exceptions") else f": {words}"
+    return "" if words == "None" else f": {words}"  # several addresses of a host, each with a reason
 
 
 class RemoteFile(io.RawIOBase):
