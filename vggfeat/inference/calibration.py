@@ -18,6 +18,7 @@ from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.store.schema import plain_attributes, reading
+from vggfeat.system.devices import check_int8_device
 from vggfeat.system.hdf5 import is_hdf5
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def calibrate(
     if source is not None:
         samples = from_list(os.fspath(source)).samples
     for net in waiting:
+        check_int8_device(next(net.parameters()).device)
         unread: list[str] = []
         try:
             pictures = _batches(net, samples, scales, exif, max_megapixels, unread)
