@@ -49,7 +49,7 @@ def test_after_an_extraction_without_any_descriptor_come_the_reasons(tmp_path, m
     (tmp_path / "a.jpg").write_text("no picture")
     net = ["--net", "A", "--weights", "none", "--width", "0.015625", "--scales", "224", "--precision", "fp32"]
     assert run(["extract", "a.jpg", *net, "-o", "a.h5"]) == 3
-    assert capsys.readouterr().err.endswith("1 of 1 images skipped\nnext: vggfeat info --failed a.h5\n")
+    assert capsys.readouterr().err.endswith("1 of 1 image skipped\nnext: vggfeat info --failed a.h5\n")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ def test_a_models_commands_make_its_descriptors_with_their_labels_and_itself_aga
     assert run(["svm", "own.h5", "-o", "model.h5", "--quiet", "--report", "page"]) == 0
     command = shown("model.h5", capsys)
     assert " -o own.h5 own && vggfeat svm own.h5 " in command
-    assert commands_on((classes / "page" / "index.html").read_text(encoding="utf-8"))[0].endswith(" -o own.h5 own --resume")
+    assert commands_on((classes / "page" / "index.html").read_text(encoding="utf-8"))[0].endswith(
+        " -o own.h5 own --resume"
+    )
     before = {name: (classes / name).read_bytes() for name in ("own.h5", "model.h5")}
     for name in before:
         (classes / name).unlink()

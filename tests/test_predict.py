@@ -118,7 +118,7 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     assert str(caught.value) == f"{made.model} needs the weights b.pt of net B: give the file with `weights`"
     with pytest.raises(UsageError) as wrong:
         predictor(made, weights=["none"])
-    assert str(wrong.value) == f"{made.model} needs 2 weights, 1 are given; its nets: A (none), B (b.pt)"
+    assert str(wrong.value) == f"{made.model} needs 2 weights, 1 is given; its nets: A (none), B (b.pt)"
 
 
 def test_a_model_of_persons_boxes_needs_images_with_boxes(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ def extract(
         tables.print_failures(errors, len(made))
     if part is not None and part.index == 0 and not quiet:
         shards, whole = part.pattern(whole_path(path)), whole_path(path)
-        console.note(f"when all {part.count} shards are done: vggfeat merge {shards} -o {whole}")
+        done = "the shard is" if part.count == 1 else f"all {part.count} shards are"
+        console.note(f"when {done} done: vggfeat merge {shards} -o {whole}")
     if as_json:
         console.print_json(
             {

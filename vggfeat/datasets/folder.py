@@ -14,6 +14,7 @@ from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is
 from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.files import exists
+from vggfeat.system.numbers import number_of
 
 Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -64,7 +65,7 @@ def _tree(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset:
         raise DatasetError(f"{root}: no images in class folders; a labelled data set is a <class>/*.jpg tree")
     stray = [id for name, id, _ in found if not name]
     if stray and not quiet:
-        number = f"{len(stray)} image{'' if len(stray) == 1 else 's'}"
+        number = number_of(len(stray), "image")
         log.warning("%s: left out %s outside of the class folders, such as %s", root, number, stray[0])
     index = {name: label for label, name in enumerate(class_names)}
     samples = tuple(Sample(id, path, index[name]) for name, id, path in found if name)

@@ -16,6 +16,7 @@ from vggfeat.nets.networks import VGG, gaussian_, glorot_
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.nets.weights import NAMES, load_net
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Job, colours_of
 from vggfeat.training.initial import copy_layers, deepen, standardise_
@@ -103,7 +104,7 @@ def _empty_net(setup: RunSetup) -> VGG:
 def _colours(setup: RunSetup) -> Colours:
     samples, count = setup.dataset.train, setup.recipe.augment.colour_images
     used = min(count or len(samples), len(samples))
-    setup.observer.note(f"mean RGB and colour eigenvectors from {used} of {len(samples)} training images")
+    setup.observer.note(f"mean RGB and colour eigenvectors from {used} of {number_of(len(samples), 'training image')}")
     return colours_of(samples, count, exif=setup.dataset.exif, workers=setup.workers)
 
 
@@ -139,7 +140,7 @@ def _example_crops(setup: RunSetup, net: VGG) -> Tensor:
         batch = next(batches)
     crops = batch.crops[batch.weights > 0]
     if not len(crops):
-        raise DatasetError(f"none of {len(jobs)} training images can be read, the first {samples[0].path}")
+        raise DatasetError(f"none of {number_of(len(jobs), 'training image')} can be read, the first {samples[0].path}")
     return InputScaling(net.preprocessing)(crops).permute(0, 3, 1, 2)
 
 
@@ -189,9 +190,9 @@ def _announce(setup: RunSetup, start: Start) -> None:
     share = f"{setup.recipe.data.validation_fraction:.0%} of each class, held out by seed"
     parts = math.ceil(sgd.batch_size / world / start.trainer.micro_batch)
     setup.observer.note(
-        f"net {net.net}, width {net.width:g}, {len(data.class_names)} classes; {len(data.train)} images "
-        f"to train, {len(data.val)} to validate ({share if data.held_out else 'its own'}); "
-        f"S {setup.recipe.augment.label}; batch {sgd.batch_size}"
+        f"net {net.net}, width {net.width:g}, {number_of(len(data.class_names), 'class')}; "
+        f"{number_of(len(data.train), 'image')} to train, {len(data.val)} to validate "
+        f"({share if data.held_out else 'its own'}); S {setup.recipe.augment.label}; batch {sgd.batch_size}"
         + (f" in {parts} parts" if parts > 1 else "")
         + (f" over {world} processes" if world > 1 else "")
         + f"; {setup.ranks.device}, {setup.recipe.precision}"
