@@ -98,7 +98,7 @@ def test_the_action_set_comes_with_voc2012s_archives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a 1\n", "cow_train.txt has 1 images, train.txt has 2"),
+        ("a 1\n", "cow_train.txt has 1 image, train.txt has 2"),
         ("a 1\nc 1\n", "cow_train.txt, line 2: image 'c' where train.txt has 'b'"),
         ("a 1\nb 2\n", "cow_train.txt, line 2: label '2'; expected one of 1, 0, -1"),
         ("a 1\nb\n", "cow_train.txt, line 2: expected 2 columns, found 'b'"),

@@ -60,7 +60,7 @@ def test_after_an_extraction_without_any_descriptor_come_the_reasons(tmp_path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").write_text("no picture")
     assert run(["extract", "a.jpg", *NET, "-o", "a.h5"]) == 3
-    assert capsys.readouterr().err.endswith("1 of 1 images skipped\nnext: vggfeat info --failed a.h5\n")
+    assert capsys.readouterr().err.endswith("1 of 1 image skipped\nnext: vggfeat info --failed a.h5\n")
 
 
 @pytest.mark.parametrize(

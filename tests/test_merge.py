@@ -210,7 +210,7 @@ def test_the_command_merges_and_reports_failed_rows(tmp_path, capsys):
     assert run(["merge", *parts, "-o", str(tmp_path / "m.h5"), "--json"]) == 3
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"path": str(tmp_path / "m.h5"), "rows": 75, "dim": 6, "failed": 1}
-    assert "1 of 75 images were skipped by extract" in captured.err
+    assert "1 of 75 images was skipped by extract" in captured.err
     assert run(["merge", parts[0], "-o", str(tmp_path / "n.h5")]) == 1
     assert capsys.readouterr().err.startswith("vggfeat: shard 1/2 is missing: make it with vggfeat extract ")
 

@@ -142,7 +142,7 @@ def test_mean_class_recall_weighs_classes_not_images_and_skips_absent_ones() -> 
 
 
 def test_classes_out_of_range_are_errors() -> None:
-    with pytest.raises(ValueError, match="class 3 among 3 classes"):
+    with pytest.raises(ValueError, match="class 3, but the number of classes is 3"):
         confusion_matrix([0, 3], [0, 0], num_classes=3)
     with pytest.raises(ValueError, match="labels must be a vector of class indices from 0"):
         mean_class_recall([-1], [0])
@@ -171,8 +171,8 @@ def test_topk_ties_count_against_the_image() -> None:
     [
         ([0], [[1.0, math.nan]], 1, "a score of image 0 is NaN"),
         ([0], [[1.0, 2.0]], 3, "k = 3 is not between 1 and the number of classes, 2"),
-        ([2], [[1.0, 2.0]], 1, "class 2 among 2 classes"),
-        ([0, 1], [[1.0, 2.0]], 1, "scores (1, 2) must have one row for each of the 2 labels"),
+        ([2], [[1.0, 2.0]], 1, "class 2, but the number of classes is 2"),
+        ([0, 1], [[1.0, 2.0]], 1, "scores (1, 2) must have one row for each label, 2 in all"),
     ],
 )
 def test_topk_refuses_what_makes_no_sense(labels: list[int], scores: list[list[float]], k: int, message: str) -> None:
@@ -227,7 +227,7 @@ def test_localisation_error_agrees_with_a_slow_reading() -> None:
         (([0], [[]], [[0]], [[[0, 0, 1, math.nan]]], 1), "a box of image 0 is NaN"),
         (
             ([0], [[]], [[0]], [[[0, 0, 1]]], 1),
-            "1 labels and 1 lists of true boxes need classes (N, K) and boxes (N, K, 4), not (1, 1) and (1, 1, 3)",
+            "labels of length 1 and true boxes of length 1 need classes (N, K) and boxes (N, K, 4), not (1, 1) and (1, 1, 3)",
         ),
     ],
 )

@@ -116,7 +116,7 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
         predictor(made, seed=1)
     with pytest.raises(UsageError) as wrong:
         predictor(made, weights=["none"])
-    assert str(wrong.value) == f"{made.model} needs 2 weights, 1 are given; its nets: A (none), B (b.pt)"
+    assert str(wrong.value) == f"{made.model} needs 2 weights, 1 is given; its nets: A (none), B (b.pt)"
 
 
 def test_weights_are_read_where_they_were_and_asked_for_where_they_are_gone(made: SimpleNamespace) -> None:

@@ -516,7 +516,7 @@ def test_an_image_that_one_process_cannot_read_is_told_by_the_one_that_speaks(tr
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["failed"] == ["red/0.png"]
     assert done.stderr.count("skipped red/0.png: empty file") == 1
-    assert "1 images could not be read and were skipped" in done.stderr
+    assert "1 image could not be read and was skipped" in done.stderr
 
 
 # The command
@@ -621,4 +621,4 @@ def test_images_that_were_skipped_show_in_the_exit_code(tree, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path}/run/best.pt\n"
     assert "skipped red/0.png: empty file" in captured.err
-    assert "1 images could not be read and were skipped" in captured.err
+    assert "1 image could not be read and was skipped" in captured.err

@@ -123,7 +123,7 @@ def test_colours_leave_unreadable_images_out_and_need_one(tmp_path):
     (tmp_path / "b.png").write_bytes(b"no picture")
     good, bad = (Sample(name, str(tmp_path / name), 0) for name in ("a.png", "b.png"))
     assert colours_of([good, bad], 0, exif=False, workers=1) == colours_of([good], 0, exif=False, workers=2)
-    with pytest.raises(DatasetError, match=r"^none of 1 training images can be read, the first .*b\.png$"):
+    with pytest.raises(DatasetError, match=r"^none of 1 training image can be read, the first .*b\.png$"):
         colours_of([bad], 0, exif=False, workers=1)
 
 

@@ -624,7 +624,7 @@ BLOB = caffe_writer.blob(np.ones((2, 3)), (2, 3), "shape")
             caffe_writer.layer("c", "Convolution", [caffe_writer.blob(np.ones(6), (1 << 40, 1 << 30), "shape")], True),
             "a blob of shape (1099511627776, 1073741824) has 6 values",
         ),
-        (caffe_writer.layer("c", "Convolution", [BLOB], True), "layer 'c' has 1 blobs where a weight and a bias"),
+        (caffe_writer.layer("c", "Convolution", [BLOB], True), "layer 'c' has 1 blob where a weight and a bias"),
         (
             caffe_writer.layer("bn", "BatchNorm", [BLOB] * 3, False),
             "layer 'bn' of type BatchNorm has weights; Table 1's nets have none such",

@@ -1,14 +1,19 @@
-"""Random and narrow nets are named as such beside every score, and chance stands beside it."""
+"""Random and narrow nets are named as such beside every score, chance stands beside it, and one image is no images."""
 
+import ast
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from making import clusters, settings, write_descriptors
 
+import vggfeat
 from vggfeat.cli import run
-from vggfeat.cli.tables import print_evaluation
+from vggfeat.cli.tables import print_evaluation, print_failures
+from vggfeat.datasets import Dataset, Sample
+from vggfeat.errors import StoreError
 from vggfeat.inference.evaluation import Evaluation, Row
 from vggfeat.metrics import chance_topk_error, positive_share
 from vggfeat.nets.catalog import RANDOM
@@ -19,6 +24,7 @@ from vggfeat.page.evidence import Scored
 from vggfeat.page.pictures import Pictures
 from vggfeat.stages.info import info
 from vggfeat.stages.svm import svm
+from vggfeat.system.numbers import number_of
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.record import plain
 
@@ -171,3 +177,74 @@ def test_chance_for_average_precision_is_the_share_of_positive_test_images(tmp_p
     result = svm([write_descriptors(tmp_path / "v.h5", dataset, values)], C=1)
     test = np.array([sample.labels for sample in dataset.samples if sample.subset == "test"])
     assert result["chance"] == pytest.approx(np.mean([(c == 1).sum() / (c != 0).sum() for c in test.T]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((0, "image"), "0 images"),
+        ((1, "image"), "1 image"),
+        ((2, "image"), "2 images"),
+        ((1, "class"), "1 class"),
+        ((3, "class"), "3 classes"),
+        ((2, "bias"), "2 biases"),
+        ((1, "image is", "images are"), "1 image is"),
+        ((2, "image is", "images are"), "2 images are"),
+    ],
+)
+def test_a_count_has_its_noun_in_the_singular_or_the_plural(arguments, words):
+    assert number_of(*arguments) == words
+
+
+@pytest.mark.parametrize(
+    ("errors", "total", "last"),
+    [(1, 1, "1 of 1 image skipped"), (1, 2, "1 of 2 images skipped"), (2, 2, "2 of 2 images skipped")],
+)
+def test_skipped_images_are_counted_in_words(errors, total, last, capsys):
+    print_failures({f"{number}.jpg": "cut off" for number in range(errors)}, total)
+    assert capsys.readouterr().err.splitlines()[-1] == last
+
+
+@pytest.mark.parametrize(
+    ("images", "pending", "said"),
+    [(1, [0], "1 of 1 image is"), (2, [0], "1 of 2 images is"), (2, [0, 1], "2 of 2 images are")],
+)
+def test_images_still_to_do_are_counted_in_words(tmp_path, images, pending, said):
+    dataset, values = clusters([images])
+    path = write_descriptors(tmp_path / "d.h5", dataset, values, pending=pending)
+    with pytest.raises(StoreError) as caught:
+        svm([path])
+    assert str(caught.value) == f"{path} is not finished: {said} still to do; extract again with `resume`"
+
+
+def test_a_data_set_says_what_it_holds():
+    assert repr(Dataset("own", (Sample("a", "a"),), ("cats",))) == "<Dataset own: 1 image, 1 class>"
+    assert repr(Dataset("own", (), ("cats", "dogs"))) == "<Dataset own: 0 images, 2 classes>"
+
+
+SEVERAL = (
+    " classes (--json",
+    " images, evenly chosen",
+    " need classes (N, K)",
+    " new digits",
+    " operators",
+    " samples a pixel",
+    " shards are missing",
+    " splits",
+    " times `preprocessing`",
+    " weights",
+)
+"""What follows a count that is never one, or has no singular; or what is not its noun."""
+
+
+def test_no_message_has_a_count_before_a_bare_plural():
+    """`{len(images)} images` says "1 images" in time: `number_of` is for that."""
+    found = []
+    for path in sorted(Path(vggfeat.__file__).parent.rglob("*.py")):
+        texts = (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.JoinedStr))
+        for value, after in ((a, b) for text in texts for a, b in zip(text.values, text.values[1:], strict=False)):
+            counts = isinstance(value, ast.FormattedValue) and ast.unparse(value.value).startswith("len(")
+            said = after.value if isinstance(after, ast.Constant) else ""
+            if counts and re.match(r" ([\w-]+ )?\w+s\b", said) and not said.startswith(SEVERAL):
+                found.append(f"{path.name}: {ast.unparse(value)}{said}")
+    assert found == []

@@ -79,7 +79,7 @@ def confusion_matrix(labels: ArrayLike, predicted: ArrayLike, num_classes: int |
     largest = int(max(truth.max(initial=-1), guess.max(initial=-1)))
     k = largest + 1 if num_classes is None else num_classes
     if largest >= k:
-        raise ValueError(f"class {largest} among {k} classes")
+        raise ValueError(f"class {largest}, but the number of classes is {k}")
     return np.bincount(truth * k + guess, minlength=k * k).reshape(k, k)
 
 
@@ -119,13 +119,13 @@ def topk_error(labels: ArrayLike, scores: ArrayLike, k: int) -> float:
     """
     truth, values = _classes(labels, "labels"), np.asarray(scores)
     if values.ndim != 2 or len(values) != len(truth):
-        raise ValueError(f"scores {values.shape} must have one row for each of the {len(truth)} labels")
+        raise ValueError(f"scores {values.shape} must have one row for each label, {len(truth)} in all")
     if not 1 <= k <= values.shape[1]:
         raise ValueError(f"k = {k} is not between 1 and the number of classes, {values.shape[1]}")
     if truth.size == 0:
         return float("nan")
     if truth.max() >= values.shape[1]:
-        raise ValueError(f"class {int(truth.max())} among {values.shape[1]} classes")
+        raise ValueError(f"class {int(truth.max())}, but the number of classes is {values.shape[1]}")
     if np.isnan(values).any():
         raise ValueError(f"a score of image {int(np.isnan(values).any(axis=1).argmax())} is NaN")
     own = values[np.arange(len(truth)), truth]
@@ -158,8 +158,8 @@ def localisation_error(
     own, guessed, placed = _classes(labels, "labels"), np.asarray(classes), np.asarray(boxes, dtype=np.float64)
     if guessed.ndim != 2 or placed.shape != (*guessed.shape, 4) or not len(own) == len(truth) == len(guessed):
         raise ValueError(
-            f"{len(own)} labels and {len(truth)} lists of true boxes need classes (N, K) and boxes (N, K, 4), "
-            f"not {guessed.shape} and {placed.shape}"
+            f"labels of length {len(own)} and true boxes of length {len(truth)} need classes (N, K) and boxes "
+            f"(N, K, 4), not {guessed.shape} and {placed.shape}"
         )
     if not 1 <= k <= guessed.shape[1]:
         raise ValueError(f"k = {k} is not between 1 and the number of guesses, {guessed.shape[1]}")

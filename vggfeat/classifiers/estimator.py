@@ -34,6 +34,7 @@ from vggfeat.classifiers.objective import SILENT
 from vggfeat.classifiers.sigmoids import probabilities
 from vggfeat.classifiers.targets import SPARSE, encode_labels, sample_weights, unit_costs
 from vggfeat.classifiers.validation import validated
+from vggfeat.system.numbers import number_of
 
 
 def _calibrates(svm: LinearSVM) -> bool:
@@ -328,7 +329,7 @@ class SVMPath:
         open_ = gap > self.engine.open_above
         if open_.any():
             warnings.warn(
-                f"{np.count_nonzero(open_)} of {len(gap)} fits stopped short of the optimum: the largest "
+                f"{np.count_nonzero(open_)} of {number_of(len(gap), 'fit')} stopped short of the optimum: the largest "
                 f"relative duality gap is {np.nanmax(gap):.1e}, tol is {self.estimator.tol:.0e}; "
                 "scale the features or lower C",
                 ConvergenceWarning,
@@ -359,7 +360,7 @@ class SVMPath:
         chosen = np.asarray(rows)
         if chosen.dtype == bool:
             if chosen.shape != (len(self.X),):
-                raise ValueError(f"a mask of rows has shape {chosen.shape}, X has {len(self.X)} rows")
+                raise ValueError(f"a mask of rows has shape {chosen.shape}, X has {number_of(len(self.X), 'row')}")
             chosen = np.flatnonzero(chosen)
         if chosen.ndim != 1 or not len(chosen):
             raise ValueError("rows must be a list of at least one row index, or a mask")

@@ -19,6 +19,7 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import check_provenance
 from vggfeat.system.files import replacing
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts, written
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
 MODEL_FORMAT = "vggfeat-model"
@@ -47,7 +48,7 @@ class Model:
     """(K, 2) slope and offset of each class's sigmoid (see `calibration`); None: the model gives no probabilities."""
 
     def __repr__(self) -> str:
-        return f"<Model: {len(self.class_names)} classes, {self.coef.shape[1]} features>"
+        return f"<Model: {number_of(len(self.class_names), 'class')}, {number_of(self.coef.shape[1], 'feature')}>"
 
     def scores(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, D) descriptors -> (n, K) signed distances from each class's hyperplane, in units of the margin.
@@ -55,7 +56,9 @@ class Model:
         Raises ModelError for descriptors of another length.
         """
         if descriptors.shape[1] != self.coef.shape[1]:
-            raise ModelError(f"descriptors have {descriptors.shape[1]} values, the model takes {self.coef.shape[1]}")
+            raise ModelError(
+                f"descriptors have {number_of(descriptors.shape[1], 'value')}, the model takes {self.coef.shape[1]}"
+            )
         scores: NDArray[np.float32] = descriptors @ self.coef.T + self.intercept
         return scores
 
@@ -141,7 +144,7 @@ def _read(path: Path, file: h5py.File) -> Model:
     )
     k = len(model.class_names)
     if model.coef.ndim != 2 or {len(model.coef), len(model.intercept), len(model.C)} != {k}:
-        raise ModelError(f"{path}: damaged model file ({k} classes, coefficients {model.coef.shape})")
+        raise ModelError(f"{path}: damaged model file ({number_of(k, 'class')}, coefficients {model.coef.shape})")
     if not (np.isfinite(model.coef).all() and np.isfinite(model.intercept).all()):
         raise ModelError(f"{path}: damaged model file (coefficients that are NaN or infinite)")
     for one in model.inputs:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vggfeat.classifiers.limits import Limits
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import available_cores
+from vggfeat.system.numbers import number_of
 
 GIB = 2**30
 
@@ -58,8 +59,8 @@ class Budget:
         least = 2 * available_cores() * 8 * (10 * self.n + (self.dim + 1) ** 2)  # as PrimalEngine counts a class
         if left < least:
             raise UsageError(
-                f"`max_memory={self.most / GIB:.3g}`: {self.n} images of {self.dim} values and {self.classes} classes "
-                f"need at least {(self.kept + least) / GIB:.2g} GiB"
+                f"`max_memory={self.most / GIB:.3g}`: {number_of(self.n, 'image')} of {number_of(self.dim, 'value')} "
+                f"and {number_of(self.classes, 'class')} need at least {(self.kept + least) / GIB:.2g} GiB"
             )
         # The Gram matrix and its training rows' part take 8 n^2 bytes.
         rows = min(usual.gram_rows, int((left / 2 / 8) ** 0.5))

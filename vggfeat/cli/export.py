@@ -8,6 +8,7 @@ from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, layer_option
+from vggfeat.system.numbers import number_of
 
 
 @click.command()
@@ -45,7 +46,8 @@ def export(
     if done.names is not None and not quiet:
         console.note(f"ids and labels: {done.names}")
     if done.missing and not quiet:
-        missing = f"{done.missing} of {done.rows} rows have no descriptor"
+        verb = "has" if done.missing == 1 else "have"
+        missing = f"{done.missing} of {number_of(done.rows, 'row')} {verb} no descriptor"
         console.note(f"{missing} (failed or pending: see status)")
     if as_json:
         console.print_json(done.as_json())

@@ -18,6 +18,7 @@ from vggfeat.cli.advice import shell_pattern
 from vggfeat.cli.columns import columns, show
 from vggfeat.nets.catalog import ALIASES
 from vggfeat.store.shards import Shard
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:
@@ -100,9 +101,10 @@ def print_shards(result: ShardsInfo) -> None:
         table.add_row(one.shard, one.state, *rows, Text(printable(one.error or one.writer or "")))
     out = Console(highlight=False)
     show(out, table)
-    counts, total = result.counts, "?" if result.total_rows is None else result.total_rows
-    shards = f"{counts['shards_done']} of {len(result.shards)} shards done"
-    print(f"{shards}; {counts['done']} of {total} rows done, {counts['failed']} failed")
+    counts, total = result.counts, result.total_rows
+    shards = f"{counts['shards_done']} of {number_of(len(result.shards), 'shard')} done"
+    of_rows = "? rows" if total is None else number_of(total, "row")
+    print(f"{shards}; {counts['done']} of {of_rows} done, {counts['failed']} failed")
     open_ = [one for one in result.shards if one.state in ("unfinished", "missing", "unreadable")]
     if open_:
         print(f"\nto do (--array={_ranges([int(one.shard.partition('/')[0]) for one in open_])}):")

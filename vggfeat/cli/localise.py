@@ -12,6 +12,7 @@ from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option, device_options, reading_options
 from vggfeat.cli.types import SCALES, Choice
 from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
+from vggfeat.system.numbers import number_of
 
 
 @click.command()
@@ -86,7 +87,7 @@ def localise(
         tables.print_localisation(result)
     if not quiet and result.not_drawn:
         name, reason = next(iter(result.not_drawn.items()))
-        console.note(f"{len(result.not_drawn)} pictures could not be drawn, the first {name}: {reason}")
+        console.note(f"{number_of(len(result.not_drawn), 'picture')} could not be drawn, the first {name}: {reason}")
     if as_json:
         console.print_json(result.as_json())
     else:

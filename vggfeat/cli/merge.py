@@ -10,6 +10,7 @@ from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
+from vggfeat.system.numbers import number_of
 
 
 @click.command()
@@ -43,7 +44,9 @@ def merge(
     made = read_head(path)
     if made.failed and not quiet:
         reasons = f"vggfeat info --failed {shlex.quote(str(path))}"
-        console.note(f"{made.failed} of {made.rows} images were skipped by extract ({reasons} says why)")
+        verb = "was" if made.failed == 1 else "were"
+        images = number_of(made.rows, "image")
+        console.note(f"{made.failed} of {images} {verb} skipped by extract ({reasons} says why)")
     if as_json:
         console.print_json({"path": str(path), "rows": made.rows, "dim": made.attributes["dim"], "failed": made.failed})
     else:

@@ -13,6 +13,7 @@ from vggfeat.cli.columns import columns, show
 from vggfeat.cli.console import note, stderr
 from vggfeat.metrics import chance_topk_error
 from vggfeat.nets.wording import net_words, size_words, width_words
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:  # the stages import torch and scikit-learn
@@ -34,7 +35,7 @@ def print_failures(
     for name, reason in list(errors.items())[:shown]:
         note(f"skipped {name}: {reason}")
     more = f" ({len(errors) - shown} more {where})" if len(errors) > shown else ""
-    note(f"{len(errors)} of {total} images skipped{more}")
+    note(f"{len(errors)} of {number_of(total, 'image')} skipped{more}")
 
 
 PER_CLASS_SHOWN = 25
@@ -109,7 +110,9 @@ def print_localisation(result: Localisation) -> None:
         table.add_row(name, "", "", count, *((error, "-") if central else ("-", error)))
     show(stderr(), table)
     if result.unlocated:
-        note(f"{result.unlocated} images have no box to compare with and are left out")
+        images = number_of(result.unlocated, "image has", "images have")
+        verb = "is" if result.unlocated == 1 else "are"
+        note(f"{images} no box to compare with and {verb} left out")
 
 
 def _print_classes(console: Console, errors: dict[str, float | None], confusions: Sequence[Confusion]) -> None:
@@ -163,7 +166,8 @@ def _print_bench_svm(out: Console, figures: SVMBench) -> None:
     show(out, table)
     for name, row in figures.sizes.items():
         if row.liblinear_scaled:
-            out.print(f"* {name}: LinearSVC timed on {row.liblinear_classes_timed} of {row.classes} classes and scaled")
+            timed = f"{row.liblinear_classes_timed} of {number_of(row.classes, 'class')}"
+            out.print(f"* {name}: LinearSVC timed on {timed} and scaled")
 
 
 def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
@@ -180,7 +184,7 @@ def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
         )
     scales, machine = ",".join(map(str, extract.scales)), extract.machine
     net = net_words(extract.net, "none", extract.width)
-    out.print(f"extract: net {net}, Q {scales}, flips; {machine['name']}, {machine['threads']} threads")
+    out.print(f"extract: net {net}, Q {scales}, flips; {machine['name']}, {number_of(machine['threads'], 'thread')}")
     show(out, table)
     for layer, rate in extract.plain_torchvision_images_per_second.items():
         out.print(f"plain torchvision loop up to {layer}: {rate:.2f} images/s")
@@ -197,7 +201,7 @@ def _print_bench_convolutions(out: Console, bench: ConvolutionBench) -> None:
         )
     machine = bench.machine
     out.print(f"convolutions: net {bench.net}, Q {bench.scale}, fp32, GFLOP/s as if computed directly")
-    out.print(f"{machine['name']}, {machine['threads']} threads")
+    out.print(f"{machine['name']}, {number_of(machine['threads'], 'thread')}")
     show(out, table)
     out.print(f"the ways taken: {bench.times_direct:.2f} times as fast as direct ones")
 
@@ -246,7 +250,9 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
     if both is None:
         out.print("2 processes: not measured (needs two CUDA devices, or a CPU run)")
     else:
-        setting = f"{both['processes']} processes ({both['backend']}, {both['images_per_process']} images each)"
+        setting = (
+            f"{both['processes']} processes ({both['backend']}, {number_of(both['images_per_process'], 'image')} each)"
+        )
         together, without = both["seconds_per_update"], both["seconds_per_update_without"]
         out.print(f"{setting}: {together:.3f} s per update, {without:.3f} s without synchronisation")
         megabytes, alone = both["gradient_megabytes"], both["seconds_of_all_reduce_alone"]

@@ -17,6 +17,7 @@ from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import launched
+from vggfeat.system.numbers import number_of
 from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, Recipe, load_recipe
 
 
@@ -182,7 +183,8 @@ def train(
         hint(_done(recipe), quiet, path=str(result.best), data=[] if data == "data" else ["--data", data])
     if result.failed:
         if not quiet:
-            note(f"{len(result.failed)} images could not be read and were skipped")
+            verb = "was" if len(result.failed) == 1 else "were"
+            note(f"{number_of(len(result.failed), 'image')} could not be read and {verb} skipped")
         # torchrun takes any code but 0 for the failure of the whole job.
         ctx.exit(SKIPPED if launched() is None else 0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes
 
 
@@ -29,7 +30,8 @@ def _load(name: str, root: Path, classes: int) -> Dataset:
     class_names = tuple(name for name, folder in _entries(root) if folder)
     if len(class_names) != classes:
         raise DatasetError(
-            f"{root} holds {len(class_names)} class folders, {name} has {classes} (`dataset=folder` reads a part)",
+            f"{root} holds {number_of(len(class_names), 'class folder')}, {name} has {classes} "
+            "(`dataset=folder` reads a part)",
             advice="download",
             dataset=name,
         )

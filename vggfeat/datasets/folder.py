@@ -15,6 +15,7 @@ from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is
 from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.files import exists
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
 Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
@@ -78,7 +79,7 @@ def _tree(root: Path, left_out: LeftOut, quiet: bool = False) -> Dataset:
 def _warn_of_stray(root: str | Path, stray: Sequence[str]) -> None:
     """Logs which images of a labelled data set are left out, in one line."""
     if stray:
-        number = f"{len(stray)} image{'' if len(stray) == 1 else 's'}"
+        number = number_of(len(stray), "image")
         log.warning("%s: left out %s outside of the class folders, such as %s", root, number, stray[0])
 
 

@@ -19,6 +19,7 @@ from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.datasets.tars import members
 from vggfeat.errors import DatasetError
 from vggfeat.nets.catalog import NUM_CLASSES
+from vggfeat.system.numbers import number_of
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val")
@@ -72,7 +73,9 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, b
     index = {wnid: label for label, wnid in enumerate(class_names)}
     strange = next((wnid for images in found.values() for wnid, *_ in images if wnid not in index), None)
     if strange is not None:
-        raise DatasetError(f"{root / 'val'}: class {strange} is not among the {len(class_names)} classes of train")
+        raise DatasetError(
+            f"{root / 'val'}: class {strange} is not among the {number_of(len(class_names), 'class')} of train"
+        )
     samples = tuple(
         Sample(f"{part}/{wnid}/{name}", path, index[wnid], subset=part, span=span)
         for part, images in found.items()
@@ -194,7 +197,8 @@ def _flat_labels(root: Path, images: list[Image]) -> list[Image]:
         raise DatasetError(f"{truth_file}: not a list of ILSVRC2012_IDs: {error}") from error
     images = sorted(images, key=lambda image: image[1])
     if len(truth) != len(images):
-        raise DatasetError(f"{truth_file} has {len(truth)} lines for the {len(images)} images of {root / 'val'}")
+        lines, pictures = number_of(len(truth), "line"), number_of(len(images), "image")
+        raise DatasetError(f"{truth_file} has {lines} for the {pictures} of {root / 'val'}")
     return [(wnid, name, path, span) for wnid, (_, name, path, span) in zip(classes, images, strict=True)]
 
 

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from vggfeat.datasets.sample import Dataset, Origin, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.system.numbers import number_of
 from vggfeat.system.remote import exists, is_url, read_all
 from vggfeat.system.text import name_bytes
 
@@ -85,7 +86,6 @@ class LeftOut:
         """Logs what was left out, and what to do about it, in one line."""
         if not self._counts:
             return
-        number = self._counts.total()
         kinds = [f"{count} {suffix or 'without a suffix'}" for suffix, count in self._counts.most_common(8)]
         kinds += ["..."] if len(self._counts) > 8 else []
         advice = []
@@ -96,10 +96,9 @@ class LeftOut:
         if archives := sorted({".tar", ".tgz", ".gz"} & set(self._counts)):
             advice.append(f"name the {', '.join(archives)} files themselves")
         log.warning(
-            "%s: left out %d file%s not named as an image: %s%s",
+            "%s: left out %s not named as an image: %s%s",
             " and ".join(list(self._places)[:2]) + (" and others" if len(self._places) > 2 else ""),
-            number,
-            "" if number == 1 else "s",
+            number_of(self._counts.total(), "file"),
             ", ".join(kinds),
             f" ({'; '.join(advice)})" if advice else "",
         )

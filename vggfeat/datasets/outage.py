@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import OutageError
+from vggfeat.system.numbers import number_of
 
 MAX_READ_FAILURES = 100
 """Consecutive read failures (ReadError) after which a run stops; the rows of these images stay pending."""
@@ -61,8 +62,8 @@ def until_outage(
             streak = streak + 1 if place in block.unread else 0
             if streak == most > 0:
                 raise OutageError(
-                    f"{most} images in a row cannot be read, the last {samples[row].id}: {block.failures[place]}; "
-                    f"their rows stay pending: {when_back(resumable)} "
+                    f"{number_of(most, 'image')} in a row cannot be read, the last {samples[row].id}: "
+                    f"{block.failures[place]}; their rows stay pending: {when_back(resumable)} "
                     "(if they are truly gone, `max_read_failures=0` records them as failed)"
                 )
         # Only blocks that the current streak reaches into have to wait.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vggfeat.datasets.tars import read_member
 from vggfeat.errors import ImageError, ReadError
+from vggfeat.system.numbers import number_of
 from vggfeat.system.remote import is_url, read_all
 
 Box = tuple[float, float, float, float]
@@ -85,4 +86,5 @@ class Dataset:
     """None for lists from a pipe, and samples that a program made."""
 
     def __repr__(self) -> str:
-        return f"<Dataset {self.name}: {len(self.samples)} images, {len(self.class_names)} classes>"
+        images, classes = number_of(len(self.samples), "image"), number_of(len(self.class_names), "class")
+        return f"<Dataset {self.name}: {images}, {classes}>"

@@ -12,6 +12,7 @@ import numpy as np
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.system.numbers import number_of
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,18 @@ def load_training_set(
     if any(not isinstance(sample.labels, int) for sample in dataset.samples):
         raise UsageError(f"{name} has several labels an image; training takes data sets with one class an image")
     if len(dataset.class_names) < 2:
-        raise DatasetError(f"{root}: {len(dataset.class_names)} class; a classifier is trained on two or more")
+        raise DatasetError(
+            f"{root}: {number_of(len(dataset.class_names), 'class')}; a classifier is trained on two or more"
+        )
     val = tuple(sample for sample in dataset.samples if sample.subset == "val")
     train = tuple(sample for sample in dataset.samples if sample.subset in ("train", ""))
     held_out = not val
     if held_out:
         train, val = _hold_out(train, fraction, seed)
     if not train or not val:
-        raise DatasetError(f"{root}: {len(train)} images to train on and {len(val)} to validate with: each needs some")
+        raise DatasetError(
+            f"{root}: {number_of(len(train), 'image')} to train on and {len(val)} to validate with: each needs some"
+        )
     return TrainingSet(dataset.name, train, val, dataset.class_names, dataset.exif, held_out)
 
 
@@ -110,9 +115,11 @@ def _as_held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, .
     kept, held_out = _hold_out(train, recipe["data"]["validation_fraction"], recipe["seed"])
     there = (record["train_images"], record["validation_images"])
     if (len(kept), len(held_out)) != there:
+        here = number_of(len(train), "image")
         raise DatasetError(
-            f"the net was trained on {there[0]} images of {dataset.name}, with {there[1]} held out; here are "
-            f"{len(train)} images, so the ones it has not seen are unknown: `subset=all` takes them all"
+            f"the net was trained on {number_of(there[0], 'image')} of {dataset.name}, with {there[1]} held out; here "
+            f"{'is' if len(train) == 1 else 'are'} {here}, so the ones it has not seen are unknown: `subset=all` takes "
+            "them all"
         )
     return held_out
 

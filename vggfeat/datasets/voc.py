@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vggfeat.datasets.sample import Box, Dataset, Sample
 from vggfeat.errors import DatasetError
+from vggfeat.system.numbers import number_of
 
 CLASSES = (
     "aeroplane",
@@ -162,7 +163,7 @@ def _image_labels(file: Path, set_file: Path, ids: list[str]) -> list[int]:
     """A class's labels 1, 0, -1; the file must list the images in the order of the image set."""
     lines = list(_lines(file, (2,)))
     if len(lines) != len(ids):
-        raise DatasetError(f"{file} has {len(lines)} images, {set_file.name} has {len(ids)}")
+        raise DatasetError(f"{file} has {number_of(len(lines), 'image')}, {set_file.name} has {len(ids)}")
     labels = []
     for (number, (id, word)), expected in zip(lines, ids, strict=True):
         if id != expected:
@@ -232,7 +233,8 @@ def _persons(root: Path, subset: str, labels: dict[Person, tuple[int, ...]]) -> 
             last, objects = id, _objects(root, id)
         if index > len(objects):
             raise DatasetError(
-                f"{_annotation(root, id)} has {len(objects)} objects; ImageSets/Action ({subset}) names object {index}"
+                f"{_annotation(root, id)} has {number_of(len(objects), 'object')}; "
+                f"ImageSets/Action ({subset}) names object {index}"
             )
         box = _box(root, id, objects[index - 1])
         yield Sample(f"{id}_{index}", str(_image(root, id)), values, box, subset)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:
     from vggfeat.nets.networks import VGG
@@ -49,7 +50,7 @@ def aligned(images: Dataset, nets: Sequence[VGG]) -> tuple[Dataset, list[NDArray
             columns.append(np.arange(net.num_classes))
         else:
             there = f"{images.name} has {len(class_names)}" if class_names else f"{images.name} names none here either"
-            raise DatasetError(f"{what} scores {net.num_classes} classes without naming them, and {there}")
+            raise DatasetError(f"{what} scores {number_of(net.num_classes, 'class')} without naming them, and {there}")
     return replace(images, class_names=class_names), columns
 
 
@@ -58,7 +59,8 @@ def columns_of(wanted: Sequence[str], names: Sequence[str], of: str) -> NDArray[
     if set(wanted) != set(names):
         odd = min(set(wanted) ^ set(names))
         raise UsageError(
-            f"{of} has {len(names)} classes, the first localisation net {len(wanted)}: {odd!r} is in one alone"
+            f"{of} has {number_of(len(names), 'class')}, the first localisation net {len(wanted)}: "
+            f"{odd!r} is in one alone"
         )
     return places(wanted, names)[0]
 

@@ -24,6 +24,7 @@ from vggfeat.inference.runner import Rescaled, Runner, Wanted
 from vggfeat.inference.settings import Scales, scales_of_nets
 from vggfeat.nets.catalog import INPUT_SIDE, STRIDE
 from vggfeat.nets.networks import VGG
+from vggfeat.system.numbers import number_of
 
 TOGETHER = 4
 """Images whose boxes are merged side by side: more of them leave the processor's cache."""
@@ -49,7 +50,8 @@ def box_head(net: VGG) -> BoxHead:
     head = BoxHead(tuple(net.training_record["class_names"]), recipe["localise"]["head"] == "pcr")
     if net.num_classes != (4 * len(head.class_names) if head.per_class else 4):
         raise UsageError(
-            f"{net.weights_name}: {net.num_classes} outputs do not fit its {len(head.class_names)} classes"
+            f"{net.weights_name}: {number_of(net.num_classes, 'output does', 'outputs do')} not fit its "
+            f"{number_of(len(head.class_names), 'class')}"
         )
     return head
 

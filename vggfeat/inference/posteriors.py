@@ -19,6 +19,7 @@ from vggfeat.inference.settings import ScaleRule
 from vggfeat.metrics import class_recalls, confusion_matrix, percent, topk_error
 from vggfeat.nets.wording import nets_words
 from vggfeat.store import PENDING, Descriptors, read_descriptors
+from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:  # imports torch
     from vggfeat.nets.networks import VGG
@@ -254,12 +255,14 @@ def _check(file: Descriptors) -> None:
         raise StoreError(f"{file.path} holds {layer} descriptors, no posteriors", advice="posteriors")
     pending = int((file.status == PENDING).sum())
     if pending:
+        verb = "is" if pending == 1 else "are"
         raise StoreError(
-            f"{file.path} is not finished: {pending} of {len(file)} images are still to do; "
+            f"{file.path} is not finished: {pending} of {number_of(len(file), 'image')} {verb} still to do; "
             "run the same evaluation with `resume`"
         )
     k = len(file.class_names)
     labels = file.labels
     out_of_range = labels is not None and (labels.ndim != 1 or bool(((labels < 0) | (labels >= k)).any()))
     if k != file.dim or out_of_range:
-        raise StoreError(f"{file.path}: damaged file of posteriors ({file.dim} columns, {k} classes)")
+        sizes = f"{number_of(file.dim, 'column')}, {number_of(k, 'class')}"
+        raise StoreError(f"{file.path}: damaged file of posteriors ({sizes})")

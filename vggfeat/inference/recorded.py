@@ -60,7 +60,8 @@ def recorded_extractors(
     nets = [net for one in inputs for net in one["nets"]]
     if weights and len(weights) != len(nets):
         names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
-        raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} are given; its nets: {names}")
+        verb = "is" if len(weights) == 1 else "are"
+        raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} {verb} given; its nets: {names}")
     given = iter(weights) if weights else itertools.repeat(None)
     places = itertools.chain.from_iterable(_places(inputs, namings))
     loaded: dict[tuple[str, str], VGG] = {}

@@ -18,6 +18,7 @@ from vggfeat.store.pooling import check_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.system.bars import Fetching, Progress
 from vggfeat.system.launch import default_workers
+from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:
     from vggfeat.nets.networks import VGG
@@ -83,8 +84,8 @@ def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
     for one in lists:
         check_scales(one)
     if len(lists) not in (1, nets):
-        of = "1 net" if nets == 1 else f"{nets} nets"
-        raise UsageError(f"{len(lists)} lists of scales for {of}: give one for all, or one for each net")
+        given = number_of(len(lists), "list of scales", "lists of scales")
+        raise UsageError(f"{given} for {number_of(nets, 'net')}: give one for all, or one for each net")
     return lists * nets if len(lists) == 1 else lists
 
 

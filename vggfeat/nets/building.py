@@ -9,6 +9,7 @@ from vggfeat.errors import WeightsError
 from vggfeat.nets.contents import Contents, Layer
 from vggfeat.nets.identify import identified, layer_shapes, width_of
 from vggfeat.nets.networks import VGG, weighted_layers
+from vggfeat.system.numbers import number_of
 
 MAX_WIDTH = 1000.0
 """No machine holds a net of this width factor."""
@@ -34,10 +35,13 @@ def build(what: str, content: Contents, net: str | None = None) -> VGG:
     for layer in layers:
         if layer.bias.shape != layer.weight.shape[:1]:
             raise WeightsError(
-                f"{what}: {layer.name} has {layer.weight.shape[0]} outputs and {layer.bias.numel()} biases"
+                f"{what}: {layer.name} has {number_of(layer.weight.shape[0], 'output')} and "
+                f"{number_of(layer.bias.numel(), 'bias')}"
             )
     if content.class_names and len(content.class_names) != classes:
-        raise WeightsError(f"{what}: names {len(content.class_names)} classes and scores {classes or 'none'}")
+        raise WeightsError(
+            f"{what}: names {number_of(len(content.class_names), 'class')} and scores {classes or 'none'}"
+        )
     with torch.device("meta"):
         model = VGG(
             spec.name,
@@ -66,7 +70,8 @@ def _check_order(what: str, layers: list[Layer]) -> None:
     connected = len(layers) - convs
     if connected not in (0, 3):
         raise WeightsError(
-            f"{what}: has {connected} fully-connected layers; a net of Table 1 has three, a features-only file 0"
+            f"{what}: has {number_of(connected, 'fully-connected layer')}; a net of Table 1 has three, "
+            "a features-only file 0"
         )
 
 

@@ -11,6 +11,7 @@ from vggfeat.errors import UsageError, WeightsError
 from vggfeat.nets.catalog import DISPLAY_NAMES, FC_CHANNELS, NETS, NetSpec, net_spec, scaled
 from vggfeat.nets.contents import Contents
 from vggfeat.nets.networks import POOLED_SIDE, VGG, weighted_layers
+from vggfeat.system.numbers import number_of
 
 Shape = tuple[int, ...]
 
@@ -34,7 +35,8 @@ def identified(what: str, content: Contents, net: str | None) -> NetSpec:
             found = named
     if not found:
         raise WeightsError(
-            f"{what}: its {len(content.layers)} layers have the shapes of no net of Table 1, at no width factor"
+            f"{what}: its {number_of(len(content.layers), 'layer has', 'layers have')} the shapes of no net of "
+            "Table 1, at no width factor"
         )
     if content.steps:
         computed = [spec for spec in found if _difference(spec, content.steps) is None]

@@ -26,6 +26,7 @@ from vggfeat.nets.known import Known
 from vggfeat.nets.layers import check_layers, without_pooling
 from vggfeat.nets.wording import net_words
 from vggfeat.system.files import PATIENCE, replacing
+from vggfeat.system.numbers import number_of
 
 Layer = Literal["fc6", "fc7", "scores"]
 
@@ -107,7 +108,7 @@ class VGG(nn.Module):
         )
 
     def __repr__(self) -> str:  # torch's lists every layer
-        return f"<VGG {net_words(self.net, self.weights_name, self.width)}, {self.num_classes} classes>"
+        return f"<VGG {net_words(self.net, self.weights_name, self.width)}, {number_of(self.num_classes, 'class')}>"
 
     @property
     def net(self) -> str:

@@ -11,6 +11,7 @@ from vggfeat.nets.cache import check_available
 from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, weights_rows
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.system.files import exists, is_file
+from vggfeat.system.numbers import number_of
 
 
 def existing(weights: str | os.PathLike[str]) -> Path:
@@ -66,5 +67,7 @@ def paired(net: Any, weights: Any) -> tuple[list[Any], list[Any]]:
     elif net is None:
         nets = [None] * len(files)
     if len(nets) != len(files):
-        raise UsageError(f"{len(nets)} nets and {len(files)} weights: give one `weights` for all nets, or one each")
+        raise UsageError(
+            f"{number_of(len(nets), 'net')} and {len(files)} weights: give one `weights` for all nets, or one each"
+        )
     return nets, files

@@ -26,6 +26,7 @@ from vggfeat.nets.wording import net_words
 from vggfeat.system.bars import Fetching, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.hashes import digests
+from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ def load_nets(
         expected = (expected or [None]) * len(nets)
     if len(expected) != len(nets):
         raise UsageError(
-            f"{len(nets)} nets and {len(expected)} times `preprocessing`: give one for all nets, or one each"
+            f"{number_of(len(nets), 'net')} and {len(expected)} times `preprocessing`: give one for all nets, "
+            "or one each"
         )
     return [
         one if isinstance(one, VGG) else load_net(one, its, preprocessing=how, **options)
@@ -168,4 +170,4 @@ def _check_agreement(model: VGG, path: str, width: float, num_classes: int) -> N
     if width != 1.0 and not math.isclose(width, model.width, rel_tol=1e-3):
         raise UsageError(f"{path}: a net of width {model.width:g}, not {width:g}; a file knows its own `width`")
     if num_classes not in (NUM_CLASSES, model.num_classes):
-        raise UsageError(f"{path}: a net of {model.num_classes} classes, not {num_classes}")
+        raise UsageError(f"{path}: a net of {number_of(model.num_classes, 'class')}, not {num_classes}")

@@ -10,6 +10,7 @@ from typing import Any
 from vggfeat.page.html import Html, figure
 from vggfeat.page.plots import Canvas
 from vggfeat.page.style import COLOURS
+from vggfeat.system.numbers import number_of
 
 Row = dict[str, Any]
 """A line of metrics.jsonl."""
@@ -22,7 +23,7 @@ def curves_figure(folder: Path, rows: Sequence[Row]) -> Html:
         _draw(canvas, rows, epochs)
         last = epochs[-1]
         words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
-        plot = canvas.save(folder, "curves", f"Loss and errors over {len(epochs)} epochs. {words}")
+        plot = canvas.save(folder, "curves", f"Loss and errors over {number_of(len(epochs), 'epoch')}. {words}")
     caption = "Loss and errors over the epochs." + (" Dotted: learning rate drops." if _falls(epochs) else "")
     return figure(plot, caption, class_="half")
 

@@ -17,6 +17,7 @@ from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section
 from vggfeat.page.paper import CLASSIFICATION
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 
 
 def write_page(
@@ -80,9 +81,10 @@ def _lead(result: Evaluation, drawn: Path | None, pictures: Pictures) -> list[Ht
     row = result.rows[-1]
     random = ", random weights" if "none" in row.weights.split("+") else ""
     words = f"top-1 error; chance {chance_topk_error(result.classes, 1):.1f} %{random}"
+    classes = number_of(result.classes, "class")
     lead = [
         tag("p", f"{_percent(row.top1_error)} %", tag("small", words), class_="headline"),
-        tag("p", f"{result.classes} classes, {row.images} images; {len(result.failed)} failed.", class_="sub"),
+        tag("p", f"{classes}, {number_of(row.images, 'image')}; {len(result.failed)} failed.", class_="sub"),
     ]
     if drawn is None:
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))

@@ -17,6 +17,7 @@ from vggfeat.page import parts
 from vggfeat.page.html import NONE, PAGE, Html, Part, breakable, document, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 
 SHOWN = 60
 """Most images on the page, evenly over the list: about 12 kB each."""
@@ -69,7 +70,7 @@ def write_page(
         tag("p", f"{_percent(error)} %", tag("small", words), class_="headline"),
         tag(
             "p",
-            f"{result['images']} images scored, {len(result['failed'])} failed; net {'; '.join(nets)}.",
+            f"{number_of(result['images'], 'image')} scored, {len(result['failed'])} failed; net {'; '.join(nets)}.",
             class_="sub",
         ),
     ]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vggfeat.page.html import Html, Part, figure, join, section, tag
 from vggfeat.page.pictures import Pictures
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import printable
 
 MAPPED = 500
@@ -109,7 +110,8 @@ def section_of(
     drawn += [_thumbnail(pictures, placed.ids[row], at[row], bool(right[row]), words[row]) for row in shown]
     if single and len(names) <= LABELLED:
         drawn += _class_names(at, names, labels)
-    alternative = f"Map of {len(placed.ids)} images; {int(right.sum())} of them were given a class of their own"
+    shown_right = number_of(int(right.sum()), "of them was", "of them were")
+    alternative = f"Map of {number_of(len(placed.ids), 'image')}; {shown_right} given a class of their own"
     svg = tag("svg", *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=alternative, class_="map")
     few = f" {len(placed.ids)} of {placed.of} images, evenly chosen." if len(placed.ids) < placed.of else ""
     caption = (

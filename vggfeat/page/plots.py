@@ -22,6 +22,7 @@ from vggfeat.page.evidence import Ranking
 from vggfeat.page.html import Html, figure, tag
 from vggfeat.page.style import COLOURS
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:  # scikit-learn, which other pages do without
@@ -266,7 +267,7 @@ def confusion_matrix(
             for row, column in np.argwhere(counts > 0):
                 axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center")
         right = np.trace(counts) / max(int(counts.sum()), 1)
-        words = f"Confusion matrix of {k} classes; {100 * right:.1f} percent of all images right"
+        words = f"Confusion matrix of {number_of(k, 'class')}; {100 * right:.1f} percent of all images right"
         plot = canvas.save(folder, "confusion", words)
     over = ", over all splits" if splits > 1 else ""
     caption = (
@@ -313,6 +314,6 @@ def precision_recall(folder: Path, rankings: Sequence[Ranking], of: int) -> Html
         canvas.figure.supylabel("precision", fontsize=9)
         words = ", ".join(f"{one.name} {100 * one.ap:.1f}" for one in rankings)
         plot = canvas.save(folder, "precision-recall", f"Precision over recall. Average precision in percent: {words}")
-    which = "" if len(rankings) == of else f" The {len(rankings)} classes with the lowest AP, of {of}."
+    which = "" if len(rankings) == of else f" The {number_of(len(rankings), 'class')} with the lowest AP, of {of}."
     scrolled = tag("div", plot, class_="scroll many", role="region", tabindex="0", aria_label="Precision over recall")
     return figure(scrolled, f"Precision over recall on the test images of the first split, with AP in %.{which}")

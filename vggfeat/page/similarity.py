@@ -9,6 +9,7 @@ from typing import Any
 from vggfeat.page.html import PAGE, Html, Part, document, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 
 SHOWN = 200
 """Most pictures or pairs on a page: thumbnails are embedded, about 5 kB each."""
@@ -25,10 +26,10 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
     """
     name = Path(result["features"]).name
     if asked is None:
-        title = f"{name}: {_number(result['found'], 'pair')} of near-duplicates"
+        title = f"{name}: {number_of(result['found'], 'pair')} of near-duplicates"
         parts = [_pairs(result["pairs"], result["found"], held)]
     else:
-        title = f"{name}: neighbours of {_number(len(result['queries']), 'picture')}"
+        title = f"{name}: neighbours of {number_of(len(result['queries']), 'picture')}"
         parts = [_queries(result["queries"], asked, held)]
     words = f"Similarity is the cosine between descriptors of net {result['nets']}: 1 is the same direction."
     lead = [tag("p", words, class_="sub")]
@@ -39,10 +40,6 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
     with replacing(path) as temporary:
         temporary.write_text(document(title, lead, parts), encoding="utf-8", newline="\n")
     return path
-
-
-def _number(count: int, of: str) -> str:
-    return f"{count} {of}" if count == 1 else f"{count} {of}s"
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]], found: int, held: Pictures) -> Part:

@@ -20,6 +20,7 @@ from vggfeat.page.evidence import Answers
 from vggfeat.page.html import PAGE, Html, Part, commands, document, percent, section, table, tag
 from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.state import RunFiles, read_metrics
 
@@ -113,11 +114,13 @@ def page_of_run(
     net = size_words(recipe.net, recipe.width)
     made = {
         "net": f"{net}, S {recipe.augment.label}, precision {recipe.precision}",
-        "data": f"{dataset.name} in {data}: {len(dataset.class_names)} classes, {len(dataset.train)} images to train, "
+        "data": f"{dataset.name} in {data}: {number_of(len(dataset.class_names), 'class')}, "
+        f"{number_of(len(dataset.train), 'image')} to train, "
         f"{len(dataset.val)} to validate",
         "updates": f"batch {sgd.batch_size}, rate {sgd.learning_rate:g}, momentum {sgd.momentum:g}, "
         f"weight decay {sgd.weight_decay:g}, dropout {sgd.dropout:g}",
-        "schedule": f"at most {schedule.epochs} epochs; {schedule.decreases} decreases by {schedule.divisor:g}",
+        "schedule": f"at most {number_of(schedule.epochs, 'epoch')}; {number_of(schedule.decreases, 'decrease')} by "
+        f"{schedule.divisor:g}",
         "checkpoint": str(files.best),
     }
     name = title_of(dataset.name, data)

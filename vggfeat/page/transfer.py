@@ -20,6 +20,7 @@ from vggfeat.page.pictures import Pictures
 from vggfeat.page.similarity import pairs_table
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 
 CURVES = 24
 """Most classes with a curve of precision over recall."""
@@ -107,19 +108,19 @@ def _lead(report: Report, drawn: Path | None, pictures: Pictures) -> list[Html]:
     result = report.result
     images = sum(len(split.ids) for split in report.splits)
     splits = f"{len(report.splits)} splits" if len(report.splits) > 1 else "one split"
+    counts = f"{number_of(len(report.names), 'class')}, {number_of(images, 'test image')}"
     nets = ", ".join(f"net {one['nets']} at Q {_numbers(one['scales'])}" for one in result.descriptors)
     lead = [
         tag("p", _score_words(result), tag("small", f"{report.measure}; {_compared(result)}"), class_="headline"),
-        tag("p", f"{len(report.names)} classes, {images} test images in {splits}; {nets}.", class_="sub"),
+        tag("p", f"{counts} in {splits}; {nets}.", class_="sub"),
     ]
     if drawn is None:
         lead.append(tag("p", f"{plots.NEEDED}.", class_="note"))
     if pictures.missing:
         lead.append(tag("p", f"No pictures: {pictures.missing}.", class_="note"))
     if result.copies:
-        several = len(result.copies) > 1
         words = (
-            f"{len(result.copies)} test {'images seem' if several else 'image seems'} to be among the training images"
+            number_of(len(result.copies), "test image seems", "test images seem") + " to be among the training images"
         )
         lead.append(
             tag("p", f"{words}, which raises the score: see ", tag("a", "Copies", href="#copies"), ".", class_="note")

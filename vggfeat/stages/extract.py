@@ -32,6 +32,7 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
+from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:  # torch, which only a run that can begin imports
     from vggfeat.inference.settings import NetLike
@@ -181,7 +182,10 @@ def extract(
     failed = int((writer.status == FAILED).sum())
     if failed:
         log.warning(
-            "%s: %d of %d images failed (read_descriptors(path).errors() says why)", path, failed, len(writer.status)
+            "%s: %d of %s failed (read_descriptors(path).errors() says why)",
+            path,
+            failed,
+            number_of(len(writer.status), "image"),
         )
     return path
 

@@ -30,6 +30,7 @@ from vggfeat.page.html import PAGE
 from vggfeat.results import Result
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
+from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:
     from vggfeat.inference.localiser import Guesses
@@ -163,7 +164,8 @@ def localise(
     everything = dataset if isinstance(dataset, Dataset) else _read(dataset, data, subset)
     located = tuple(sample for sample in everything.samples if sample.boxes or subset == "test")
     if not located:
-        raise DatasetError(f"{everything.name}: none of {len(everything.samples)} images has a box to compare with")
+        images = number_of(len(everything.samples), "image")
+        raise DatasetError(f"{everything.name}: none of {images} has a box to compare with")
     check_writable(submission, draw and Path(draw, "picture"), report and Path(report, PAGE))
     several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
     given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from vggfeat.store.schema import first_difference
 from vggfeat.store.shards import Portion, Shard, whole_path
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import same_file
+from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:
     for head in by_index.values():
         if head.pending:
             raise StoreError(
-                f"{head.path} has {head.pending} of {head.rows} rows still to do",
+                f"{head.path} has {head.pending} of {number_of(head.rows, 'row')} still to do",
                 advice="finish",
                 command=_command(first, _portion(head).shard),
             )

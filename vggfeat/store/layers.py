@@ -11,6 +11,7 @@ import numpy as np
 from vggfeat.errors import StoreError
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.pooling import Array, aggregated_dim, stack_unit
+from vggfeat.system.numbers import number_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def stored_layers(attributes: Mapping[str, Any]) -> tuple[StoredLayer, ...]:
     names, dims = str(attributes["layer"]).split(LAYER_SEPARATOR), [int(dim) for dim in attributes["layer_dims"]]
     count, scales = len(dims) // len(names), len(attributes["scales"])
     if count * len(names) != len(dims) or len(set(names)) < len(names):
-        raise ValueError(f"{len(dims)} lengths for the layers {', '.join(names)}")
+        raise ValueError(f"{number_of(len(dims), 'length')} for the layers {', '.join(names)}")
     found, column, kept = [], 0, 0
     for place, name in enumerate(names):
         its = tuple(dims[place * count : (place + 1) * count])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.store.reader import Descriptors
+from vggfeat.system.numbers import number_of
 
 Float = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -65,7 +66,7 @@ def nearest(
     """
     if queries.shape[1] != features.dim:
         raise StoreError(
-            f"queries of {queries.shape[1]} values, the descriptors of {features.path} have {features.dim}"
+            f"queries of {number_of(queries.shape[1], 'value')}, the descriptors of {features.path} have {features.dim}"
         )
     units = _units(np.asarray(queries, dtype=np.float32))
     best = Neighbours(np.empty((len(units), 0), np.int64), np.empty((len(units), 0), np.float32))

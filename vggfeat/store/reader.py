@@ -20,6 +20,7 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import Aggregate, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
 from vggfeat.store.shards import Portion
+from vggfeat.system.numbers import number_of
 
 Rows = NDArray[np.integer[Any]] | Sequence[int] | None
 
@@ -235,7 +236,7 @@ def _labels(file: h5py.File) -> NDArray[Any] | None:
     classes = len(file["class_names"])
     low, high = (0, classes - 1) if labels.ndim == 1 else (-1, 1)
     if (labels.ndim == 2 and labels.shape[1] != classes) or (labels < low).any() or (labels > high).any():
-        raise ValueError(f"labels that do not fit its {classes} classes")
+        raise ValueError(f"labels that do not fit its {number_of(classes, 'class')}")
     return labels
 
 

@@ -23,6 +23,7 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
 FORMAT = "vggfeat-descriptors"
@@ -284,10 +285,11 @@ def plain_attributes(file: h5py.File) -> dict[str, Any]:
     if not all(isinstance(one, int) for one in (*dims, *scales)):
         raise ValueError(f"layer_dims are {dims!r}, scales {scales!r}")
     if "scales" in file and file["scales"].shape[1] != sum(dims) * len(scales):
-        raise ValueError(f"{file['scales'].shape[1]} kept values for {len(scales)} scales of {dims}")
+        kept = number_of(file["scales"].shape[1], "kept value")
+        raise ValueError(f"{kept} for {number_of(len(scales), 'scale')} of {dims}")
     layers, length = stored_layers(attributes), file["descriptors"].shape[1]
     if len(layers) > 1 and layers[-1].columns.stop != length:
-        raise ValueError(f"{length} values for the layers {attributes['layer']}")
+        raise ValueError(f"{number_of(length, 'value')} for the layers {attributes['layer']}")
     return attributes
 
 

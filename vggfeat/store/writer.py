@@ -38,6 +38,7 @@ from vggfeat.store.schema import (
 from vggfeat.store.shards import Portion
 from vggfeat.system.files import exists, replacing
 from vggfeat.system.hdf5 import DAMAGE, written
+from vggfeat.system.numbers import number_of
 
 
 class DescriptorWriter:
@@ -199,7 +200,7 @@ def _check_same_ids(path: Path, there: list[str], here: list[str]) -> None:
         if a != b:
             raise StoreError(f"{path} was made from another list: row {row} is {a!r} there, {b!r} here")
     if len(there) != len(here):
-        raise StoreError(f"{path} was made from another list: {len(there)} rows there, {len(here)} here")
+        raise StoreError(f"{path} was made from another list: {number_of(len(there), 'row')} there, {len(here)} here")
 
 
 def _check_same_portion(path: Path, there: Portion | None, here: Portion | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from vggfeat.errors import UsageError, unknown_name
+from vggfeat.system.numbers import number_of
 from vggfeat.system.precisions import PRECISIONS, Precision
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (found.index or 0) >= count:
-            raise UsageError(f"no device {found}: torch sees {count} CUDA devices here; `device=cpu` works everywhere")
+            sees = number_of(count, "CUDA device")
+            raise UsageError(f"no device {found}: torch sees {sees} here; `device=cpu` works everywhere")
     elif found.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("no device mps: torch has no MPS here; `device=cpu` works everywhere")
     elif found.type not in ("cpu", "mps"):

@@ -21,6 +21,7 @@ from vggfeat.errors import DownloadError, VggfeatError
 from vggfeat.system.bars import Fetching
 from vggfeat.system.hashes import algorithm, check_digest, digests
 from vggfeat.system.locking import locked, moves_open_files, release
+from vggfeat.system.numbers import number_of
 
 ATTEMPTS = 5
 """Failed tries in a row after which a server counts as unreachable."""
@@ -228,7 +229,7 @@ class _Download:
             total = self._total(response)
             self._copy(response, total)
         if total is not None and self.done < total:
-            raise _BrokenError(f"the connection ended after {self.done} of {total} bytes")
+            raise _BrokenError(f"the connection ended after {self.done} of {number_of(total, 'byte')}")
         return True
 
     def _total(self, response: Any) -> int | None:
@@ -249,9 +250,13 @@ class _Download:
             self._restart()
         if total is not None:
             if self.size is not None and total != self.size:
-                raise _WrongContentError(f"{self.url}: announces {total} bytes where {self.size} were published")
+                raise _WrongContentError(
+                    f"{self.url}: announces {number_of(total, 'byte')} where {self.size} were published"
+                )
             if total > self.max_bytes:
-                raise DownloadError(f"{self.url}: announces {total} bytes; no published file is that large")
+                raise DownloadError(
+                    f"{self.url}: announces {number_of(total, 'byte')}; no published file is that large"
+                )
         return total
 
     def _copy(self, response: Any, total: int | None) -> None:

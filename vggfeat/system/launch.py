@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from vggfeat.errors import UsageError
+from vggfeat.system.numbers import number_of
 
 
 def available_cores() -> int:
@@ -44,8 +45,9 @@ class Launch:
             return asked
         if self.local_rank >= torch.cuda.device_count():
             raise UsageError(
-                f"{self.local_world} processes on a machine with {torch.cuda.device_count()} CUDA devices: give "
-                "torchrun as many processes as devices, or take `device=cpu`"
+                f"{number_of(self.local_world, 'process')} on a machine with "
+                f"{number_of(torch.cuda.device_count(), 'CUDA device')}: give torchrun as many processes as devices, "
+                "or take `device=cpu`"
             )
         torch.cuda.set_device(self.local_rank)  # else every process would take memory on the first device too
         return f"cuda:{self.local_rank}"

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from vggfeat.system.numbers import number_of
+
 T = TypeVar("T")
 
 TRIES = 4
@@ -99,7 +101,7 @@ def _whole_range(url: str, start: int, stop: int) -> bytes:
     if len(content) == stop - start:
         return content
     if len(content) != size_of(url):
-        raise OSError(f"{len(content)} of {stop - start} bytes came")
+        raise OSError(f"{len(content)} of {number_of(stop - start, 'byte')} came")
     return content[start:stop]  # a server without ranges sends everything
 
 

@@ -19,6 +19,7 @@ from vggfeat.nets.scaling import InputScaling
 from vggfeat.nets.weights import NAMES, load_net
 from vggfeat.nets.wording import size_words
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Job, colours_of
 from vggfeat.training.initial import copy_layers, deepen, standardise_
@@ -108,7 +109,7 @@ def _empty_net(setup: RunSetup) -> VGG:
 def _colours(setup: RunSetup) -> Colours:
     samples, count = setup.dataset.train, setup.recipe.augment.colour_images
     used = min(count or len(samples), len(samples))
-    setup.observer.note(f"mean RGB and colour eigenvectors from {used} of {len(samples)} training images")
+    setup.observer.note(f"mean RGB and colour eigenvectors from {used} of {number_of(len(samples), 'training image')}")
     return colours_of(samples, count, exif=setup.dataset.exif, workers=setup.workers)
 
 
@@ -144,7 +145,7 @@ def _example_crops(setup: RunSetup, net: VGG) -> Tensor:
         batch = next(batches)
     crops = batch.crops[batch.weights > 0]
     if not len(crops):
-        raise DatasetError(f"none of {len(jobs)} training images can be read, the first {samples[0].path}")
+        raise DatasetError(f"none of {number_of(len(jobs), 'training image')} can be read, the first {samples[0].path}")
     return InputScaling(net.preprocessing)(crops).permute(0, 3, 1, 2)
 
 
@@ -195,7 +196,7 @@ def _classes(setup: RunSetup) -> str:
     count = len(setup.dataset.class_names)
     errors = [f"{chance_topk_error(count, k):.1f} % top-{k}" for k in (1, 5) if k < count]
     chance = "" if setup.task.needs_boxes or not errors else f" (chance {', '.join(errors)} error)"
-    return f"{count} classes{chance}"
+    return f"{number_of(count, 'class')}{chance}"
 
 
 def _announce(setup: RunSetup, start: Start) -> None:
@@ -203,8 +204,8 @@ def _announce(setup: RunSetup, start: Start) -> None:
     share = f"{setup.recipe.data.validation_fraction:.0%} of each class, held out by seed"
     parts = math.ceil(sgd.batch_size / world / start.trainer.micro_batch)
     setup.observer.note(
-        f"net {size_words(net.net, net.width)}, {_classes(setup)}; {len(data.train)} images "
-        f"to train, {len(data.val)} to validate ({share if data.held_out else 'its own'}); "
+        f"net {size_words(net.net, net.width)}, {_classes(setup)}; "
+        f"{number_of(len(data.train), 'image')} to train, {len(data.val)} to validate ({share if data.held_out else 'its own'}); "
         f"S {setup.recipe.augment.label}; batch {sgd.batch_size}"
         + (f" in {parts} parts" if parts > 1 else "")
         + (f" over {world} processes" if world > 1 else "")

@@ -18,6 +18,7 @@ from vggfeat.datasets.images import decode, rescaled_crop
 from vggfeat.datasets.outage import never_read
 from vggfeat.errors import DatasetError, ImageError
 from vggfeat.nets.catalog import INPUT_SIDE, Filter
+from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import Colours, CropView, Moments, colours, moments
 from vggfeat.training.tasks import box_targets
 
@@ -200,7 +201,7 @@ def colours_of(samples: Sequence[Sample], count: int, *, exif: bool, workers: in
             return colours(entry for entry in found if entry is not None)
         except ValueError:
             raise DatasetError(
-                f"none of {len(samples)} training images can be read, the first {samples[0].path}"
+                f"none of {number_of(len(samples), 'training image')} can be read, the first {samples[0].path}"
             ) from None
 
 

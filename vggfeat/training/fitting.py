@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 
 from vggfeat.system.devices import is_out_of_memory, release_cached_memory
+from vggfeat.system.numbers import number_of
 
 T = TypeVar("T")
 
@@ -50,4 +51,5 @@ class Portions:
             # Only outside of the handler has the failed pass let go of its activations.
             release_cached_memory(self.device)
             self.images = math.ceil(largest / 2)
-            log.warning("the memory of %s is full: %d images at a time from here on", self.device, self.images)
+            images = number_of(self.images, "image")
+            log.warning("the memory of %s is full: %s at a time from here on", self.device, images)

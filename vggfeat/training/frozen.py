@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vggfeat.errors import UsageError
+from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView
 from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, CropRule, Job
@@ -159,8 +160,9 @@ class FrozenOutputs:
         frozen = self.setup.recipe.frozen
         left = "all there" if not pending else f"{total - pending} there" if pending < total else "computed now"
         self.setup.observer.note(
-            f"layers {frozen[0]} to {frozen[-1]} are frozen and run once: outputs for {train * self.crops} crops "
-            f"({self.crops} an image) and {val} validation images, in {self.path} "
+            f"layers {frozen[0]} to {frozen[-1]} are frozen and run once: outputs for "
+            f"{number_of(train * self.crops, 'crop')} ({self.crops} an image) and "
+            f"{number_of(val, 'validation image')}, in {self.path} "
             f"({gigabytes(self.layout.size)}, {left})"
         )
 

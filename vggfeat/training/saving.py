@@ -10,6 +10,7 @@ from typing import Any
 from vggfeat.errors import InUseError, TrainingError
 from vggfeat.nets.networks import VGG, write_checkpoint
 from vggfeat.system.files import PATIENCE, discard
+from vggfeat.system.numbers import number_of
 from vggfeat.training.observer import Observer
 from vggfeat.training.state import RunFiles, RunState, last_content
 
@@ -119,7 +120,7 @@ class MetricsFile:
     def finish(self) -> None:
         """Writes the lines that wait, or says how many are lost."""
         if self._lines and not self._written():
-            self._observer.note(f"{self._path}: its last {len(self._lines)} lines could not be written")
+            self._observer.note(f"{self._path}: its last {number_of(len(self._lines), 'line')} could not be written")
 
     def _written(self) -> bool:
         try:

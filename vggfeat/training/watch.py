@@ -9,6 +9,7 @@ import torch
 
 from vggfeat.errors import TrainingError
 from vggfeat.nets.networks import VGG
+from vggfeat.system.numbers import number_of
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Recipe
@@ -62,7 +63,7 @@ class Watch:
         state.moving = state.smooth_loss < MOVED * self.chance
         if not state.moving:
             raise TrainingError(
-                f"the loss has not moved in {state.step} updates ({state.early_loss:.3f} at first, "
+                f"the loss has not moved in {number_of(state.step, 'update')} ({state.early_loss:.3f} at first, "
                 f"{state.smooth_loss:.3f} now, chance {self.chance:.3f}): "
                 + self._other_start(
                     "begin with `init.scheme=glorot` or data-dependent, or `init.checkpoint` of a trained A"
@@ -145,7 +146,7 @@ class UnreadableImages:
         self._unshared += self._told(failures)
         if len(self.failed) > self.limit:
             raise TrainingError(
-                f"{len(self.failed)} images cannot be read, the first {self.failed[0]}: more than "
+                f"{number_of(len(self.failed), 'image')} cannot be read, the first {self.failed[0]}: more than "
                 f"data.unreadable_limit = {self.limit}; mend the data, or raise it by `data.unreadable_limit=N`"
             )
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.classifiers.objective import SILENT, row_dot
+from vggfeat.system.numbers import number_of
 
 Float = NDArray[np.float32]
 
@@ -102,10 +103,9 @@ class CopyFinder:
 
 def copies_warning(copies: Sequence[Copy]) -> str:
     """What to say of copies: their number and the first few."""
-    several = len(copies) > 1
     named = ", ".join(f"{copy.test} and {copy.train} ({copy.cosine:.4f})" for copy in copies[:NAMED])
     more = ", .." if len(copies) > NAMED else ""
     return (
         f"the same picture seems to be in the training and the test part of a split, which raises the score: "
-        f"{len(copies)} {'pairs have' if several else 'pair has'} nearly equal descriptors: {named}{more}"
+        f"{number_of(len(copies), 'pair has', 'pairs have')} nearly equal descriptors: {named}{more}"
     )

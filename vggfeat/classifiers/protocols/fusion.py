@@ -15,6 +15,7 @@ from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
 from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.store.shards import whole_path
+from vggfeat.system.numbers import number_of
 
 ROWS_AT_ONCE = 512
 """Rows read at once, so that a file is never whole in memory beside the result."""
@@ -213,8 +214,10 @@ def _check_usable(file: Descriptors, dataset: str, named: bool) -> None:
         )
     pending = int((file.status == PENDING).sum())
     if pending:
+        verb = "is" if pending == 1 else "are"
         raise StoreError(
-            f"{file.path} is not finished: {pending} of {len(file)} images are still to do; extract again with `resume`"
+            f"{file.path} is not finished: {pending} of {number_of(len(file), 'image')} {verb} still to do; "
+            "extract again with `resume`"
         )
 
 

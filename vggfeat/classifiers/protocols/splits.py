@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vggfeat.classifiers.targets import rarest_class
 from vggfeat.errors import DatasetError
 from vggfeat.system.files import replacing
+from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes
 
 FORMAT = "vggfeat-splits"
@@ -161,7 +162,7 @@ def _need(groups: Sequence[Stratum], least: int, why: str) -> None:
     """Raises DatasetError for a class with too few images; multi-label classes are checked when fitted."""
     for stratum in groups:
         if stratum.name is not None and len(stratum.ids) < least:
-            images = f"{len(stratum.ids)} image{'' if len(stratum.ids) == 1 else 's'}"
+            images = number_of(len(stratum.ids), "image")
             raise DatasetError(f"class {stratum.name!r} has {images}, this protocol needs {least} ({why})")
 
 

@@ -23,6 +23,7 @@ import torch
 
 from vggfeat.errors import WeightsError
 from vggfeat.nets.contents import Layer
+from vggfeat.system.numbers import number_of
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTH = {_FIXED64: 8, _FIXED32: 4}
@@ -98,7 +99,7 @@ class _Message:
             what = kind.decode("utf-8", "replace") or type_number
             raise _DamagedError(f"layer {name!r} of type {what} has weights; Table 1's nets have none such")
         if len(blobs) != 2:
-            raise _DamagedError(f"layer {name!r} has {len(blobs)} blobs where a weight and a bias belong")
+            raise _DamagedError(f"layer {name!r} has {number_of(len(blobs), 'blob')} where a weight and a bias belong")
         weight, bias = (torch.from_numpy(values.astype(np.float32)).reshape(shape) for shape, values in blobs)
         if weight.ndim == 4 and (type_number, kind) in ((_INNER_PRODUCT[0], b""), (0, _INNER_PRODUCT[1])):
             if weight.shape[:2] != (1, 1):
@@ -126,7 +127,7 @@ class _Message:
         if not len(values):
             raise _DamagedError("a blob has no values")
         if math.prod(shape) != len(values):
-            raise _DamagedError(f"a blob of shape {shape} has {len(values)} values")
+            raise _DamagedError(f"a blob of shape {shape} has {number_of(len(values), 'value')}")
         return shape, values
 
     def shape(self, start: int, end: int) -> tuple[int, ...]:
@@ -147,7 +148,7 @@ class _Message:
         if not packed:  # each value stands behind its own tag byte, the first one's lying before `start`
             data = np.ascontiguousarray(self.buffer[start - 1 : end].reshape(-1, 1 + size)[:, 1:]).reshape(-1)
         if len(data) % size:
-            raise _DamagedError(f"{len(data)} bytes are not a whole number of values")
+            raise _DamagedError(f"{number_of(len(data), 'byte is', 'bytes are')} not a whole number of values")
         return data.view(dtype)
 
     def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -21,6 +21,7 @@ from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
 from vggfeat.nets.formats.own_hdf5 import RefusedError, child, opened, values
+from vggfeat.system.numbers import number_of
 
 WEIGHTS_ENTRY = "model.weights.h5"
 
@@ -59,7 +60,8 @@ def read_groups(path: Path, file: h5py.File, size: int) -> Contents:
     for name, arrays in sorted(found, key=lambda pair: (pair[1][0].ndim != 4, _by_number(pair[0]))):
         if len(arrays) != 2 or arrays[0].ndim not in (2, 4) or arrays[1].ndim != 1:
             raise RefusedError(
-                f"{name} has {len(arrays)} arrays of weights, not the kernel and bias of a layer of Table 1's nets"
+                f"{name} has {number_of(len(arrays), 'array')} of weights, not the kernel and bias of a layer of "
+                "Table 1's nets"
             )
         layers.append(Layer.from_hwio(name, arrays[0], arrays[1], layers))
     if not layers:

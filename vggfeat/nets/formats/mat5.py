@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vggfeat.nets.catalog import NETS
+from vggfeat.system.numbers import number_of
 
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _TEXT = 1, 2, 4
@@ -124,7 +125,7 @@ class _File:
         kind = int(flags[0]) & 0xFF if len(flags) else 0
         count = math.prod(sides)
         if any(side < 0 for side in sides) or count > len(matrix):  # every cell and every number has a byte at least
-            raise ValueError(f"a matrix of shape {tuple(sides)} in {len(matrix)} bytes")
+            raise ValueError(f"a matrix of shape {tuple(sides)} in {number_of(len(matrix), 'byte')}")
         if kind == _CELL:
             return [self.value(self.part(parts)[1], depth + 1) for _ in range(count)]
         if kind == _STRUCT:
@@ -133,7 +134,7 @@ class _File:
             return "".join(map(chr, self.numbers(*self.part(parts)).tolist()))
         values = self.numbers(*self.part(parts))
         if len(values) != count:
-            raise ValueError(f"a matrix of shape {tuple(sides)} has {len(values)} values")
+            raise ValueError(f"a matrix of shape {tuple(sides)} has {number_of(len(values), 'value')}")
         return values.reshape(sides, order="F")
 
     def structures(self, parts: Iterator[tuple[int, memoryview]], count: int, depth: int) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from vggfeat.nets.contents import Contents, Layer
 from vggfeat.nets.formats.mat5 import read_mat5
 from vggfeat.nets.formats.own_hdf5 import RefusedError, checked, child, opened, values
 from vggfeat.nets.preprocessing import Preprocessing
+from vggfeat.system.numbers import number_of
 
 Array = np.ndarray[Any, Any]
 
@@ -105,7 +106,7 @@ def _version_7_3(path: Path) -> tuple[list[tuple[str, Array, Array]], Array | No
             if isinstance(entry, h5py.Group) and "weights" in entry:
                 pair = [values(one, "weights", size) for one in _cells(file, child(entry, "weights"), size)]
                 if pair and len(pair) != 2:
-                    raise RefusedError(f"a layer has {len(pair)} arrays of weights")
+                    raise RefusedError(f"a layer has {number_of(len(pair), 'array')} of weights")
                 if pair:
                     size -= sum(array.nbytes for array in pair)
                     layers.append((_text(entry, size), pair[0].T, pair[1].T))

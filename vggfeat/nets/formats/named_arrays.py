@@ -18,6 +18,7 @@ import torch
 from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
+from vggfeat.system.numbers import number_of
 
 Array = np.ndarray[Any, Any]
 
@@ -117,7 +118,7 @@ def _array(stream: io.BytesIO) -> Array:
         raise ValueError("an array of Python objects")
     data = stream.read()
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"an array of shape {shape} has {len(data)} bytes")
+        raise ValueError(f"an array of shape {shape} has {number_of(len(data), 'byte')}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -178,7 +179,7 @@ class _Array:
         data = data.encode("latin1") if isinstance(data, str) else data
         kind = np.dtype(f"{'>' if dtype.order == '>' else '<'}{dtype.name}")
         if not all(type(n) is int and n >= 0 for n in shape) or math.prod(shape) * kind.itemsize != len(data):
-            raise ValueError(f"an array of shape {shape} has {len(data)} bytes")
+            raise ValueError(f"an array of shape {shape} has {number_of(len(data), 'byte')}")
         self.values = np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
 
     def item(self) -> object:

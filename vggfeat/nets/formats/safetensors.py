@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vggfeat.errors import WeightsError
+from vggfeat.system.numbers import number_of
 
 MAX_HEADER = 100 << 20
 """The format's own limit."""
@@ -33,7 +34,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     length = int.from_bytes(data[:8].tobytes(), "little")
     try:
         if length > len(data) - 8:
-            raise ValueError(f"its header of {length} bytes runs past its end")
+            raise ValueError(f"its header of {number_of(length, 'byte')} runs past its end")
         header = json.loads(data[8 : 8 + length].tobytes())
         if not isinstance(header, dict):
             raise ValueError("its header is no JSON object")
