@@ -205,8 +205,8 @@ def _announce(setup: RunSetup, start: Start) -> None:
     parts = math.ceil(sgd.batch_size / world / start.trainer.micro_batch)
     setup.observer.note(
         f"net {size_words(net.net, net.width)}, {_classes(setup)}; "
-        f"{number_of(len(data.train), 'image')} to train, {len(data.val)} to validate ({share if data.held_out else 'its own'}); "
-        f"S {setup.recipe.augment.label}; batch {sgd.batch_size}"
+        f"{number_of(len(data.train), 'image')} to train, {len(data.val)} to validate "
+        f"({share if data.held_out else 'its own'}); S {setup.recipe.augment.label}; batch {sgd.batch_size}"
         + (f" in {parts} parts" if parts > 1 else "")
         + (f" over {world} processes" if world > 1 else "")
         + f"; {setup.ranks.device}, {setup.recipe.precision}"
