@@ -33,7 +33,12 @@ from vggfeat.stages.bench.yardsticks import (
     training_flops,
 )
 from vggfeat.system.bars import Progress
-from vggfeat.system.devices import Precision, resolve_device, resolve_precision
+from vggfeat.system.devices import (
+    Precision,
+    is_out_of_memory,
+    resolve_device,
+    resolve_precision,
+)
 from vggfeat.system.launch import default_workers
 from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.crops import Batch, CropLoader, Job
@@ -88,7 +93,7 @@ class UpdateRate(Result):
     matrix_tflops: float
     share_of_matrix_rate: float
     times_plain_torchvision: float | None
-    """None where torchvision has no such net."""
+    """None without that figure."""
 
     def as_json(self) -> dict[str, Any]:
         """Without a ratio that does not exist."""
@@ -105,7 +110,7 @@ class HeadRate(Result):
     images_per_second: float
     seconds_per_update: float
     times_plain_torchvision: float | None
-    """None where torchvision has no such net."""
+    """None without that figure."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,8 @@ class TrainBenchmark(Result):
     batch_size: int
     machine: dict[str, Any]
     plain_torchvision_images_per_second: float | None
-    """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory."""
+    """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory. None where torchvision
+    has no such net, and where the device's memory is too small."""
     runs: tuple[UpdateRate, ...]
     head: tuple[HeadRate, ...]
     loader: tuple[LoaderRate, ...]
@@ -288,8 +294,9 @@ def _median(work: Callable[[], object], device: torch.device, effort: Effort) ->
     return statistics.median(seconds[effort.warm :])
 
 
-def _plain_rate(model: VGG, size: int, effort: Effort) -> float:
-    """Images/s of a plain torchvision loop: NCHW, fp32, torch's defaults, the whole batch at once."""
+def _plain_rate(model: VGG, size: int, effort: Effort) -> float | None:
+    """Images/s of a plain torchvision loop: NCHW, fp32, torch's defaults, the whole batch at once; None if that is too
+    much for the device's memory."""
     device = next(model.parameters()).device
     crops = torch.randint(0, 256, (size, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8)
     scaled = InputScaling(model.preprocessing, device)
@@ -297,7 +304,7 @@ def _plain_rate(model: VGG, size: int, effort: Effort) -> float:
     return _plain_updates(net, lambda: scaled(crops.to(device)).permute(0, 3, 1, 2).contiguous(), size, effort)
 
 
-def _plain_head_rate(model: VGG, effort: Effort) -> float:
+def _plain_head_rate(model: VGG, effort: Effort) -> float | None:
     """Images/s of a plain loop with torchvision's classifier on vectors in memory, in fp32."""
     head = torchvision_net(model).classifier
     first = next(head.parameters())
@@ -305,8 +312,8 @@ def _plain_head_rate(model: VGG, effort: Effort) -> float:
     return _plain_updates(head, lambda: vectors.to(first.device), HEAD_BATCH, effort)
 
 
-def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effort: Effort) -> float:
-    """Images/s of updates of a module that gives scores."""
+def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effort: Effort) -> float | None:
+    """Images/s of updates of a module that gives scores; None where the memory is full."""
     device = next(net.parameters()).device
     net.train()
     sgd = Sgd()
@@ -320,7 +327,12 @@ def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effo
 
     # Undo settings of earlier training in this process.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-        return size / _median(update, device, effort)
+        try:
+            return size / _median(update, device, effort)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
 
 def _loader_rates(loaded: int) -> list[LoaderRate]:
