@@ -301,12 +301,24 @@ def test_wrong_calibrations_are_refused(photos: Path, tmp_path: Path) -> None:
     assert refused(calibration=trunk, precision="fp32") == "`calibration` goes with `precision=int8`"
     unread = "`precision=int8`: none of the images to calibrate it on can be read"
     assert refused(calibration=tmp_path / "notes.txt") == f"{unread}; the first, nowhere.jpg: no such file or directory"
+    (tmp_path / "junk").write_bytes(b"\xff\xfb" * 300 + b"\nmore\n")
+    first = ("\udcff\udcfb" * 100) + ".."
+    assert refused(calibration=tmp_path / "junk").startswith(f"{unread}; the first, {first}: ")
+    (tmp_path / "empty").write_text("\n")
+    nothing = f"{tmp_path / 'empty'} has no line that names an image to calibrate on"
+    assert refused(calibration=tmp_path / "empty") == nothing
 
 
 def test_a_resume_in_another_precision_names_the_precision(photos: Path, tmp_path: Path) -> None:
     written(photos, tmp_path / "x.h5")
     with pytest.raises(StoreError, match=r'other settings \(precision "int8" there, "fp32" here\)'):
         written(photos, tmp_path / "x.h5", precision="fp32", resume=True)
+
+
+def test_a_resume_with_other_weights_names_the_weights(photos: Path, tmp_path: Path) -> None:
+    written(photos, tmp_path / "x.h5")
+    with pytest.raises(StoreError, match=r"other settings \(net.(seed|weights)"):
+        written(photos, tmp_path / "x.h5", seed=1, resume=True)
 
 
 def test_a_model_predicts_from_the_recorded_ranges(photos: Path, tmp_path: Path) -> None:

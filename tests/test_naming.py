@@ -5,11 +5,13 @@ import shlex
 import subprocess
 import sys
 
+import h5py
 import pytest
-from making import commands_on
+from making import commands_on, settings
 
 from vggfeat.cli import run
 from vggfeat.datasets.sample import Origin
+from vggfeat.page.commands import extract_command, resumed
 from vggfeat.store import read_descriptors
 from vggfeat.store.naming import LONGEST, Naming
 
@@ -94,3 +96,57 @@ def test_a_damaged_origin_is_an_unknown_one(origin):
     assert Naming.of({**attributes, "origin": origin}).origin is None
     del attributes["origin"]
     assert Naming.of(attributes) == Naming(None, ("a.pt",))
+
+
+WHY = "(a pipe, a program, or too many names)"
+
+
+@pytest.mark.parametrize(("number", "images"), [(1, "1 image was"), (20, "20 images were")])
+def test_info_says_that_images_from_a_pipe_cannot_be_named_and_how_many_they_are(classes, number, images, capsys):
+    listed = "".join(f"own/{'ab'[i % 2]}/{i}.jpg\n" for i in range(number))
+    command = [sys.executable, "-m", "vggfeat", "extract", *NARROW, "-o", "piped.h5"]
+    subprocess.run(command, input=listed, text=True, check=True, capture_output=True)
+    note = f"piped.h5 does not record how its {images} named {WHY}: - stands for a list of them, one path a line."
+    assert run(["info", "piped.h5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["command"].endswith(" -o piped.h5 -"), told["notes"]) == (True, [note])
+    assert run(["info", "piped.h5"]) == 0
+    assert capsys.readouterr().out.endswith(f" -o piped.h5 -\n{note}\n")
+
+
+def test_a_page_and_a_model_say_that_their_images_cannot_be_named(classes, capsys):
+    assert run(["extract", "own", *NARROW, "-o", "own.h5"]) == 0
+    with h5py.File("own.h5", "r+") as file:
+        del file.attrs["origin"]
+    assert run(["svm", "own.h5", "--C", "1", "-o", "model.h5", "--quiet", "--report", "page"]) == 0
+    page = (classes / "page" / "index.html").read_text(encoding="utf-8")
+    assert commands_on(page)[0].endswith(" -o own.h5 - --resume")
+    note = f"own.h5 does not record how its 20 images were named {WHY}: - stands for a list of them, one path a line."
+    assert f'<p class="sub">{note}</p>' in page
+    capsys.readouterr()
+    assert run(["info", "model.h5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["notes"] == [note.replace("20 images", "images")]
+
+
+def test_a_shard_whose_images_cannot_be_named_speaks_of_its_list(classes, capsys):
+    assert run(["extract", "own", *NARROW, "-o", "x.h5", "--shard", "0/2"]) == 0
+    with h5py.File("x.shard-0-of-2.h5", "r+") as file:
+        del file.attrs["origin"]
+    capsys.readouterr()
+    assert run(["info", "x.shard-0-of-2.h5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["command"].endswith(" --shard 0/2 --list FILE")
+    assert told["notes"][0].endswith(": FILE stands for the whole list, one path a line.")
+
+
+def test_a_named_list_needs_no_words(classes, capsys):
+    assert run(["extract", "own", *NARROW, "-o", "own.h5"]) == 0
+    capsys.readouterr()
+    assert run(["info", "own.h5", "--json"]) == 0
+    assert "notes" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_flag_that_is_added_stands_before_paths_that_look_like_flags():
+    command = resumed(extract_command(settings(), "images", Naming(Origin(paths=("-a.jpg", "b.jpg")))))
+    assert command.endswith(" --precision fp32 --resume -- -a.jpg b.jpg")

@@ -7,11 +7,12 @@ import shutil
 
 import numpy as np
 import pytest
-from making import clusters, settings, write_descriptors
+from making import clusters, commands_on, settings, write_descriptors
 from PIL import Image
 
 from vggfeat import read_descriptors
 from vggfeat.cli import run
+from vggfeat.datasets import Dataset
 from vggfeat.datasets.listing import from_paths
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.stages.export import export
@@ -181,3 +182,72 @@ def test_an_opened_file_is_as_good_as_its_path_and_its_chosen_layer_counts(tmp_p
     )
     export(both.choose("fc7"), tmp_path / "fc7.npz")
     assert np.array_equal(np.load(tmp_path / "fc7.npz")["descriptors"], both.choose("fc7").read())
+
+
+def made_of(page):
+    """The section on how a page was made: its terms, its commands, and its notes."""
+    section = page[page.index('<h2 id="made">How it was made</h2>') :].split("</section>")[0]
+    terms = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", section))
+    return terms, commands_on(section), re.findall(r'<p class="sub">(.*?)</p>', section)
+
+
+def test_a_page_of_near_duplicates_says_how_it_was_made_and_its_commands_make_it_again(library, tmp_path):
+    root, features = library
+    folder = tmp_path / "pairs"
+    found = similar(features, at_least=0.5, most=3, report=folder)
+    page = found.report.read_text("utf-8")
+    assert '<li><a href="#made">How it was made</a></li>' in page
+    terms, (extraction, itself), notes = made_of(page)
+    assert list(terms) == [
+        "descriptors",
+        "net",
+        "sha256 of the weights",
+        "images",
+        "extracted with",
+        "similarity",
+        "compared with",
+    ]
+    assert (terms["descriptors"], terms["net"]) == (str(features), "A, width 1/32, random weights")
+    assert terms["similarity"] == "cosine of at least 0.5; at most 3 pairs"
+    assert extraction == (
+        "vggfeat extract --net A --weights none --width 0.03125 --scales 224 --aggregate stack --exif --precision fp32 "
+        f"-o {features} {root} --resume"
+    )
+    assert itself == f"vggfeat similar {features} --at-least 0.5 --most 3 --report {folder}"
+    assert notes == ["A finished file is kept; --overwrite in place of --resume makes it again."]
+    before = features.read_bytes()
+    assert run([*shlex.split(extraction)[1:], "--quiet"]) == 3, "one picture is unreadable"
+    assert run([*shlex.split(itself)[1:], "--quiet"]) == 0
+    assert features.read_bytes() == before
+    assert found.report.read_text("utf-8") == page
+
+
+def test_a_page_of_neighbours_has_its_pictures_and_options_in_its_command(library, tmp_path, monkeypatch):
+    root, features = library
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(root / "2.png", "-2.png")
+    options = ["-k", "1", "--precision", "fp32", "--no-exif", "--max-megapixels", "50", "--data", "photos"]
+    assert run(["similar", str(features), *options, "--report", "page", "--quiet", "--", "-2.png"]) == 0
+    page = (tmp_path / "page" / "index.html").read_text("utf-8")
+    terms, (_, itself), _ = made_of(page)
+    assert terms["similarity"] == "cosine; the 1 nearest image of each picture"
+    assert itself == (
+        f"vggfeat similar {features} --count 1 --precision fp32 --no-exif --max-megapixels 50 --report page "
+        "--data photos -- -2.png"
+    )
+    assert run(shlex.split(itself)[1:]) == 0
+    assert (tmp_path / "page" / "index.html").read_text("utf-8") == page
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_page_of_pictures_that_cannot_be_named_says_so(library, tmp_path, number):
+    root, features = library
+    pictures = from_paths([str(root / f"{i}.png") for i in range(number)])
+    unnamed = Dataset("images", pictures.samples, exif=True)
+    found = similar(features, unnamed, count=2, report=tmp_path / "page", device="cpu")
+    _, (_, itself), notes = made_of(found.report.read_text("utf-8"))
+    assert itself == f"vggfeat similar {features} --count 2 - --report {tmp_path / 'page'}"
+    count = "1 picture" if number == 1 else "2 pictures"
+    assert notes[-1] == (
+        f"The {count} came from a pipe or a program, or had too many names: - stands for a list, one path a line."
+    )

@@ -198,13 +198,16 @@ def test_a_features_only_file_gives_a_net_without_its_top(values: str, crops: np
 
 def test_one_or_two_fully_connected_layers_are_refused(tmp_path: Path) -> None:
     state = torchvision_net("D").state_dict()
-    for number, dropped in ((2, ["classifier.6"]), (1, ["classifier.3", "classifier.6"])):
+    for layers, dropped in (
+        ("2 fully-connected layers", ["classifier.6"]),
+        ("1 fully-connected layer", ["classifier.3", "classifier.6"]),
+    ):
         left = {name: value for name, value in state.items() if not name.startswith(tuple(dropped))}
         torch.save(left, tmp_path / "net.pth")
         with pytest.raises(WeightsError) as caught:
             load_net("D", tmp_path / "net.pth")
         assert str(caught.value) == (
-            f"{tmp_path}/net.pth: has {number} fully-connected layers; a net of Table 1 has three, a features-only file 0"
+            f"{tmp_path}/net.pth: has {layers}; a net of Table 1 has three, a features-only file 0"
         )
 
 

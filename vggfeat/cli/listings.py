@@ -69,9 +69,9 @@ LISTED = 8
 
 
 def print_info(result: Mapping[str, Any]) -> None:
-    """Prints a file's description: aligned names and values, then the commands that make the file again."""
+    """Prints a file's description: aligned names and values, then the commands that make it, and notes on them."""
     shown = dict(result)
-    commands = shown.pop("command", "")
+    commands, notes = shown.pop("command", ""), shown.pop("notes", [])
     failed = shown.pop("failed_images", {})
     rows = list(_rows(shown))
     width = max(len(name) for name, _ in rows)
@@ -87,6 +87,8 @@ def print_info(result: Mapping[str, Any]) -> None:
         print("\nto make it again:")
         for line in commands.split(" && "):
             print(f"  {printable(line)}")
+        for note in notes:
+            print(printable(note))
 
 
 COMMANDS = 20

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 IMAGES = 32
 """Evenly spaced ones that a net is calibrated on."""
 
+LONGEST = 200
+"""Characters of an image's name in a message: a file that is no list may have lines of any length."""
+
 CalibrationLike = str | os.PathLike[str] | None
 """A list of images, or a descriptor file whose ranges count; None: some of the images themselves."""
 
@@ -69,6 +72,8 @@ def calibrate(
         return
     if source is not None:
         samples = from_list(os.fspath(source)).samples
+        if not samples:
+            raise UsageError(f"{source} has no line that names an image to calibrate on")
     for net in waiting:
         check_int8_device(next(net.parameters()).device)
         unread: list[str] = []
@@ -114,7 +119,11 @@ def _batches(
         try:
             picture = images.decode(sample.source(), exif=exif, max_megapixels=max_megapixels, name=sample.id)
         except ImageError as error:
-            unread.append(f"{sample.id}: {error}")
+            unread.append(f"{_cut(sample.id)}: {error}")
             continue
         pixels = images.rescale(picture, scales[turn % len(scales)], net.preprocessing.filter)
         yield scaling(torch.from_numpy(pixels.copy())).permute(2, 0, 1)[None]
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}.."

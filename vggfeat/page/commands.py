@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vggfeat.datasets import Dataset
+from vggfeat.datasets.listing import NAME
 from vggfeat.datasets.sample import Origin
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
-from vggfeat.store.naming import Naming
+from vggfeat.store.naming import LONGEST, Naming
 from vggfeat.store.shards import Shard, whole_path
+from vggfeat.system.numbers import number_of
 from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 
@@ -28,6 +31,46 @@ def making_command(made: Descriptors) -> str:
     if made.portion is not None:
         return shard_command(settings, dataset, made.naming, whole_path(made.path), made.portion.shard)
     return extract_command(settings, dataset, made.naming, str(made.path))
+
+
+def keeping_command(made: Descriptors, data: str | Path) -> str:
+    """The `vggfeat extract` that makes a file of descriptors again, or keeps it if it is finished.
+
+    Args:
+        made: the file, or a shard.
+        data: where the images of a data set are now; those of a user's own list have no data root.
+    """
+    dataset, naming = str(made.attributes["dataset"]), made.naming
+    if made.portion is not None:
+        return resumed(making_command(made))
+    if dataset != NAME:
+        naming = replace(naming, origin=Origin(data=str(data)))
+    return resumed(extract_command(made.attributes["settings"], dataset, naming, str(made.path)))
+
+
+def note_on_images(
+    file: str | Path, dataset: str, naming: Naming, rows: int | None = None, list_: str = "- stands for a list of them"
+) -> str:
+    """What a reader should know of the command of a file that cannot name its images; "": it names them.
+
+    Args:
+        file, dataset, naming: the file of descriptors, and what it records.
+        rows: the number of its images, if known.
+        list_: what stands for their list in the command, in words.
+    """
+    if dataset != NAME or naming.origin is not None:
+        return ""
+    images = "images were" if rows is None else number_of(rows, "image was", "images were")
+    why = "a pipe, a program, or too many names"
+    return f"{file} does not record how its {images} named ({why}): {list_}, one path a line."
+
+
+def note_on(made: Descriptors) -> str:
+    """The same for an opened file."""
+    dataset = str(made.attributes["dataset"])
+    if made.portion is None:
+        return note_on_images(made.path, dataset, made.naming, len(made))
+    return note_on_images(made.path, dataset, made.naming, len(made), "FILE stands for the whole list")
 
 
 def shard_command(
@@ -47,7 +90,7 @@ def shard_command(
         mode: what to do with the shard's file, if it exists.
     """
     command = extract_command(settings, dataset, naming, str(output), str(shard))
-    return f"{command} --{mode}" if mode else command
+    return _with_flags(command, f"--{mode}") if mode else command
 
 
 def extract_command(
@@ -62,7 +105,7 @@ def extract_command(
     Args:
         settings: the extraction settings that the file, or a model, records.
         dataset: the data set's name; "images" for the user's own list, which the command reads from stdin or, for a
-            shard whose origin is unknown, from a file (written FILE).
+            shard whose origin is unknown, from a file (written FILE); see `note_on_images`.
         naming: how the images and the weights were named.
         output: the file to write.
         shard: such as "2/8".
@@ -86,15 +129,41 @@ def extract_command(
     words += ["--calibration", naming.calibration] if naming.calibration else []
     words += ["-o", output] if output else []
     words += ["--shard", shard] if shard else []
-    if dataset != "images":
+    if dataset != NAME:
         words += ["--dataset", dataset, *(["--data", origin.data] if origin.data not in ("", "data") else [])]
-    elif origin.paths:
-        words += ["--", *origin.paths] if any(path.startswith("-") for path in origin.paths) else origin.paths
-    elif origin.list_file or shard:
-        words += ["--list", origin.list_file or "FILE", *(["-0"] if origin.nul else [])]
+    elif shard and not (origin.paths or origin.list_file):
+        words += ["--list", "FILE"]
     else:
-        words += ["-"]
+        words += _own_images(origin)
     return shlex.join(words)
+
+
+def _own_images(origin: Origin) -> Sequence[str]:
+    """The words that name a user's own images; "-" where they are not known."""
+    if origin.paths:
+        return ["--", *origin.paths] if any(path.startswith("-") for path in origin.paths) else origin.paths
+    if origin.list_file:
+        return ["--list", origin.list_file, *(["-0"] if origin.nul else [])]
+    return ["-"]
+
+
+def similar_command(features: str | Path, options: Mapping[str, Any], pictures: Dataset | None) -> tuple[str, str]:
+    """The `vggfeat similar` that finds the same again, and what a reader should know of its pictures, or "".
+
+    Args:
+        features: the descriptor file.
+        options: by flag, as for `fuse_command`.
+        pictures: those whose neighbours were sought; None: the file was compared with itself.
+    """
+    words = ["vggfeat", "similar", str(features), *_flags(options)]
+    if pictures is None:
+        return shlex.join(words), ""
+    origin = pictures.origin or Origin()
+    known = (origin.paths or origin.list_file) and sum(map(len, origin.paths)) <= LONGEST
+    command = shlex.join([*words, *_own_images(origin if known else Origin())])
+    count = number_of(len(pictures.samples), "picture")
+    note = f"The {count} came from a pipe or a program, or had too many names: - stands for a list, one path a line."
+    return command, "" if known else note
 
 
 def fit_command(recorded: str, model: str) -> str:
@@ -226,27 +295,31 @@ def with_probabilities(command: str) -> str:
 
 def with_report(command: str, folder: str | Path) -> str:
     """The command that also writes a report page into the folder."""
-    return f"{command} --report {shlex.quote(str(folder))}"
+    return _with_flags(command, "--report", str(folder))
 
 
 def resumed(command: str) -> str:
     """The command that goes on with its output where that exists, and leaves a finished one as it is."""
-    return f"{command} --resume"
+    return _with_flags(command, "--resume")
+
+
+def _with_flags(command: str, *flags: str) -> str:
+    """The command with more flags, which stand before a bare `--`: after it everything is a path."""
+    words = shlex.split(command)
+    at = words.index("--") if "--" in words else len(words)
+    return shlex.join([*words[:at], *flags, *words[at:]])
 
 
 def notes_on(lines: Sequence[str]) -> list[str]:
     """What a reader of these command lines should know."""
-    notes = []
-    if any(line.endswith(" --resume") for line in lines):
-        notes.append("A finished file is kept; --overwrite in place of --resume makes it again.")
-    if any("-" in shlex.split(line) for line in lines):
-        notes.append("The images' list came from a pipe, or was very long: - reads it from there again.")
-    return notes
+    if any("--resume" in shlex.split(line) for line in lines):
+        return ["A finished file is kept; --overwrite in place of --resume makes it again."]
+    return []
 
 
 def with_data(command: str, data: str | Path) -> str:
     """The command with its data root, unless that is the default."""
-    return command if str(data) == "data" else f"{command} --data {shlex.quote(str(data))}"
+    return command if str(data) == "data" else _with_flags(command, "--data", str(data))
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:

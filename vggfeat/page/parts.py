@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.nets.wording import nets_words
 from vggfeat.page import plots
 from vggfeat.page.commands import notes_on
 from vggfeat.page.evidence import Confusion, Guessed, Scored, Shown, best, confusion, most_confused, worst
@@ -193,8 +194,46 @@ def _cell(items: Sequence[Html], label: str) -> Html:
     return tag("td", tag("ul", *items, class_="thumbs") if items else NONE, class_="text", data_label=label)
 
 
-def made(terms: Mapping[str, str], lines: Sequence[str]) -> Part:
-    """How a result was made, and the commands that repeat it."""
-    notes = [tag("p", words, class_="sub") for words in notes_on(lines)]
+def numbers(values: Sequence[int]) -> str:
+    """`256, 384`."""
+    return ", ".join(map(str, values))
+
+
+def taken(one: Mapping[str, Any]) -> list[str]:
+    """The settings of a layer that are recorded only where they are not the usual ones."""
+    words = [f"{name} {one[name]}" for name in ("pool", "view") if name in one]
+    words += ["before the ReLU"] if one.get("pre_relu") else []
+    return words + ([f"normalisation {one['normalise']}"] if "normalise" in one else [])
+
+
+def described(one: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """How a file of descriptors was made, in words.
+
+    Args:
+        one: its attributes (`Descriptors.attributes`) with `path` and the `aggregate` in use.
+        prefix: of each topic.
+    """
+    flips = "averaged with the mirror image" if one["flip"] else "no mirror image"
+    layer = ", ".join((f"layer {one['layer']}", *taken(one)))
+    versions = [key for key in sorted(one) if key.endswith("_version") and key != "format_version"]
+    return {
+        f"{prefix}descriptors": one["path"],
+        f"{prefix}net": nets_words(one["settings"]["nets"]),
+        f"{prefix}sha256 of the weights": one["weights_sha256"].replace("+", " + "),
+        f"{prefix}images": f"Q {numbers(one['scales'])}, {one['aggregate']}; {flips}; "
+        f"{layer}; region {one['region']}; precision {one['precision']}",
+        f"{prefix}extracted with": ", ".join(f"{key.removesuffix('_version')} {one[key]}" for key in versions),
+    }
+
+
+def made(terms: Mapping[str, str], lines: Sequence[str], notes: Sequence[str] = ()) -> Part:
+    """How a result was made, and the commands that repeat it.
+
+    Args:
+        terms: how, in words, by topic.
+        lines: the commands.
+        notes: what a reader should know of them, beside `notes_on`; empty ones are left out.
+    """
+    told = [tag("p", words, class_="sub") for words in (*notes_on(lines), *filter(None, notes))]
     list_ = tag("dl", *(part for name, value in terms.items() for part in (tag("dt", name), tag("dd", value))))
-    return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines), *notes)
+    return section("made", "How it was made", list_, tag("h3", "To repeat it"), commands(lines), *told)

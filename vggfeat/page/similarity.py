@@ -15,7 +15,9 @@ SHOWN = 200
 """Most pictures or pairs on a page: thumbnails are embedded, about 5 kB each."""
 
 
-def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | None, held: Pictures) -> Path:
+def write_page(
+    folder: str | Path, result: Mapping[str, Any], asked: Pictures | None, held: Pictures, made: Part
+) -> Path:
     """Writes folder/index.html and returns its path.
 
     Args:
@@ -23,6 +25,7 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
         result: the JSON of `stages.similar.Similar`.
         asked: thumbnails of the pictures that neighbours were sought for.
         held: thumbnails of the images in the descriptor file.
+        made: the section on how it was made (`parts.made`).
     """
     name = Path(result["features"]).name
     if asked is None:
@@ -38,7 +41,7 @@ def write_page(folder: str | Path, result: Mapping[str, Any], asked: Pictures | 
     path = Path(folder) / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(document(title, lead, parts), encoding="utf-8", newline="\n")
+        temporary.write_text(document(title, lead, [*parts, made]), encoding="utf-8", newline="\n")
     return path
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from vggfeat.classifiers.protocols.results import SVMResult
-from vggfeat.nets.wording import nets_words
 from vggfeat.page import map as maps
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored, rankings
@@ -40,6 +39,8 @@ class Report:
     """How it was made, in words, by topic."""
     commands: Sequence[str]
     """Command lines that repeat it."""
+    notes: Sequence[str] = ()
+    """What a reader should know of them."""
     placed: maps.Placed | None = None
     """A map of the first split's test images."""
 
@@ -79,7 +80,7 @@ def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
         _map(report, pictures),
         _copies(result, pictures),
         parts.images(report.names, report.splits[0], list(result.per_class.values()), pictures, _SCORES),
-        parts.made(report.made, report.commands),
+        parts.made(report.made, report.commands, report.notes),
     ]
     text = document(
         f"{pictures.title or result.dataset}: {report.measure} {_score_words(result)}",
@@ -109,7 +110,7 @@ def _lead(report: Report, drawn: Path | None, pictures: Pictures) -> list[Html]:
     images = sum(len(split.ids) for split in report.splits)
     splits = f"{len(report.splits)} splits" if len(report.splits) > 1 else "one split"
     counts = f"{number_of(len(report.names), 'class')}, {number_of(images, 'test image')}"
-    nets = ", ".join(f"net {one['nets']} at Q {_numbers(one['scales'])}" for one in result.descriptors)
+    nets = ", ".join(f"net {one['nets']} at Q {parts.numbers(one['scales'])}" for one in result.descriptors)
     lead = [
         tag("p", _score_words(result), tag("small", f"{report.measure}; {_compared(result)}"), class_="headline"),
         tag("p", f"{counts} in {splits}; {nets}.", class_="sub"),
@@ -146,10 +147,6 @@ def _copies(result: SVMResult, pictures: Pictures) -> Part | None:
     )
     caption = "Each test image (left) with the training image that its descriptor nearly equals"
     return section("copies", "Copies", tag("p", words, class_="note"), pairs_table(pairs, pictures, caption))
-
-
-def _numbers(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
 
 
 def _score(report: Report) -> Part:
@@ -198,21 +195,14 @@ def _setting(report: Report) -> str:
 
 def _of_file(one: Mapping[str, Any]) -> list[str]:
     """The scales, then what differs from Appendix B: the layer, how it was taken, and mirror images left out."""
-    scales = f"Q {_numbers(one['scales'])}"
+    scales = f"Q {parts.numbers(one['scales'])}"
     layer = _listed(one["layer"].split(LAYER_SEPARATOR))
     return [
         f"{one['aggregate']} over {scales}" if len(one["scales"]) > 1 else scales,
         *([] if layer == "fc7" else [f"layer {layer}"]),
         *([] if one["flip"] else ["no mirror image"]),
-        *_taken(one),
+        *parts.taken(one),
     ]
-
-
-def _taken(one: Mapping[str, Any]) -> list[str]:
-    """The settings of a layer that are recorded only where they are not the usual ones."""
-    words = [f"{name} {one[name]}" for name in ("pool", "view") if name in one]
-    words += ["before the ReLU"] if one.get("pre_relu") else []
-    return words + ([f"normalisation {one['normalise']}"] if "normalise" in one else [])
 
 
 def _splits(report: Report) -> Part:
@@ -311,20 +301,7 @@ def provenance(
     made: dict[str, str] = {}
     for at, one in enumerate(descriptors, start=1):
         prefix = f"file {at}: " if len(descriptors) > 1 else ""
-        made[f"{prefix}descriptors"] = one["path"]
-        made[f"{prefix}net"] = nets_words(one["settings"]["nets"])
-        made[f"{prefix}sha256 of the weights"] = one["weights_sha256"].replace("+", " + ")
-        flips = "averaged with the mirror image" if one["flip"] else "no mirror image"
-        layer = ", ".join((f"layer {one['layer']}", *_taken(one)))
-        made[f"{prefix}images"] = (
-            f"Q {_numbers(one['scales'])}, {one['aggregate']}; {flips}; "
-            f"{layer}; region {one['region']}; precision {one['precision']}"
-        )
-        made[f"{prefix}extracted with"] = ", ".join(
-            f"{key.removesuffix('_version')} {one[key]}"
-            for key in sorted(one)
-            if key.endswith("_version") and key != "format_version"
-        )
+        made |= parts.described(one, prefix)
     made["classifiers"] = (
         f"one-vs-rest linear SVMs, {result.loss.replace('_', ' ')} loss, solver {result.solver}, "
         f"C from {', '.join(f'{C:.3g}' for C in result.C)}"

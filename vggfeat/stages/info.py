@@ -18,6 +18,8 @@ from vggfeat.page.commands import (
     extract_command,
     fit_command,
     making_command,
+    note_on,
+    note_on_images,
     resumed,
     shard_command,
     train_command,
@@ -39,11 +41,14 @@ class Info(Result):
     kind: str
     facts: dict[str, Any] = field(default_factory=dict)
     command: str | None = None
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the command."""
 
     def as_json(self) -> dict[str, Any]:
-        """Path, kind, the facts, and the command if there is one."""
+        """Path, kind, the facts, and the command and the notes if there are any."""
         command = {} if self.command is None else {"command": self.command}
-        return {"path": self.path, "kind": self.kind, **self.facts, **command}
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {"path": self.path, "kind": self.kind, **self.facts, **command, **notes}
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,9 @@ def _descriptors(path: Path) -> Info:
         "failed_images": made.errors(),
         **{name: value for name, value in made.attributes.items() if name not in _IN_COMMAND},
     }
-    return Info(str(path), kind if made.portion is None else f"{kind}, {made.portion}", facts, making_command(made))
+    kind = kind if made.portion is None else f"{kind}, {made.portion}"
+    note = note_on(made)
+    return Info(str(path), kind, facts, making_command(made), (note,) if note else ())
 
 
 def _weights(path: Path) -> Info:
@@ -254,14 +261,14 @@ def _model(path: Path, error: StoreError) -> Info:
     model = read_model(path)
     facts = {"nets": "; ".join(nets_words(one["nets"]) for one in model.inputs), **model.describe()}
     try:
-        command = _model_command(path, model)
+        command, notes = _model_command(path, model)
     except DAMAGE:  # an older model, or a stranger's, whose record does not say
-        command = None
-    return Info(str(path), "model", facts, command)
+        return Info(str(path), "model", facts)
+    return Info(str(path), "model", facts, command, notes)
 
 
-def _model_command(path: Path, model: Model) -> str:
-    """The command lines that make the model again, from the descriptors on."""
+def _model_command(path: Path, model: Model) -> tuple[str, tuple[str, ...]]:
+    """The command lines that make the model again, from the descriptors on, and the notes on them."""
     record = model.record
     files = record["descriptors"]
     namings = model.namings or [Naming()] * len(files)  # older models do not tell
@@ -269,4 +276,5 @@ def _model_command(path: Path, model: Model) -> str:
         extract_command(settings, record["dataset"], naming, output=file)
         for settings, naming, file in zip(model.inputs, namings, files, strict=True)
     ]
-    return " && ".join([*lines, fit_command(record["command"], str(path))])
+    notes = (note_on_images(file, record["dataset"], naming) for file, naming in zip(files, namings, strict=True))
+    return " && ".join([*lines, fit_command(record["command"], str(path))]), tuple(filter(None, notes))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vggfeat._version import __version__
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.folder import Images, as_dataset
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
-from vggfeat.page import similarity
+from vggfeat.page import parts, similarity
+from vggfeat.page.commands import keeping_command, note_on, similar_command, with_data, with_report
+from vggfeat.page.html import Part
 from vggfeat.page.pictures import Pictures
 from vggfeat.results import Result, short_repr
 from vggfeat.store import Descriptors, File, as_descriptors
@@ -20,6 +27,7 @@ from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 from vggfeat.system.launch import default_workers
+from vggfeat.system.numbers import number_of
 
 Match = tuple[str, float]
 """(id, cosine)."""
@@ -118,11 +126,42 @@ def similar(
     check_writable(report and Path(report, similarity.PAGE))
     queries = None if images is None else as_dataset(images)
     tick = callback(progress) or (lambda done, total, failed: None)
-    found = _within(held, at_least, most, tick) if queries is None else _neighbours(held, queries, count, tick, options)
+    if queries is None:
+        found, chosen = _within(held, at_least, most, tick), {"at-least": at_least, "most": most}
+        measure = f"cosine of at least {at_least:g}; at most {number_of(most, 'pair')}"
+    else:
+        found, chosen = _neighbours(held, queries, count, tick, options), {"count": count, **_in_flags(options)}
+        measure = f"cosine; the {number_of(count, 'nearest image')} of each picture"
     if report is None:
         return found
     asked = None if queries is None else Pictures(queries.samples, exif=queries.exif)
-    return replace(found, report=similarity.write_page(report, found.as_json(), asked, _pictures(held, data)))
+    command, note = similar_command(held.path, chosen, queries)
+    lines = [keeping_command(held, data), with_data(with_report(command, report), data)]
+    made = _made(held, measure, lines, [note_on(held), note])
+    return replace(found, report=similarity.write_page(report, found.as_json(), asked, _pictures(held, data), made))
+
+
+def _in_flags(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that change what is found, by flag; those at their defaults are left out."""
+    exif, most = options.get("exif"), options.get("max_megapixels", MAX_MEGAPIXELS)
+    return {
+        "weights": [str(one) for one in options.get("weights", ())],
+        "seed": options.get("seed"),
+        "precision": options.get("precision"),
+        "exif": exif,
+        "no-exif": exif is False,
+        "max-megapixels": None if most == MAX_MEGAPIXELS else f"{most:g}",
+    }
+
+
+def _made(held: Descriptors, measure: str, lines: Sequence[str], notes: Sequence[str]) -> Part:
+    """How the page was made."""
+    versions = {"vggfeat": __version__, "python": platform.python_version(), "numpy": version("numpy")}
+    terms = parts.described({**held.attributes, "path": str(held.path)}) | {
+        "similarity": measure,
+        "compared with": ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }
+    return parts.made(terms, lines, notes)
 
 
 def _within(held: Descriptors, at_least: float, most: int, tick: Progress) -> Similar:
@@ -141,7 +180,7 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
 
     if not images.samples:
         raise UsageError("no images to compare")
-    options["workers"] = options.get("workers") or default_workers()
+    options = {**options, "workers": options.get("workers") or default_workers()}
     (extractor,) = recorded_extractors(
         held.path,
         [held.attributes["settings"]],

@@ -41,11 +41,9 @@ from vggfeat.classifiers.protocols.selection import (
 )
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
-from vggfeat.datasets.listing import NAME
-from vggfeat.datasets.sample import Origin
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import positive_share
-from vggfeat.page.commands import extract_command, resumed, svm_command, with_data, with_probabilities, with_report
+from vggfeat.page.commands import keeping_command, note_on, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.map import Placed, chosen_rows, place
@@ -368,24 +366,12 @@ def _write_report(
     described = [{**file.attributes, **one} for file, one in zip(features.files, result.descriptors, strict=True)]
     versions = {"vggfeat": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("numpy", "scikit-learn")}
-    # The page's pictures may be elsewhere by now; only images named one by one have no data root.
-    rooted = features.dataset != NAME
-    lines = [
-        resumed(
-            extract_command(
-                file.attributes["settings"],
-                features.dataset,
-                replace(file.naming, origin=Origin(data=str(data))) if rooted else file.naming,
-                str(file.path),
-            )
-        )
-        for file in features.files
-    ]
     run = Report(
         result,
         [Scored(one.test_ids, one.test_labels, one.scores) for one in outcomes],
         provenance(described, result, versions),
-        [*lines, with_data(with_report(command, folder), data)],
+        [*(keeping_command(file, data) for file in features.files), with_data(with_report(command, folder), data)],
+        [note_on(file) for file in features.files],
         _placed(features, outcomes[0]),
     )
     exif = bool(features.files[0].attributes["settings"]["exif"])

@@ -206,8 +206,8 @@ def check_format(path: Path, file: h5py.File) -> None:
 def first_difference(made: Any, asked: Any, name: str = "") -> str:
     """The first difference between two settings in words, or ""."""
     if isinstance(made, dict) and isinstance(asked, dict):
-        # The nets last: their ranges in 8 bits differ because the precision does, which is what to name.
-        for key in sorted({*made, *asked}, key=lambda key: (key == "nets", str(key))):
+        # The nets last, and their ranges in 8 bits last of all: these differ because the precision or the weights do.
+        for key in sorted({*made, *asked}, key=lambda key: (key in ("nets", "input_maxima"), str(key))):
             difference = first_difference(made.get(key), asked.get(key), f"{name}.{key}" if name else str(key))
             if difference:
                 return difference
