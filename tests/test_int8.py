@@ -415,33 +415,6 @@ def test_operators_that_torch_has_changed_are_not_trusted(monkeypatch: Any, capl
     int8.uses_operators.cache_clear()
 
 
-@pytest.mark.parametrize("changed", ["qconv2d_pointwise", "qlinear_pointwise"])
-def test_operators_whose_scale_means_something_else_are_not_trusted(monkeypatch: Any, changed: str) -> None:
-    if not int8.uses_operators():
-        pytest.skip("needs VNNI")
-    onednn = torch.ops.onednn
-
-    class Inverted:
-        def __getattr__(self, name: str) -> Any:
-            if name != changed:
-                return getattr(onednn, name)
-            at = 11 if name == "qconv2d_pointwise" else 7  # of the output's scale
-
-            return lambda *args: getattr(onednn, name)(*args[:at], 1 / args[at], *args[at + 1 :])
-
-    monkeypatch.setattr(torch.ops, "onednn", Inverted())
-    assert not int8._are_right()
-    monkeypatch.undo()
-    assert int8._are_right()
-
-
-def test_a_net_in_8_bits_is_refused_on_other_devices() -> None:
-    net = calibrated(narrow("A"), pictures()).to("meta")
-    with pytest.raises(UsageError) as caught:
-        DenseNet(net, ["pool5"])
-    assert str(caught.value) == "`precision=int8` is for processors (`device=cpu`), not meta: take `precision=auto`"
-
-
 def test_both_ways_agree_over_a_whole_net(monkeypatch: Any) -> None:
     if not int8.uses_operators():
         pytest.skip("needs VNNI")

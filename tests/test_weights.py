@@ -821,9 +821,7 @@ def test_an_older_torch_is_asked_the_older_way(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert resolve_precision("auto", torch.device("cpu")) == "bf16"
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    for flags, auto in (({"avx2"}, "fp32"), ({"avx2", "avx512_bf16"}, "bf16")):
-        monkeypatch.setattr(devices, "_linux_flags", lambda flags=flags: frozenset(flags))
-        assert resolve_precision("auto", torch.device("cpu")) == auto
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
 
 
 @pytest.mark.parametrize(("capability", "auto"), [(7, "fp32"), (8, "bf16"), (9, "bf16")])

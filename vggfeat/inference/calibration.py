@@ -18,7 +18,6 @@ from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.store.schema import plain_attributes, reading
-from vggfeat.system.devices import check_int8_device
 from vggfeat.system.hdf5 import is_hdf5
 
 log = logging.getLogger(__name__)
@@ -75,7 +74,6 @@ def calibrate(
         if not samples:
             raise UsageError(f"{source} has no line that names an image to calibrate on")
     for net in waiting:
-        check_int8_device(next(net.parameters()).device)
         unread: list[str] = []
         try:
             pictures = _batches(net, samples, scales, exif, max_megapixels, unread)

@@ -23,14 +23,7 @@ from vggfeat.nets.int8 import byte_layers, int8_form, is_calibrated
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
-from vggfeat.system.devices import (
-    check_int8_device,
-    current,
-    is_out_of_memory,
-    memory_format,
-    release_cached_memory,
-    tf32,
-)
+from vggfeat.system.devices import current, is_out_of_memory, memory_format, release_cached_memory, tf32
 from vggfeat.system.memory import release_free_memory
 
 log = logging.getLogger(__name__)
@@ -146,7 +139,6 @@ class DenseNet:
             self._trunk = inference_form(self._trunk)
         self._classifier = self._net.classifier
         if self.precision == "int8":
-            check_int8_device(self.device)
             names, maxima = byte_layers(self._net), _maxima_of(net, head=bool(self._head_taps))
             self._trunk = int8_form(self._trunk, names, maxima, self._taps)
             if self._head_taps:
@@ -203,7 +195,7 @@ class DenseNet:
                 raise UsageError(f"a {width}x{height} picture is smaller than the net's {INPUT_SIDE}")
         waiting: dict[int, _Passed] = {}
         batches = deque(form_batches(sizes, self._most_pixels, self._most_padding))
-        with tf32(self.device, self.precision == "tf32"):
+        with tf32(self.precision == "tf32"):
             while batches:
                 rows = batches.popleft()
                 try:

@@ -6,7 +6,6 @@ import functools
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -29,11 +28,7 @@ _OUT_OF_MEMORY = (
 _FAULTS = ("CUDA error", "CUDA driver error", "cuDNN error", "NCCL error", "HIP error", "for the MPS device")
 
 # torch.cpu.get_capabilities' names, x86 first, then ARM.
-_CPU_FEATURES = {
-    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
-    "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
-    "int8": ("avx512_vnni", "avx_vnni"),
-}
+_CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
@@ -104,19 +99,18 @@ def has_int8() -> bool:
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
         return False
-    return _cpu_has("int8")
-
-
-def check_int8_device(device: torch.device) -> None:
-    """Raises UsageError unless a net in 8 bits can run on this device."""
-    if device.type != "cpu":
-        raise UsageError(f"`precision=int8` is for processors (`device=cpu`), not {device}: take `precision=auto`")
+    listed: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    if any(listed.get(name, False) for name in ("avx512_vnni", "avx_vnni")):
+        return True
+    asked = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
+    return bool(asked is not None and asked())
 
 
 def _check_int8(device: torch.device, training: bool) -> None:
     if training:
         raise UsageError("`precision=int8` is for descriptors and scores: take `precision=auto`")
-    check_int8_device(device)
+    if device.type != "cpu":
+        raise UsageError(f"`precision=int8` is for processors (`device=cpu`), not {device}: take `precision=auto`")
     if not has_int8():
         _warn_of_bytes()
 
@@ -142,31 +136,13 @@ def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
     """Whether the hardware has this format. Where unsure the answer is no, which only costs speed."""
     if device.type == "cuda":
         return kind == "fp16" or _capability(device) >= 8
-    return device.type == "cpu" and _cpu_has(kind)
-
-
-def _cpu_has(kind: Literal["bf16", "fp16", "int8"]) -> bool:
-    """Whether this CPU has arithmetic of this format: by torch, or by Linux where torch is too old to tell."""
+    if device.type != "cpu":
+        return False
     listed: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if any(listed.get(name, False) for name in _CPU_FEATURES[kind]):
         return True
-    unit = "vnni" if kind == "int8" else kind
-    for name in (f"_is_{unit}_supported", f"_is_avx512_{unit}_supported", f"_is_cpu_support_{unit}"):
-        asked = getattr(torch.cpu, name, None)
-        if asked is not None:
-            return bool(asked())
-    return bool(_linux_flags() & frozenset(_CPU_FEATURES[kind]))
-
-
-@functools.cache
-def _linux_flags() -> frozenset[str]:
-    """The processor's features by Linux's names, which are torch's; empty on other systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return frozenset(features.partition(":")[2].split())
+    asked = getattr(torch.cpu, f"_is_avx512_{kind}_supported", None)  # torch 2.11
+    return bool(asked is not None and asked())
 
 
 def _macos(major: int) -> bool:
@@ -237,31 +213,12 @@ def equal_shapes() -> Iterator[None]:
 
 
 @contextmanager
-def tf32(device: torch.device, allowed: bool) -> Iterator[None]:
-    """Inside the block, matrix products and convolutions on CUDA run in TF32, or in full float32 if not `allowed`.
-
-    Other devices have no such mode, and a program's own settings are left alone there.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    places, name, on, off = _tf32_switches()
-    before = [getattr(place, name) for place in places]
-    for place in places:
-        setattr(place, name, on if allowed else off)
+def tf32(allowed: bool) -> Iterator[None]:
+    """Inside the block, matrix products and convolutions on CUDA run in TF32, or in full float32 if not `allowed`."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
     try:
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            setattr(place, name, value)
-
-
-def _tf32_switches() -> tuple[tuple[Any, Any], str, Any, Any]:
-    """Where torch keeps the settings of matrix products and of convolutions, their name, and its values on and off.
-
-    From torch 2.9 on the old switches raise an error in a program that has used the new ones.
-    """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    if hasattr(matmul, "fp32_precision") and hasattr(cudnn, "conv"):
-        return (matmul, cudnn.conv), "fp32_precision", "tf32", "ieee"
-    return (matmul, cudnn), "allow_tf32", True, False
+        matmul.allow_tf32, cudnn.allow_tf32 = before
