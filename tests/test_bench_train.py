@@ -105,23 +105,6 @@ def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(
     assert lines[-1] == "2 processes: not measured (needs two CUDA devices, or a CPU run)"
 
 
-def test_a_plain_loop_that_fills_the_memory_leaves_the_ratio_out(monkeypatch):
-    real = stage.F.cross_entropy
-    plain = []
-
-    def full(scores, labels, **options):
-        if not options:  # the trainer's loss has some
-            plain.append(len(labels))
-            raise RuntimeError("CUDA error: out of memory")
-        return real(scores, labels, **options)
-
-    monkeypatch.setattr(stage.F, "cross_entropy", full)
-    found = bench_train("B", width=1 / 32, batch_size=2, device="cpu", effort=replace(SHORT, processes=False))
-    assert plain == [2, 64]
-    assert (found.plain_torchvision_images_per_second, found.head[0].times_plain_torchvision) == (None, None)
-    assert found.runs[0].images_per_second > 0
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

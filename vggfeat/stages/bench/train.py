@@ -33,12 +33,7 @@ from vggfeat.stages.bench.yardsticks import (
     training_flops,
 )
 from vggfeat.system.bars import Progress
-from vggfeat.system.devices import (
-    Precision,
-    is_out_of_memory,
-    resolve_device,
-    resolve_precision,
-)
+from vggfeat.system.devices import Precision, resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.crops import Batch, CropLoader, Job
@@ -93,7 +88,7 @@ class UpdateRate(Result):
     matrix_tflops: float
     share_of_matrix_rate: float
     times_plain_torchvision: float | None
-    """None without that figure."""
+    """None where torchvision has no such net."""
 
     def as_json(self) -> dict[str, Any]:
         """Without a ratio that does not exist."""
@@ -110,7 +105,7 @@ class HeadRate(Result):
     images_per_second: float
     seconds_per_update: float
     times_plain_torchvision: float | None
-    """None without that figure."""
+    """None where torchvision has no such net."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +143,7 @@ class TrainBenchmark(Result):
     batch_size: int
     machine: dict[str, Any]
     plain_torchvision_images_per_second: float | None
-    """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory. None where torchvision
-    has no such net, and where the device's memory is too small."""
+    """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory."""
     runs: tuple[UpdateRate, ...]
     head: tuple[HeadRate, ...]
     loader: tuple[LoaderRate, ...]
@@ -294,9 +288,8 @@ def _median(work: Callable[[], object], device: torch.device, effort: Effort) ->
     return statistics.median(seconds[effort.warm :])
 
 
-def _plain_rate(model: VGG, size: int, effort: Effort) -> float | None:
-    """Images/s of a plain torchvision loop: NCHW, fp32, torch's defaults, the whole batch at once; None if that is too
-    much for the device's memory."""
+def _plain_rate(model: VGG, size: int, effort: Effort) -> float:
+    """Images/s of a plain torchvision loop: NCHW, fp32, torch's defaults, the whole batch at once."""
     device = next(model.parameters()).device
     crops = torch.randint(0, 256, (size, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8)
     scaled = InputScaling(model.preprocessing, device)
@@ -304,7 +297,7 @@ def _plain_rate(model: VGG, size: int, effort: Effort) -> float | None:
     return _plain_updates(net, lambda: scaled(crops.to(device)).permute(0, 3, 1, 2).contiguous(), size, effort)
 
 
-def _plain_head_rate(model: VGG, effort: Effort) -> float | None:
+def _plain_head_rate(model: VGG, effort: Effort) -> float:
     """Images/s of a plain loop with torchvision's classifier on vectors in memory, in fp32."""
     head = torchvision_net(model).classifier
     first = next(head.parameters())
@@ -312,8 +305,8 @@ def _plain_head_rate(model: VGG, effort: Effort) -> float | None:
     return _plain_updates(head, lambda: vectors.to(first.device), HEAD_BATCH, effort)
 
 
-def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effort: Effort) -> float | None:
-    """Images/s of updates of a module that gives scores; None where the memory is full."""
+def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effort: Effort) -> float:
+    """Images/s of updates of a module that gives scores."""
     device = next(net.parameters()).device
     net.train()
     sgd = Sgd()
@@ -327,12 +320,7 @@ def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effo
 
     # Undo settings of earlier training in this process.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-        try:
-            return size / _median(update, device, effort)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+        return size / _median(update, device, effort)
 
 
 def _loader_rates(loaded: int) -> list[LoaderRate]:
