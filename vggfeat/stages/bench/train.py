@@ -318,9 +318,7 @@ def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effo
         F.cross_entropy(net(inputs()), labels.to(device)).backward()
         optimizer.step()
 
-    # Undo settings of earlier training in this process.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-        return size / _median(update, device, effort)
+    return size / _median(update, device, effort)
 
 
 def _loader_rates(loaded: int) -> list[LoaderRate]:
