@@ -81,7 +81,8 @@ def train(
     """Trains a net by the recipe and returns where its checkpoints lie.
 
     Under torchrun every process calls it, with the same arguments. SIGTERM and SIGINT end it after the current update
-    with a checkpoint from which `resume` reaches the same weights as an undisturbed run.
+    with a checkpoint from which `resume` reaches the same weights as an undisturbed run on a CPU, on a GPU to rounding:
+    its fastest kernels add in any order, and are chosen anew.
 
     Args:
         recipe: everything that decides the result: a Recipe, the path of a recipe file, or keys of one that differ from
