@@ -7,7 +7,7 @@ What follows `--` goes to `vggfeat extract`. Every task runs `extract --shard I/
 worker or its machine dies, Ray starts the task again, which continues the shard's file, and `merge` joins the files at
 the end. On several machines (`--address auto`, after `ray start`) they must share the folder of the output, the images
 and the program. The result is that of one process, byte for byte if all processors are of one type and every process
-has as many threads; Ray gives a task as many as it has CPUs.
+has as many threads, on GPUs to rounding; Ray gives a task as many threads as it has CPUs.
 
 Cost: Ray's own workers take about 0.1 GB each. The rates are those of recipes/cluster.md.
 """

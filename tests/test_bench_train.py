@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -12,9 +14,12 @@ from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import NETS
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
+from vggfeat.stages.bench import plain_training
 from vggfeat.stages.bench import train as stage
+from vggfeat.stages.bench.plain_training import PlainRates, plain_rates
 from vggfeat.stages.bench.train import PHOTOS, Effort, Synchronisation, TrainBenchmark, bench_train
 from vggfeat.stages.bench.yardsticks import TORCHVISION_NAMES, flops, torchvision_net, training_flops
+from vggfeat.system.memory import keep_freed_memory, keeps_freed_memory
 
 
 def narrow(net: str, classes: int = 7) -> VGG:
@@ -103,6 +108,89 @@ def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(
     assert lines[4].startswith("fully-connected layers alone, width 1/32, batch 64, ")
     assert lines[4].endswith(" images/s")
     assert lines[-1] == "2 processes: not measured (needs two CUDA devices, or a CPU run)"
+
+
+QUICK = replace(SHORT, processes=False)
+
+
+@pytest.mark.parametrize("part", ["whole", "head"])
+def test_a_plain_loop_that_fills_the_memory_is_left_out(part, monkeypatch, caplog):
+    def full(*args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.06 GiB")
+
+    released = []
+    monkeypatch.setattr(plain_training, f"_{part}_rate", full)
+    monkeypatch.setattr(plain_training, "release_cached_memory", released.append)
+    monkeypatch.setattr(plain_training, "keeps_freed_memory", lambda: False)
+    found = bench_train("A", width=1 / 64, batch_size=2, device="cpu", effort=QUICK)
+    assert (found.plain_torchvision_images_per_second is None) == (part == "whole")
+    assert (found.runs[0].times_plain_torchvision is None) == (part == "whole")
+    assert (found.head[0].times_plain_torchvision is None) == (part == "head")
+    assert found.runs[0].images_per_second > 0 and released == [torch.device("cpu")]
+    assert caplog.messages == ["a plain torchvision loop does not fit into the memory of cpu: it is left out"]
+
+
+def test_another_error_of_the_plain_loop_is_raised(monkeypatch):
+    monkeypatch.setattr(plain_training, "keeps_freed_memory", lambda: False)
+    monkeypatch.setattr(plain_training, "_whole_rate", lambda *args: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        plain_rates("A", 1 / 64, 1 / 64, 2, torch.device("cpu"), QUICK)
+
+
+def test_after_an_extraction_the_plain_loops_run_in_a_new_process(monkeypatch):
+    """As `bench all` does: extraction has changed how this process allocates."""
+    ours = (1 / 64, 1 / 64, 2, torch.device("cpu"), QUICK)
+    keep_freed_memory()
+    assert keeps_freed_memory() or sys.platform != "linux"
+    monkeypatch.setattr(plain_training, "keeps_freed_memory", lambda: True)
+    monkeypatch.setattr(plain_training, "_rates", lambda *args: pytest.fail("measured in this process"))
+    found = plain_rates("A", *ours)
+    assert found.whole > 0 and found.head > 0
+    assert plain_rates("C", *ours) == PlainRates(None, None)
+
+
+def test_a_process_has_plain_allocation_until_it_extracts_or_trains():
+    code = """
+from vggfeat.system import memory
+import vggfeat.stages.bench.train, vggfeat.stages.bench.extract
+assert not memory.keeps_freed_memory()
+memory.keep_freed_memory()
+print(memory.keeps_freed_memory() == (memory._LIBRARY is not None))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            torch.multiprocessing.ProcessRaisedException(
+                "\n\n-- Process 1 terminated with the following error:\nTraceback ..\nRuntimeError: use_libuv [x]\n",
+                1,
+                9,
+            ),
+            "they failed: RuntimeError: use_libuv [x]",
+        ),
+        (
+            torch.multiprocessing.ProcessExitedException("process 0 terminated with signal SIGKILL", 0, 9, -9),
+            "they failed: process 0 terminated with signal SIGKILL",
+        ),
+        (None, "they failed: [Errno 2] No such file or directory: "),
+    ],
+)
+def test_two_processes_that_fail_leave_the_other_rates(error, reason, monkeypatch, capsys):
+    def spawn(*args, **kwargs):
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(torch.multiprocessing, "spawn", spawn)
+    monkeypatch.setattr(plain_training, "keeps_freed_memory", lambda: False)
+    found = bench_train("A", width=1 / 64, batch_size=2, device="cpu", effort=SHORT)
+    assert found.synchronisation is None and found.synchronisation_missing.startswith(reason)
+    assert found.runs[0].images_per_second > 0 and found.plain_torchvision_images_per_second > 0
+    print_bench({"train": found.as_json()})
+    assert f"2 processes: not measured ({reason}" in " ".join(capsys.readouterr().out.split()), "lines are wrapped"
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.nn.Module, "to", moved)
     monkeypatch.setattr(torch.Tensor, "numpy", as_numpy)
-    flags = torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    benchmark = torch.backends.cudnn.benchmark
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
-    torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
+    torch.backends.cudnn.benchmark = benchmark
 
 
 def narrow(precision: str = "fp32") -> VGG:

@@ -415,6 +415,75 @@ def test_operators_that_torch_has_changed_are_not_trusted(monkeypatch: Any, capl
     int8.uses_operators.cache_clear()
 
 
+class Operators:
+    """oneDNN's, computed in float32 on any processor; `fault` names what one of them does otherwise."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def qconv_prepack(self, weight: Any, *_: Any) -> Any:
+        return weight.float()
+
+    def qlinear_prepack(self, weight: Any, *_: Any) -> Any:
+        return weight.float()
+
+    def qconv2d_pointwise(self, x: Any, step: float, zero: int, weight: Any, steps: Any, zeros: Any, *rest: Any) -> Any:
+        bias, _, padding, _, _, *output = rest
+        sums = F.conv2d(x.float(), weight, padding=padding)
+        return self._finished("conv", sums, (steps * step).view(-1, 1, 1), bias.view(-1, 1, 1), *output)
+
+    def qlinear_pointwise(self, x: Any, step: float, zero: int, weight: Any, steps: Any, zeros: Any, *rest: Any) -> Any:
+        bias, *output = rest
+        return self._finished("linear", F.linear(x.float(), weight), steps * step, bias, *output)
+
+    def _finished(
+        self, kind: str, sums: Any, scale: Any, bias: Any, step: float, zero: int, dtype: Any, *_: Any
+    ) -> Any:
+        if self.fault == f"{kind}: overflow":
+            sums = sums.clamp(max=2**15 - 1)
+        values = sums * scale + bias
+        if dtype == torch.float32:
+            return values.half().float() if self.fault == f"{kind}: float16" else values
+        scaled = {f"{kind}: inverse scale": values * step, f"{kind}: no scale": values}.get(self.fault, values / step)
+        return torch.clamp(torch.round(scaled) + (self.fault == f"{kind}: zero point"), 0, 255).to(torch.uint8)
+
+
+FAULTS = ("overflow", "float16", "inverse scale", "no scale", "zero point")
+
+
+@pytest.mark.parametrize("fault", ["", *(f"{kind}: {fault}" for kind in ("conv", "linear") for fault in FAULTS)])
+def test_operators_of_another_meaning_are_not_trusted(monkeypatch: Any, caplog: Any, fault: str) -> None:
+    monkeypatch.setattr(int8, "has_int8", lambda: True)
+    monkeypatch.setattr(torch.ops, "onednn", Operators(fault), raising=False)
+    state = torch.get_rng_state()
+    int8.uses_operators.cache_clear()
+    try:
+        assert int8.uses_operators() is (fault == "")
+    finally:
+        int8.uses_operators.cache_clear()
+    said = "this torch does not multiply bytes as expected: `precision=int8` takes float32 for it, and longer"
+    assert caplog.messages == ([said] if fault else [])
+    assert torch.equal(torch.get_rng_state(), state), "random weights are those of a run without int8"
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:0"])
+def test_a_net_that_has_left_the_cpu_is_not_run_in_bytes(device: str, photos: Path, monkeypatch: Any) -> None:
+    net = calibrated(narrow(), pictures())
+    if device == "cuda:0":
+        monkeypatch.setattr(nn.Parameter, "device", torch.device(device), raising=False)
+    else:
+        net.to(device)
+    said = f"`precision=int8` is for processors (`device=cpu`), not {device}: take `precision=auto`"
+    with pytest.raises(UsageError) as caught:
+        DenseNet(net)
+    assert str(caught.value) == said
+    for maxima in (net.input_maxima, None):
+        net.input_maxima = maxima
+        with pytest.raises(UsageError) as caught:
+            vggfeat.extract(photos, net=net, scales=(224,), output=photos / "f.h5")
+        assert str(caught.value) == said
+
+
 def test_both_ways_agree_over_a_whole_net(monkeypatch: Any) -> None:
     if not int8.uses_operators():
         pytest.skip("needs VNNI")

@@ -14,7 +14,7 @@ import click
 import numpy as np
 import pytest
 
-from vggfeat import __version__, read_descriptors
+from vggfeat import __version__, extract, read_descriptors, train
 from vggfeat.cli import run, tables, vggfeat
 from vggfeat.datasets import NAMES
 from vggfeat.nets.catalog import NETS, WEIGHTS
@@ -78,6 +78,23 @@ def test_readme_is_short_and_leads_to_every_page():
     assert len(TEXTS["README"].splitlines()) <= 150
     for name in NAMED:
         assert f"](recipes/{name}.md)" in TEXTS["README"]
+
+
+PROMISED = re.compile(r"same (bytes|weights)|(byte for byte|bit for bit)")
+
+
+def test_equal_bits_are_promised_of_processors_alone():
+    """GPUs' fastest kernels add in any order, and are chosen anew in each run."""
+    texts = {page: (ROOT / page).read_text() for page in ("README.md", "recipes/training.md", "recipes/cluster.md")}
+    texts |= {f"vggfeat.{call.__name__}": call.__doc__ for call in (train, extract)}
+    promises = [
+        (name, sentence)
+        for name, text in texts.items()
+        for sentence in re.split(r"(?<=[.|])\s", " ".join(text.split()))
+        if PROMISED.search(sentence)
+    ]
+    assert {name for name, _ in promises} == set(texts)
+    assert [promise for promise in promises if not re.search("CPU|processors", promise[1])] == []
 
 
 def test_the_picture_of_a_report_is_small():

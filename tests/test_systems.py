@@ -32,7 +32,7 @@ from vggfeat.system import locking as locks
 from vggfeat.system.devices import memory_format, resolve_device, resolve_precision
 from vggfeat.system.files import replacing, same_file
 from vggfeat.system.text import name_bytes
-from vggfeat.training import features
+from vggfeat.training import features, ranks
 from vggfeat.training.ranks import process_group
 from vggfeat.training.record import data_digest
 
@@ -517,6 +517,26 @@ def test_bf16_on_mps_needs_macos_14(mps, monkeypatch):
 def test_channels_last_is_left_out_on_mps():
     assert memory_format(MPS) == torch.contiguous_format
     assert memory_format(torch.device("cpu")) == memory_format(torch.device("cuda")) == torch.channels_last
+
+
+@pytest.mark.parametrize(
+    ("platform", "users", "found"),
+    [("win32", None, "0"), ("win32", "1", "1"), ("linux", None, None), ("darwin", None, None)],
+)
+def test_processes_on_windows_meet_without_libuv_which_torch_2_4_lacks_there(monkeypatch, platform, users, found):
+    seen = []
+    monkeypatch.setattr(ranks, "sys", types.SimpleNamespace(platform=platform))
+    monkeypatch.setattr(os, "environ", {**os.environ, "WORLD_SIZE": "2", "RANK": "0"})
+    os.environ.pop("USE_LIBUV", None)
+    if users is not None:
+        os.environ["USE_LIBUV"] = users
+    monkeypatch.setattr(
+        ranks.distributed, "init_process_group", lambda backend: seen.append(os.environ.get("USE_LIBUV"))
+    )
+    monkeypatch.setattr(ranks.distributed, "destroy_process_group", lambda: None)
+    with process_group(torch.device("cpu")):
+        pass
+    assert seen == [found]
 
 
 def test_several_processes_do_not_share_mps(monkeypatch):

@@ -29,7 +29,7 @@ from vggfeat.nets.identify import layer_shapes, width_of
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.reading import read_weights
 from vggfeat.nets.weights import load_net
-from vggfeat.system import devices
+from vggfeat.system import devices, processor
 from vggfeat.system.devices import resolve_device, resolve_precision
 
 WIDTH = 1 / 16
@@ -818,6 +818,7 @@ def test_auto_is_bf16_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch, has:
 
 def test_an_older_torch_is_asked_the_older_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(processor, "linux_flags", frozenset)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert resolve_precision("auto", torch.device("cpu")) == "bf16"
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")

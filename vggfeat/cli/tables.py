@@ -248,7 +248,7 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
     for row in train["loader"]:
         out.print(f"loader alone, threads {row['threads']}: {row['images_per_second']:.0f} crops/s")
     if both is None:
-        out.print("2 processes: not measured (needs two CUDA devices, or a CPU run)")
+        out.print(f"2 processes: not measured ({train['synchronisation_missing']})", markup=False)
     else:
         setting = (
             f"{both['processes']} processes ({both['backend']}, {number_of(both['images_per_process'], 'image')} each)"

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 BLOCK = 16
 """Rows computed and committed together. Blocks follow from the input list alone, so that a resumed run forms the
-same ones and its values are the same bits."""
+same ones and its values are the same bits on a CPU; on a GPU, where full memory halves a pass, to rounding."""
 
 PATIENCE = 60.0
 """Seconds between two warnings that name the images which are still being read."""

@@ -18,6 +18,7 @@ from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.store.schema import plain_attributes, reading
+from vggfeat.system.devices import check_int8_device
 from vggfeat.system.hdf5 import is_hdf5
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,12 @@ def calibrate(
         source: a list of images that count in place of `samples`, or a descriptor file of the same nets.
         resumed: a descriptor file that the run goes on with, whose ranges count before all else.
 
-    Raises UsageError where no image can be read, or for a descriptor file of other nets, and what reading a list or a
-    descriptor file raises.
+    Raises UsageError for a net in int8 that is not on the CPU, where no image can be read, or for a descriptor file of
+    other nets, and what reading a list or a descriptor file raises.
     """
+    for net in nets:
+        if net.precision == "int8":
+            check_int8_device(next(net.parameters()).device)
     waiting = [net for net in nets if net.precision == "int8" and not is_calibrated(net, head=head)]
     if not waiting:
         if source is not None and all(net.precision != "int8" for net in nets):

@@ -23,7 +23,14 @@ from vggfeat.nets.int8 import byte_layers, int8_form, is_calibrated
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
-from vggfeat.system.devices import current, is_out_of_memory, memory_format, release_cached_memory, tf32
+from vggfeat.system.devices import (
+    check_int8_device,
+    current,
+    is_out_of_memory,
+    memory_format,
+    release_cached_memory,
+    tf32,
+)
 from vggfeat.system.memory import release_free_memory
 
 log = logging.getLogger(__name__)
@@ -37,7 +44,7 @@ memory, and at least one. One 256x341 picture of net D, 22 MB in bf16, fills the
 one by one, and from a net of an eighth of the width four took 14% less."""
 
 GPU_BATCH_PIXELS = 8_000_000
-"""Most pixels of a pass on a GPU, where its free memory allows it: about 90 pictures at Q = 256."""
+"""Most pixels of a pass on a GPU, where its free memory allows it: a block of 16 pictures up to about Q = 600."""
 
 GPU_PADDING = 0.15
 """Most of a padded batch on a GPU that may be padding. On the CPU only equal sizes share a pass: a batch of them is
@@ -96,7 +103,7 @@ class DenseNet:
         most_pixels: of one pass, padding included; by default what suits the device.
         most_padding: the greatest share of a pass that may be padding; by default what suits the device.
 
-    Raises UsageError for a layer that the net does not have.
+    Raises UsageError for a layer that the net does not have, and for int8 on another device than the CPU.
     """
 
     def __init__(
@@ -114,6 +121,8 @@ class DenseNet:
             net.need(layer)
         self.precision = net.precision
         self.device = next(net.parameters()).device
+        if self.precision == "int8":  # the net may have moved since it was loaded
+            check_int8_device(self.device)
         self.filter = net.preprocessing.filter
         parts = {part: with_pooling(part, pool) for part in self.layers}
         self.dims = tuple(
@@ -195,7 +204,7 @@ class DenseNet:
                 raise UsageError(f"a {width}x{height} picture is smaller than the net's {INPUT_SIDE}")
         waiting: dict[int, _Passed] = {}
         batches = deque(form_batches(sizes, self._most_pixels, self._most_padding))
-        with tf32(self.precision == "tf32"):
+        with tf32(self.device, self.precision == "tf32"):
             while batches:
                 rows = batches.popleft()
                 try:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import skip_init
 
 from vggfeat.nets.inference_form import larger_of_pairs
 from vggfeat.nets.networks import VGG, weighted_layers, windows
@@ -28,6 +29,12 @@ LEVELS = 255
 """The largest value of a map."""
 
 WEIGHT_LEVELS = 127
+
+TRIED_STEP = 0.5
+"""Of the bytes that oneDNN's operators take and give when they are tried: not 1, so that they must heed it."""
+
+TRIED_INPUTS, TRIED_OUTPUTS = 32, 16
+"""Channels then: the largest sum, of 9 x 32 products, is below 2^24, so that float32 has it exactly."""
 
 EXACT = ("conv1_1", "fc8")
 """Layers that stay in float32."""
@@ -141,13 +148,16 @@ class _Int8(nn.Module):
         layer: the layer in float32.
         step: of its input.
         out_step: of its output, which then is uint8 with its ReLU done; None: float32 values before the ReLU.
+        native: whether oneDNN multiplies; None: where it is right.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, step: float, out_step: float | None) -> None:
+    def __init__(
+        self, layer: nn.Conv2d | nn.Linear, step: float, out_step: float | None, *, native: bool | None = None
+    ) -> None:
         super().__init__()
         assert layer.bias is not None
         self._step, self._out_step = step, out_step
-        self._native = uses_operators()
+        self._native = uses_operators() if native is None else native
         self._bias = layer.bias.detach().float()
         weight, self._steps = weights_in_bytes(layer.weight)
         self._zeros = torch.zeros(len(weight), dtype=torch.int64)
@@ -185,14 +195,10 @@ def uses_operators() -> bool:
     """
     if not has_int8():
         return False
-    x = torch.full((1, 64, 3, 3), LEVELS, dtype=torch.uint8)
-    weight = torch.full((16, 64, 1, 1), WEIGHT_LEVELS, dtype=torch.int8)
-    steps, zeros, ones, none = torch.ones(16), torch.zeros(16, dtype=torch.int64), [1, 1], [0, 0]
     try:
-        packed = torch.ops.onednn.qconv_prepack(weight, steps, 1.0, 0, ones, none, ones, 1, None)
-        options: tuple[Any, ...] = (None, ones, none, ones, 1, 1.0, 0, torch.float32, "none", [], "")
-        sums = torch.ops.onednn.qconv2d_pointwise(x, 1.0, 0, packed, steps, zeros, *options)
-        right = bool((sums == 64.0 * LEVELS * WEIGHT_LEVELS).all())
+        right = all(
+            _sums_are_right(kind, out_step) for kind in (Int8Conv2d, Int8Linear) for out_step in (None, TRIED_STEP)
+        )
     except (RuntimeError, TypeError, AttributeError) as error:
         log.info("oneDNN's operators for 8 bits: %s", error)
         right = False
@@ -201,12 +207,35 @@ def uses_operators() -> bool:
     return right
 
 
+@torch.inference_mode()
+def _sums_are_right(kind: type[Int8Conv2d] | type[Int8Linear], out_step: float | None) -> bool:
+    """Whether an operator's values equal those of whole numbers in float32, where all of these are exact."""
+    layer: Any  # without random values: torch's generator stays as it is
+    if kind is Int8Conv2d:
+        layer = skip_init(nn.Conv2d, TRIED_INPUTS, TRIED_OUTPUTS, 3, padding=1)
+        shape: tuple[int, ...] = (3, TRIED_INPUTS, 3, 3)
+    else:
+        layer = skip_init(nn.Linear, TRIED_INPUTS, TRIED_OUTPUTS)
+        shape = (3, TRIED_INPUTS)
+    x = (torch.arange(math.prod(shape)) * 91 % (LEVELS + 1)).to(torch.uint8).view(shape)
+    x[0] = LEVELS  # pairs of products that overflow 16 bits
+    x[1] = x[1] > 240  # few, so that sums fit into a byte
+    weight = torch.arange(layer.weight.numel()).view(layer.weight.shape) * 37 % LEVELS - WEIGHT_LEVELS
+    weight[0] = WEIGHT_LEVELS
+    weight.flatten(1)[:, 0] = WEIGHT_LEVELS  # each channel's largest, so that its step is the factor below
+    factors = 1.0 + torch.arange(TRIED_OUTPUTS) % 2
+    layer.weight.copy_(weight * factors.view(-1, *[1] * (weight.dim() - 1)))
+    layer.bias.copy_(torch.arange(TRIED_OUTPUTS) - 4.0)
+    ours, exact = (kind(layer, TRIED_STEP, out_step, native=native)(x.clone()) for native in (True, False))
+    return ours.dtype == exact.dtype and torch.allclose(ours.float(), exact.float(), rtol=1e-6, atol=0)
+
+
 class Int8Conv2d(_Int8):
     """A convolution of stride 1: (N, C, H, W) float32 or uint8 -> (N, K, H, W)."""
 
-    def __init__(self, layer: nn.Conv2d, step: float, out_step: float | None) -> None:
+    def __init__(self, layer: nn.Conv2d, step: float, out_step: float | None, *, native: bool | None = None) -> None:
         self._padding = [int(side) for side in layer.padding]
-        super().__init__(layer, step, out_step)
+        super().__init__(layer, step, out_step, native=native)
 
     def _packed(self, weight: Tensor) -> Tensor:
         ones = [1, 1]

@@ -102,7 +102,8 @@ def extract(
         output: the file; by default `descriptors/<dataset>-<net>-<weights>-<scales>-<aggregate>.h5`.
         resume: continue the file where it stopped. overwrite: replace it.
         shard: extract one part alone, such as "3/16" (counted from 0), into `<output>.shard-03-of-16.h5`; `merge` joins
-            the parts. They are whole blocks of the list, so the joined values are those of one process, bit for bit.
+            the parts. They are whole blocks of the list, so the joined values are those of one process: bit for bit on
+            processors of one type, on GPUs to rounding.
         max_read_failures: images in a row that cannot be read, as when a disk has gone, before the run stops with
             their rows still to do; 0 never stops.
         max_megapixels: images of more million pixels fail.

@@ -31,8 +31,8 @@ def merge(
 ) -> Path:
     """Joins the shards of one extraction into one file and returns its path.
 
-    The values are those of the extraction by one process, bit for bit. The memory needed does not grow with the
-    files; the output appears whole or not at all, and the shards stay.
+    The values are the shards', bit for bit. The memory needed does not grow with the files; the output appears whole or
+    not at all, and the shards stay.
 
     Args:
         shards: files that `extract` wrote with `shard`, all of them, in any order: their paths, or what

@@ -82,7 +82,7 @@ def train(
 
     Under torchrun every process calls it, with the same arguments. SIGTERM, SIGINT and a closed terminal (SIGHUP, or
     SIGBREAK on Windows) end it after the current update with a checkpoint from which `resume` reaches the same weights
-    as an undisturbed run.
+    as an undisturbed run on a CPU, on a GPU to rounding: its fastest kernels add in any order, and are chosen anew.
 
     Args:
         recipe: everything that decides the result: a Recipe, the path of a recipe file, or keys of one that differ from

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.system.numbers import number_of
 from vggfeat.system.precisions import PRECISIONS, Precision
+from vggfeat.system.processor import has_arithmetic
 
 log = logging.getLogger(__name__)
 _OUT_OF_MEMORY = (
@@ -26,9 +27,6 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
 )
 _FAULTS = ("CUDA error", "CUDA driver error", "cuDNN error", "NCCL error", "HIP error", "for the MPS device")
-
-# torch.cpu.get_capabilities' names, x86 first, then ARM.
-_CPU_FEATURES = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:
@@ -75,7 +73,7 @@ def resolve_precision(precision: str, device: torch.device, *, training: bool = 
             "take `precision=auto` or `precision=fp32`"
         )
     if precision == "fp16" and device.type == "cpu" and not _native(device, "fp16"):
-        raise UsageError("`precision=fp16`: this CPU has no fp16 arithmetic; take `precision=auto`")
+        raise UsageError(f"`precision=fp16`: {_lacking('fp16')}; take `precision=auto`")
     if precision == "int8":
         _check_int8(device, training)
     if precision == "bf16" and device.type == "cpu" and not _native(device, "bf16"):
@@ -97,38 +95,55 @@ def has_int8() -> bool:
 
     Without VNNI oneDNN adds pairs of products in 16 bits, which overflow.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.onednn, "qconv2d_pointwise"):
-        return False
-    listed: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if any(listed.get(name, False) for name in ("avx512_vnni", "avx_vnni")):
-        return True
-    asked = getattr(torch.cpu, "_is_vnni_supported", None) or getattr(torch.cpu, "_is_avx512_vnni_supported", None)
-    return bool(asked is not None and asked())
+    return _has_byte_operators() and has_arithmetic("int8") is True
+
+
+def _has_byte_operators() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
+
+
+def check_int8_device(device: torch.device) -> None:
+    """Raises UsageError for a device that runs no net in 8 bits: all but the CPU."""
+    if device.type != "cpu":
+        raise UsageError(f"`precision=int8` is for processors (`device=cpu`), not {device}: take `precision=auto`")
 
 
 def _check_int8(device: torch.device, training: bool) -> None:
     if training:
         raise UsageError("`precision=int8` is for descriptors and scores: take `precision=auto`")
-    if device.type != "cpu":
-        raise UsageError(f"`precision=int8` is for processors (`device=cpu`), not {device}: take `precision=auto`")
+    check_int8_device(device)
     if not has_int8():
         _warn_of_bytes()
 
 
+def _lacking(kind: Literal["bf16", "fp16"]) -> str:
+    """Says that this CPU lacks a format, or that nobody knows."""
+    if has_arithmetic(kind) is None:
+        return f"torch {torch.__version__} does not say whether this CPU has {kind} arithmetic"
+    return f"this CPU has no {kind} arithmetic"
+
+
 @functools.cache
 def _warn_of_bytes() -> None:
+    if not _has_byte_operators():
+        reason = f"torch {torch.__version__} has no 8-bit operators here"
+    elif has_arithmetic("int8") is None:
+        reason = f"torch {torch.__version__} does not say whether this CPU multiplies bytes (VNNI)"
+    else:
+        reason = "this CPU cannot multiply bytes (VNNI)"
     log.warning(
-        "`precision=int8`: this CPU cannot multiply bytes (VNNI), so fp32 does it with the same values, in more time "
-        "than `precision=fp32` takes"
+        "`precision=int8`: %s, so fp32 does it with the same values, in more time than `precision=fp32` takes", reason
     )
 
 
 @functools.cache
 def _warn_of_emulation() -> None:
     """Once a process. The factors are those of nets D and A, full and narrow, on 1 and 2 cores with AVX2."""
+    known = has_arithmetic("bf16") is not None
     log.warning(
-        "`precision=bf16`: this CPU has no bf16 arithmetic and emulates it, which takes 3 to 17 times as long as fp32; "
-        "`precision=auto` takes fp32 here"
+        "`precision=bf16`: %s%s, which takes 3 to 17 times as long as fp32; `precision=auto` takes fp32 here",
+        _lacking("bf16"),
+        " and emulates it" if known else ". It may emulate it",
     )
 
 
@@ -136,13 +151,7 @@ def _native(device: torch.device, kind: Literal["bf16", "fp16"]) -> bool:
     """Whether the hardware has this format. Where unsure the answer is no, which only costs speed."""
     if device.type == "cuda":
         return kind == "fp16" or _capability(device) >= 8
-    if device.type != "cpu":
-        return False
-    listed: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    if any(listed.get(name, False) for name in _CPU_FEATURES[kind]):
-        return True
-    asked = getattr(torch.cpu, f"_is_avx512_{kind}_supported", None)  # torch 2.11
-    return bool(asked is not None and asked())
+    return device.type == "cpu" and has_arithmetic(kind) is True
 
 
 def _macos(major: int) -> bool:
@@ -213,12 +222,25 @@ def equal_shapes() -> Iterator[None]:
 
 
 @contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Inside the block, matrix products and convolutions on CUDA run in TF32, or in full float32 if not `allowed`."""
+def tf32(device: torch.device, allowed: bool) -> Iterator[None]:
+    """Inside the block, products and convolutions on a CUDA device run in TF32, or in full float32 if not `allowed`.
+
+    Torch 2.9 replaced its switches, and an old one raises RuntimeError once a user has set a new one.
+    """
+    if device.type != "cuda":
+        yield
+        return
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    switches: list[tuple[Any, str]] = [(matmul, "allow_tf32"), (cudnn, "allow_tf32")]
+    value: bool | str = allowed
+    if hasattr(matmul, "fp32_precision") and hasattr(cudnn, "conv"):
+        switches = [(matmul, "fp32_precision"), (cudnn.conv, "fp32_precision")]
+        value = "tf32" if allowed else "ieee"
+    before = [getattr(*switch) for switch in switches]
     try:
+        for switch in switches:
+            setattr(*switch, value)
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for switch, found in zip(switches, before, strict=True):
+            setattr(*switch, found)

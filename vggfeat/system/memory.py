@@ -52,9 +52,19 @@ def _glibc() -> ctypes.CDLL | None:
 _LIBRARY = _glibc()
 
 
+_keeping = False
+
+
+def keeps_freed_memory() -> bool:
+    """Whether this process's heap has been told to; the way back to glibc's own rules is closed."""
+    return _keeping
+
+
 def keep_freed_memory() -> None:
     """Makes every block come from the heap, which keeps freed memory until `release_free_memory`."""
+    global _keeping
     if _LIBRARY is not None:
+        _keeping = True
         _LIBRARY.mallopt(_M_MMAP_MAX, 0)
         _LIBRARY.mallopt(_M_TRIM_THRESHOLD, _NEVER)
 

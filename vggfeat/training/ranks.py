@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +99,8 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
             )
         device = torch.device(launch.device(str(device)) or device)
         torch.cuda.set_device(device)
+    if sys.platform == "win32":
+        os.environ.setdefault("USE_LIBUV", "0")  # the wheels of torch 2.4 and 2.5 ask for libuv, and lack it
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(launch.rank, launch.world, device, launch.local_world)

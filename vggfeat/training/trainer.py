@@ -207,7 +207,7 @@ class Trainer:
         if self.ranks.device.type != "cuda":
             yield
             return
-        with equal_shapes(), tf32(self._tf32):
+        with equal_shapes(), tf32(self.ranks.device, self._tf32):
             yield
 
     def _autocast(self) -> Any:

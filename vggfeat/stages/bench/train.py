@@ -5,33 +5,23 @@ from __future__ import annotations
 import json
 import os
 import socket
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
-from torch.nn import functional as F
+from torch import distributed, multiprocessing
 
 from vggfeat.datasets import Sample
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import INPUT_SIDE, NUM_CLASSES, net_spec
-from vggfeat.nets.networks import VGG, glorot_
-from vggfeat.nets.scaling import InputScaling
 from vggfeat.results import Result
-from vggfeat.stages.bench.yardsticks import (
-    TORCHVISION_NAMES,
-    machine,
-    make_photos,
-    matrix_rate,
-    synchronize,
-    torchvision_net,
-    training_flops,
-)
+from vggfeat.stages.bench.plain_training import HEAD_BATCH, RATE, plain_rates, random_net
+from vggfeat.stages.bench.timing import FULL, Effort, median_seconds
+from vggfeat.stages.bench.yardsticks import machine, make_photos, matrix_rate, training_flops
 from vggfeat.system.bars import Progress
 from vggfeat.system.devices import Precision, resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
@@ -41,39 +31,15 @@ from vggfeat.training.ranks import Ranks, process_group
 from vggfeat.training.recipe import Sgd
 from vggfeat.training.trainer import Trainer
 
-WARM, TIMED = 2, 5
-"""Untimed updates first, then the timed ones, whose median counts."""
-
-RATE = 1e-4  # so small that the loss on random pictures stays finite
-
-HEAD_BATCH = 64
-"""Images an update of the fully-connected layers alone, as `train --trainable fc` takes them."""
-
 PROCESSES = 2
 
-PHOTOS, LOADED = 48, 384
-"""Number of pictures for the loader, and of crops that it makes of them."""
+PHOTOS = 48
+"""Number of pictures for the loader."""
 
 COLOURS = Colours(
     (123.68, 116.78, 103.94), (0.22, 0.019, 0.006), ((0.57, 0.58, 0.58), (-0.7, 0.0, 0.7), (0.4, -0.8, 0.4))
 )
 """About ILSVRC's; their values do not change the work."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured; tests take less."""
-
-    warm: int = WARM
-    timed: int = TIMED
-    loaded: int = LOADED
-    matrix_side: int | None = None
-    """Of the matrix product that gives the machine's rate; None: by device."""
-    processes: bool = True
-    """Whether to measure two processes."""
-
-
-FULL = Effort()
 
 
 @dataclass(frozen=True)
@@ -88,7 +54,7 @@ class UpdateRate(Result):
     matrix_tflops: float
     share_of_matrix_rate: float
     times_plain_torchvision: float | None
-    """None where torchvision has no such net."""
+    """None where there is no plain loop."""
 
     def as_json(self) -> dict[str, Any]:
         """Without a ratio that does not exist."""
@@ -105,7 +71,7 @@ class HeadRate(Result):
     images_per_second: float
     seconds_per_update: float
     times_plain_torchvision: float | None
-    """None where torchvision has no such net."""
+    """None where there is no plain loop."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +109,15 @@ class TrainBenchmark(Result):
     batch_size: int
     machine: dict[str, Any]
     plain_torchvision_images_per_second: float | None
-    """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory."""
+    """Of a plain loop with torchvision's module: NCHW, fp32, the same net and batch in memory. None where torchvision
+    has no such net, or the whole batch at once does not fit into memory."""
     runs: tuple[UpdateRate, ...]
     head: tuple[HeadRate, ...]
     loader: tuple[LoaderRate, ...]
     synchronisation: Synchronisation | None
     """None where two processes cannot be measured."""
+    synchronisation_missing: str | None = None
+    """Why they were not measured."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, under the names of the command's JSON."""
@@ -197,27 +166,21 @@ def bench_train(
     formats = [resolve_precision(precision, place, training=True) for precision in precisions]
     parts, tick = 2 * len(formats) + 4, progress or (lambda done, total, failed: None)
 
-    # The plain loops come first: with a trainer, the process's allocator has the trainer's settings.
-    known = net in TORCHVISION_NAMES
-    plain = _plain_rate(_net(net, width).to(place), size, effort) if known else None
-    tick(1, parts, 0)
-    plain_head = _plain_head_rate(_net(net, head_width).to(place), effort) if known else None
+    plain = plain_rates(net, width, head_width, size, place, effort)
     tick(2, parts, 0)
     rows, heads = [], []
     for done, precision in enumerate(formats):
-        rows.append(_measured(net, width, size, precision, place, plain, effort))
+        rows.append(_measured(net, width, size, precision, place, plain.whole, effort))
         tick(3 + 2 * done, parts, 0)
-        heads.append(_measured_head(net, head_width, precision, place, plain_head, effort))
+        heads.append(_measured_head(net, head_width, precision, place, plain.head, effort))
         tick(4 + 2 * done, parts, 0)
     loader = _loader_rates(effort.loaded)
     tick(parts - 1, parts, 0)
-    both = _synchronisation(net, width, size, formats[0], place, effort) if effort.processes else None
+    both, missing = _synchronisation(net, width, size, formats[0], place, effort)
     tick(parts, parts, 0)
-    return TrainBenchmark(net, width, size, machine(place), plain, tuple(rows), tuple(heads), tuple(loader), both)
-
-
-def _net(net: str, width: float) -> VGG:
-    return glorot_(VGG(net, width=width))
+    return TrainBenchmark(
+        net, width, size, machine(place), plain.whole, tuple(rows), tuple(heads), tuple(loader), both, missing
+    )
 
 
 def _measured(
@@ -245,22 +208,24 @@ def _measured_head(
 ) -> HeadRate:
     """Updates of the fully-connected layers alone, in one number format."""
     sgd = Sgd(batch_size=HEAD_BATCH, trainable="fc")
-    trainer = Trainer(_net(net, width), sgd, seed=0, precision=precision, ranks=Ranks(0, 1, device), computed=True)
+    trainer = Trainer(
+        random_net(net, width), sgd, seed=0, precision=precision, ranks=Ranks(0, 1, device), computed=True
+    )
     batch = replace(_random_batch(HEAD_BATCH), features=torch.rand(HEAD_BATCH, *trainer.form.frozen_shape()))
-    seconds = _median(lambda: trainer.update(batch, RATE), device, effort)
+    seconds = median_seconds(lambda: trainer.update(batch, RATE), device, effort)
     rate = HEAD_BATCH / seconds
     return HeadRate(precision, width, HEAD_BATCH, rate, seconds, rate / plain if plain else None)
 
 
 def _trainer(net: str, width: float, size: int, precision: Precision, ranks: Ranks) -> Trainer:
     """A trainer for batches of `size` images over all processes."""
-    return Trainer(_net(net, width), Sgd(batch_size=size), seed=0, precision=precision, ranks=ranks)
+    return Trainer(random_net(net, width), Sgd(batch_size=size), seed=0, precision=precision, ranks=ranks)
 
 
 def _seconds_an_update(trainer: Trainer, images: int, effort: Effort, position: int = 0) -> float:
     """Median over updates on a random batch, this process's share from `position` on."""
     batch = _random_batch(images, position)
-    return _median(lambda: trainer.update(batch, RATE), trainer.ranks.device, effort)
+    return median_seconds(lambda: trainer.update(batch, RATE), trainer.ranks.device, effort)
 
 
 def _random_batch(images: int, position: int = 0) -> Batch:
@@ -274,53 +239,6 @@ def _random_batch(images: int, position: int = 0) -> Batch:
         position,
         [],
     )
-
-
-def _median(work: Callable[[], object], device: torch.device, effort: Effort) -> float:
-    """Seconds of the work, the device's part included: the median of the timed runs after the warm ones."""
-    seconds = []
-    for _ in range(effort.warm + effort.timed):
-        synchronize(device)
-        start = time.perf_counter()
-        work()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[effort.warm :])
-
-
-def _plain_rate(model: VGG, size: int, effort: Effort) -> float:
-    """Images/s of a plain torchvision loop: NCHW, fp32, torch's defaults, the whole batch at once."""
-    device = next(model.parameters()).device
-    crops = torch.randint(0, 256, (size, INPUT_SIDE, INPUT_SIDE, 3), dtype=torch.uint8)
-    scaled = InputScaling(model.preprocessing, device)
-    net = torchvision_net(model)
-    return _plain_updates(net, lambda: scaled(crops.to(device)).permute(0, 3, 1, 2).contiguous(), size, effort)
-
-
-def _plain_head_rate(model: VGG, effort: Effort) -> float:
-    """Images/s of a plain loop with torchvision's classifier on vectors in memory, in fp32."""
-    head = torchvision_net(model).classifier
-    first = next(head.parameters())
-    vectors = torch.rand(HEAD_BATCH, first.shape[1])
-    return _plain_updates(head, lambda: vectors.to(first.device), HEAD_BATCH, effort)
-
-
-def _plain_updates(net: nn.Module, inputs: Callable[[], Tensor], size: int, effort: Effort) -> float:
-    """Images/s of updates of a module that gives scores."""
-    device = next(net.parameters()).device
-    net.train()
-    sgd = Sgd()
-    optimizer = torch.optim.SGD(net.parameters(), RATE, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
-    labels = torch.randint(0, NUM_CLASSES, (size,))
-
-    def update() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(net(inputs()), labels.to(device)).backward()
-        optimizer.step()
-
-    # Undo settings of earlier training in this process.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=True):
-        return size / _median(update, device, effort)
 
 
 def _loader_rates(loaded: int) -> list[LoaderRate]:
@@ -349,16 +267,25 @@ def _loader_rates(loaded: int) -> list[LoaderRate]:
 
 def _synchronisation(
     net: str, width: float, size: int, precision: Precision, device: torch.device, effort: Effort
-) -> Synchronisation | None:
-    """The cost of averaging gradients; None with a single CUDA device, and on devices without a backend."""
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and torch.cuda.device_count() < PROCESSES):
-        return None
+) -> tuple[Synchronisation | None, str | None]:
+    """The cost of averaging gradients, or why it was not measured; a failure leaves the other figures as they are."""
+    cuda = device.type == "cuda" and torch.cuda.device_count() >= PROCESSES
+    if not effort.processes or not (cuda or device.type == "cpu"):
+        return None, "needs two CUDA devices, or a CPU run"
     share = size // PROCESSES
     with tempfile.TemporaryDirectory(prefix="vggfeat-bench-") as folder:
         answer = Path(folder) / "first.json"
         arguments = (_free_port(), net, width, share, precision, device.type, str(answer), effort)
-        multiprocessing.spawn(_process, arguments, nprocs=PROCESSES)
-        return Synchronisation(**json.loads(answer.read_text(encoding="utf-8")))
+        try:
+            multiprocessing.spawn(_process, arguments, nprocs=PROCESSES)
+            return Synchronisation(**json.loads(answer.read_text(encoding="utf-8"))), None
+        except (
+            multiprocessing.ProcessRaisedException,
+            multiprocessing.ProcessExitedException,
+            OSError,
+            RuntimeError,
+        ) as error:
+            return None, f"they failed: {str(error).strip().splitlines()[-1]}"
 
 
 def _free_port() -> int:
@@ -401,7 +328,7 @@ def _process(
         together = _seconds_an_update(trainer, share, effort, position=rank * share)
         del trainer
         values = torch.zeros(gradients, device=ranks.device)
-        reduce = _median(lambda: distributed.all_reduce(values), ranks.device, effort)
+        reduce = median_seconds(lambda: distributed.all_reduce(values), ranks.device, effort)
         if ranks.first:
             figures = Synchronisation(
                 processes=PROCESSES,

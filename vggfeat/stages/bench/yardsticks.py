@@ -67,7 +67,7 @@ def matrix_rate(precision: str, device: torch.device, side: int | None = None) -
     if precision == "int8":
         a, b = to_bytes(a, 1 / LEVELS), Int8Linear(nn.Linear(side, side), 1 / LEVELS, 1.0)
     seconds = []
-    with tf32(precision == "tf32"):
+    with tf32(device, precision == "tf32"):
         for _ in range(6):
             start = time.perf_counter()
             b(a)
