@@ -93,6 +93,7 @@ def test_a_page_of_neighbours_shows_each_picture_beside_them(library, tmp_path):
     text = found.report.read_text()
     assert text.count("data:image/jpeg") == 3
     assert "not described: " in text
+    assert f"1.000 {root / '1.png'}" in re.sub("<[^>]+>", "", text), "neighbours have their names beside them"
     assert len(re.findall(r"broken\.png</(?:span|li)>", text)) == 1, "where there is no picture its name stands once"
     assert list(found.failed) == [str(root / "broken.png")]
 

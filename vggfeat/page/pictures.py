@@ -107,9 +107,9 @@ class Pictures:
         made = self._made[id]
         return None if isinstance(made, ImageError) else Html(made)
 
-    def named(self, id: str) -> Html:
-        """A list item: the image above its id."""
-        return self.show(id, *(() if self.uri(id) is None else (breakable(id),)))
+    def named(self, id: str, *before: Any) -> Html:
+        """A list item: the image above its id, and what to print before that."""
+        return self.show(id, *before, *(() if self.uri(id) is None else (breakable(id),)))
 
     def show(self, id: str, *below: Any) -> Html:
         """A list item: the image, with its id as alternative text, and what to print below."""

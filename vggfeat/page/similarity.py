@@ -88,7 +88,7 @@ def _queries(queries: Sequence[Mapping[str, Any]], asked: Pictures, held: Pictur
 def _matches(query: Mapping[str, Any], held: Pictures) -> Html:
     if "error" in query:
         return tag("td", f"not described: {query['error']}", class_="text", data_label="most similar images")
-    items = [held.show(match["id"], f"{match['cosine']:.3f}") for match in query["matches"]]
+    items = [held.named(match["id"], f"{match['cosine']:.3f} ") for match in query["matches"]]
     return _pictured(items, "most similar images")
 
 
