@@ -1,4 +1,4 @@
-"""Every tensor on the net's device, by doubles of CUDA that need no GPU.
+"""Every tensor on the net's device, by doubles of CUDA and MPS that need no GPU.
 
 torch's FakeTensors know their device and shape alone, so that full-size work costs nothing; the tensors of
 `labelled_device` have values too, for what autograd, the optimiser and the boxes compute.
@@ -13,23 +13,31 @@ import numpy as np
 import pytest
 import torch
 from labelled_device import labelled
+from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import vggfeat
 from vggfeat.datasets import Sample
 from vggfeat.datasets.decoding import Decoded
+from vggfeat.datasets.listing import from_paths
+from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.dense import DenseNet
+from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.localiser import Localiser
 from vggfeat.inference.runner import Rescaled
 from vggfeat.inference.scorer import Scorer
+from vggfeat.inference.settings import DescriptorSettings
 from vggfeat.nets.catalog import Preprocessing
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.weights import load_net
+from vggfeat.stages import train as stages_train
 from vggfeat.training.crops import Batch
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Recipe
 from vggfeat.training.tasks import task_of
 from vggfeat.training.trainer import Trainer
 
-CUDA = torch.device("cuda:0")
+CUDA, MPS = torch.device("cuda:0"), torch.device("mps")
 CLASSES = 6
 
 
@@ -177,15 +185,16 @@ def test_an_update_and_a_validation_stay_on_their_device(cuda, drawn_on, monkeyp
     assert trainer._fits(2)
 
 
-def made_of(task, trainable, computed, device):
+def made_of(task, trainable, computed, device, precision="fp32"):
     """A trainer of a narrow net on a device, and a batch for it."""
     recipe = Recipe(net="A", task=task)
     its_task = task_of(recipe, CLASSES)
     net = glorot_(VGG("A", width=1 / 32, num_classes=its_task.outputs))
     net.preprocessing = Preprocessing("BGR", 1.0, (100.0, 110.0, 120.0), (1.0, 2.0, 3.0), "bilinear")
     sgd = dataclasses.replace(recipe.sgd, batch_size=4, trainable=trainable)
+    ranks = Ranks(0, 1, device)
     trainer = Trainer(
-        net, sgd, seed=0, precision="fp32", ranks=Ranks(0, 1, device), micro_batch=2, task=its_task, computed=computed
+        net, sgd, seed=0, precision=precision, ranks=ranks, micro_batch=2, task=its_task, computed=computed
     )
     given = batch(4, its_task.needs_boxes, trainer.form.frozen_shape() if computed else None)
     values = torch._C.Generator().manual_seed(0)
@@ -198,51 +207,123 @@ def made_of(task, trainable, computed, device):
 
 @pytest.mark.parametrize("task", ["classify", "localise"])
 @pytest.mark.parametrize(("trainable", "computed"), [("all", False), ("fc8", True), ("conv5_1", False)])
+@pytest.mark.parametrize("device", [CUDA, MPS], ids=str)
 def test_gradients_and_the_optimiser_stay_on_their_device_and_give_what_the_cpu_gives(
-    monkeypatch, task, trainable, computed
+    monkeypatch, task, trainable, computed, device
 ):
+    rates = (0.01, 0.001) if task == "classify" else (1e-5, 1e-6)  # boxes' losses are in pixels
     with labelled(monkeypatch) as mode:
-        trainer, given = made_of(task, trainable, computed, CUDA)
-        for rate in (0.01, 0.001):
-            assert trainer.update(given, rate).device == CUDA
+        trainer, given = made_of(task, trainable, computed, device)
+        for rate in rates:
+            assert trainer.update(given, rate).device == device
         trained = [p for p in trainer.net.parameters() if p.requires_grad]
-        assert {p.grad.device for p in trained} == {CUDA}
-        assert {trainer.optimizer.state[p]["momentum_buffer"].device for p in trained} == {CUDA}
+        assert {p.grad.device for p in trained} == {device}
+        assert {trainer.optimizer.state[p]["momentum_buffer"].device for p in trained} == {device}
         trainer.load_optimizer(trainer.optimizer.state_dict())
         assert trainer.validate([given]).device == torch.device("cpu")
         if computed:
             crops = dataclasses.replace(given, crops=torch.zeros(4, 224, 224, 3, dtype=torch.uint8))
             assert trainer.frozen(crops).numpy().shape == tuple(given.features.shape)
         names = {name.split(".")[1] for name in mode.launched}
-        assert {"_fused_sgd_", "threshold_backward"} - names == ({"threshold_backward"} if computed else set())
+        fused = {"_fused_sgd_"} if device == CUDA else set()  # the trainer has no fused step for MPS
+        assert names & {"_fused_sgd_"} == fused and (computed or "threshold_backward" in names)
         found = [p.detach().cpu().numpy() for p in trainer.net.parameters()]
         checkpoint = trainer.net.checkpoint()["state_dict"]
         assert {value.device.type for value in checkpoint.values()} == {"cpu"}
     plain, given = made_of(task, trainable, computed, torch.device("cpu"))
-    for rate in (0.01, 0.001):
+    for rate in rates:
         plain.update(given, rate)
     for ours, expected in zip(found, plain.net.parameters(), strict=True):
         assert np.allclose(ours, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_losses_are_scaled_for_fp16_on_their_device(monkeypatch):
+    """Autocast is the CPU's here, and the scaler CUDA's."""
+    with labelled(monkeypatch) as mode:
+        trainer, given = made_of("classify", "fc8", True, CUDA, precision="fp16")
+        for rate in (0.01, 0.001):
+            assert trainer.update(given, rate).device == CUDA
+        assert trainer.scaler.is_enabled() and trainer.scaler.get_scale() == 2.0**16
+        names = {name.split(".")[1] for name in mode.launched}
+        assert {"_amp_update_scale_", "_fused_sgd_"} <= names
+        found = [p.detach().cpu().numpy() for p in trainer.net.parameters()]
+    plain, given = made_of("classify", "fc8", True, torch.device("cpu"))
+    for rate in (0.01, 0.001):
+        plain.update(given, rate)
+    for ours, expected in zip(found, plain.net.parameters(), strict=True):
+        assert np.allclose(ours, expected.detach().numpy(), rtol=1e-2, atol=1e-4)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes of ten pictures."""
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        path = tmp_path / "tree" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (230 + number, 240, 3), np.uint8)).save(path)
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("device", [CUDA, MPS], ids=str)
+def test_frozen_outputs_and_a_whole_training_are_those_of_the_cpu(monkeypatch, tree, tmp_path, device):
+    glorot_(VGG("A", width=1 / 32, num_classes=2)).save(tmp_path / "start.pt")
+    recipe = {"net": "A", "width": 1 / 32, "data.dataset": "folder", "precision": "fp32", "schedule.epochs": 1}
+    keys = recipe | {"sgd.trainable": "fc", "sgd.batch_size": 4, "init.checkpoint": str(tmp_path / "start.pt")}
+    monkeypatch.setattr(stages_train, "resolve_device", torch.device)
+    with labelled(monkeypatch):
+        ours = vggfeat.train(keys, tree, device=str(device), output=tmp_path / "ours.pt")
+    cpus = vggfeat.train(keys, tree, device="cpu", output=tmp_path / "cpus.pt")
+    assert ours.errors.loss == pytest.approx(cpus.errors.loss, rel=1e-4)
+    features = [(tmp_path / f"{name}.features.f16").stat().st_size for name in ("ours", "cpus")]
+    assert features[0] == features[1] > 20 * 2 * 49 * 16, "two crops of each picture"
+    weights = [load_net("A", result.best, device="cpu").state_dict() for result in (ours, cpus)]
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize(("device", "background"), [(CUDA, True), (MPS, False)], ids=str)
+@pytest.mark.parametrize("pool", ["avg", "gem"])
+def test_blocks_in_the_background_give_the_descriptors_of_the_cpu(monkeypatch, tree, device, background, pool):
+    samples = from_paths(sorted(map(str, tree.rglob("*.png")))).samples
+    steps = []
+
+    def described(place):
+        net = glorot_(VGG("A", width=1 / 32), seed=1).to(place)
+        settings = DescriptorSettings(scales=(224, 256), layers=("conv2_1", "pool5:max", "fc7"), pool=pool)
+        extractor = Extractor([net], settings, workers=1)
+        run, gather = extractor.run, extractor.gather
+        monkeypatch.setattr(extractor, "run", lambda rescaled: (steps.append("run"), run(rescaled))[1])
+        monkeypatch.setattr(extractor, "gather", lambda *done: (steps.append("gather"), gather(*done))[1])
+        found = [block.descriptors for _, block in describe_blocks(extractor, samples)]
+        extractor.close()
+        return np.concatenate(found)
+
+    with labelled(monkeypatch):
+        ours = described(device)
+    assert steps == (["run", "run", "gather", "gather"] if background else ["run", "gather"] * 2)
+    assert np.allclose(ours, described(torch.device("cpu")), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", [CUDA, MPS], ids=str)
 @pytest.mark.parametrize("view", ["dense", "center"])
 @pytest.mark.parametrize("classifies", [False, True])
-def test_boxes_come_from_the_device_and_are_those_of_the_cpu(monkeypatch, view, classifies):
+def test_boxes_come_from_the_device_and_are_those_of_the_cpu(monkeypatch, view, classifies, device):
     names = tuple("abcdef")[:CLASSES]
 
-    def net(outputs, device, **record):
+    def net(outputs, place, **record):
         made = glorot_(VGG("A", width=1 / 32, num_classes=outputs, class_names=() if record else names))
         made.training_record = record
-        return made.to(device)
+        return made.to(place)
 
-    def located(device):
+    def located(place):
         record = {"recipe": {"task": "localise", "localise": {"head": "pcr"}}, "class_names": list(names)}
         localiser = Localiser(
-            [net(4 * CLASSES, device, **record)],
+            [net(4 * CLASSES, place, **record)],
             scales=(256, 288),
             view=view,
             guesses=None if classifies else lambda sample: (np.array([1, 0]), np.array([0.7, 0.3])),
-            classifier=net(CLASSES, device) if classifies else None,
+            classifier=net(CLASSES, place) if classifies else None,
         )
         rng = np.random.default_rng(0)
         rescaled = [
@@ -257,13 +338,13 @@ def test_boxes_come_from_the_device_and_are_those_of_the_cpu(monkeypatch, view, 
             for n in range(2)
         ]
         work = localiser.run(rescaled)
-        assert {its.device for views in work.boxes for images in views for its in images} == {device}
+        assert {its.device for views in work.boxes for images in views for its in images} == {place}
         found = localiser.gather(Decoded(2, [0, 1], {}, frozenset()), work)
         localiser.close()
         return found.candidates
 
     with labelled(monkeypatch):
-        ours = located(CUDA)
+        ours = located(device)
     for one, other in zip(ours, located(torch.device("cpu")), strict=True):
         assert (one.classes == other.classes).all()
         assert np.allclose(one.boxes, other.boxes, atol=1e-2) and np.allclose(one.ratings, other.ratings, atol=1e-5)
@@ -279,3 +360,24 @@ def test_the_labelled_device_refuses_what_cuda_refuses(monkeypatch):
             there.detach().numpy()
         (there * there).sum().backward()
         assert there.grad.device == CUDA and there.grad.cpu().tolist() == [[2.0, 2.0], [2.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: torch.zeros(2, dtype=torch.float64, device=MPS),
+        lambda: torch.tensor([1.0], dtype=torch.float64, device=MPS),
+        lambda: torch.ones(2).double().to(MPS),
+        lambda: torch.ones(2).to(MPS).double(),
+        lambda: torch.ones(2, device=MPS).to("cpu", torch.float64),
+        lambda: torch.ones(2, device=MPS).sum(dtype=torch.float64),
+    ],
+)
+def test_the_labelled_device_refuses_float64_as_mps_does(monkeypatch, made):
+    with labelled(monkeypatch), pytest.raises(TypeError, match="MPS framework doesn't support float64"):
+        made()
+
+
+def test_the_labelled_device_leaves_float64_to_the_cpu(monkeypatch):
+    with labelled(monkeypatch):
+        assert (torch.ones(2, device=MPS).cpu().double() + torch.zeros(2, dtype=torch.float64)).sum() == 2.0
