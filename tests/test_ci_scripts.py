@@ -105,7 +105,11 @@ def test_versions_keeps_its_environments_in_a_relative_folder(tmp_path):
     assert done.stdout.splitlines()[-2:] == [
         f"| {way} | torch 2.4 |  4 tests in {name}  |" for way in ("lowest", "newest")
     ]
-    asked = [line.split()[3] for line in (tmp_path / "log").read_text().splitlines() if "--resolution" in line]
+    asked = [
+        line.split("--resolution ")[1].split()[0]
+        for line in (tmp_path / "log").read_text().splitlines()
+        if "--resolution" in line
+    ]
     assert asked == ["lowest-direct", "highest"]
     assert {path.name for path in (tmp_path / "kept").iterdir()} >= {"lowest", "newest"}
     assert versions(SETS="oldest").stderr == "no set 'oldest'; valid: lowest, newest\n"
