@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -200,6 +201,17 @@ def test_a_schedule_goes_on_where_its_state_was_taken():
 
 
 # Where weights start
+
+
+def test_a_closed_trainer_keeps_nothing_of_the_other_processes():
+    made = trainer(Sgd(batch_size=2))
+    together = torch.nn.Module()
+    together.itself = [together]  # as DDP refers to itself, so that counting references does not free it
+    made.parallel, alive = together, weakref.ref(together)
+    del together
+    made.close()
+    assert alive() is None
+    assert made.parallel is made.form
 
 
 def layer_names(net):

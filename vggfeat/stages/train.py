@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def train(
         heard = _heard(observer, progress) if ranks.first else Observer()
         setup = RunSetup(recipe, dataset, files, ranks, threads, heard, micro_batch, save_seconds, cache)
         run = Run(setup, begin(setup, resume))  # a signal meanwhile acts at once: there is no update to keep yet
-        with stop_signals() as stop:
+        with contextlib.closing(run.trainer), stop_signals() as stop:
             finished = run.epochs(stop)
         state, best = run.state, files.best if files.best.exists() else None
         failed = tuple(state.failed)

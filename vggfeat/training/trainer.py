@@ -7,6 +7,7 @@ whole batch and sliced, so that micro-batches and processes change nothing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,6 +104,16 @@ class Trainer:
         if ranks.world > 1:
             index = [device.index] if device.type == "cuda" else None
             self.parallel = DistributedDataParallel(self.form, device_ids=index)
+
+    def close(self) -> None:
+        """Lets go of the other processes, before their group ends.
+
+        DDP keeps the group. If it were the last to do so, Python would end the group's threads while holding the lock
+        that one of them may wait for: such a run of torch 2.4 never ended.
+        """
+        if self.parallel is not self.form:
+            self.parallel = self.form
+            gc.collect()  # DDP refers to itself
 
     @property
     def micro_batch(self) -> int:

@@ -322,11 +322,11 @@ def _process(
         distributed.barrier()
         alone = _seconds_an_update(trainer, share, effort)
         gradients = sum(p.numel() for p in trainer.net.parameters())
-        del trainer
+        trainer.close()
         trainer = _trainer(net, width, share * PROCESSES, precision, ranks)
         distributed.barrier()
         together = _seconds_an_update(trainer, share, effort, position=rank * share)
-        del trainer
+        trainer.close()
         values = torch.zeros(gradients, device=ranks.device)
         reduce = median_seconds(lambda: distributed.all_reduce(values), ranks.device, effort)
         if ranks.first:
