@@ -150,6 +150,16 @@ def test_training_learns(tree, tmp_path):
 ENDS = {2: "SIGTERM", 3: "SIGINT", 4: "SIGHUP" if hasattr(signal, "SIGHUP") else "SIGINT"}
 
 
+@pytest.fixture
+def heard_hangup():
+    """SIGHUP as usual, also where the tests run under nohup, which has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if hasattr(signal, "SIGHUP") else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_hangup")
 @pytest.mark.parametrize("at", ENDS)
 def test_an_interrupted_run_ends_with_the_same_bits_as_an_undisturbed_one(tree, tmp_path, at):
     recipe, data = tiny(tree, schedule__epochs=3)
