@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from raw_pictures import chunk, packed, png, tiff
 
+from vggfeat.datasets import images
 from vggfeat.datasets import tiff as tags_of
 from vggfeat.datasets.images import decode
 from vggfeat.errors import ImageError
@@ -125,7 +126,19 @@ def test_rgb_tiffs_in_separate_planes() -> None:
     assert np.array_equal(pixels(tiff(10, 6, planes, photometric=2, bits=[8] * 3, tags=tags)), rgb)
 
 
+def test_a_pillow_that_reads_ycbcr_tiffs_wrongly_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiff(10, 6, packed(ramp(8, 3), 8), photometric=6, bits=[8] * 3, tags={530: ("H", [1, 1])})
+    monkeypatch.setattr(images, "_reads_plain_ycbcr", lambda: False)
+    with pytest.raises(ImageError) as caught:
+        pixels(made)
+    assert str(caught.value) == (
+        "uncompressed TIFF YCbCr needs Pillow 13 or later, as earlier ones read it wrongly: pip install -U pillow"
+    )
+
+
 def test_ycbcr_tiffs_without_subsampling_are_jfifs() -> None:
+    if not images._reads_plain_ycbcr():
+        pytest.skip("this Pillow reads them wrongly, and they are refused")
     ycc = ramp(8, 3).reshape(6, 10, 3)
     made = tiff(10, 6, packed(ycc.reshape(6, -1), 8), photometric=6, bits=[8] * 3, tags={530: ("H", [1, 1])})
     y, cb, cr = (ycc[..., k].astype(float) for k in range(3))

@@ -229,7 +229,7 @@ def test_a_certificate_that_is_refused_says_why(monkeypatch):
         for error in (
             client.ClientConnectorCertificateError(key, refused),
             client.ClientConnectorError(key, lost),
-            client.ClientConnectorDNSError(key, unknown),
+            getattr(client, "ClientConnectorDNSError", client.ClientConnectorError)(key, unknown),
         )
     ] == [
         "Cannot connect to host host:443: certificate refused: self-signed certificate",

@@ -10,7 +10,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint, typed
 from vggfeat.cli.options import GIVEN, common, data_option, dataset_option, device_options, net_options, reading_options
-from vggfeat.cli.types import SCALES, Choice, Numbers
+from vggfeat.cli.types import SCALES, Choice, Numbers, Several
 from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import UsageError, nearest
 from vggfeat.inference.settings import SCALE_RULES, VIEWS
@@ -32,7 +32,7 @@ class ScalesOrRule(Numbers):
 
 
 @click.command()
-@click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
+@click.argument("files", cls=Several, nargs=-1, metavar="[FILES.h5 ..]")
 @net_options(many=True, to="fuse")
 @click.option(
     "--view",

@@ -24,7 +24,7 @@ from vggfeat.cli.options import (
     net_options,
     reading_options,
 )
-from vggfeat.cli.types import SCALES, Choice, Layer
+from vggfeat.cli.types import SCALES, Choice, Layer, Several
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
 from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import Shard, whole_path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # imports numpy and h5py
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
+@click.argument("paths", cls=Several, nargs=-1, metavar="[PATHS..|-]")
 @net_options(many=True)
 @click.option("--scales", type=SCALES, default="256,384,512", show_default=True, help="Shorter sides Q in pixels.")
 @click.option(

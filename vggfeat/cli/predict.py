@@ -12,13 +12,14 @@ from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option, list_options, recorded_net_options
+from vggfeat.cli.types import Several
 from vggfeat.errors import UsageError
 from vggfeat.system.launch import default_workers
 
 
 @click.command()
 @click.argument("model")
-@click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
+@click.argument("paths", cls=Several, nargs=-1, metavar="[PATHS..|-]")
 @dataset_option("It lies under the data root.")
 @data_option
 @list_options

@@ -11,12 +11,13 @@ from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint, typed
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import GIVEN, common, data_option, list_options, recorded_net_options
+from vggfeat.cli.types import Several
 from vggfeat.errors import UsageError
 
 
 @click.command()
 @click.argument("features", metavar="FEATURES.h5")
-@click.argument("paths", nargs=-1, metavar="[PATHS..|-]")
+@click.argument("paths", cls=Several, nargs=-1, metavar="[PATHS..|-]")
 @list_options
 @click.option("--count", "-k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of a picture.")
 @click.option("--at-least", type=float, default=0.98, show_default=True, help="Smallest cosine of near-duplicates.")

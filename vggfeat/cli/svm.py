@@ -12,12 +12,12 @@ from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option, dataset_option, layer_option
-from vggfeat.cli.types import SCALES, Choice, Numbers
+from vggfeat.cli.types import SCALES, Choice, Numbers, Several
 from vggfeat.store.aggregates import AGGREGATES
 
 
 @click.command()
-@click.argument("files", nargs=-1, metavar="[FILES.h5 ..]")
+@click.argument("files", cls=Several, nargs=-1, metavar="[FILES.h5 ..]")
 @dataset_option("Takes descriptors/<dataset>-*.h5 if no file is named.")
 @click.option(
     "--C",

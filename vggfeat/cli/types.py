@@ -5,12 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from vggfeat.errors import nearest, unknown_name
 from vggfeat.inference.settings import POOLINGS
 from vggfeat.nets.catalog import NETS, net_spec
 from vggfeat.nets.layers import LAYERS, POOLING_MARK
+
+
+class Several(click.Argument):
+    """An argument of any number of words, which a recipe file may give where the command line has none.
+
+    click itself looks there from 8.2 on.
+    """
+
+    def consume_value(self, ctx: click.Context, opts: Any) -> tuple[Any, Any]:
+        """The words, and where they come from."""
+        value, source = super().consume_value(ctx, opts)
+        if value in (None, ()) and (given := ctx.lookup_default(str(self.name))):
+            return given, ParameterSource.DEFAULT_MAP
+        return value, source
 
 
 class Choice(click.Choice):

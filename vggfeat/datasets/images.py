@@ -7,6 +7,7 @@ Any fault of an untrusted file ends in one ImageError with a short reason, befor
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import stat
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from vggfeat.datasets import jpeg, png, tiff
 from vggfeat.datasets.pixels import from_deep, on_white, to_rgb, without_one_colour
@@ -44,6 +45,9 @@ would have 330 million; a panorama of 12:1 at Q = 768 still passes."""
 # Pillow warns of sizes that are errors here, and of oddities beside the pixels. Set once and for Pillow alone: filters
 # belong to the whole process, so decoding threads that set and restore them would lose others' filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+CAPTION_SIZE = 16
+"""Height of letters on drawn pictures, in pixels."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -142,6 +146,10 @@ def _decoded_tiff(stream: BinaryIO, directory: tiff.Directory, exif: bool, limit
     """A TIFF file's pixels, where its tags say that Pillow reads them rightly or how to help it."""
     if reason := tiff.refusal(directory):
         raise ImageError(f"{reason}: convert it to 8 bits a channel")
+    if tiff.is_plain_ycbcr(directory) and not _reads_plain_ycbcr():
+        raise ImageError(
+            "uncompressed TIFF YCbCr needs Pillow 13 or later, as earlier ones read it wrongly: pip install -U pillow"
+        )
     deep = max(directory.bits) > 8 and len(directory.bits) == 1
     white_is_zero = deep and directory.first(tiff.PHOTOMETRIC, tiff.MIN_IS_WHITE) == tiff.MIN_IS_WHITE
     changes = {tiff.ORIENTATION: 1} if directory.orientation != 1 else {}  # or Pillow would turn it, asked or not
@@ -369,15 +377,35 @@ def write_outlined(
     """
     factor = max(1.0, side / min(picture.size))
     canvas = picture.resize((round(picture.width * factor), round(picture.height * factor)), _FILTERS["bicubic"])
-    draw = ImageDraw.Draw(canvas)
+    draw, font = ImageDraw.Draw(canvas), _caption_font()
     for box, colour, caption in outlines:
         xmin, ymin, xmax, ymax = (value * factor for value in box)
         corners = (xmin, ymin, max(xmin, xmax - 1), max(ymin, ymax - 1))
         draw.rectangle(corners, outline=colour, width=3)
         place = (corners[0] + 5, corners[1] + 3)
-        draw.rectangle(draw.textbbox(place, caption, font_size=16), fill="black")
-        draw.text(place, caption, fill=colour, font_size=16)
+        draw.rectangle(draw.textbbox(place, caption, font=font), fill="black")
+        draw.text(place, caption, fill=colour, font=font)
     canvas.save(path, "JPEG", quality=90)
+
+
+@functools.cache
+def _reads_plain_ycbcr() -> bool:
+    """Whether this Pillow reads the uncompressed YCbCr that it writes: before 13 it takes a pixel for four bytes."""
+    made, stream = Image.frombytes("YCbCr", (4, 3), bytes(range(36))), BytesIO()
+    try:
+        made.save(stream, "TIFF")
+        with Image.open(stream, formats=("TIFF",)) as read:
+            return read.mode == made.mode and read.tobytes() == made.tobytes()
+    except OSError:
+        return False
+
+
+def _caption_font() -> Any:
+    """Pillow's own font; before 10.1 it has one small size."""
+    try:
+        return ImageFont.load_default(CAPTION_SIZE)
+    except TypeError:
+        return ImageFont.load_default()
 
 
 def write_png(path: str | os.PathLike[str], pixels: NDArray[np.uint8]) -> None:

@@ -148,7 +148,7 @@ def refusal(directory: Directory) -> str:
         return "a TIFF file of other inks than CMYK"
     if max(bits) > 16:
         return f"{widths}-bit integer pixels"
-    if photometric == YCBCR and directory.first(COMPRESSION, 1) == 1 and not _plain_ycbcr(directory):
+    if is_plain_ycbcr(directory) and not _of_jfif(directory):
         return "uncompressed TIFF YCbCr with subsampling or a range of its own"
     if directory.first(PLANAR, 1) == 2 and max(bits) > 8 and len(directory.bits) > 1:
         return f"{widths}-bit TIFF pixels in separate planes"
@@ -194,7 +194,12 @@ def exif_orientation(block: bytes) -> int:
     return 1 if directory is None else directory.orientation
 
 
-def _plain_ycbcr(directory: Directory) -> bool:
+def is_plain_ycbcr(directory: Directory) -> bool:
+    """Whether the samples are uncompressed YCbCr."""
+    return directory.first(PHOTOMETRIC, MIN_IS_WHITE) == YCBCR and directory.first(COMPRESSION, 1) == 1
+
+
+def _of_jfif(directory: Directory) -> bool:
     """Whether the samples are JFIF's: not subsampled, BT.601, full range."""
     coefficients = directory.tags.get(COEFFICIENTS, (0.299, 0.587, 0.114))
     return (
