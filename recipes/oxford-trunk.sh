@@ -146,7 +146,10 @@ if [[ -n ${TIN100:-} ]]; then
         done
         answer "evaluate/${views[1]}both-$rule" evaluate "$out/evaluate/${views[1]}"{dense,crops}-"$rule.h5"
     done
-    run train --task localise --net D --init-from "$out/head/best.pt" --trainable fc --data "$images" \
+    # The head's activations are large: at its rate of 0.001 the loss of boxes becomes infinite, and a last layer of the
+    # usual size answers with noise to pictures that it has not learnt.
+    run train --task localise --net D --init-from "$out/head/best.pt" --trainable fc --learning-rate 0.0003 \
+        --set sgd.dropout=0 --set init.scheme=gaussian --set init.std=0.00001 --data "$images" \
         --crops "${CROPS:-1}" --epochs "${EPOCHS:-10}" --resume -o "$out/boxes"
     answer evaluate/localise-protocol-1 localise --weights "$out/boxes/best.pt" --data "$images" --protocol 1
     answer evaluate/localise localise --weights "$out/boxes/best.pt" --classifier "$out/head/best.pt" --data "$images"
