@@ -9,8 +9,8 @@ from making import clusters, settings, write_descriptors
 
 from vggfeat.classifiers.model_file import Model, write_model
 from vggfeat.classifiers.protocols.splits import Split, write_splits
-from vggfeat.nets.networks import VGG, glorot_
-from vggfeat.training.state import RunState, save_last
+from vggfeat.nets.networks import VGG, glorot_, write_checkpoint
+from vggfeat.training.state import RunState, last_content
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -31,7 +31,7 @@ def write() -> None:
     write_model(FOLDER / "model-v1.h5", model)
     net = glorot_(VGG("A", width=1 / 4096, num_classes=2, class_names=("a", "b")), seed=3)
     net.save(FOLDER / "checkpoint-v1.pt")
-    save_last(FOLDER / "last-v1.pt", net, RunState(step=7, epoch=1))
+    write_checkpoint(FOLDER / "last-v1.pt", last_content(net, RunState(step=7, epoch=1)))
     write_splits(FOLDER / "splits-v1.json", "folder", [Split(("a",), ("b",), ("c",), seed=0)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import types
 import pytest
 from making import striped_tree
 
+from vggfeat.cli.training_display import while_shown
 from vggfeat.training import signals as training_signals
 from vggfeat.training.state import load_last
 
@@ -160,3 +162,11 @@ def test_training_under_nohup_goes_on_after_a_hangup():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_only_a_terminal_that_is_gone_is_passed_over_in_silence():
+    with while_shown():
+        raise OSError(errno.EIO, "a closed terminal")
+    for number in (errno.ENOSPC, errno.EPIPE, errno.EACCES):
+        with pytest.raises(OSError), while_shown():
+            raise OSError(number, "anything else")

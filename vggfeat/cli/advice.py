@@ -67,12 +67,12 @@ def told(error: VggfeatError) -> str:
     message = in_flags(str(error))
     if not error.advice:
         return message
-    facts = {name: _word(name, str(value)) for name, value in error.facts.items()}
+    facts = {name: word(name, str(value)) for name, value in error.facts.items()}
     return f"{message}: {ADVICE[error.advice].format(**facts)}"
 
 
-def _word(name: str, text: str) -> str:
-    """A fact as words of a shell; a command is one already."""
+def word(name: str, text: str) -> str:
+    """A fact as words of a shell; a command is one already, and `shards` is a pattern."""
     if name == "command":
         return text
     return shell_pattern(text) if name == "shards" else shlex.quote(text)
@@ -81,6 +81,11 @@ def _word(name: str, text: str) -> str:
 def shell_pattern(text: str) -> str:
     """A pattern as a word of a shell: its stars stay outside of the quotes."""
     return "*".join(shlex.quote(part) if part else "" for part in text.split("*"))
+
+
+def merging(shards: str, output: str) -> str:
+    """The `vggfeat merge` of the shards that a pattern names."""
+    return f"vggfeat merge {shell_pattern(shards)} -o {shlex.quote(output)}"
 
 
 def _typed(name: str, value: str | None) -> str:

@@ -12,6 +12,12 @@ from rich.console import Console
 
 from vggfeat.system.text import name_bytes, printable
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters, which a terminal acts on, and Unicode's line separators, which may end a line."""
+
+_LEFT_BY_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+"""Those that `json.dumps` leaves as they are."""
+
 
 def stderr() -> Console:
     """A console on the current stderr, for progress, tables and notes."""
@@ -59,13 +65,6 @@ def _cell(value: Any) -> str:
     if text[:1] == '"' or _CONTROL.search(text):
         return _escaped(json.dumps(text, ensure_ascii=False))
     return text
-
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters, which a terminal acts on, and Unicode's line separators, which may end a line."""
-
-_LEFT_BY_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029]")
-"""Those that `json.dumps` leaves as they are."""
 
 
 def _escaped(text: str) -> str:

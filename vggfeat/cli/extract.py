@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vggfeat.cli import console, progress, tables
-from vggfeat.cli.advice import shell_pattern
+from vggfeat.cli.advice import merging
 from vggfeat.cli.exit_codes import DONE, SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from, shard_of
@@ -185,8 +184,7 @@ def _hint_of_shard(part: Shard, whole: Path, quiet: bool) -> None:
     elif part.index:
         hint("extract shard", quiet, path=str(whole))
     elif not quiet:
-        merging = f"vggfeat merge {shell_pattern(pattern)} -o {shlex.quote(str(whole))}"
-        console.note(f"when all {part.count} shards are done: {merging}")
+        console.note(f"when all {part.count} shards are done: {merging(pattern, str(whole))}")
 
 
 def _done(made: Descriptors) -> str:

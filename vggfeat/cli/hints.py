@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from vggfeat.cli.advice import shell_pattern
+from vggfeat.cli.advice import word
 from vggfeat.cli.console import note
 from vggfeat.cli.options import GIVEN
 
@@ -49,14 +49,10 @@ def hint(done: str, quiet: bool, **facts: str | list[str]) -> None:
     Nothing is printed with --quiet.
     """
     if not quiet:
-        words = {name: _typed_word(name, value) for name, value in facts.items()}
+        words = {
+            name: shlex.join(value) if isinstance(value, list) else word(name, value) for name, value in facts.items()
+        }
         note(f"next: {NEXT[done].format(**words)}".rstrip())
-
-
-def _typed_word(name: str, value: str | list[str]) -> str:
-    if isinstance(value, list):
-        return shlex.join(value)
-    return shell_pattern(value) if name == "shards" else shlex.quote(value)
 
 
 def typed(ctx: click.Context) -> list[str]:

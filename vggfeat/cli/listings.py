@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 import shutil
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from vggfeat.cli.advice import shell_pattern
+from vggfeat.cli.advice import merging
 from vggfeat.cli.columns import columns, show
 from vggfeat.nets.catalog import ALIASES
 from vggfeat.store.shards import Shard
@@ -115,8 +114,8 @@ def print_shards(result: ShardsInfo) -> None:
         if len(open_) > COMMANDS:
             print(f"  {len(open_) - COMMANDS} more (--json has all)")
     elif counts["shards_done"] == len(result.shards):
-        pattern = shell_pattern(str(Shard.parse(result.shards[0].shard).pattern(Path(result.output))))
-        print(f"\nnext: vggfeat merge {printable(pattern)} -o {printable(shlex.quote(result.output))}")
+        pattern = str(Shard.parse(result.shards[0].shard).pattern(Path(result.output)))
+        print(f"\nnext: {printable(merging(pattern, result.output))}")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Iterator
 
@@ -27,15 +28,18 @@ CURVES_INTERVAL = 60.0
 """Least seconds between drawings of the curves during a run."""
 
 
+_CLOSED = (errno.EIO, errno.ENXIO, errno.EBADF, errno.EINVAL)
+"""What writing to a terminal that is gone gives: EIO on Linux, the others on macOS and Windows."""
+
+
 @contextlib.contextmanager
 def while_shown() -> Iterator[None]:
     """A terminal that was closed ends a run by its signal, after a checkpoint; what is printed meanwhile is lost."""
     try:
         yield
-    except BrokenPipeError:
-        raise
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno not in _CLOSED:
+            raise
 
 
 class TrainingDisplay(Observer):

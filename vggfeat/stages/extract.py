@@ -150,7 +150,7 @@ def extract(
     from vggfeat.inference.extractor import Extractor
 
     nets = choice.load(layers)
-    named = Naming(dataset.origin, _weights_files(weights, len(nets)), "" if calibration is None else str(calibration))
+    naming = Naming(dataset.origin, _weights_files(weights, len(nets)), "" if calibration is None else str(calibration))
     path = _part_of(default_output(dataset.name, nets, settings) if output is None else output, part)
     calibrate(
         nets,
@@ -173,7 +173,7 @@ def extract(
             store=store,
             keep_scales=keep_scales,
             portion=portion,
-            naming=named,
+            naming=naming,
             resume=resume,
             overwrite=overwrite,
         ) as writer:

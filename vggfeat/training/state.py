@@ -10,7 +10,7 @@ from typing import Any
 
 from vggfeat.errors import TrainingError, UsageError, WeightsError
 from vggfeat.nets.checkpoints import load_checked
-from vggfeat.nets.networks import VGG, write_checkpoint
+from vggfeat.nets.networks import VGG
 from vggfeat.system.files import replacing
 
 STATE_KEY = "training_state"
@@ -116,18 +116,13 @@ class RunState:
     """Ids of images that could not be read."""
 
 
-def save_last(path: Path, net: VGG, state: RunState, **rest: Any) -> None:
-    """Writes the last checkpoint."""
-    write_checkpoint(path, last_content(net, state, **rest))
-
-
 def last_content(net: VGG, state: RunState, **rest: Any) -> dict[str, Any]:
     """The last checkpoint: a checkpoint of the net like any other, with the run's state added."""
     return net.checkpoint() | {STATE_KEY: {"version": STATE_VERSION, "progress": asdict(state), **rest}}
 
 
 def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], RunState]:
-    """(checkpoint, rest, state) as `save_last` wrote them.
+    """(checkpoint, rest, state) as `last_content` made them.
 
     Raises TrainingError for any other file.
     """

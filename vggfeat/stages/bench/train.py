@@ -285,7 +285,8 @@ def _synchronisation(
             OSError,
             RuntimeError,
         ) as error:
-            return None, f"they failed: {str(error).strip().splitlines()[-1]}"
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            return None, f"they failed: {words[-1]}"
 
 
 def _free_port() -> int:
