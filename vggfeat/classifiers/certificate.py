@@ -8,7 +8,18 @@ import numpy as np
 
 from vggfeat.classifiers.engine import Rows
 from vggfeat.classifiers.gram import Gram
-from vggfeat.classifiers.objective import Array, Double, groups_of, objective_and_gap, relative, row_dot, support_gap
+from vggfeat.classifiers.groups import Count, Group, run_groups
+from vggfeat.classifiers.objective import (
+    SILENT,
+    Array,
+    Double,
+    groups_of,
+    objective_and_gap,
+    relative,
+    row_dot,
+    support_gap,
+)
+from vggfeat.system.launch import available_cores
 
 BLOCK_ROWS = 1024
 """Rows of X turned to float64 at a time: 100 MB at 12,288 features."""
@@ -26,10 +37,13 @@ class Certificate:
         """(weights (K, D + 1) in the dtype of X, margins' f (K, n) and relative gaps (K,), both float64)."""
         weights = self.weights(beta, exact=beta.dtype == np.float64).astype(self.X.dtype, copy=False)
         f = self.margins(weights)
-        gap = np.empty(len(y))
-        for k in groups_of(len(y), y.shape[1]):
-            gap[k] = self._gap(y[k], cost[k], beta[k], f[k], weights[k], tol)
-        return weights, f, gap
+
+        def gap_of(k: Group, _count: Count) -> Double:
+            with np.errstate(**SILENT):
+                return self._gap(y[k], cost[k], beta[k], f[k], weights[k], tol)
+
+        groups = groups_of(len(y), y.shape[1])
+        return weights, f, np.concatenate(run_groups(gap_of, groups, available_cores()))
 
     def _gap(self, y: Array, cost: Array, beta: Array, f: Double, weights: Array, tol: float) -> Double:
         """(K,) the smaller gap of two dual points: beta itself and, if its gap is above tol, 2 c slack."""

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from vggfeat.classifiers.kernels import solve_positive
 from vggfeat.classifiers.limits import Limits
-from vggfeat.classifiers.objective import Array, Double, row_dot, solve_positive
+from vggfeat.classifiers.objective import Array, Double, row_dot
 
 SHRINK = 0.1
 """Accuracy of a Newton step: more is wasted, because the active set changes first."""

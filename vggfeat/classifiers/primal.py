@@ -20,6 +20,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from vggfeat.classifiers.groups import Count, silent
+from vggfeat.classifiers.kernels import solve_positive
 from vggfeat.classifiers.newton import MAX_STALLS
 from vggfeat.classifiers.objective import (
     Double,
@@ -27,7 +28,6 @@ from vggfeat.classifiers.objective import (
     objective_and_gap,
     relative,
     row_dot,
-    solve_positive,
 )
 from vggfeat.classifiers.table import Table
 
@@ -85,20 +85,19 @@ class Hessians:
         flips, build = len(enter) + len(leave), int(np.count_nonzero(active))
         cut = len(active) - build if self.uniform else len(active)
         if build < min(flips, cut):
-            self.M[k] = self._outer(k, np.flatnonzero(active))
+            self.M[k] = 0
+            self._add(k, np.flatnonzero(active), 2)
         elif cut < flips:
-            self.M[k] = self.table.gram() - self._outer(k, np.flatnonzero(~active), whole=True)
+            self.M[k] = self.table.gram()
+            self._add(k, np.flatnonzero(~active), -2, whole=True)
         else:
-            if len(enter):
-                self.M[k] += self._outer(k, enter)
-            if len(leave):
-                self.M[k] -= self._outer(k, leave)
+            self._add(k, enter, 2)
+            self._add(k, leave, -2)
         self.active[k] = active
 
-    def _outer(self, k: int, rows: NDArray[np.intp], whole: bool = False) -> NDArray[np.float32]:
-        """2 sum u x x' over some rows, (D + 1, D + 1); whole: u = 1 for rows that do not count, too."""
-        weight = np.full(len(rows), 2.0) if whole or self.uniform else 2 * self.unit[k, rows]
-        return self.table.outer(rows, weight)
+    def _add(self, k: int, rows: NDArray[np.intp], factor: float, whole: bool = False) -> None:
+        """Adds factor sum u x x' over some rows to M; whole: u = 1 for rows that do not count, too."""
+        self.table.add_squares(self.M[k], rows, factor, None if whole or self.uniform else self.unit[k, rows])
 
 
 def walk(

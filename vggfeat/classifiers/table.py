@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.classifiers import kernels
 from vggfeat.classifiers.objective import Array, Double
 
 Real = TypeVar("Real", np.float32, np.float64)
@@ -65,21 +66,22 @@ class Table:
         out[:, -1] = self.scaling
         return out
 
-    def outer(self, at: NDArray[np.intp], weight: Double) -> NDArray[np.float32]:
-        """sum of weight x x' over some of the rows, (D + 1, D + 1)."""
-        total = np.zeros((self.dim, self.dim), dtype=np.float32)
-        root = np.sqrt(weight).astype(np.float32)
+    def add_squares(
+        self, total: NDArray[np.float32], at: NDArray[np.intp], factor: float, weight: Double | None = None
+    ) -> None:
+        """Adds factor sum of weight x x' over some of the rows to the upper triangle of total (D + 1, D + 1)."""
         for start in range(0, len(at), self.block):
             part = slice(start, start + self.block)
             rows = self._read(at[part], np.float32) if self._single is None else self._single[at[part]]
-            rows *= root[part, None]
-            total += rows.T @ rows
-        return total
+            if weight is not None:
+                rows *= np.sqrt(weight[part]).astype(np.float32)[:, None]
+            kernels.add_squares(total, rows, factor)
 
     def gram(self) -> NDArray[np.float32]:
-        """2 X' X (D + 1, D + 1)."""
+        """The upper triangle of 2 X' X (D + 1, D + 1)."""
         if self._gram is None:
-            self._gram = self.outer(np.arange(self.n), np.full(self.n, 2.0))
+            self._gram = np.zeros((self.dim, self.dim), dtype=np.float32)
+            self.add_squares(self._gram, np.arange(self.n), 2)
         return self._gram
 
     def _blocks(self) -> Iterator[tuple[slice, Double]]:

@@ -1,0 +1,71 @@
+"""The BLAS and LAPACK calls of the SVM fits: against numpy, with and without the direct way to the routines."""
+
+import numpy as np
+import pytest
+
+from vggfeat.classifiers import kernels
+
+
+@pytest.fixture(params=["direct", "wrapped"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways: by address, and by scipy's wrappers, where scipy counts in other integers."""
+    if request.param == "wrapped":
+        monkeypatch.setattr(kernels, "_routine", lambda name, char: None)
+
+
+def squares(n: int, dtype: type) -> np.ndarray:
+    rows = np.random.default_rng(n).standard_normal((3 * n, n)).astype(dtype)
+    return rows.T @ rows + np.eye(n, dtype=dtype)
+
+
+def test_scipy_gives_the_addresses_of_its_routines() -> None:
+    assert all(kernels._routine(name, char) is not None for name in ("posv", "syrk") for char in "fd")
+
+
+@pytest.mark.parametrize("n", [1, 2, 65, 257])
+@pytest.mark.parametrize(("dtype", "close"), [(np.float32, 1e-4), (np.float64, 1e-12)])
+def test_a_positive_system_is_solved_as_by_numpy_and_left_as_it_was(
+    way: None, n: int, dtype: type, close: float
+) -> None:
+    system, target = squares(n, dtype), np.arange(n, dtype=dtype) - 2
+    kept = system.copy(), target.copy()
+    found = kernels.solve_positive(system, target)
+    np.testing.assert_allclose(found, np.linalg.solve(system.astype(np.float64), target), rtol=close, atol=close)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(system, kept[0])
+    np.testing.assert_array_equal(target, kept[1])
+
+
+def test_only_the_upper_triangle_of_a_system_counts(way: None) -> None:
+    system, target = squares(40, np.float64), np.ones(40)
+    upper = np.triu(system) + np.tril(np.full((40, 40), np.nan), -1)
+    np.testing.assert_allclose(kernels.solve_positive(upper, target), np.linalg.solve(system, target), rtol=1e-10)
+
+
+def test_a_singular_system_still_gives_a_direction_of_descent(way: None) -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 30))
+    target = np.random.default_rng(1).standard_normal(30)
+    found = kernels.solve_positive(rows.T @ rows, target)
+    assert np.isfinite(found).all()
+    assert found @ target > 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_system_that_overflowed_has_no_solution(way: None, value: float) -> None:
+    assert np.isnan(kernels.solve_positive(np.diag([1.0, value]), np.ones(2))).all()
+    assert np.isnan(kernels.solve_positive(np.eye(2), np.array([1.0, value]))).all()
+
+
+def test_a_system_that_is_negative_definite_has_no_solution(way: None) -> None:
+    assert np.isnan(kernels.solve_positive(-np.eye(3), np.ones(3))).all()
+
+
+@pytest.mark.parametrize("m", [0, 1, 7, 300])
+@pytest.mark.parametrize(("dtype", "close"), [(np.float32, 1e-3), (np.float64, 1e-10)])
+def test_squares_of_rows_are_added_to_the_upper_triangle(way: None, m: int, dtype: type, close: float) -> None:
+    rows = np.random.default_rng(m).standard_normal((m, 33)).astype(dtype)
+    total = squares(33, dtype)
+    before = total.copy()
+    kernels.add_squares(total, rows, -2)
+    expected = before.astype(np.float64) - 2 * rows.astype(np.float64).T @ rows
+    np.testing.assert_allclose(np.triu(total), np.triu(expected), rtol=0, atol=close * (1 + m))

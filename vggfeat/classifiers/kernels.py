@@ -1,0 +1,79 @@
+"""The BLAS and LAPACK routines that fits call thousands of times, without holding Python's lock.
+
+scipy.linalg's wrappers keep the lock while a routine works, so two threads took as long as one; ctypes lets it go. Of a
+symmetric matrix only the upper triangle is read and written: in Fortran's order, which is by columns, the lower one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import byref, c_int
+from functools import cache
+
+import numpy as np
+import scipy.linalg.cython_blas
+import scipy.linalg.cython_lapack
+from scipy import LowLevelCallable
+
+from vggfeat.classifiers.objective import Array
+
+MODULES = {"posv": scipy.linalg.cython_lapack, "syrk": scipy.linalg.cython_blas}
+RIDGES = (0.0, 1e2, 1e4, 1e6)
+"""What the diagonal of a system that cannot be factorised grows by, in roundings of its trace."""
+
+
+def solve_positive(system: Array, target: Array) -> Array:
+    """(n,) the solution of a symmetric system (n, n) that is positive definite up to rounding; NaN if it overflowed.
+
+    Huge C or collinear columns leave a system that is singular to rounding. Its diagonal then grows until it can be
+    factorised, which still gives a direction of descent; the duality gap tells how good the result is.
+    """
+    size = float(np.abs(system.diagonal()).sum())
+    if not (np.isfinite(size) and np.isfinite(target).all()):
+        return np.full_like(target, np.nan)
+    for ridge in RIDGES:
+        shifted, solution = system.copy(), target.copy()
+        shifted.ravel()[:: len(system) + 1] += system.dtype.type(ridge * np.finfo(system.dtype).eps * size)
+        if not posv(shifted, solution):
+            return solution
+    return np.full_like(target, np.nan)
+
+
+def posv(system: Array, target: Array) -> int:
+    """Solves in place: target (n,) becomes the solution, system (n, n) its Cholesky factor; 0 unless that failed."""
+    call = _routine("posv", system.dtype.char)
+    if call is None:
+        wrapper = scipy.linalg.get_lapack_funcs("posv", (system,))
+        _, target[:], failed = wrapper(system.T, target, lower=True, overwrite_a=True)
+        return int(failed)
+    n, columns, status = c_int(len(system)), c_int(1), c_int(0)
+    data = system.ctypes.data, byref(n), target.ctypes.data, byref(n)
+    call(b"L", byref(n), byref(columns), *data, byref(status))
+    return status.value
+
+
+def add_squares(total: Array, rows: Array, factor: float) -> None:
+    """Adds factor rows' rows, of rows (m, n), to the upper triangle of total (n, n)."""
+    call = _routine("syrk", total.dtype.char)
+    if call is None:
+        wrapper = scipy.linalg.get_blas_funcs("syrk", (total,))
+        total[:] = wrapper(factor, rows.T, beta=1.0, c=total.T, lower=True).T
+        return
+    number = np.ctypeslib.as_ctypes_type(total.dtype)
+    m, n = (c_int(size) for size in rows.shape)
+    terms = byref(number(factor)), rows.ctypes.data, byref(n), byref(number(1)), total.ctypes.data, byref(n)
+    call(b"L", b"N", byref(n), byref(m), *terms)
+
+
+@cache
+def _routine(name: str, char: str) -> Callable[..., None] | None:
+    """A routine for a dtype's character (f or d), or None where it counts in other integers than C's int."""
+    found = LowLevelCallable.from_cython(MODULES[name], {"f": "s", "d": "d"}[char] + name)
+    types = found.signature[found.signature.index("(") + 1 : -1].split(", ")
+    if "int *" not in types:
+        return None
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address = pointer(found.function, found.signature.encode())
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(types))(address)
