@@ -23,6 +23,7 @@ from vggfeat.nets.int8 import byte_layers, int8_form, is_calibrated
 from vggfeat.nets.layers import layer_shape, trunk_layers
 from vggfeat.nets.networks import HEAD_DEPTHS, VGG, windows
 from vggfeat.nets.scaling import InputScaling
+from vggfeat.nets.window_layer import window_count, window_layer
 from vggfeat.system.devices import (
     check_int8_device,
     current,
@@ -54,6 +55,10 @@ HEAD_WINDOWS = 512
 """Windows, of whichever pictures, that make one product with the fully-connected layers. Those of one 256x341 picture
 are 10, for which reading the 205 MB of fc6's weights (bf16) takes longer than multiplying by them."""
 
+TILED_WINDOWS = 2048
+"""The same where windows share work: their filters are transformed each time. 512 tiles of four windows take 67 MB for
+each of inputs, filters and products."""
+
 GPU_HEAD_WINDOWS = 4096
 
 KEPT_BYTES = 1 << 30
@@ -84,8 +89,8 @@ class _Passed:
     """Of the picture."""
     layers: dict[str, Tensor]
     """Its reduced maps by layer, of the trunk's layers first."""
-    windows: Tensor | None
-    """(h w, C 7 7) of the last pooling; None where no fully-connected layer is wanted."""
+    pooled: Tensor | None
+    """(1, C, h, w), the last pooling's map; None where no fully-connected layer is wanted."""
 
 
 class DenseNet:
@@ -152,11 +157,14 @@ class DenseNet:
             self._trunk = int8_form(self._trunk, names, maxima, self._taps)
             if self._head_taps:
                 self._classifier = int8_form(self._classifier, names, maxima, self._head_taps)
+        on_cpu = self.device.type == "cpu" and self.precision == "fp32"
+        self._window_layer = window_layer(self._classifier[0]) if on_cpu and self._head_taps else None
         self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
         self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
         self._most_padding = (GPU_PADDING if self._cuda else 0.0) if most_padding is None else most_padding
-        self._most_windows = GPU_HEAD_WINDOWS if self._cuda else HEAD_WINDOWS
+        shared = HEAD_WINDOWS if self._window_layer is None else TILED_WINDOWS
+        self._most_windows = GPU_HEAD_WINDOWS if self._cuda else shared
 
     @property
     def dim(self) -> int:
@@ -223,8 +231,8 @@ class DenseNet:
                     continue
                 waiting.update(zip(rows, passed, strict=True))
                 release_free_memory(beyond=KEPT_BYTES)
-                windows = sum(len(its.windows) for its in waiting.values() if its.windows is not None)
-                if not self._head_taps or windows >= self._most_windows or not batches:
+                count = sum(window_count(its.pooled) for its in waiting.values() if its.pooled is not None)
+                if not self._head_taps or count >= self._most_windows or not batches:
                     yield from self._finished(waiting, reductions)
                     waiting = {}
 
@@ -272,11 +280,8 @@ class DenseNet:
                     place.update((part, reductions[part](positions)) for part in self._taps[number])
         if not self._head_taps:
             return [_Passed(size, layers, None) for size, layers in zip(sizes, found, strict=True)]
-        if equal:
-            of_pictures = list(windows(batch).unflatten(0, (len(pictures), -1)))
-        else:
-            of_pictures = [windows(pooled) for pooled in extents.cut(batch)]
-        return [_Passed(size, layers, its) for size, layers, its in zip(sizes, found, of_pictures, strict=True)]
+        pooled = extents.cut(batch)
+        return [_Passed(size, layers, its) for size, layers, its in zip(sizes, found, pooled, strict=True)]
 
     def _add_head(self, passed: Sequence[_Passed], reductions: Reductions) -> None:
         """Adds the fully-connected layers of these pictures, half of them at a time where memory is full."""
@@ -295,15 +300,21 @@ class DenseNet:
 
     def _head(self, passed: Sequence[_Passed], reductions: Reductions) -> None:
         """Runs the fully-connected layers on the windows of all pictures at once."""
-        of_pictures = [its.windows for its in passed if its.windows is not None]
-        counts, last = [len(its) for its in of_pictures], max(self._head_taps)
-        values = torch.cat(of_pictures)
+        maps = [its.pooled for its in passed if its.pooled is not None]
+        counts, last = [window_count(its) for its in maps], max(self._head_taps)
+        values = self._first(maps)
         for number, module in enumerate(self._classifier[: last + 1]):
-            values = module(values)
+            values = module(values) if number else values
             if number in self._head_taps:
                 out = values.to(torch.float32, copy=number < last)  # a ReLU that follows would change it
                 for its, positions in zip(passed, out.split(counts), strict=True):
                     its.layers.update((part, reductions[part](positions)) for part in self._head_taps[number])
+
+    def _first(self, maps: Sequence[Tensor]) -> Tensor:
+        """fc6 of all windows of these maps, before its ReLU."""
+        if self._window_layer is not None:
+            return self._window_layer(maps)
+        return self._classifier[0](torch.cat([windows(one) for one in maps]))
 
     def _uploaded(self, values: Tensor) -> Tensor:
         """On the net's device; to a GPU from pinned memory, while it still computes what it was given before."""
