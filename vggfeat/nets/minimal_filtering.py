@@ -26,7 +26,7 @@ class Transforms:
     input: Tensor
     """(n n, n n) float32."""
     filter: Tensor
-    """(n n, r r) float64."""
+    """(n n, r r) float32."""
     output: Tensor
     """(m m, n n) float32."""
 
@@ -34,14 +34,11 @@ class Transforms:
 def two_dimensional(outputs: int, taps: int, points: Sequence[Fraction | int]) -> Transforms:
     """F(outputs x outputs, taps x taps), interpolated at these outputs + taps - 2 points and at infinity."""
     exact = one_dimensional(outputs, taps, [Fraction(point) for point in points])
-    of_input, of_filter, of_output = (
-        torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64) for rows in exact
-    )
-    return Transforms(
-        torch.kron(of_input, of_input).to(torch.float32),
-        torch.kron(of_filter, of_filter),
-        torch.kron(of_output, of_output).to(torch.float32),
-    )
+    both_sides = []
+    for rows in exact:
+        one_side = torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
+        both_sides.append(torch.kron(one_side, one_side).to(torch.float32))
+    return Transforms(*both_sides)
 
 
 def one_dimensional(

@@ -25,7 +25,7 @@ from vggfeat.nets.sources import check_published, existing, paired
 from vggfeat.nets.wording import net_words
 from vggfeat.system.bars import Fetching, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
-from vggfeat.system.hashes import digests
+from vggfeat.system.hashes import digests_ahead
 from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
@@ -150,9 +150,10 @@ def _from_file(path: Path, net: str | None, chosen: Preprocessing | None) -> VGG
 
 def _unprepared(path: Path, net: str | None) -> tuple[VGG, Contents]:
     """A file's net, its preprocessing still to be set, and what the file says."""
+    hashed = digests_ahead(path, "sha256")
     content = read_weights(path)
     model = build(str(path), content, net)
-    model.weights_name, model.weights_sha256 = path.name, digests(path, "sha256")["sha256"]
+    model.weights_name, model.weights_sha256 = path.name, hashed.result()["sha256"]
     model.origin = recognised(path, content, model.weights_sha256)
     return model, content
 

@@ -39,7 +39,6 @@ class WindowLayer:
 
     def __init__(self, linear: nn.Linear) -> None:
         self.linear = linear
-        self._filter = TRANSFORMS.filter.to(torch.float32)
 
     def __call__(self, pooled: Sequence[Tensor]) -> Tensor:
         """The layer's values before its ReLU, by the faster way for so many windows."""
@@ -57,7 +56,7 @@ class WindowLayer:
         found = inputs.new_empty(TILE**2, inputs.shape[1], outputs)
         for first in range(0, outputs, AT_ONCE):
             weight = self.linear.weight[first : first + AT_ONCE]
-            filters = (self._filter @ weight.reshape(-1, POOLED_SIDE**2).T).view(PRODUCTS, len(weight), channels)
+            filters = (TRANSFORMS.filter @ weight.reshape(-1, POOLED_SIDE**2).T).view(PRODUCTS, len(weight), channels)
             products = torch.bmm(inputs, filters.transpose(1, 2))
             found[:, :, first : first + AT_ONCE] = (TRANSFORMS.output @ products.flatten(1)).view(
                 TILE**2, -1, len(weight)

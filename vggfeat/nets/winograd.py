@@ -6,7 +6,6 @@ channels, which are nearly all of the work, are 36 matrix products over many til
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from vggfeat.nets.minimal_filtering import two_dimensional
@@ -22,9 +21,9 @@ TRANSFORMS = two_dimensional(TILE, 3, (0, 1, -1, 2, -2))
 
 
 def transformed_filters(weight: Tensor) -> Tensor:
-    """(K, C, 3, 3) float32 -> (36, C, K), computed in float64."""
-    values = weight.detach().permute(2, 3, 1, 0).reshape(9, -1).to(torch.float64)
-    return (TRANSFORMS.filter @ values).to(torch.float32).view(36, weight.shape[1], weight.shape[0])
+    """(K, C, 3, 3) float32 -> (36, C, K)."""
+    values = weight.detach().permute(2, 3, 1, 0).reshape(9, -1)
+    return (TRANSFORMS.filter @ values).view(36, weight.shape[1], weight.shape[0])
 
 
 def convolve(x: Tensor, filters: Tensor, bias: Tensor, strip_bytes: int = STRIP_BYTES) -> Tensor:

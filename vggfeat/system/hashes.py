@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 
 from vggfeat.errors import DownloadError, VggfeatError
 
@@ -19,6 +21,20 @@ def digests(path: str | Path, *algorithms: str) -> dict[str, str]:
     except OSError as error:
         raise VggfeatError(f"{path}: cannot be read: {error.strerror or error}") from error
     return {name: found.hexdigest() for name, found in hashes.items()}
+
+
+def digests_ahead(path: str | Path, *algorithms: str) -> Future[dict[str, str]]:
+    """The same in a thread, while the file is read for its content; nothing waits for it where that fails."""
+    future: Future[dict[str, str]] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(digests(path, *algorithms))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return future
 
 
 def algorithm(digest: str) -> str:
