@@ -6,12 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
+from estimator_checks import failed_checks
 from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
-from sklearn.utils.estimator_checks import check_estimator
 from test_svm import ENGINES, TIGHT, blobs, engine, fit  # noqa: F401 - a fixture
 
 from vggfeat.classifiers.calibration import fit_sigmoids, held_out_folds
@@ -163,7 +163,8 @@ def test_probabilities_need_the_parameter_and_a_fit():
     X, y = blobs(n=40)
     with pytest.raises(AttributeError) as caught:
         LinearSVM().fit(X, y).predict_proba  # noqa: B018
-    assert "has no attribute 'predict_proba'" in str(caught.value)
+    ours = caught.value.__cause__ or caught.value  # later versions of scikit-learn raise their own from ours
+    assert str(ours) == "predict_proba is not available when probability=False"
     svm = LinearSVM(probability=True).fit(X, y)
     svm.set_params(probability=False).fit(X, y)
     assert not hasattr(svm, "sigmoids_")
@@ -186,14 +187,9 @@ def test_weights_that_are_not_finite_have_no_probabilities():
 
 
 def test_scikit_learns_estimator_checks_pass_but_for_what_folds_and_sigmoids_change():
-    expected = {
-        "check_sample_weight_equivalence_on_dense_data": "repeated samples make other folds (CalibratedClassifierCV too)",
-        "check_classifiers_train": "the class of the largest probability may be another than that of the largest score",
-    }
-    svm = LinearSVM(probability=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        results = check_estimator(svm, expected_failed_checks=expected, on_fail=None, on_skip=None)
-    assert {one["check_name"] for one in results if one["status"] == "xfail"} == set(expected)
-    assert not [one["check_name"] for one in results if one["status"] == "failed"]
-    assert len(results) > 40
+    # Repeated samples make other folds (CalibratedClassifierCV too). Older versions have the second name.
+    of_weights = {"check_sample_weight_equivalence_on_dense_data", "check_sample_weights_invariance"}
+    failed = failed_checks(LinearSVM(probability=True)).keys()
+    assert len(failed & of_weights) == 1
+    # The class of the largest probability may be another than that of the largest score.
+    assert failed - of_weights == {"check_classifiers_train"}

@@ -67,6 +67,7 @@ import importlib, os, signal, sys
 hidden, modules, calls = (line.split() for line in sys.stdin.read().splitlines())
 import numpy, torch, torchvision, sklearn.svm, scipy.sparse, h5py, PIL.Image, click, rich.console  # theirs to adapt
 import sklearn.metrics, sklearn.model_selection, multiprocessing, subprocess, tempfile, torch.distributed, torch.fx
+import sklearn.utils.estimator_checks
 import pytest, asyncio, concurrent.futures, logging.handlers, urllib.request, tarfile, shutil, http.server
 for name in hidden:
     sys.modules[name] = None

@@ -21,6 +21,7 @@ import torch
 import torchvision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from needs import need_hdf5_that_survives_damage
 from torch import Tensor, nn
 
 from vggfeat.errors import UsageError, VggfeatError, WeightsError
@@ -734,6 +735,7 @@ def test_damaged_files_raise_nothing_but_the_projects_own_errors(
     if kind == "caffemodel":
         path.write_bytes(small_caffemodel())
     elif kind == "keras":
+        need_hdf5_that_survives_damage(path.parent)
         write_keras(keras_d, path)
     else:
         torch.save(VGG("A", width=1 / 256, num_classes=2).state_dict(), path)
