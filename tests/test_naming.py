@@ -10,10 +10,10 @@ import pytest
 from making import commands_on, settings
 
 from vggfeat.cli import run
-from vggfeat.datasets.sample import Origin
+from vggfeat.datasets.origin import LONGEST, Origin
 from vggfeat.page.commands import extract_command, resumed
 from vggfeat.store import read_descriptors
-from vggfeat.store.naming import LONGEST, Naming
+from vggfeat.store.naming import Naming
 
 NARROW = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "224", "--precision", "fp32", "--quiet"]
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vggfeat.datasets.sample import Dataset, Origin, Sample
+from vggfeat.datasets.origin import Origin
+from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import unknown_name
 
 __all__ = ["NAMES", "Dataset", "Sample", "load_dataset"]

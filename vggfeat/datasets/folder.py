@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
-from vggfeat.datasets.sample import Dataset, Origin, Sample
+from vggfeat.datasets.origin import Origin
+from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.files import exists
 from vggfeat.system.numbers import number_of

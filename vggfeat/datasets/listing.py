@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from vggfeat.datasets.sample import Dataset, Origin, Sample
+from vggfeat.datasets.origin import Origin
+from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.numbers import number_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.tars import read_member
 from vggfeat.errors import ImageError, ReadError
 from vggfeat.system.numbers import number_of
@@ -58,19 +59,6 @@ MAX_MEGAPIXELS = 100.0
 
 OWN = ("images", "folder")
 """Names of data sets that are a user's own pictures, whose EXIF orientation counts; benchmarks ignore it."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How a user named images, so that a command can name them again. Relative paths start at the working directory."""
-
-    paths: tuple[str, ...] = ()
-    """Files, folders and tar files, with number ranges as given."""
-    list_file: str = ""
-    nul: bool = False
-    """Whether the list is separated by NUL."""
-    data: str = ""
-    """The data root of a named data set."""
 
 
 @dataclass(frozen=True)

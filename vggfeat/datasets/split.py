@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from vggfeat.datasets import load_dataset
+from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.numbers import number_of
@@ -26,6 +27,8 @@ class TrainingSet:
     exif: bool
     held_out: bool
     """Whether the validation part was drawn from the training images."""
+    origin: Origin | None = field(default=None, compare=False)
+    """None for samples that a program made."""
 
 
 def load_training_set(
@@ -58,7 +61,7 @@ def load_training_set(
         raise DatasetError(
             f"{root}: {number_of(len(train), 'image')} to train on and {len(val)} to validate with: each needs some"
         )
-    return TrainingSet(dataset.name, train, val, dataset.class_names, dataset.exif, held_out)
+    return TrainingSet(dataset.name, train, val, dataset.class_names, dataset.exif, held_out, dataset.origin)
 
 
 def _located(name: str, data: str | Path) -> Dataset:

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.listing import NAME
-from vggfeat.datasets.sample import Origin
+from vggfeat.datasets.origin import LONGEST, Origin
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
-from vggfeat.store.naming import LONGEST, Naming
+from vggfeat.store.naming import Naming
 from vggfeat.store.shards import Shard, whole_path
 from vggfeat.system.numbers import number_of
 from vggfeat.training.recipe import Recipe, completed, load_recipe
@@ -27,7 +27,7 @@ def making_command(made: Descriptors) -> str:
     """The command line that reproduces a file of descriptors or posteriors."""
     settings, dataset = made.attributes["settings"], str(made.attributes["dataset"])
     if made.attributes["layer"] == "posteriors":
-        return evaluate_command(settings, dataset)
+        return evaluate_command(settings, dataset, made.naming)
     if made.portion is not None:
         return shard_command(settings, dataset, made.naming, whole_path(made.path), made.portion.shard)
     return extract_command(settings, dataset, made.naming, str(made.path))
@@ -110,10 +110,8 @@ def extract_command(
         output: the file to write.
         shard: such as "2/8".
     """
-    origin, nets = naming.origin or Origin(), settings["nets"]
-    if len(naming.weights) == len(nets):
-        nets = [{**net, "weights": path} for net, path in zip(nets, naming.weights, strict=True)]
-    words = ["vggfeat", "extract", *_nets({**settings, "nets": nets})]
+    origin = naming.origin or Origin()
+    words = ["vggfeat", "extract", *_nets(_with_weights(settings, naming.weights))]
     words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
     words += [] if settings["flip"] else ["--no-flip"]
     words += ["--exif"] if settings["exif"] else ["--no-exif"]
@@ -171,17 +169,19 @@ def fit_command(recorded: str, model: str) -> str:
     return f"{recorded} -o {shlex.quote(model)}"
 
 
-def evaluate_command(settings: Mapping[str, Any], dataset: str, output: str | None = None) -> str:
-    """The `vggfeat evaluate` that reproduces a file of posteriors.
+def evaluate_command(settings: Mapping[str, Any], dataset: str, naming: Naming) -> str:
+    """The `vggfeat evaluate` that makes a file of posteriors again, as FILE.h5.
 
     Args:
         settings: the settings that the file records.
         dataset: the data set's name.
-        output: the file to write; by default FILE.h5.
+        naming: how the data set and the weights were named.
     """
-    words = ["vggfeat", "evaluate", *_nets(settings), "--view", settings["view"]]
+    words = ["vggfeat", "evaluate", *_nets(_with_weights(settings, naming.weights)), "--view", settings["view"]]
     words += ["--scales", _scales_of(settings["nets"]), "--precision", settings["precision"]]
-    return shlex.join([*words, "--dataset", dataset, "-o", output or "FILE.h5"])
+    words += ["--dataset", dataset, *_flags({"subset": naming.part or None}), "-o", "FILE.h5"]
+    data = "" if naming.origin is None else naming.origin.data
+    return with_data(shlex.join(words), data) if data else shlex.join(words)
 
 
 def evaluate_again(settings: Mapping[str, Any], dataset: str, options: Mapping[str, Any]) -> str:
@@ -195,12 +195,9 @@ def evaluate_again(settings: Mapping[str, Any], dataset: str, options: Mapping[s
     """
     rest = dict(options)
     weights, preprocessing = rest.pop("weights", None), rest.pop("preprocessing", None)
-    nets = list(settings["nets"])
-    if weights:
-        given = weights * len(nets) if len(weights) == 1 else weights
-        nets = [{**net, "weights": path} for net, path in zip(nets, given, strict=True)]
-    words = ["vggfeat", "evaluate", *_nets({**settings, "nets": nets}, preprocessing), "--view", settings["view"]]
-    words += ["--scales", _scales_of(nets), "--precision", settings["precision"], "--dataset", dataset]
+    given = weights * len(settings["nets"]) if weights and len(weights) == 1 else weights or ()
+    words = ["vggfeat", "evaluate", *_nets(_with_weights(settings, given), preprocessing), "--view", settings["view"]]
+    words += ["--scales", _scales_of(settings["nets"]), "--precision", settings["precision"], "--dataset", dataset]
     return shlex.join([*words, *_flags(rest)])
 
 
@@ -235,6 +232,22 @@ def train_command(
     words += ["--report", str(report)] if report else []
     words += ["-o", output] if output else []
     return shlex.join([*words, "--data", data] if data else words)
+
+
+def train_again(file: str | Path, record: Mapping[str, Any], output: str) -> tuple[str, str]:
+    """The `vggfeat train` that repeats a checkpoint's run, and what a reader should know of its images, or "".
+
+    Args:
+        file: the checkpoint.
+        record: its training record, with a recipe.
+        output: the file or folder to write.
+    """
+    origin = Naming.of(record).origin
+    command = train_command(record["recipe"], output)
+    if origin is None:
+        why = "an earlier version, or a program that read them itself"
+        return command, f"{file} does not record where its images were ({why}): name their folder with --data."
+    return with_data(command, origin.data), ""
 
 
 def next_commands(net: Path, dataset: TrainingSet, data: str, folder: str | Path, *, localises: bool) -> list[str]:
@@ -368,6 +381,14 @@ def _preprocessing(nets: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(set(found)) == 1:
         found = found[:1]
     return [word for name in found for word in ("--preprocessing", str(name))]
+
+
+def _with_weights(settings: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The settings with the weights of each net as given, if there is one for each."""
+    nets = settings["nets"]
+    if len(given) != len(nets):
+        return dict(settings)
+    return {**settings, "nets": [{**net, "weights": path} for net, path in zip(nets, given, strict=True)]}
 
 
 def _nets(settings: Mapping[str, Any], preprocessing: Sequence[str] | None = None) -> list[str]:

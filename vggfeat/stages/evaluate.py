@@ -35,6 +35,7 @@ from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.store import DescriptorWriter, check_output
+from vggfeat.store.naming import Naming, weights_files
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 
@@ -131,7 +132,8 @@ def evaluate(
         if output is None:
             posteriors = _in_memory(scorer, images, options)
         else:
-            posteriors = _in_file(Path(output), scorer, images, options)
+            naming = Naming(images.origin, weights_files(weights, len(nets)), part="" if subset == "val" else subset)
+            posteriors = _in_file(Path(output), scorer, images, naming, options)
     finally:
         scorer.close()
     result = _result(posteriors, [Row.of(posteriors)], per_class, submission, numbers)
@@ -248,7 +250,7 @@ def _in_memory(scorer: Scorer, images: Dataset, options: RunOptions) -> Posterio
     )
 
 
-def _in_file(path: Path, scorer: Scorer, images: Dataset, options: RunOptions) -> Posteriors:
+def _in_file(path: Path, scorer: Scorer, images: Dataset, naming: Naming, options: RunOptions) -> Posteriors:
     """Posteriors by way of their file."""
     with DescriptorWriter(
         path,
@@ -256,6 +258,7 @@ def _in_file(path: Path, scorer: Scorer, images: Dataset, options: RunOptions) -
         scorer.provenance(),
         dim=scorer.dim,
         layer_dims=(scorer.dim,),
+        naming=naming,
         resume=options.resume,
         overwrite=options.overwrite,
     ) as writer:

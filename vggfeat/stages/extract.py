@@ -24,11 +24,10 @@ from vggfeat.inference.settings import (
     RunOptions,
     WeightsLike,
 )
-from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.store import FAILED, DescriptorWriter, check_output
 from vggfeat.store.aggregates import STORES, Aggregate
 from vggfeat.store.finding import FOLDER
-from vggfeat.store.naming import Naming
+from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
@@ -150,7 +149,7 @@ def extract(
     from vggfeat.inference.extractor import Extractor
 
     nets = choice.load(layers)
-    naming = Naming(dataset.origin, _weights_files(weights, len(nets)), "" if calibration is None else str(calibration))
+    naming = Naming(dataset.origin, weights_files(weights, len(nets)), "" if calibration is None else str(calibration))
     path = _part_of(default_output(dataset.name, nets, settings) if output is None else output, part)
     calibrate(
         nets,
@@ -189,14 +188,6 @@ def extract(
             number_of(len(writer.status), "image"),
         )
     return path
-
-
-def _weights_files(weights: WeightsLike | Sequence[WeightsLike], count: int) -> tuple[str, ...]:
-    """The nets' weights as given, if a file is among them: a file records the name of its weights alone."""
-    given = list(weights) if isinstance(weights, list | tuple) else [weights]
-    words = ["none" if one is None else str(one) for one in given]
-    found = words * count if len(words) == 1 else words
-    return tuple(found) if any(word not in WEIGHTS_NAMES for word in found) else ()
 
 
 def _part_of(output: str | os.PathLike[str], part: Shard | None) -> Path:

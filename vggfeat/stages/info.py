@@ -22,7 +22,7 @@ from vggfeat.page.commands import (
     note_on_images,
     resumed,
     shard_command,
-    train_command,
+    train_again,
 )
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
@@ -220,19 +220,22 @@ def _weights(path: Path) -> Info:
         "class_names": list(net.class_names),
         "training": _trained(net.training_record),
     }
-    recipe = net.training_record.get("recipe")
-    command = resumed(train_command(recipe, output=str(RunFiles.output_of(path)))) if recipe else None
-    return Info(str(path), "checkpoint" if own else "weights", facts, command)
+    kind = "checkpoint" if own else "weights"
+    if not net.training_record.get("recipe"):
+        return Info(str(path), kind, facts)
+    command, note = train_again(path, net.training_record, str(RunFiles.output_of(path)))
+    return Info(str(path), kind, facts, resumed(command), (note,) if note else ())
 
 
 def _trained(record: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's training record, with what guessing its classes would score beside the errors (see `_beside`)."""
+    told = {name: value for name, value in record.items() if name not in _IN_COMMAND}
     recipe, classes, errors = (record.get(name) for name in ("recipe", "class_names", "validation"))
     if not (isinstance(recipe, Mapping) and isinstance(classes, list | tuple) and isinstance(errors, Mapping)):
-        return dict(record)
+        return told
     if recipe.get("task", "classify") != "classify":  # boxes cannot be guessed
-        return dict(record)
-    return {**record, "validation": _beside(errors, len(classes))}
+        return told
+    return {**told, "validation": _beside(errors, len(classes))}
 
 
 def _beside(errors: Mapping[str, Any], classes: int) -> dict[str, Any]:

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from vggfeat.datasets.sample import Origin
+from vggfeat.datasets.origin import Origin
+from vggfeat.nets.catalog import WEIGHTS_NAMES
 
-LONGEST = 8000
-"""Characters of paths that a file records: attributes of HDF5 hold 64 KB."""
-
-NAMES = ("origin", "weights_files", "calibration")
+NAMES = ("origin", "weights_files", "calibration", "part")
 """The attributes of a file."""
+
+
+def weights_files(weights: Any, count: int) -> tuple[str, ...]:
+    """The weights of `count` nets as given, if a file is among them: settings record the name of a file alone.
+
+    `weights`: one for all nets or one a net; None stands for random ones.
+    """
+    given = list(weights) if isinstance(weights, list | tuple) else [weights]
+    words = ["none" if one is None else str(one) for one in given]
+    found = words * count if len(words) == 1 else words
+    return tuple(found) if any(word not in WEIGHTS_NAMES for word in found) else ()
 
 
 @dataclass(frozen=True)
@@ -26,16 +35,21 @@ class Naming:
     """By net; empty if all have names, as settings record no path."""
     calibration: str = ""
     """The list or descriptor file; empty if the images themselves served."""
+    part: str = ""
+    """Of the data set, for posteriors; empty for its validation images."""
 
     def attributes(self) -> dict[str, str]:
         """The attributes that record it in a file."""
         found = {}
-        if self.origin is not None and sum(map(len, self.origin.paths)) <= LONGEST:
-            found["origin"] = json.dumps(asdict(self.origin), sort_keys=True)
+        origin = None if self.origin is None else self.origin.as_text()
+        if origin is not None:
+            found["origin"] = origin
         if self.weights:
             found["weights_files"] = json.dumps(self.weights)
         if self.calibration:
             found["calibration"] = self.calibration
+        if self.part:
+            found["part"] = self.part
         return found
 
     @staticmethod
@@ -44,11 +58,7 @@ class Naming:
         try:
             weights = tuple(map(str, json.loads(attributes.get("weights_files", "[]"))))
             calibration = str(attributes.get("calibration", ""))
-            if "origin" not in attributes:
-                return Naming(None, weights, calibration)
-            named = json.loads(attributes["origin"])
-            paths = tuple(map(str, named["paths"]))
-            origin = Origin(paths, str(named["list_file"]), bool(named["nul"]), str(named["data"]))
-            return Naming(origin, weights, calibration)
+            origin = Origin.of_text(attributes["origin"]) if "origin" in attributes else None
+            return Naming(origin, weights, calibration, str(attributes.get("part", "")))
         except (ValueError, TypeError, KeyError, AttributeError):
             return Naming()

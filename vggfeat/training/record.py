@@ -19,8 +19,13 @@ from vggfeat.training.state import RunState
 def training_record(
     recipe: Recipe, dataset: TrainingSet, colours: Colours, origin: str, state: RunState, val: Errors
 ) -> dict[str, Any]:
-    """How a net's values were trained, kept in its checkpoint."""
+    """How a net's values were trained, kept in its checkpoint.
+
+    The images' origin, where they have one, changes no value: a resumed run may read them elsewhere, and records that.
+    """
+    named = None if dataset.origin is None else dataset.origin.as_text()
     return {
+        **({} if named is None else {"origin": named}),
         "recipe": plain(recipe),
         "dataset": dataset.name,
         "class_names": list(dataset.class_names),
