@@ -145,6 +145,11 @@ def test_a_line_that_is_a_files_name_and_could_be_an_id_and_a_path_is_refused(
         f"stdin, line 2: {line!r} is a file's name, and could be id<TAB>path too; give the list separated by NUL bytes "
         "(find -print0) with `nul`"
     )
+    (tmp_path / "lines").write_bytes(f"{line}\n".encode())
+    assert refused(from_list, "lines", nul=None) == (
+        f"lines, line 1: {line!r} is a file's name, and could be id<TAB>path too; write an id and a tab before it"
+    )
+    assert listed(f"x\t{line}\n".encode()) == [("x", line)]
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert listed(b"one\ttwo.jpg\n") == [("one", "two.jpg")]

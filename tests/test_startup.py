@@ -23,6 +23,11 @@ CASES = [
     ("extract a.jpg --weights .", 1, ".: not a regular file; expected a weights file"),
     ("extract a.jpg --net C", 2, "no weights of net C are published"),
     ("extract a.jpg --width 0.5", 2, "published weights have width 1, not 0.5"),
+    ("extract ftp:///a.jpg", 2, "vggfeat: ftp:///a.jpg: ftp:// needs a host: ftp://host/path\n"),
+    ("extract gopher://host/a.tar", 2, "gopher://host/a.tar: gopher:// is not a protocol that fsspec knows"),
+    ("extract --list urls.txt", 1, "vggfeat: urls.txt, line 2: ftp:///b.jpg: ftp:// needs a host: ftp://host/path\n"),
+    ("extract a.jpg --calibration none.txt", 1, "none.txt: this list cannot be read: No such file or directory"),
+    ("extract a.jpg --calibration nul.txt", 1, "vggfeat: nul.txt, line 1: a NUL byte; this list has one path a line\n"),
     ("extract a.jpg --offline", 1, "are not in the cache, and fetching is forbidden"),
     ("extract a.jpg --weights none --preprocessing none.toml", 2, "no preprocessing 'none.toml'"),
     ("extract a.jpg --net D --net E --weights none --weights none --weights none", 2, "2 nets and 3 weights"),
@@ -39,6 +44,8 @@ CASES = [
 def test_wrong_names_are_told_without_the_large_libraries(tmp_path, command, code, message):
     (tmp_path / "text.h5").write_text("a text")
     (tmp_path / "a.jpg").write_text("a text")
+    (tmp_path / "urls.txt").write_text("a.jpg\nb\tftp:///b.jpg\n")
+    (tmp_path / "nul.txt").write_bytes(b"a.jpg\0")
     check = (
         "import sys; from vggfeat.cli import run; code = run(sys.argv[1:]); "
         "print(code, [name for name in ('torch', 'torchvision', 'sklearn') if name in sys.modules])"

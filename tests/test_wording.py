@@ -24,6 +24,7 @@ from vggfeat.page.evidence import Scored
 from vggfeat.page.pictures import Pictures
 from vggfeat.stages.info import info
 from vggfeat.stages.svm import svm
+from vggfeat.system.bars import Pace
 from vggfeat.system.numbers import number_of
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.record import plain
@@ -248,3 +249,35 @@ def test_no_message_has_a_count_before_a_bare_plural():
             if counts and re.match(r" ([\w-]+ )?\w+s\b", said) and not said.startswith(SEVERAL):
                 found.append(f"{path.name}: {ast.unparse(value)}{said}")
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "done", "total", "words"),
+    [
+        ("image", 0, 1, "0/1 image"),
+        ("image", 1, 1, "1/1 image"),
+        ("image", 1, 2, "1/2 images"),
+        ("update", 7, 0, "7 updates"),
+        ("row", 1, 0, "1 row"),
+        ("MB", 1, 553, "1/553 MB"),
+        ("compared", 3, 10, "3/10 compared"),
+    ],
+)
+def test_progress_counts_in_words(unit, done, total, words):
+    assert Pace(unit).counts(done, total, 0) == f"{words}, 0.0/s"
+
+
+def test_every_progress_is_of_a_noun_in_the_singular():
+    """Pace makes the plural."""
+    named = set()
+    for path in Path(vggfeat.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+                "Ticker",
+                "Bar",
+                "with_bar",
+            ):
+                words = [*node.args[1:], *(given.value for given in node.keywords if given.arg == "unit")]
+                named |= {one.value for one in words if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+    assert {"row", "step", "layer"} <= named
+    assert [unit for unit in sorted(named) if unit.endswith("s")] == []

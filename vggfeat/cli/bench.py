@@ -85,7 +85,7 @@ def bench(
     if what in ("all", "extract"):
         from vggfeat.stages.bench.extract import bench_extract
 
-        with progress.Ticker("bench extract", quiet, unit="runs") as tick:
+        with progress.Ticker("bench extract", quiet, unit="run") as tick:
             result["extract"] = bench_extract(
                 net,
                 scales=scales,
@@ -100,7 +100,7 @@ def bench(
     if what in ("all", "train"):
         from vggfeat.stages.bench.train import bench_train
 
-        with progress.Ticker("bench train", quiet, unit="parts") as tick:
+        with progress.Ticker("bench train", quiet, unit="part") as tick:
             result["train"] = bench_train(
                 net,
                 width=width,
@@ -116,12 +116,12 @@ def bench(
     if what == "convolutions":
         from vggfeat.stages.bench.convolutions import bench_convolutions
 
-        with progress.Ticker("bench convolutions", quiet, unit="layers") as tick:
+        with progress.Ticker("bench convolutions", quiet, unit="layer") as tick:
             result["convolutions"] = bench_convolutions(net, scale=scales[0], width=width or 1.0, progress=tick)
     if what == "solvers":
         from vggfeat.stages.bench.solvers import bench_solvers
 
-        with progress.Ticker("bench solvers", quiet, unit="problems") as tick:
+        with progress.Ticker("bench solvers", quiet, unit="problem") as tick:
             result["solvers"] = bench_solvers(progress=tick)
     if as_json:
         console.print_json({name: one.as_json() if isinstance(one, Result) else one for name, one in result.items()})

@@ -41,7 +41,7 @@ def export(
     """
     from vggfeat.stages.export import export as run
 
-    with progress.Ticker("export", quiet, unit="rows") as tick:
+    with progress.Ticker("export", quiet, unit="row") as tick:
         done = run(file, output, layer=layer, overwrite=overwrite, progress=tick)
     if done.names is not None and not quiet:
         console.note(f"ids and labels: {done.names}")

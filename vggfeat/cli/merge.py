@@ -37,7 +37,7 @@ def merge(
     from vggfeat.store.merging import read_head
 
     try:
-        with progress.Ticker("merge", quiet, unit="rows") as tick:
+        with progress.Ticker("merge", quiet, unit="row") as tick:
             path = run(shards, output, overwrite=overwrite, progress=tick)
     except KeyboardInterrupt:
         console.note("stopped; nothing was written, the shards are as they were; the same command starts again")

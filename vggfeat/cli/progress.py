@@ -26,7 +26,7 @@ class Ticker:
 
     _shown: ClassVar[Ticker | None] = None
 
-    def __init__(self, what: str, quiet: bool = False, unit: str = "images") -> None:
+    def __init__(self, what: str, quiet: bool = False, unit: str = "image") -> None:
         self.what, self.quiet = what, quiet
         self._pace = Pace(unit)
         self._last = time.monotonic()

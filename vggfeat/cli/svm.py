@@ -111,7 +111,7 @@ def svm(
         options["C"] = C
     rounds = Rounds(number, seed, folds, train_per_class, test_per_class, test_fraction)
     try:
-        with warnings.catch_warnings(record=True) as caught, progress.Ticker("svm", quiet, unit="steps") as tick:
+        with warnings.catch_warnings(record=True) as caught, progress.Ticker("svm", quiet, unit="step") as tick:
             warnings.simplefilter("default")
             result = run(files, rounds=rounds, report=folder, progress=tick, **options)
     except KeyboardInterrupt:

@@ -109,7 +109,7 @@ class TrainingDisplay(Observer):
     @while_shown()
     def frozen(self, done: int, total: int) -> None:
         """A bar, or a line at intervals."""
-        self._begun_bar("frozen layers", "crops").tick(done, total, 0)
+        self._begun_bar("frozen layers", "crop").tick(done, total, 0)
 
     @while_shown()
     def step(self, report: StepReport) -> None:

@@ -23,7 +23,7 @@ from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.numbers import number_of
-from vggfeat.system.remote import exists, is_url, read_all
+from vggfeat.system.remote import exists, is_url, read_all, unreadable
 from vggfeat.system.text import name_bytes
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def from_paths(paths: Iterable[str]) -> Dataset:
     file's name as its id and the reason. A warning counts the files of folders and tar files that are left out because
     of their names.
 
-    Raises UsageError for paths that do not exist, naming all of them, and for ranges of over 1,000,000 names;
+    Raises UsageError for paths that do not exist, naming all of them, for URLs that nothing here can read, whatever
+    lies there, and for ranges of over 1,000,000 names;
     DatasetError for a folder or tar file without images and a path that is given twice.
     """
     left_out, given = LeftOut(), tuple(paths)
@@ -105,7 +106,7 @@ class LeftOut:
         )
 
 
-def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -> Dataset:
+def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool | None = False) -> Dataset:
     """The images of a list: one path or id<TAB>path a line, in the list's order; a tar file stands for its images.
 
     Lists are read as bytes: LF or CRLF ends a line, blank lines are skipped, names outside UTF-8 are kept. A missing
@@ -113,23 +114,30 @@ def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False) -
 
     Args:
         source: a file or URL, or a binary stream such as sys.stdin.buffer.
-        nul: each entry is a path, whole, whatever it holds, and ends with NUL, as `find -print0` writes them.
+        nul: each entry is a path, whole, whatever it holds, and ends with NUL, as `find -print0` writes them. None: its
+            entries are lines, and the user has no choice, so no error offers one.
 
-    Raises DatasetError for a list that cannot be read, a line that makes no sense, one that could be id<TAB>path but is
-    also the name of a file, and an id that occurs twice.
+    Raises DatasetError for a list that cannot be read, a line that makes no sense (a URL that nothing here can read,
+    whatever lies there, is one), one that could be id<TAB>path but is also the name of a file, and an id that occurs
+    twice.
     """
     if not isinstance(source, str | os.PathLike):
         return _dataset(_listed("stdin", source, nul))
     try:
         with _opened(os.fspath(source)) as stream:
             dataset = _dataset(_listed(os.fspath(source), stream, nul))
-        return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=nul))
+        return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=bool(nul)))
     except OSError as error:
         raise DatasetError(f"{os.fspath(source)}: this list cannot be read: {error.strerror or error}") from error
 
 
 def _opened(source: str) -> BinaryIO:
     return io.BytesIO(read_all(source)) if is_url(source) else Path(source).open("rb")
+
+
+def _unreadable(path: str) -> str:
+    """Why a path cannot be read here, if its name alone tells that: only a URL's does. "" otherwise."""
+    return unreadable(path) if is_url(path) else ""
 
 
 def _missing(path: str) -> bool:
@@ -191,6 +199,9 @@ def images_under(
 
 def _named(paths: Iterable[str], left_out: LeftOut) -> Iterator[tuple[Sample, Place]]:
     named = [(position, path) for position, given in enumerate(paths, start=1) for path in expanded(given)]
+    for _, path in named:
+        if refused := _unreadable(path):
+            raise UsageError(f"{path}: {refused}")
     missing = [path for _, path in named if _missing(path)]
     if missing:
         raise UsageError(f"{_all_of(missing)}: no such file or folder")
@@ -275,25 +286,28 @@ def _suffixes() -> str:
     return " ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _listed(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[Sample, Place]]:
+def _listed(source: str, stream: BinaryIO, nul: bool | None) -> Iterator[tuple[Sample, Place]]:
     left_out, missing = LeftOut(), list[str]()
     tabbed = functools.cache(_names_with_tabs)
     for number, entry in _lines(source, stream, nul):
-        sample = _whole(entry, (source, number)) if nul else _sample(entry, (source, number), tabbed)
+        place = (source, number)
+        sample = _whole(entry, place) if nul else _sample(entry, place, tabbed, only_lines=nul is None)
+        if refused := _unreadable(sample.path):
+            raise DatasetError(f"{_where(place)}: {sample.path}: {refused}")
         if (nul or b"\t" not in entry) and is_tar(sample.path):
             if _missing(sample.path):
                 missing.append(sample.path)
                 continue
             for member in images_in_tar(sample.path, left_out):
-                yield member, (source, number)
+                yield member, place
         else:
-            yield sample, (source, number)
+            yield sample, place
     if missing:
         raise DatasetError(f"{source}: {_all_of(missing)}: no such tar file")
     left_out.warn()
 
 
-def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:
+def _lines(source: str, stream: BinaryIO, nul: bool | None) -> Iterator[tuple[int, bytes]]:
     """Numbered entries that are not blank, without their ends (LF or CRLF, or NUL)."""
     if nul:
         entries: Iterable[bytes] = stream.read().split(b"\0")
@@ -323,19 +337,19 @@ def _name(entry: bytes, place: Place) -> str:
         raise DatasetError(f"{_where(place)}: not UTF-8; save the list as UTF-8") from None
 
 
-def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]]) -> Sample:
-    """A line: path or id<TAB>path."""
+def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]], *, only_lines: bool = False) -> Sample:
+    """A line: path or id<TAB>path. `only_lines`: the list cannot be one separated by NUL bytes."""
     if b"\0" in entry:
-        raise DatasetError(f"{_where(place)}: a NUL byte; for a list separated by NUL bytes give `nul`")
+        way = "this list has one path a line" if only_lines else "for a list separated by NUL bytes give `nul`"
+        raise DatasetError(f"{_where(place)}: a NUL byte; {way}")
     given_id, tab, path = entry.partition(b"\t")
     if not tab:
         return _whole(entry, place)
     whole, id = _name(entry, place), _name(given_id, place)
     if whole in tabbed(id.rpartition("/")[0] or "."):
-        raise DatasetError(
-            f"{_where(place)}: {whole!r} is a file's name, and could be id<TAB>path too; "
-            "give the list separated by NUL bytes (find -print0) with `nul`"
-        )
+        way = "give the list separated by NUL bytes (find -print0) with `nul`"
+        way = "write an id and a tab before it" if only_lines else way
+        raise DatasetError(f"{_where(place)}: {whole!r} is a file's name, and could be id<TAB>path too; {way}")
     if not given_id.strip() or not path.strip():
         raise DatasetError(f"{_where(place)}: expected a path or id<TAB>path, found {whole!r}")
     return Sample(id=id, path=_name(path, place))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vggfeat.datasets import Sample, images
-from vggfeat.datasets.listing import from_list
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, StoreError, UsageError
+from vggfeat.inference.examples import CalibrationLike, listed_examples
 from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
@@ -28,9 +27,6 @@ IMAGES = 32
 
 LONGEST = 200
 """Characters of an image's name in a message: a file that is no list may have lines of any length."""
-
-CalibrationLike = str | os.PathLike[str] | None
-"""A list of images, or a descriptor file whose ranges count; None: some of the images themselves."""
 
 
 def calibrate(
@@ -73,10 +69,7 @@ def calibrate(
         if not _taken_from(Path(source), waiting, head):
             raise UsageError(f"{source} has no ranges of these nets: give descriptors of theirs in int8, or a list")
         return
-    if source is not None:
-        samples = from_list(os.fspath(source)).samples
-        if not samples:
-            raise UsageError(f"{source} has no line that names an image to calibrate on")
+    samples = listed_examples(source) or samples
     for net in waiting:
         unread: list[str] = []
         try:

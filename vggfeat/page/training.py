@@ -59,8 +59,8 @@ class Judged:
             predicted.confidence.numpy()[rows],
             predicted.own.numpy()[rows],
         )
-        of = f"Answers of {best}, the net of epoch {predicted.epoch}, on the central crop of {len(rows)} validation "
-        of += f"images; {unread} could not be read." if unread else "images."
+        of = f"Answers of {best}, the net of epoch {predicted.epoch}, on the central crop of "
+        of += number_of(len(rows), "validation image") + (f"; {unread} could not be read." if unread else ".")
         return cls(dataset.class_names, answers, Pictures(dataset.val, exif=dataset.exif, title=title), of)
 
 

@@ -49,7 +49,7 @@ class Exported(Result):
         return {"path": str(self.path), "names": names, "rows": self.rows, "missing": self.missing}
 
 
-@with_bar("export", "rows")
+@with_bar("export", "row")
 def export(
     descriptors: File,
     output: str | os.PathLike[str],

@@ -13,6 +13,7 @@ from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
+from vggfeat.inference.examples import listed_examples
 from vggfeat.inference.settings import (
     DescriptorSettings,
     DescriptorView,
@@ -144,6 +145,7 @@ def extract(
     choice.check_names(layers)
     if output is not None:
         check_output(_part_of(output, part), resume=resume, overwrite=overwrite)
+    listed_examples(calibration)  # a list with a fault is told before anything is fetched
     choice.check_weights()
     from vggfeat.inference.calibration import calibrate
     from vggfeat.inference.extractor import Extractor

@@ -21,7 +21,7 @@ from vggfeat.system.numbers import number_of
 log = logging.getLogger(__name__)
 
 
-@with_bar("merge", "rows")
+@with_bar("merge", "row")
 def merge(
     shards: File | Sequence[File],
     output: str | os.PathLike[str],

@@ -58,7 +58,7 @@ from vggfeat.system.files import check_writable
 log = logging.getLogger(__name__)
 
 
-@with_bar("svm", "steps")
+@with_bar("svm", "step")
 def svm(
     files: File | Sequence[File] = (),
     *,

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
+from vggfeat.system.numbers import number_of
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -27,6 +29,9 @@ FIRST, EVERY = 0.5, 0.1
 """Seconds before a bar appears, and between two drawings."""
 
 MEGABYTE = 10**6
+
+INVARIABLE = ("MB", "compared")
+"""What is counted and has no plural."""
 
 
 def on_screen() -> bool:
@@ -52,18 +57,20 @@ class Pace:
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
+        """A noun in the singular, or one of INVARIABLE."""
         self._first: int | None = None
         self._start = 0.0
         self._rate = 0.0
 
     def counts(self, done: int, total: int, failed: int) -> str:
-        """`120/1000 images, 6.4/s, 2 skipped`; a total of 0 is an unknown one."""
+        """`120/1000 images, 6.4/s, 2 skipped`, or `0/1 image, ..`; a total of 0 is an unknown one."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._start = done, now
         self._rate = (done - self._first) / max(now - self._start, 1e-9)
-        number = f"{done}/{total}" if total else f"{done}"
-        return f"{number} {self._unit}, {self._rate:.1f}/s" + (f", {failed} skipped" if failed else "")
+        counted = number_of(total or done, self._unit, self._unit if self._unit in INVARIABLE else "")
+        number = f"{done}/{counted}" if total else counted
+        return f"{number}, {self._rate:.1f}/s" + (f", {failed} skipped" if failed else "")
 
     def left(self, done: int, total: int) -> str:
         """`, 2:17 left`, or nothing where that is unknown."""
@@ -73,7 +80,7 @@ class Pace:
 class Bar:
     """A line that is drawn over itself and is cleared at the end; use it as a context manager."""
 
-    def __init__(self, what: str, unit: str = "images", shown: bool = True) -> None:
+    def __init__(self, what: str, unit: str = "image", shown: bool = True) -> None:
         self.what = what
         self._shown = shown
         self._pace = Pace(unit)
@@ -150,7 +157,7 @@ def fetching_bar(progress: Fetching | bool | None) -> Iterator[Fetching | None]:
         yield None
 
 
-def with_bar(what: str, unit: str = "images") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def with_bar(what: str, unit: str = "image") -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Gives a function whose `progress` is True a bar, if somebody watches; so too its `fetching`, if that is None."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -105,8 +105,31 @@ def _whole_range(url: str, start: int, stop: int) -> bytes:
     return content[start:stop]  # a server without ranges sends everything
 
 
+def unreadable(url: str) -> str:
+    """Why such a URL cannot be read here, as far as its name alone tells; "" where a server has to be asked."""
+    try:
+        _known(url)
+    except ProtocolError as error:
+        return str(error)
+    return ""
+
+
 def _opened(url: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path in it; fsspec keeps one per server and thread."""
+    import fsspec
+
+    protocol, options = _known(url)
+    if "::" in url:  # part of a name, where `url_to_fs` would read a chain of file systems
+        return fsspec.filesystem(protocol, **options), url
+    try:
+        files, path = fsspec.core.url_to_fs(url, **options)
+    except TypeError:  # an argument that no URL has
+        raise ProtocolError(f"fsspec cannot open {protocol}:// by a URL alone") from None
+    return files, path
+
+
+def _known(url: str) -> tuple[str, dict[str, Any]]:
+    """A URL's protocol and what fsspec is told about it. Raises ProtocolError for one that cannot be read here."""
     import fsspec
 
     protocol = url.partition("://")[0].lower()
@@ -123,21 +146,23 @@ def _opened(url: str) -> tuple[Any, str]:
         raise ProtocolError(f"{protocol}:// needs a package that is not installed ({install})") from None
     except ValueError:  # fsspec's word for an unknown protocol
         raise ProtocolError(f"{protocol}:// is not a protocol that fsspec knows") from None
-    if "::" in url:  # part of a name, where `url_to_fs` would read a chain of file systems
-        return fsspec.filesystem(protocol, **options), url
-    _check_host(url, protocol, kind)
-    try:
-        files, path = fsspec.core.url_to_fs(url, **options)
-    except TypeError:  # an argument that no URL has
-        raise ProtocolError(f"fsspec cannot open {protocol}:// by a URL alone") from None
-    return files, path
-
-
-def _check_host(url: str, protocol: str, kind: type) -> None:
-    """Refuses a URL that lacks the host its protocol asks for; fsspec would fail halfway, in several tracebacks."""
-    host = inspect.signature(kind.__init__).parameters.get("host")  # type: ignore[misc]  # whatever class it is
-    if host is not None and host.default is host.empty and not urlsplit(url).hostname:
+    if "::" not in url and _needs_host(kind) and not _host(url):  # fsspec would fail halfway, in several tracebacks
         raise ProtocolError(f"{protocol}:// needs a host: {protocol}://host/path")
+    return protocol, options
+
+
+@functools.cache
+def _needs_host(kind: type) -> bool:
+    """Whether a file system is opened for a host, as ftp's is."""
+    host = inspect.signature(kind.__init__).parameters.get("host")  # type: ignore[misc]  # whatever class it is
+    return host is not None and host.default is host.empty
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:  # a bracket without its twin
+        return None
 
 
 def _tried(url: str, act: Callable[[], T]) -> T:

@@ -94,12 +94,12 @@ class BarObserver(Observer):
 
     def frozen(self, done: int, total: int) -> None:
         """See Observer."""
-        self._begun("frozen", "frozen layers", "crops").tick(done, total)
+        self._begun("frozen", "frozen layers", "crop").tick(done, total)
 
     def step(self, report: StepReport) -> None:
         """See Observer."""
         what = f"epoch {report.epoch}/{report.epochs}, loss {report.train.loss:.3f}"
-        bar = self._begun(report.epoch, what, "updates")
+        bar = self._begun(report.epoch, what, "update")
         bar.what = what
         bar.tick(report.step, report.steps)
 
