@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from making import clusters, write_descriptors
+from making import clusters, commands_on, write_descriptors
 from PIL import Image
 from scipy.io import savemat
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
@@ -30,7 +30,7 @@ from vggfeat.nets.catalog import NETS, RANDOM, TORCHVISION
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.page.commands import making_command
 from vggfeat.stages.evaluate import evaluate, evaluate_files
-from vggfeat.store import DescriptorWriter
+from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.pooling import Described
 
 WNIDS = ("n01440764", "n01443537", "n02119789", "n02123045", "n03100240", "n07583066")
@@ -492,6 +492,21 @@ def test_a_file_given_twice_is_refused(tmp_path):
     a = kept(tmp_path / "a.h5")
     with pytest.raises(StoreError, match=f"^{a} is given twice$"):
         evaluate_files([a, a])
+
+
+def test_opened_files_are_as_good_as_their_paths(tmp_path):
+    paths = [kept(tmp_path / "a.h5"), kept(tmp_path / "b.h5", seed=1)]
+    opened = [read_descriptors(path) for path in paths]
+    assert evaluate_files(opened) == evaluate_files([opened[0], paths[1]]) == evaluate_files(paths)
+    assert evaluate_files(opened[0]) == evaluate_files(paths[0]) == evaluate_files([paths[0]])
+    evaluate_files(opened, report=tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert commands_on(page)[0].startswith(f"vggfeat evaluate {paths[0]} {paths[1]} --report ")
+    with pytest.raises(UsageError) as caught:
+        evaluate_files([opened[0].read()])
+    assert str(caught.value) == (
+        "ndarray is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
+    )
 
 
 def test_descriptors_are_no_posteriors(tmp_path, capsys):

@@ -27,6 +27,7 @@ from vggfeat.inference.localiser import Candidates, Localiser, best_boxes, box_h
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.page.localisation import write_page
 from vggfeat.stages.localise import localise
+from vggfeat.store import read_descriptors
 
 FLAGS = ["--device", "cpu", "--precision", "fp32", "--quiet", "--workers", "1"]
 
@@ -333,6 +334,12 @@ def test_posteriors_of_evaluate_give_the_classes(root, tmp_path, capsys):
     on_the_fly = json.loads(capsys.readouterr().out)
     assert from_file == on_the_fly
     assert from_file["top5_error"] == 25.0
+    opened = read_descriptors(tmp_path / "p.h5")
+    options = {"weights": tmp_path / "loc.pt", "scales": 224, "threshold": 0.3, "device": "cpu", "precision": "fp32"}
+    in_python = localise(data=root, posteriors=opened, report=tmp_path / "page", **options)
+    assert in_python.top5_error == 25.0
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert f" --posteriors {tmp_path}/p.h5 " in commands_on(page)[0]
     (root / "ilsvrc2012" / "val" / WNIDS[0] / "extra.JPEG").write_bytes(
         (root / "ilsvrc2012" / "val" / WNIDS[0] / f"{WNIDS[0]}_0.JPEG").read_bytes()
     )

@@ -16,6 +16,7 @@ from vggfeat.datasets import load_dataset
 from vggfeat.datasets.folder import as_dataset
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.prediction import Prediction
+from vggfeat.inference.settings import scales_of_nets
 from vggfeat.results import Result
 from vggfeat.stages.similar import Query
 
@@ -228,6 +229,17 @@ def test_what_train_cannot_take_is_told_what_to_pass(recipe, dataset, text):
     with pytest.raises(UsageError) as caught:
         vggfeat.train(recipe, dataset)
     assert str(caught.value) == text
+
+
+def test_one_scale_is_enough_for_svm_and_localise_too(tmp_path):
+    dataset, values = clusters([8, 8])
+    both = np.repeat(values, 2, axis=1)
+    path = write_descriptors(tmp_path / "d.h5", dataset, both, keep_scales=True)
+    assert vggfeat.svm(path, C=1, scales=256)["splits"] and scales_of_nets(256, 2) == [(256,), (256,)]
+    assert scales_of_nets([256, (256, 384)], 2) == [(256,), (256, 384)]
+    for call in (lambda: vggfeat.svm(path, C=1, scales="256"), lambda: scales_of_nets("256", 1)):
+        with pytest.raises(UsageError, match=r"^scales '256': give whole numbers of pixels, such as 256 or \("):
+            call()
 
 
 def test_svm_takes_what_read_descriptors_gave_and_tells_arrays_where_to_go(folder):

@@ -1,9 +1,12 @@
 """`svm --by-layer`: the score of each layer by itself."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
+from making import commands_on
 from PIL import Image
 
 import vggfeat
@@ -13,7 +16,9 @@ from vggfeat.cli import run
 from vggfeat.datasets.folder import load_folder
 from vggfeat.errors import UsageError
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.stages.info import info
 from vggfeat.stages.svm import svm
+from vggfeat.store import reader, schema
 
 LAYERS = ("conv1_1", "pool2", "pool5:max")
 ROUNDS = Rounds(number=2, seed=0, test_fraction=0.25)
@@ -105,3 +110,40 @@ def test_the_command_prints_a_table_json_and_a_page(made, tmp_path, capsys):
     assert (tmp_path / "page" / "layers.svg").exists()
     assert run(["svm", str(files[0]), "--layer", "pool2", "--by-layer"]) == 2
     assert "pool2 alone: --by-layer compares several, which one extraction gives (--layer)" in capsys.readouterr().err
+
+
+def test_the_pages_command_keeps_a_file_that_holds_more_layers_than_were_chosen(made, tmp_path, monkeypatch):
+    """It names all of them: with the chosen one alone `--resume` would refuse the file."""
+    folder, _ = made
+    monkeypatch.chdir(tmp_path)
+    flags = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "224", "--precision", "fp32"]
+    layers = [word for layer in LAYERS for word in ("--layer", layer)]
+    data = str(folder / "photos")
+    assert run(["extract", "--dataset", "folder", "--data", data, *flags, *layers, "-o", "x.h5", "--quiet"]) == 0
+    before = Path("x.h5").read_bytes()
+    chosen = ["--layer", "pool2", "--layer", "conv1_1", "--num-splits", "2", "-o", "m.h5"]
+    assert run(["svm", "x.h5", *chosen, "--report", "page", "--data", data, "--quiet"]) == 0
+    lines = commands_on(Path("page/index.html").read_text(encoding="utf-8"))
+    assert [shlex.split(line)[1] for line in lines] == ["extract", "svm"]
+    assert " ".join(layers) in lines[0] and lines[0].endswith("--resume")
+    assert "--layer pool2 --layer conv1_1" in lines[1]
+    for line in lines:
+        assert run([*shlex.split(line)[1:], "--quiet"]) == 0
+    assert Path("x.h5").read_bytes() == before
+    record = read_model("m.h5")
+    assert [one["layer"] for one in record.inputs] == ["pool2+conv1_1"], "what a prediction computes"
+    assert " ".join(layers) in info("m.h5").command
+    assert "made_by" not in record.describe()
+
+
+def test_layers_that_were_chosen_are_known_without_reading_the_file_again(made, monkeypatch):
+    _, files = made
+    whole = vggfeat.read_descriptors(files[0])
+    some = whole.choose(("pool2", "conv1_1"))
+    assert (whole.chosen, some.chosen, some.choose("pool2").chosen) == ((), ("pool2", "conv1_1"), ("pool2",))
+    assert whole.choose(LAYERS).chosen == (), "all of them in the file's order"
+    assert some.made_by == whole.choose(LAYERS).made_by == whole.made_by == whole.attributes["settings"]
+    opened = []
+    monkeypatch.setattr(reader, "read_text", lambda data: opened.append(data.file.filename) or schema.read_text(data))
+    svm(some, rounds=ROUNDS, C=1)
+    assert len(opened) == 3, "ids, subsets and class names, each once"

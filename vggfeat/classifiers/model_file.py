@@ -28,6 +28,10 @@ FORMAT_VERSION = 1
 _TEXT = h5py.string_dtype()
 
 
+_IN_COMMANDS = ("naming", "made_by")
+"""Entries of a record that the commands show better."""
+
+
 @dataclass(frozen=True)
 class Model:
     """One-vs-rest linear classifiers on descriptors."""
@@ -87,7 +91,7 @@ class Model:
             "probabilities": self.sigmoids is not None,
             "class_names": list(self.class_names),
             "inputs": [dict(one) for one in self.inputs],
-            **{name: value for name, value in self.record.items() if name != "naming"},  # commands show it better
+            **{name: value for name, value in self.record.items() if name not in _IN_COMMANDS},
         }
 
 

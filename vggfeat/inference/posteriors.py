@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.settings import ScaleRule
 from vggfeat.metrics import class_recalls, confusion_matrix, percent, topk_error
 from vggfeat.nets.wording import nets_words
-from vggfeat.store import PENDING, Descriptors, read_descriptors
+from vggfeat.store import PENDING, Descriptors, File, as_descriptors
 from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:  # imports torch
@@ -219,13 +218,13 @@ def fuse(members: Iterable[Posteriors]) -> Posteriors:
     return total
 
 
-def joined(paths: Sequence[str | Path]) -> Iterator[Posteriors]:
+def joined(given: Sequence[File]) -> Iterator[Posteriors]:
     """The posteriors of each file, rows in the order of the first file's ids. All files are checked before the first.
 
     Raises StoreError or DatasetError, naming the file and the first offending id or class: for a file that holds no
     posteriors, is not finished or given twice, or has other ids, labels or classes than the first one.
     """
-    files = [read_descriptors(path) for path in paths]
+    files = [as_descriptors(one) for one in given]
     for file in files:
         _check(file)
     check_distinct(files, LAYER)

@@ -14,7 +14,7 @@ from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.sources import check_weights, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
-from vggfeat.store.pooling import check_scales
+from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.system.bars import Fetching, Progress
 from vggfeat.system.launch import default_workers
@@ -68,8 +68,8 @@ SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 Protocol = Literal["1", "2"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
-Scales = Sequence[int] | Sequence[Sequence[int]]
-"""Smallest sides Q in pixels for all nets, or a list of them for each net."""
+Scales = int | Sequence[int] | Sequence[Sequence[int]]
+"""One or several smallest sides Q in pixels for all nets, or a list of them for each net."""
 
 LocalisedSubset = Literal["val", "test"]
 LOCALISED_SUBSETS: tuple[LocalisedSubset, ...] = get_args(LocalisedSubset)
@@ -78,14 +78,14 @@ LOCALISED_SUBSETS: tuple[LocalisedSubset, ...] = get_args(LocalisedSubset)
 
 def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
     """The smallest sides of each of `nets` nets. Raises UsageError where they make no sense."""
-    lists = [tuple(one) if isinstance(one, Sequence) else (one,) for one in scales]
-    if not any(isinstance(one, Sequence) for one in scales):
-        lists = [tuple(Q for one in lists for Q in one)]
+    given: Sequence[Any] = scales if isinstance(scales, Sequence) and not isinstance(scales, str) else [scales]
+    several = any(isinstance(one, Sequence) for one in given)
+    lists = [as_scales(one) for one in given] if several else [as_scales(scales)]  # type: ignore[arg-type]
     for one in lists:
         check_scales(one)
     if len(lists) not in (1, nets):
-        given = number_of(len(lists), "list of scales", "lists of scales")
-        raise UsageError(f"{given} for {number_of(nets, 'net')}: give one for all, or one for each net")
+        what = number_of(len(lists), "list of scales", "lists of scales")
+        raise UsageError(f"{what} for {number_of(nets, 'net')}: give one for all, or one for each net")
     return lists * nets if len(lists) == 1 else lists
 
 

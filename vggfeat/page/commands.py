@@ -25,7 +25,7 @@ from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 def making_command(made: Descriptors) -> str:
     """The command line that reproduces a file of descriptors or posteriors."""
-    settings, dataset = made.attributes["settings"], str(made.attributes["dataset"])
+    settings, dataset = made.made_by, str(made.attributes["dataset"])
     if made.attributes["layer"] == "posteriors":
         return evaluate_command(settings, dataset, made.naming)
     if made.portion is not None:
@@ -45,7 +45,7 @@ def keeping_command(made: Descriptors, data: str | Path) -> str:
         return resumed(making_command(made))
     if dataset != NAME:
         naming = replace(naming, origin=Origin(data=str(data)))
-    return resumed(extract_command(made.attributes["settings"], dataset, naming, str(made.path)))
+    return resumed(extract_command(made.made_by, dataset, naming, str(made.path)))
 
 
 def note_on_images(

@@ -34,8 +34,9 @@ from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import PAGE
 from vggfeat.page.pictures import Pictures, title_of
-from vggfeat.store import DescriptorWriter, check_output
+from vggfeat.store import DescriptorWriter, File, check_output, files_in, place_of
 from vggfeat.store.naming import Naming, weights_files
+from vggfeat.store.pooling import as_scales
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 
@@ -54,7 +55,7 @@ def evaluate(
     net: NetLike | Sequence[NetLike] | None = None,
     weights: WeightsLike | Sequence[WeightsLike] = "published",
     view: View = "dense",
-    scales: ScaleRule | Sequence[int] = "single",
+    scales: ScaleRule | int | Sequence[int] = "single",
     output: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -154,7 +155,7 @@ def evaluate(
 
 
 def evaluate_files(
-    files: Sequence[str | Path],
+    files: File | Sequence[File],
     *,
     data: str | Path = "data",
     per_class: bool = False,
@@ -163,15 +164,18 @@ def evaluate_files(
 ) -> Evaluation:
     """Scores posteriors that `evaluate` kept: each file's, and their average, every net weighing the same.
 
+    `files`: their paths, or what `read_descriptors` gave.
+
     Returns a row a file and, for several, one of their fusion.
 
     Raises StoreError and DatasetError, naming the file and the first offending id or class.
     """
     numbers = None if submission is None else ilsvrc_numbers(data)
+    given = files_in(files)
     rows: list[Row] = []
 
     def scored() -> Iterator[Posteriors]:
-        for member in joined(files):
+        for member in joined(given):
             rows.append(Row.of(member))
             yield member
 
@@ -183,7 +187,9 @@ def evaluate_files(
         return result
     if fused.labels is None:
         raise UsageError(f"{fused.dataset} has no labels here, so no report")
-    command = with_data(fuse_command(files, {"per-class": per_class, "submission": submission}), data)
+    command = with_data(
+        fuse_command([place_of(one) for one in given], {"per-class": per_class, "submission": submission}), data
+    )
     return _reported(result, report, fused, command, Pictures.of(fused.dataset, data, fused.ids))
 
 
@@ -217,10 +223,10 @@ def _check_labels(
         raise UsageError(f"{lacking} errors: give `submission=FILE` or `output=FILE`")
 
 
-def _scales(net: VGG, scales: ScaleRule | Sequence[int]) -> tuple[int, ...]:
+def _scales(net: VGG, scales: ScaleRule | int | Sequence[int]) -> tuple[int, ...]:
     """The smallest sides to test a net at."""
     if not isinstance(scales, str):
-        return tuple(scales)
+        return as_scales(scales)
     if scales not in SCALE_RULES:
         raise unknown_name("rule for scales", scales, SCALE_RULES)
     return own_scales(net, scales)

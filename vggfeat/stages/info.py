@@ -277,7 +277,7 @@ def _model_command(path: Path, model: Model) -> tuple[str, tuple[str, ...]]:
     namings = model.namings or [Naming()] * len(files)  # older models do not tell
     lines = [
         extract_command(settings, record["dataset"], naming, output=file)
-        for settings, naming, file in zip(model.inputs, namings, files, strict=True)
+        for settings, naming, file in zip(record.get("made_by", model.inputs), namings, files, strict=True)
     ]
     notes = (note_on_images(file, record["dataset"], naming) for file, naming in zip(files, namings, strict=True))
     return " && ".join([*lines, fit_command(record["command"], str(path))]), tuple(filter(None, notes))

@@ -28,6 +28,7 @@ from vggfeat.inference.submission import write_boxes
 from vggfeat.page.commands import localise_command, with_data, with_report
 from vggfeat.page.html import PAGE
 from vggfeat.results import Result
+from vggfeat.store import File, files_in, place_of
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_writable
 from vggfeat.system.numbers import number_of
@@ -114,7 +115,7 @@ def localise(
     weights: Files | VGG | Sequence[VGG],
     protocol: Protocol = "2",
     scales: Scales | None = None,
-    posteriors: Files | None = None,
+    posteriors: File | Sequence[File] | None = None,
     classifier: str | os.PathLike[str] | VGG | None = None,
     flip: bool = True,
     threshold: float | None = None,
@@ -139,7 +140,8 @@ def localise(
         weights: checkpoints of the localisation nets, or nets from `load_net`.
         scales: smallest sides Q in pixels for all nets, or a list of them for each net; by default the scale at which
             each was trained.
-        posteriors: files that `evaluate` wrote (`output`); several are averaged.
+        posteriors: files that `evaluate` wrote (`output`), by path or as `read_descriptors` gave them; several are
+            averaged.
         classifier: a checkpoint, or a net, that guesses the classes and rates each window.
         flip: in protocol 2 the mirrored images too.
         threshold: match score up to which boxes are merged; by default the best on every tenth image, which the errors
@@ -169,6 +171,7 @@ def localise(
     check_writable(submission, draw and Path(draw, "picture"), report and Path(report, PAGE))
     several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
     given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
+    kept = [] if posteriors is None else files_in(posteriors)
     if not given:
         raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
     for one in given if classifier is None else [*given, classifier]:
@@ -187,7 +190,7 @@ def localise(
     of_nets = scales_of_nets([own_scales(net, "single") for net in nets] if scales is None else scales, len(nets))
     class_names = heads[0].class_names
     samples = relabelled(replace(everything, samples=located), class_names)
-    guesses = _own_class if central else None if posteriors is None else _guesses(posteriors, samples, class_names)
+    guesses = _own_class if central else None if posteriors is None else _guesses(kept, samples, class_names)
     localiser = Localiser(
         nets,
         scales=of_nets,
@@ -236,7 +239,7 @@ def localise(
 
         settings = {
             "protocol": protocol,
-            "posteriors": _paths(posteriors),
+            "posteriors": [place_of(one) for one in kept],
             "classifier": _paths(classifier),
             "scales": [",".join(map(str, its)) for its in of_nets],
             "no-flip": not flip,
@@ -259,7 +262,7 @@ def _paths(files: Any) -> list[str]:
 def _check(
     protocol: str,
     scales: Scales | None,
-    posteriors: Files | None,
+    posteriors: object,
     classifier: object,
     threshold: float | None,
     subset: str,
@@ -303,13 +306,15 @@ def _own_class(sample: Sample) -> Guesses:
     return np.array([sample.labels], dtype=np.intp), np.ones(1)
 
 
-def _guesses(files: Files, samples: Sequence[Sample], class_names: Sequence[str]) -> Callable[[Sample], Guesses]:
+def _guesses(
+    files: Sequence[File], samples: Sequence[Sample], class_names: Sequence[str]
+) -> Callable[[Sample], Guesses]:
     """Protocol 2: the five best classes of posteriors that were kept.
 
     Raises DatasetError for an image that the files have no posteriors of.
     """
-    paths = [files] if isinstance(files, str | os.PathLike) else list(files)
-    fused = fuse(joined([Path(path) for path in paths]))
+    paths = [place_of(file) for file in files]
+    fused = fuse(joined(files))
     columns = columns_of(class_names, fused.class_names, ", ".join(map(str, paths)))
     rows = {id: row for row, id in enumerate(fused.ids) if id not in fused.failures}
     missing = next((sample.id for sample in samples if sample.id not in rows), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.page.commands import shard_command
-from vggfeat.store import Descriptors, File
+from vggfeat.store import Descriptors, File, files_in, place_of
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, merge_files, read_head
 from vggfeat.store.schema import first_difference
@@ -47,8 +47,7 @@ def merge(
     if not isinstance(shards, Descriptors) and not shards:
         raise UsageError("no shards: name the files that extract wrote with `shard`")
     target = Path(output)
-    given = [shards] if isinstance(shards, str | os.PathLike | Descriptors) else shards
-    paths = [one.path if isinstance(one, Descriptors) else Path(one) for one in given]
+    paths = [place_of(one) for one in files_in(shards)]
     if any(same_file(path, target) for path in paths):
         raise UsageError(f"{target} is one of the shards: name another `output`")
     with OutputLock(target):

@@ -49,9 +49,9 @@ from vggfeat.page.html import PAGE
 from vggfeat.page.map import Placed, chosen_rows, place
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
-from vggfeat.store import Descriptors, File, read_descriptors
+from vggfeat.store import Descriptors, File, files_in, place_of
 from vggfeat.store.finding import find_descriptors
-from vggfeat.store.pooling import Aggregate
+from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Progress, counted, with_bar
 from vggfeat.system.files import check_writable
 
@@ -67,7 +67,7 @@ def svm(
     solver: str = "auto",
     loss: str = "squared_hinge",
     aggregate: Aggregate | None = None,
-    scales: Sequence[int] | None = None,
+    scales: int | Sequence[int] | None = None,
     layer: str | Sequence[str] = (),
     by_layer: bool = False,
     rounds: Rounds | None = None,
@@ -114,8 +114,9 @@ def svm(
     start = time.perf_counter()
     opened = _files(files)
     layers = ((layer,) if isinstance(layer, str) else layer) or _chosen_layers(opened)
-    paths = [one.path if isinstance(one, Descriptors) else one for one in opened]
-    features = open_features(paths or [find_descriptors(dataset)], dataset, aggregate, scales, layers)
+    paths = [place_of(one) for one in opened]
+    chosen_scales = None if scales is None else as_scales(scales)
+    features = open_features(paths or [find_descriptors(dataset)], dataset, aggregate, chosen_scales, layers)
     protocol = protocol_of(features.dataset)
     Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
     settings = Settings(Cs, solver, loss, protocol.definition, max_memory=max_memory)
@@ -167,21 +168,16 @@ def svm(
 
 def _files(files: File | Sequence[File]) -> list[File]:
     """One file or several, as a list. Raises UsageError for descriptors in memory."""
-    given = [files] if isinstance(files, str | os.PathLike | Descriptors) else files
-    if hasattr(given, "shape") or not all(isinstance(one, str | os.PathLike | Descriptors) for one in given):
+    given = [] if hasattr(files, "shape") else files_in(files)
+    if hasattr(files, "shape") or not all(isinstance(one, str | os.PathLike | Descriptors) for one in given):
         raise UsageError("svm takes descriptor files; vggfeat.LinearSVM fits arrays: LinearSVM(C=1.0).fit(X, y)")
-    return list(given)
+    return given
 
 
 def _chosen_layers(files: Sequence[File]) -> tuple[str, ...]:
     """The layers that opened files were narrowed to (`Descriptors.choose`); () for all that they have."""
 
-    def of(file: File) -> tuple[str, ...]:
-        if not isinstance(file, Descriptors) or file.layers == read_descriptors(file.path).layers:
-            return ()
-        return tuple(layer.name for layer in file.layers)
-
-    chosen = {of(file) for file in files}
+    chosen = {file.chosen if isinstance(file, Descriptors) else () for file in files}
     if len(chosen) > 1:
         raise UsageError("layers were chosen in some of the opened files alone: name them by `layer`")
     return next(iter(chosen), ())
@@ -318,6 +314,7 @@ def _write_model(
         "loss": settings.loss,
         "descriptors": [file["path"] for file in result.descriptors],
         "naming": [file.naming.attributes() for file in features.files],
+        **_made_by(features),
         "command": with_probabilities(command) if settings.probabilities else command,
     }
     return write_model(
@@ -333,6 +330,12 @@ def _write_model(
             sigmoids=fitted.sigmoids_ if settings.probabilities else None,
         ),
     )
+
+
+def _made_by(features: Features) -> dict[str, Any]:
+    """What a model's record says of files that hold more than it takes: the settings that made them."""
+    whole = [file.made_by for file in features.files]
+    return {"made_by": whole} if any(file.chosen for file in features.files) else {}
 
 
 def _command(features: Features, settings: Settings, rounds: Rounds, splits: str | Path | None, by_layer: bool) -> str:

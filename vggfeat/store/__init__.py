@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vggfeat.store.reader import Descriptors, File, as_descriptors, read_descriptors
+    from vggfeat.store.reader import Descriptors, File, as_descriptors, files_in, place_of, read_descriptors
     from vggfeat.store.schema import DONE, FAILED, FORMAT, FORMAT_VERSION, PENDING, check_readable, fingerprint
     from vggfeat.store.writer import DescriptorWriter, check_output
 
@@ -32,7 +32,9 @@ __all__ = [
     "as_descriptors",
     "check_output",
     "check_readable",
+    "files_in",
     "fingerprint",
+    "place_of",
     "read_descriptors",
 ]
 
@@ -42,6 +44,8 @@ _HOMES = {
     "Descriptors": "reader",
     "File": "reader",
     "as_descriptors": "reader",
+    "files_in": "reader",
+    "place_of": "reader",
     "read_descriptors": "reader",
 }
 """The modules of the names that are not in `schema`."""

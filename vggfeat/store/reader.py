@@ -40,6 +40,8 @@ class Descriptors:
     attributes: dict[str, Any]
     layers: tuple[StoredLayer, ...]
     """Those that are read; `choose` takes some of them."""
+    stored: str = ""
+    """The `layer` of the whole file where `choose` took only some of its layers; else empty."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,6 +75,17 @@ class Descriptors:
         return Naming.of(self.attributes)
 
     @property
+    def made_by(self) -> dict[str, Any]:
+        """The settings that made the whole file, whatever layers were chosen since."""
+        settings: dict[str, Any] = self.attributes["settings"]
+        return settings | {"layer": self.stored} if self.stored else settings
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Names of the layers that `choose` took; empty where all are read."""
+        return tuple(layer.name for layer in self.layers) if self.stored else ()
+
+    @property
     def _raw(self) -> bool:
         return self.attributes["settings"].get("normalise") == "none"
 
@@ -87,7 +100,10 @@ class Descriptors:
             "dim": sum(layer.length for layer in chosen),
             "settings": self.attributes["settings"] | {"layer": name},
         }
-        return replace(self, layers=chosen, attributes=self.attributes | changed)
+        stored = self.stored or str(self.attributes["layer"])
+        return replace(
+            self, layers=chosen, attributes=self.attributes | changed, stored="" if name == stored else stored
+        )
 
     def read(self, rows: Rows = None) -> NDArray[np.float32]:
         """(n, D) float32 descriptors of these rows, all by default; rows not done are NaN.
@@ -226,6 +242,16 @@ def as_descriptors(given: File) -> Descriptors:
     raise UsageError(
         f"{type(given).__name__} is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
     )
+
+
+def files_in(given: File | Sequence[File]) -> list[File]:
+    """One file or several, as a list."""
+    return [given] if isinstance(given, str | os.PathLike | Descriptors) else list(given)
+
+
+def place_of(file: File) -> Path:
+    """Where a file lies."""
+    return file.path if isinstance(file, Descriptors) else Path(file)
 
 
 def _labels(file: h5py.File) -> NDArray[Any] | None:
