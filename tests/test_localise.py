@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -489,6 +490,9 @@ def test_the_page_sets_off_the_chosen_threshold_and_names_the_true_class_of_a_wr
     text = write_page(tmp_path, result, [sample], {"a.png": answer}, ["cat", "dog"], [], exif=False).read_text()
     assert '<tr class="ours"><th scope="row">0.5</th><td>50.0</td></tr>' in text
     assert "a.png: IoU 1.00; guess dog, in fact cat, wrong</li>" in text
+    answer = replace(answer, boxes=np.array([[1.0, 0.0, 1.0, 0.0]]))
+    text = write_page(tmp_path, result, [sample], {"a.png": answer}, ["cat", "dog"], [], exif=False).read_text()
+    assert "a.png: IoU 0.00; guess dog with an empty box, in fact cat, wrong</li>" in text, "there is nothing to see"
 
 
 def test_the_page_comes_without_pictures_that_have_gone(root, tmp_path, monkeypatch):

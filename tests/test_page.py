@@ -26,6 +26,7 @@ from test_svm_stage import multi_label
 
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset
+from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.voc import CLASSES
 from vggfeat.page import map as maps
 from vggfeat.page import parts, plots
@@ -428,6 +429,8 @@ def test_a_very_large_matrix_is_a_raster(tmp_path: Path) -> None:
 def test_the_folders_name_is_in_the_title(made: tuple[dict[str, Any], str]) -> None:
     assert re.search(r"<h1>labels\.csv: mean class recall ", made[1])
     assert Pictures.of("caltech101", "nowhere").title == ""
+    for paths, title in ((("a/my photos",), "my photos"), ((".",), Path.cwd().name), (("a", "b"), ""), ((), "")):
+        assert Pictures.of("images", "data", origin=Origin(paths)).title == title
 
 
 # The builder.
@@ -596,7 +599,8 @@ def test_the_papers_errors_stand_beside_those_on_ilsvrc(tmp_path: Path) -> None:
     row = Row("D", "D (oxford)", "oxford", "dense", (256, 384, 512), 20, top1_error=24.84, top5_error=None)
     result = Evaluation("ilsvrc2012", 3, (row,), {}, None)
     page = write_page(tmp_path, result, ["a", "b", "c"], split, [], Pictures(missing="none")).read_text("utf-8")
-    ours, *paper = re.findall(r"<tr.*?</tr>", page[page.index("Errors on ilsvrc2012") :])[1:8]
+    ours, chance, *paper = re.findall(r"<tr.*?</tr>", page[page.index("Errors on ilsvrc2012") :])[1:9]
+    assert re.findall(r"<td>([^<]+)</td>", chance) == ["66.7", "-"], "of three classes"
     assert 'class="ours"' in ours
     assert '<td class="top1">24.8</td><td class="top5">-</td>' in ours
     assert [re.findall(r"<td>([\d.]+)</td>", cells) for cells in paper] == [

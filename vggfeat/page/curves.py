@@ -24,7 +24,10 @@ def curves_figure(folder: Path, rows: Sequence[Row]) -> Html:
         last = epochs[-1]
         words = f"At the end: validation loss {last['val_loss']:.3f}, top-1 error {last['val_top1']:.1f} percent"
         plot = canvas.save(folder, "curves", f"Loss and errors over {number_of(len(epochs), 'epoch')}. {words}")
-    caption = "Loss and errors over the epochs." + (" Dotted: learning rate drops." if _falls(epochs) else "")
+    caption = "Loss and errors over the epochs."
+    if _training(rows, epochs)[1] is epochs:
+        caption += " Each training value is the mean over an epoch, drawn at its middle."
+    caption += " Dotted: learning rate drops." if _falls(epochs) else ""
     return figure(plot, caption, class_="half")
 
 

@@ -49,7 +49,7 @@ def write_page(
     more = parts.precision_and_f1([scored], len(names))
     title = f"{pictures.title or result.dataset}: {_errors(result.rows[-1])}"
     sections = [
-        _score(result),
+        _score(result, pictures.title),
         parts.classes(names, recalls, counts, "top-1 accuracy", "on the images evaluated", drawn, **more),
         parts.confusions(names, [scored], pictures, drawn),
         parts.images(
@@ -93,8 +93,8 @@ def _lead(result: Evaluation, drawn: Path | None, pictures: Pictures) -> list[Ht
     return lead
 
 
-def _score(result: Evaluation) -> Part:
-    """Every net or file, their fusion last, and the paper's rows of the same nets.
+def _score(result: Evaluation, title: str) -> Part:
+    """Every net or file, their fusion last, what guessing scores, and the paper's rows of the same nets.
 
     Few classes have no top-5 error, and without the paper's no column of it.
     """
@@ -111,6 +111,9 @@ def _score(result: Evaluation) -> Part:
         )
         for row in result.rows
     ]
+    ours = len(rows) - 1
+    chance = [f"{chance_topk_error(result.classes, k):.1f}" if k < result.classes else NONE for k in (1, TOP)]
+    rows.append(("chance", "", "", "", *chance[: 2 if several else 1]))
     for score in CLASSIFICATION:
         if score.net in nets:
             trained = f"{score.net}, S {score.train_scale}"
@@ -119,5 +122,5 @@ def _score(result: Evaluation) -> Part:
                 (where, trained, "dense", _numbers(score.test_scales), f"{score.top1:.1f}", f"{score.top5:.1f}")
             )
     heads = ("", "net", "view", "Q", "top-1 error %", *(["top-5 error %"] if several else []))
-    ours = len(result.rows) - 1 if len(rows) > 1 else None
-    return section("score", "Score", table(f"Errors on {result.dataset}", heads, rows, text=(0, 1, 2, 3), ours=ours))
+    caption = f"Errors on {title or result.dataset}"
+    return section("score", "Score", table(caption, heads, rows, text=(0, 1, 2, 3), ours=ours))

@@ -140,7 +140,10 @@ def _item(one: _Located, class_names: Sequence[str], pictures: Pictures) -> Html
     overlap = "no true box" if one.iou != one.iou else f"IoU {one.iou:.2f}"
     label = one.sample.labels
     true = f", in fact {class_names[label]}" if isinstance(label, int) and label != one.answer.classes[0] else ""
-    below = f"{one.sample.id}: {overlap}; guess {guess}{true}, {'right' if one.right else 'wrong'}"
+    x, y, right, bottom = one.answer.boxes[0]
+    # Weak nets predict boxes that end where they begin, or lie outside of the image and are cut off at its edge.
+    empty = "" if right > x and bottom > y else " with an empty box"
+    below = f"{one.sample.id}: {overlap}; guess {guess}{empty}{true}, {'right' if one.right else 'wrong'}"
     uri = pictures.uri(one.sample.id)
     if uri is None:
         return tag("li", breakable(below), class_="named")

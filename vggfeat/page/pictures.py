@@ -9,6 +9,7 @@ from typing import Any
 
 from vggfeat.datasets import Dataset, Sample, images, listing, load_dataset
 from vggfeat.datasets.decoding import Decoders
+from vggfeat.datasets.origin import Origin
 from vggfeat.errors import ImageError, VggfeatError
 from vggfeat.page.html import Html, breakable, tag
 from vggfeat.system.launch import default_workers
@@ -20,8 +21,15 @@ SLOW = 60.0
 """Seconds to wait for an image before the page goes without it."""
 
 
-def title_of(dataset: str, data: str | Path) -> str:
-    """What pages call a data set: the folder's name for the user's own images; "": its name."""
+def title_of(dataset: str, data: str | Path, origin: Origin | None = None) -> str:
+    """What pages call a data set; "": by its name.
+
+    The user's own images are called by their folder: that of the data set "folder" by `data`, that of images named one
+    by one by their origin, if that is one path.
+    """
+    if dataset == listing.NAME and origin is not None and len(origin.paths) == 1:
+        one = Path(origin.paths[0])
+        return one.name or one.resolve().name
     return Path(data).resolve().name if dataset == "folder" else ""
 
 
@@ -53,7 +61,15 @@ class Pictures:
         self._made: dict[str, str | ImageError] = {}
 
     @classmethod
-    def of(cls, name: str, data: str | Path, ids: Iterable[str] = (), *, exif: bool = True) -> Pictures:
+    def of(
+        cls,
+        name: str,
+        data: str | Path,
+        ids: Iterable[str] = (),
+        *,
+        exif: bool = True,
+        origin: Origin | None = None,
+    ) -> Pictures:
         """The images of a data set on disk; without them, ids and the reason.
 
         Args:
@@ -61,9 +77,11 @@ class Pictures:
             data: the data root, or the folder of the user's own images.
             ids: the images' ids.
             exif: honour the EXIF orientation of images named one by one; a data set says it for its own.
+            origin: how images were named one by one.
         """
         if name == listing.NAME:
-            return cls((Sample(id, id) for id in ids), exif=exif)
+            title = title_of(name, data, origin)
+            return cls((Sample(id, id) for id in ids), exif=exif, title=title)
         try:
             dataset: Dataset = load_dataset(name, data)
         except VggfeatError as error:

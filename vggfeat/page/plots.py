@@ -192,7 +192,8 @@ def cost_curve(folder: Path, Cs: Sequence[float], curves: Sequence[Curve], measu
 def layer_curve(folder: Path, scores: Sequence[LayerScore], measure: str, chance: float | None) -> Html:
     """The score of each layer with its deviation over the splits, and the chance level."""
     values = [100 * one.mean for one in scores]
-    with Canvas(1.8 + 0.6 * len(scores), 3) as canvas:
+    # The page stretches a plot of few layers to one width: drawn narrower, its letters would grow.
+    with Canvas(1.8 + 0.6 * max(len(scores), FEW_LAYERS), 3) as canvas:
         (axes,) = canvas.axes
         deviations = [100 * (one.std or 0.0) for one in scores]
         axes.errorbar(

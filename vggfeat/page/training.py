@@ -194,6 +194,9 @@ def _curves(report: TrainingReport, drawn: Path | None) -> Part:
     ours = epochs.index(best) if best is not None else None
     shown = [curves_figure(drawn, report.rows)] if drawn is not None and epochs else []
     caption = "Loss and errors in training and in validation (val), by epoch; the best one is set off"
+    if not report.localises:
+        errors = [f"{chance_topk_error(report.classes, k):.1f} % top-{k}" for k in (1, TOP) if k < report.classes]
+        caption += f". Chance: {' and '.join(errors)} error"
     return section("curves", "Curves", *shown, table(caption, heads, cells, text=(), ours=ours))
 
 

@@ -71,7 +71,7 @@ def write_page(folder: str | Path, report: Report, pictures: Pictures) -> Path:
     result = report.result
     drawn = plots.place(folder)
     sections = [
-        _score(report),
+        _score(report, pictures.title),
         _splits(report),
         _choice(report, drawn),
         _layers(report, drawn),
@@ -149,7 +149,7 @@ def _copies(result: SVMResult, pictures: Pictures) -> Part | None:
     return section("copies", "Copies", tag("p", words, class_="note"), pairs_table(pairs, pictures, caption))
 
 
-def _score(report: Report) -> Part:
+def _score(report: Report, title: str) -> Part:
     """This run's score above the paper's for the same benchmark."""
     result = report.result
     rows: list[Sequence[Any]] = [
@@ -160,7 +160,7 @@ def _score(report: Report) -> Part:
         deviation = "" if score.std is None else f" ± {score.std:.1f}"
         rows.append(("the paper", " and ".join(score.nets), score.setting, f"{score.value:.1f}{deviation} %"))
     made = table(
-        f"{report.measure} on {result.dataset}"
+        f"{report.measure} on {title or result.dataset}"
         + (f"; the paper's from {transfer_table(result.dataset)}" if published else ""),
         ("", "nets", "setting", report.measure),
         rows,

@@ -378,7 +378,8 @@ def _write_report(
         _placed(features, outcomes[0]),
     )
     exif = bool(features.files[0].attributes["settings"]["exif"])
-    return write_page(folder, run, Pictures.of(features.dataset, data, features.ids, exif=exif))
+    origin = features.files[0].naming.origin
+    return write_page(folder, run, Pictures.of(features.dataset, data, features.ids, exif=exif, origin=origin))
 
 
 def _placed(features: Features, outcome: Outcome) -> Placed | None:
