@@ -122,8 +122,10 @@ def test_the_pages_command_keeps_a_file_that_holds_more_layers_than_were_chosen(
     assert run(["extract", "--dataset", "folder", "--data", data, *flags, *layers, "-o", "x.h5", "--quiet"]) == 0
     before = Path("x.h5").read_bytes()
     chosen = ["--layer", "pool2", "--layer", "conv1_1", "--num-splits", "2", "-o", "m.h5"]
-    assert run(["svm", "x.h5", *chosen, "--report", "page", "--data", data, "--quiet"]) == 0
-    lines = commands_on(Path("page/index.html").read_text(encoding="utf-8"))
+    assert run(["svm", "x.h5", *chosen, "--C", "1", "--report", "page", "--data", data, "--quiet"]) == 0
+    page = Path("page/index.html").read_text(encoding="utf-8")
+    assert "Images of each part, the C given, and the score on the test part" in page
+    lines = commands_on(page)
     assert [shlex.split(line)[1] for line in lines] == ["extract", "svm"]
     assert " ".join(layers) in lines[0] and lines[0].endswith("--resume")
     assert "--layer pool2 --layer conv1_1" in lines[1]

@@ -215,7 +215,8 @@ def _splits(report: Report) -> Part:
         value = tag("td", percent(split.value), class_="value")
         rows.append((name, seed, split.train, split.val, split.test, C, value, gap))
     heads = ("split", "seed", "train", "val", "test", "C", f"{report.measure} %", "duality gap")
-    caption = "Images of each part, the C chosen on the validation part, and the score on the test part"
+    C = "given" if len(report.result.C) == 1 else "chosen on the validation part"
+    caption = f"Images of each part, the C {C}, and the score on the test part"
     return section("splits", "Splits", table(caption, heads, rows, text=()))
 
 
@@ -251,7 +252,8 @@ def _layers(report: Report, folder: Path | None) -> Part | None:
         for one in scores
     ]
     heads = ("layer", "values", f"{report.measure} %", "deviation", "least of the splits")
-    made = table("Each layer by itself, C chosen anew", heads, rows, text=(0,))
+    anew = "" if len(report.result.C) == 1 else ", C chosen anew"
+    made = table(f"Each layer by itself{anew}", heads, rows, text=(0,))
     drawing = [] if folder is None else [plots.layer_curve(folder, scores, report.measure, report.result.chance)]
     return section("layers", "Layers", *drawing, made)
 
