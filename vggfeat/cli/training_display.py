@@ -168,7 +168,7 @@ class TrainingDisplay(Observer):
 
     def _errors(self, errors: Errors) -> str:
         top5 = f", top-5 {errors.top5:.1f}%" if self.top5 else ""
-        return f"loss {errors.loss:.3f}, top-1 {errors.top1:.1f}%{top5}"
+        return f"loss {errors.loss:.3f}, top-1 error {errors.top1:.1f}%{top5}"
 
     def _left(self) -> str:
         """The time left for the epoch's updates."""
