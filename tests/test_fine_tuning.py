@@ -123,8 +123,12 @@ def test_training_on_kept_outputs_equals_training_that_computes_them_at_every_up
         moved = (other - start[name]).norm()
         layer = recipe_layer(name)
         assert (moved == 0) == (layer in frozen), name
-        # float16 rounds outputs to 1 / 2048; in convolutions that turns some ReLUs and poolings.
-        assert (one - other).norm() <= (4e-2 if trainable == "conv5_1" else 5e-3) * moved, name
+        # float16 rounds outputs to 1 / 2048, which turns some ReLUs and poolings: in convolutions several, in the
+        # fully-connected layers at most one unit's.
+        by_unit = (one - other).flatten(1).norm(dim=1) if one.ndim > 1 else (one - other).abs()
+        assert by_unit.norm() <= 4e-2 * moved, name
+        if trainable != "conv5_1":
+            assert by_unit.sort().values[:-1].norm() <= 1e-3 * moved, name
     assert kept.errors.loss == pytest.approx(anew.errors.loss, rel=1e-3)
 
 

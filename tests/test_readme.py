@@ -129,8 +129,12 @@ def test_the_quickstart_table_is_as_it_is_printed(capsys):
         name, mean, std = re.fullmatch(r"(.*?)\s+([\d.]+)%(?:\s+([\d.]+)%)?", line).groups()
         rows.append({"features": name, "mean": float(mean) / 100, "std": float(std) / 100 if std else None})
     tables.print_quickstart(rows, "5 new digits")
-    printed = capsys.readouterr().out.splitlines()[:-1]
-    assert [line.rstrip() for line in printed] == [line.rstrip() for line in block("text", "features").splitlines()]
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()[:-1]]
+    expected = [line.rstrip() for line in block("text", "features").splitlines()]
+    more = len(printed[0]) - len(expected[0])
+    assert more in (0, 1), "rich 13 leaves another blank before the last column"
+    end = expected[0].index("  deviation")
+    assert [line[:end] + line[end + more :] for line in printed] == expected
 
 
 def commands() -> list[str]:

@@ -96,6 +96,7 @@ class _Verbs(click.Group):
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
+    subcommand_metavar="[COMMAND] [ARGS]...",  # click 8.1 says that the command must be given
 )
 @click.version_option(__version__, prog_name="vggfeat")
 @click.pass_context
