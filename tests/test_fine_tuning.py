@@ -123,12 +123,12 @@ def test_training_on_kept_outputs_equals_training_that_computes_them_at_every_up
         moved = (other - start[name]).norm()
         layer = recipe_layer(name)
         assert (moved == 0) == (layer in frozen), name
-        # float16 rounds outputs to 1 / 2048, which turns some ReLUs and poolings: in convolutions several, in the
-        # fully-connected layers at most one unit's.
+        # float16 rounds outputs to 1 / 2048; in convolutions that turns some ReLUs and poolings.
         by_unit = (one - other).flatten(1).norm(dim=1) if one.ndim > 1 else (one - other).abs()
-        assert by_unit.norm() <= 4e-2 * moved, name
-        if trainable != "conv5_1":
-            assert by_unit.sort().values[:-1].norm() <= 1e-3 * moved, name
+        if trainable != "conv5_1" and torch.__version__.startswith("2.4."):  # its sums turn the ReLU of one unit of fc6
+            assert by_unit.norm() <= 4e-2 * moved, name
+            by_unit = by_unit.sort().values[:-1]
+        assert by_unit.norm() <= (4e-2 if trainable == "conv5_1" else 5e-3) * moved, name
     assert kept.errors.loss == pytest.approx(anew.errors.loss, rel=1e-3)
 
 

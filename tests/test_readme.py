@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -132,7 +133,7 @@ def test_the_quickstart_table_is_as_it_is_printed(capsys):
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()[:-1]]
     expected = [line.rstrip() for line in block("text", "features").splitlines()]
     more = len(printed[0]) - len(expected[0])
-    assert more in (0, 1), "rich 13 leaves another blank before the last column"
+    assert more == 0 or (more == 1 and version("rich").startswith("13.")), "rich 13 leaves another blank there"
     end = expected[0].index("  deviation")
     assert [line[:end] + line[end + more :] for line in printed] == expected
 
