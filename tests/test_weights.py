@@ -716,7 +716,9 @@ def test_a_torch_file_cut_short_is_one_sentence(tmp_path: Path) -> None:
     content = path.read_bytes()
     for tenth in range(1, 10):
         path.write_bytes(content[: len(content) * tenth // 10])
-        with pytest.raises(WeightsError, match=r"net\.pth: no readable torch file, damaged or cut short"):
+        with pytest.raises(
+            WeightsError, match=r"net\.pth: no readable torch file, damaged or cut short \((?!.*\. ).*\)$"
+        ):
             load_net("A", path)
 
 

@@ -41,7 +41,8 @@ def load_checked(path: str | Path) -> Any:
     except WeightsError:
         raise
     except Exception as error:  # a damaged file makes torch and pickle raise almost anything
-        raise WeightsError(f"{path}: no readable torch file, damaged or cut short ({first_line(error)})") from error
+        reason = first_line(error).partition(". ")[0]  # torch goes on about what may have happened to the file
+        raise WeightsError(f"{path}: no readable torch file, damaged or cut short ({reason})") from error
     return content
 
 
