@@ -69,3 +69,18 @@ def test_squares_of_rows_are_added_to_the_upper_triangle(way: None, m: int, dtyp
     kernels.add_squares(total, rows, -2)
     expected = before.astype(np.float64) - 2 * rows.astype(np.float64).T @ rows
     np.testing.assert_allclose(np.triu(total), np.triu(expected), rtol=0, atol=close * (1 + m))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.ones((4, 3), np.float64), np.ones((4, 2), np.float32), np.asfortranarray(np.ones((4, 3), np.float32))],
+    ids=["another dtype", "another width", "not contiguous"],
+)
+def test_arrays_that_a_routine_would_misread_are_refused(way: None, rows: np.ndarray) -> None:
+    words = "^the arrays must be contiguous, of one dtype and of shapes that agree$"
+    with pytest.raises(ValueError, match=words):
+        kernels.add_squares(np.zeros((3, 3), np.float32), rows, 1)
+    with pytest.raises(ValueError, match=words):
+        kernels.posv(np.eye(4, dtype=np.float32), np.ascontiguousarray(rows[:, 0].astype(np.float64)))
+    with pytest.raises(ValueError, match=words):
+        kernels.posv(np.eye(3, dtype=np.float32), np.ones(4, np.float32))

@@ -42,6 +42,7 @@ def solve_positive(system: Array, target: Array) -> Array:
 
 def posv(system: Array, target: Array) -> int:
     """Solves in place: target (n,) becomes the solution, system (n, n) its Cholesky factor; 0 unless that failed."""
+    _check(system, target, shapes=(len(target),) * 2 == system.shape)
     call = _routine("posv", system.dtype.char)
     if call is None:
         wrapper = scipy.linalg.get_lapack_funcs("posv", (system,))
@@ -55,6 +56,7 @@ def posv(system: Array, target: Array) -> int:
 
 def add_squares(total: Array, rows: Array, factor: float) -> None:
     """Adds factor rows' rows, of rows (m, n), to the upper triangle of total (n, n)."""
+    _check(total, rows, shapes=(rows.shape[1],) * 2 == total.shape)
     call = _routine("syrk", total.dtype.char)
     if call is None:
         wrapper = scipy.linalg.get_blas_funcs("syrk", (total,))
@@ -64,6 +66,12 @@ def add_squares(total: Array, rows: Array, factor: float) -> None:
     m, n = (c_int(size) for size in rows.shape)
     terms = byref(number(factor)), rows.ctypes.data, byref(n), byref(number(1)), total.ctypes.data, byref(n)
     call(b"L", b"N", byref(n), byref(m), *terms)
+
+
+def _check(*arrays: Array, shapes: bool) -> None:
+    """Raises ValueError for arrays that a routine would read wrongly, in silence, by their addresses."""
+    if not (shapes and all(one.flags.c_contiguous and one.dtype == arrays[0].dtype for one in arrays)):
+        raise ValueError("the arrays must be contiguous, of one dtype and of shapes that agree")
 
 
 @cache
