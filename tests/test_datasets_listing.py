@@ -12,7 +12,7 @@ from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.errors import DatasetError, UsageError
 
 
-def listed(data: bytes, **options: bool | None) -> list[tuple[str, str]]:
+def listed(data: bytes, **options: bool) -> list[tuple[str, str]]:
     return [(sample.id, sample.path) for sample in from_list(io.BytesIO(data), **options).samples]
 
 
@@ -53,12 +53,12 @@ def test_a_list_of_users_images_honours_exif_and_has_no_labels() -> None:
         (b"a\n\tb.jpg\n", {}, "stdin, line 2: expected a path or id<TAB>path, found '\\tb.jpg'"),
         (b"a\t\n", {}, "stdin, line 1: expected a path or id<TAB>path, found 'a\\t'"),
         (b"a.jpg\0b.jpg\0", {}, "stdin, line 1: a NUL byte; for a list separated by NUL bytes give `nul`"),
-        (b"a.jpg\0b.jpg\0", {"nul": None}, "stdin, line 1: a NUL byte; this list has one path a line"),
+        (b"a.jpg\0b.jpg\0", {"only_lines": True}, "stdin, line 1: a NUL byte; this list has one path a line"),
         (b"a\nftp:///b.jpg\n", {}, "stdin, line 2: ftp:///b.jpg: ftp:// needs a host: ftp://host/path"),
         (b"xx://h/b.jpg\0", {"nul": True}, "stdin, line 1: xx://h/b.jpg: xx:// is not a protocol that fsspec knows"),
     ],
 )
-def test_a_bad_list_names_its_lines(data: bytes, options: dict[str, bool | None], message: str) -> None:
+def test_a_bad_list_names_its_lines(data: bytes, options: dict[str, bool], message: str) -> None:
     with pytest.raises(DatasetError) as caught:
         listed(data, **options)
     assert str(caught.value) == message

@@ -146,7 +146,7 @@ def test_a_line_that_is_a_files_name_and_could_be_an_id_and_a_path_is_refused(
         "(find -print0) with `nul`"
     )
     (tmp_path / "lines").write_bytes(f"{line}\n".encode())
-    assert refused(from_list, "lines", nul=None) == (
+    assert refused(from_list, "lines", only_lines=True) == (
         f"lines, line 1: {line!r} is a file's name, and could be id<TAB>path too; write an id and a tab before it"
     )
     assert listed(f"x\t{line}\n".encode()) == [("x", line)]

@@ -87,7 +87,7 @@ def test_a_checkpoint_without_an_origin_is_read_and_says_what_its_command_lacks(
     train({**TINY_RECIPE, "schedule.epochs": 1}, own, output="net.pt", device="cpu", progress=False)
     info = told("net.pt", capsys)
     assert "--data" not in shlex.split(info["command"])
-    assert info["notes"] == [f"net.pt {NOTE} folder with --data."]
+    assert info["notes"] == [f"net.pt {NOTE} folder with `data`."]
     assert run(["info", "net.pt"]) == 0
     assert capsys.readouterr().out.endswith(f"\nnet.pt {NOTE} folder with --data.\n")
     assert evaluate("folder", data=tree, weights="net.pt", scales=224, progress=False).classes == 3

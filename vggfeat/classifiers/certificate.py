@@ -21,6 +21,9 @@ from vggfeat.classifiers.objective import (
 )
 from vggfeat.system.launch import available_cores
 
+CACHE_BYTES, PRODUCT_BYTES = 1_000_000, 50_000_000
+"""Of a group of classes' float64 array: what a core's cache holds, and what makes a product with K worth reading K."""
+
 BLOCK_ROWS = 1024
 """Rows of X turned to float64 at a time: 100 MB at 12,288 features."""
 
@@ -38,31 +41,40 @@ class Certificate:
         weights = self.weights(beta, exact=beta.dtype == np.float64).astype(self.X.dtype, copy=False)
         f = self.margins(weights)
 
-        def gap_of(k: Group, _count: Count) -> Double:
+        def by_beta(k: Group, _count: Count) -> Double:
             with np.errstate(**SILENT):
-                return self._gap(y[k], cost[k], beta[k], f[k], weights[k], tol)
+                return self._gap_of_beta(y[k], cost[k], beta[k], f[k], weights[k])
 
-        groups = groups_of(len(y), y.shape[1])
-        return weights, f, np.concatenate(run_groups(gap_of, groups, available_cores()))
+        small = groups_of(np.arange(len(y)), y.shape[1], CACHE_BYTES)
+        gap = np.concatenate(run_groups(by_beta, small, available_cores()))
+        # In large groups, because each product reads all of K.
+        for k in groups_of(np.flatnonzero(gap > tol), y.shape[1], PRODUCT_BYTES):
+            gap[k] = np.minimum(gap[k], self._gap_of_slack(y[k], cost[k], beta[k], f[k], weights[k]))
+        return weights, f, gap
 
-    def _gap(self, y: Array, cost: Array, beta: Array, f: Double, weights: Array, tol: float) -> Double:
-        """(K,) the smaller gap of two dual points: beta itself and, if its gap is above tol, 2 c slack."""
+    def _gap_of_beta(self, y: Array, cost: Array, beta: Array, f: Double, weights: Array) -> Double:
+        """(K,) the gaps with beta itself as the dual point."""
+        assert self.gram is not None
+        y, cost, beta, weights = (part.astype(np.float64, copy=False) for part in (y, cost, beta, weights))
+        slack = np.maximum(1 - y * f, 0)
+        return support_gap(self.gram.diagonal, y, cost, beta, f, slack, row_dot(weights, weights))[0]
+
+    def _gap_of_slack(self, y: Array, cost: Array, beta: Array, f: Double, weights: Array) -> Double:
+        """(K,) the gaps with 2 c slack as the dual point.
+
+        |X'(alpha y)|^2 is written around |X' beta|^2. The float32 K then computes only |X' g|^2, which is twice the
+        gap, so its rounding errors are small beside the gap.
+        """
         assert self.gram is not None
         y, cost, beta, weights = (part.astype(np.float64, copy=False) for part in (y, cost, beta, weights))
         slack = np.maximum(1 - y * f, 0)
         quad = row_dot(weights, weights)
-        gap = support_gap(self.gram.diagonal, y, cost, beta, f, slack, quad)[0]
-        k = np.flatnonzero(gap > tol)
-        if len(k):
-            # |X'(alpha y)|^2 is written around |X' beta|^2. The float32 K then computes only |X' g|^2, which is twice
-            # the gap, so its rounding errors are small beside the gap.
-            g = 2 * cost[k] * slack[k] * y[k] - beta[k]
-            single = g.astype(self.gram.dtype)
-            square = row_dot(single, self.gram.product(single))
-            dual_quad = 2 * row_dot(beta[k], f[k]) - quad[k] + 2 * row_dot(g, f[k]) + square
-            primal, distance = objective_and_gap(slack[k], cost[k], quad[k], dual_quad)
-            gap[k] = np.minimum(gap[k], relative(distance, primal))
-        return gap
+        g = 2 * cost * slack * y - beta
+        single = g.astype(self.gram.dtype)
+        square = row_dot(single, self.gram.product(single))
+        dual_quad = 2 * row_dot(beta, f) - quad + 2 * row_dot(g, f) + square
+        primal, distance = objective_and_gap(slack, cost, quad, dual_quad)
+        return relative(distance, primal)
 
     def subset(self) -> Array:
         """X on the rows; a copy unless they are all rows."""

@@ -106,6 +106,6 @@ def line_search(y: Array, cost: Array, f: Array, f_step: Array, slope: Double, c
     return t
 
 
-def groups_of(k: int, n: int) -> list[NDArray[np.intp]]:
-    """The k classes in groups whose (classes, n) float64 arrays take about 1 MB each, which a core's cache holds."""
-    return np.array_split(np.arange(k), -(-k * n // 125_000))
+def groups_of(classes: NDArray[np.intp], n: int, most: int) -> list[NDArray[np.intp]]:
+    """The classes in groups whose (classes, n) float64 arrays take about `most` bytes each."""
+    return np.array_split(classes, max(1, -(-8 * len(classes) * n // most))) if len(classes) else []

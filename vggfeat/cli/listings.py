@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from vggfeat.cli.advice import merging
+from vggfeat.cli.advice import in_flags, merging
 from vggfeat.cli.columns import columns, show
 from vggfeat.nets.catalog import ALIASES
 from vggfeat.store.shards import Shard
@@ -87,7 +87,7 @@ def print_info(result: Mapping[str, Any]) -> None:
         for line in commands.split(" && "):
             print(f"  {printable(line)}")
         for note in notes:
-            print(printable(note))
+            print(printable(in_flags(note)))
 
 
 COMMANDS = 20

@@ -106,7 +106,7 @@ class LeftOut:
         )
 
 
-def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool | None = False) -> Dataset:
+def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False, only_lines: bool = False) -> Dataset:
     """The images of a list: one path or id<TAB>path a line, in the list's order; a tar file stands for its images.
 
     Lists are read as bytes: LF or CRLF ends a line, blank lines are skipped, names outside UTF-8 are kept. A missing
@@ -114,19 +114,19 @@ def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool | None = F
 
     Args:
         source: a file or URL, or a binary stream such as sys.stdin.buffer.
-        nul: each entry is a path, whole, whatever it holds, and ends with NUL, as `find -print0` writes them. None: its
-            entries are lines, and the user has no choice, so no error offers one.
+        nul: each entry is a path, whole, whatever it holds, and ends with NUL, as `find -print0` writes them.
+        only_lines: the user cannot choose `nul` here, so no error offers it.
 
     Raises DatasetError for a list that cannot be read, a line that makes no sense (a URL that nothing here can read,
     whatever lies there, is one), one that could be id<TAB>path but is also the name of a file, and an id that occurs
     twice.
     """
     if not isinstance(source, str | os.PathLike):
-        return _dataset(_listed("stdin", source, nul))
+        return _dataset(_listed("stdin", source, nul, only_lines))
     try:
         with _opened(os.fspath(source)) as stream:
-            dataset = _dataset(_listed(os.fspath(source), stream, nul))
-        return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=bool(nul)))
+            dataset = _dataset(_listed(os.fspath(source), stream, nul, only_lines))
+        return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=nul))
     except OSError as error:
         raise DatasetError(f"{os.fspath(source)}: this list cannot be read: {error.strerror or error}") from error
 
@@ -286,12 +286,12 @@ def _suffixes() -> str:
     return " ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _listed(source: str, stream: BinaryIO, nul: bool | None) -> Iterator[tuple[Sample, Place]]:
+def _listed(source: str, stream: BinaryIO, nul: bool, only_lines: bool) -> Iterator[tuple[Sample, Place]]:
     left_out, missing = LeftOut(), list[str]()
     tabbed = functools.cache(_names_with_tabs)
     for number, entry in _lines(source, stream, nul):
         place = (source, number)
-        sample = _whole(entry, place) if nul else _sample(entry, place, tabbed, only_lines=nul is None)
+        sample = _whole(entry, place) if nul else _sample(entry, place, tabbed, only_lines)
         if refused := _unreadable(sample.path):
             raise DatasetError(f"{_where(place)}: {sample.path}: {refused}")
         if (nul or b"\t" not in entry) and is_tar(sample.path):
@@ -307,7 +307,7 @@ def _listed(source: str, stream: BinaryIO, nul: bool | None) -> Iterator[tuple[S
     left_out.warn()
 
 
-def _lines(source: str, stream: BinaryIO, nul: bool | None) -> Iterator[tuple[int, bytes]]:
+def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:
     """Numbered entries that are not blank, without their ends (LF or CRLF, or NUL)."""
     if nul:
         entries: Iterable[bytes] = stream.read().split(b"\0")
@@ -337,8 +337,8 @@ def _name(entry: bytes, place: Place) -> str:
         raise DatasetError(f"{_where(place)}: not UTF-8; save the list as UTF-8") from None
 
 
-def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]], *, only_lines: bool = False) -> Sample:
-    """A line: path or id<TAB>path. `only_lines`: the list cannot be one separated by NUL bytes."""
+def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]], only_lines: bool) -> Sample:
+    """A line: path or id<TAB>path. `only_lines`: see `from_list`."""
     if b"\0" in entry:
         way = "this list has one path a line" if only_lines else "for a list separated by NUL bytes give `nul`"
         raise DatasetError(f"{_where(place)}: a NUL byte; {way}")

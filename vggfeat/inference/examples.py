@@ -20,7 +20,7 @@ def listed_examples(source: CalibrationLike) -> tuple[Sample, ...]:
     """
     if source is None or is_hdf5(source):
         return ()
-    samples = from_list(os.fspath(source), nul=None).samples
+    samples = from_list(os.fspath(source), only_lines=True).samples
     if not samples:
         raise UsageError(f"{source} has no line that names an image to calibrate on")
     return samples

@@ -15,8 +15,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-Polynomial = list[Fraction]
-"""Coefficients, that of the lowest power first."""
+Row = list[Fraction]
+"""Of a transform; or a polynomial's coefficients, that of the lowest power first."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Transforms:
 
 
 def two_dimensional(outputs: int, taps: int, points: Sequence[Fraction | int]) -> Transforms:
-    """F(outputs x outputs, taps x taps), interpolated at these outputs + taps - 2 points and at infinity."""
+    """F(outputs x outputs, taps x taps), interpolated at these points, outputs + taps - 2 of them, and at infinity."""
     exact = one_dimensional(outputs, taps, [Fraction(point) for point in points])
     both_sides = []
     for rows in exact:
@@ -41,10 +41,11 @@ def two_dimensional(outputs: int, taps: int, points: Sequence[Fraction | int]) -
     return Transforms(*both_sides)
 
 
-def one_dimensional(
-    outputs: int, taps: int, points: Sequence[Fraction]
-) -> tuple[list[Polynomial], list[Polynomial], list[Polynomial]]:
-    """The exact transforms of the input (n, n), the filter (n, taps) and the output (outputs, n), row by row."""
+def one_dimensional(outputs: int, taps: int, points: Sequence[Fraction]) -> tuple[list[Row], list[Row], list[Row]]:
+    """The exact transforms of the input (n, n), the filter (n, taps) and the output (outputs, n), row by row.
+
+    points: outputs + taps - 2 different ones; infinity is the last by itself.
+    """
     zero, one = Fraction(0), Fraction(1)
     others = [[other for other in points if other != point] for point in points]
     of_input = [[*_product(rest), zero] for rest in others] + [_product(points)]
@@ -58,7 +59,7 @@ def one_dimensional(
     return of_input, of_filter, of_output
 
 
-def _product(roots: Sequence[Fraction]) -> Polynomial:
+def _product(roots: Sequence[Fraction]) -> Row:
     """The product of (x - root)."""
     found = [Fraction(1)]
     for root in roots:

@@ -47,23 +47,22 @@ class WindowLayer:
         return self.linear(torch.cat([windows(one) for one in pooled]))
 
     def _by_tiles(self, pooled: Sequence[Tensor]) -> Tensor:
-        counts = [_tiles(one) for one in pooled]
+        """The same in three steps: inputs (64, tiles, C), their products (64, tiles, K) by filters, and outputs."""
+        sides = [_tiles(one) for one in pooled]
+        counts = [down * across for down, across in sides]
         channels, outputs = pooled[0].shape[1], self.linear.out_features
-        inputs = pooled[0].new_empty(PRODUCTS, sum(down * across for down, across in counts), channels)
-        parts = inputs.split([down * across for down, across in counts], dim=1)
-        for part, one in zip(parts, pooled, strict=True):
+        inputs = pooled[0].new_empty(PRODUCTS, sum(counts), channels)
+        for part, one in zip(inputs.split(counts, dim=1), pooled, strict=True):
             part.copy_((TRANSFORMS.input @ _flat_tiles(one)).view_as(part))
-        found = inputs.new_empty(TILE**2, inputs.shape[1], outputs)
+        found = inputs.new_empty(TILE**2, sum(counts), outputs)
         for first in range(0, outputs, AT_ONCE):
             weight = self.linear.weight[first : first + AT_ONCE]
             filters = (TRANSFORMS.filter @ weight.reshape(-1, POOLED_SIDE**2).T).view(PRODUCTS, len(weight), channels)
             products = torch.bmm(inputs, filters.transpose(1, 2))
-            found[:, :, first : first + AT_ONCE] = (TRANSFORMS.output @ products.flatten(1)).view(
-                TILE**2, -1, len(weight)
-            )
-        of_pictures = found.split([down * across for down, across in counts], dim=1)
-        rows = [_in_rows(part, one, *count) for part, one, count in zip(of_pictures, pooled, counts, strict=True)]
-        return torch.cat(rows) + self.linear.bias
+            part = found[:, :, first : first + AT_ONCE]
+            part.copy_((TRANSFORMS.output @ products.flatten(1)).view_as(part))
+        of_pictures = zip(found.split(counts, dim=1), pooled, sides, strict=True)
+        return torch.cat([_in_rows(part, one, *side) for part, one, side in of_pictures]) + self.linear.bias
 
 
 def window_layer(linear: nn.Module) -> WindowLayer | None:

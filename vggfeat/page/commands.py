@@ -246,7 +246,7 @@ def train_again(file: str | Path, record: Mapping[str, Any], output: str) -> tup
     command = train_command(record["recipe"], output)
     if origin is None:
         why = "an earlier version, or a program that read them itself"
-        return command, f"{file} does not record where its images were ({why}): name their folder with --data."
+        return command, f"{file} does not record where its images were ({why}): name their folder with `data`."
     return with_data(command, origin.data), ""
 
 
