@@ -100,7 +100,7 @@ def line_search(y: Array, cost: Array, f: Array, f_step: Array, slope: Double, c
         new = t - move
         astray = (new < low) | (new > high)  # Newton can leave its bracket at the kinks of P'
         new[astray] = np.where(np.isinf(high), 2 * low, (low + high) / 2)[astray]
-        if np.all(np.abs(new - t) <= 1e-2):
+        if np.all(np.abs(new - t) <= 1e-3):
             return new
         t = new
     return t
