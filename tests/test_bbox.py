@@ -46,9 +46,12 @@ def test_an_image_without_a_file_has_no_boxes(tmp_path):
     ("text", "reason"),
     [
         ("<annotation>", "no element found: line 1, column 12"),
-        ("<annotation></annotation>", "could not convert string to float: ''"),
-        (annotation((0, 50), (WNID, (0, 0, 1, 1))), "float division by zero"),
-        (annotation((9, 9), (WNID, (0, 0, 1, "x"))), "could not convert string to float: 'x'"),
+        ("<annotation></annotation>", "size/width is '', not a number"),
+        (annotation((0, 50), (WNID, (0, 0, 1, 1))), "its picture is 0x50 pixels"),
+        (annotation((-9, 50), (WNID, (0, 0, 1, 1))), "its picture is -9x50 pixels"),
+        (annotation(("inf", 50), (WNID, (0, 0, 1, 1))), "size/width is 'inf', not a number"),
+        (annotation((9, 9), (WNID, (0, 0, 1, "x"))), "bndbox/ymax is 'x', not a number"),
+        (annotation((9, 9), (WNID, ("nan", 0, 1, 1))), "bndbox/xmin is 'nan', not a number"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, text, reason):

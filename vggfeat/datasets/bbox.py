@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -22,13 +23,15 @@ def read_boxes(file: str | Path, wnid: str) -> tuple[Box, ...]:
     try:
         with open(file, "rb") as stream:  # noqa: PTH123 - half a million of them: pathlib would cost seconds
             root = ElementTree.parse(stream).getroot()
-        width, height = (float(root.findtext(f"size/{side}", "")) for side in ("width", "height"))
+        width, height = (_number(root, f"size/{side}") for side in ("width", "height"))
+        if not (width > 0 and height > 0):
+            raise ValueError(f"its picture is {width:g}x{height:g} pixels")
         found = [
             _fractions(item, width, height) for item in root.iter("object") if _same(item.findtext("name", ""), wnid)
         ]
     except FileNotFoundError:
         return ()
-    except (OSError, ElementTree.ParseError, ValueError, LookupError, ZeroDivisionError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise DatasetError(f"{file}: not a bounding-box annotation of ILSVRC: {error}") from error
     return tuple(box for box in found if box[0] < box[2] and box[1] < box[3])
 
@@ -40,9 +43,21 @@ def _same(name: str, wnid: str) -> bool:
 
 
 def _fractions(item: ElementTree.Element, width: float, height: float) -> Box:
-    xmin, ymin, xmax, ymax = (float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    xmin, ymin, xmax, ymax = (_number(item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
 
     def within(value: float) -> float:
         return min(max(value, 0.0), 1.0)
 
     return within(xmin / width), within(ymin / height), within((xmax + 1) / width), within((ymax + 1) / height)
+
+
+def _number(item: ElementTree.Element, path: str) -> float:
+    """A finite number of a file. Raises ValueError, with its place, for anything else."""
+    text = item.findtext(path, "")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{path} is {text!r}, not a number")
+    return value
