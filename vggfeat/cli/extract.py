@@ -37,7 +37,13 @@ if TYPE_CHECKING:  # imports numpy and h5py
 @click.command()
 @click.argument("paths", cls=Several, nargs=-1, metavar="[PATHS..|-]")
 @net_options(many=True)
-@click.option("--scales", type=SCALES, default="256,384,512", show_default=True, help="Shorter sides Q in pixels.")
+@click.option(
+    "--scales",
+    type=SCALES,
+    default="256,384,512",
+    show_default=True,
+    help="Shorter sides Q in pixels, from 224 on (layers up to pool5: from 32).",
+)
 @click.option(
     "--aggregate",
     type=Choice(AGGREGATES),

@@ -17,7 +17,7 @@ from vggfeat.datasets.images import Picture
 from vggfeat.errors import DeviceError, UsageError
 from vggfeat.inference.batching import Extents, Size, form_batches, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling, with_pooling
-from vggfeat.nets.catalog import INPUT_SIDE, Conv, NetSpec, scaled
+from vggfeat.nets.catalog import INPUT_SIDE, STRIDE, Conv, NetSpec, scaled
 from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
 from vggfeat.nets.int8 import byte_layers, int8_form, is_calibrated
 from vggfeat.nets.layers import layer_shape, trunk_layers
@@ -178,7 +178,8 @@ class DenseNet:
             pictures: (H, W, 3) uint8 RGB, already rescaled; sizes may differ.
             flip: run the horizontally mirrored pictures instead.
 
-        Raises UsageError where a side is under 224, DeviceError where one picture alone fills a GPU's memory.
+        Raises UsageError where a side is under 224, or under 32 for layers up to pool5 alone, and DeviceError where one
+        picture alone fills a GPU's memory.
         """
         return torch.cat(self.pooled(pictures, flip=flip), dim=1).cpu().numpy()
 
@@ -207,9 +208,10 @@ class DenseNet:
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The row and the reduced maps of each picture, by layer, in the order in which they are computed."""
         sizes: list[Size] = [picture.shape[:2] for picture in pictures]
+        least = INPUT_SIDE if self._head_taps else STRIDE
         for height, width in sizes:
-            if min(height, width) < INPUT_SIDE:
-                raise UsageError(f"a {width}x{height} picture is smaller than the net's {INPUT_SIDE}")
+            if min(height, width) < least:
+                raise UsageError(f"a {width}x{height} picture is smaller than the net's {least}")
         waiting: dict[int, _Passed] = {}
         batches = deque(form_batches(sizes, self._most_pixels, self._most_padding))
         with tf32(self.device, self.precision == "tf32"):

@@ -94,7 +94,7 @@ class DescriptorSettings:
     """What a descriptor is made of, apart from the nets. Raises UsageError where a value makes no sense."""
 
     scales: tuple[int, ...] = (256, 384, 512)
-    """Smallest sides Q in pixels, at least 224."""
+    """Smallest sides Q in pixels, at least 224, or 32 for layers up to pool5 alone."""
     aggregate: Aggregate = "stack"
     flip: bool = True
     layers: tuple[str, ...] = ("fc7",)
@@ -110,7 +110,7 @@ class DescriptorSettings:
     normalise: Normalisation = "l2"
 
     def __post_init__(self) -> None:
-        check_scales(self.scales)
+        check_scales(self.scales, convolutional=self.view == "dense" and not self.has_head)
         for kind, value, valid in (
             ("aggregation", self.aggregate, AGGREGATES),
             ("region", self.region, REGIONS),

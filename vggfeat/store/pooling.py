@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import UsageError
-from vggfeat.nets.catalog import INPUT_SIDE
+from vggfeat.nets.catalog import INPUT_SIDE, STRIDE
 from vggfeat.store.aggregates import AGGREGATES as AGGREGATES
 from vggfeat.store.aggregates import Aggregate as Aggregate
 
@@ -40,12 +40,17 @@ def as_scales(scales: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
-def check_scales(scales: Sequence[int]) -> None:
-    """Raises UsageError for an empty list, and for smallest sides Q that no net can be run at."""
+def check_scales(scales: Sequence[int], *, convolutional: bool = False) -> None:
+    """Raises UsageError for an empty list, and for smallest sides Q that no net can be run at.
+
+    convolutional: only layers up to pool5 are asked for, which need no whole window of fc6.
+    """
     if not scales:
         raise UsageError("no scales: name at least one smallest side, such as 256")
     for Q in scales:
-        if Q < INPUT_SIDE:
+        if convolutional and Q < STRIDE:
+            raise UsageError(f"scale {Q} is under {STRIDE}, the least smallest side that layers up to pool5 take")
+        if not convolutional and Q < INPUT_SIDE:
             raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
     if len(set(scales)) < len(scales):
         raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")

@@ -183,7 +183,7 @@ def _as_stored(file: Descriptors, used: dict[str, Any]) -> bool:
 
 def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> None:
     if scales is not None:
-        check_scales(scales)
+        check_scales(scales, convolutional=True)
     for Q in scales or ():
         if Q not in file.attributes["scales"]:
             there = ", ".join(map(str, file.attributes["scales"]))
