@@ -98,6 +98,14 @@ poolings untrained-noflip untrained-noflip
 describe q256 "${caltech[@]}" --weights "$trunk" --scales 256 "${pool5[@]}"
 poolings q256 q256
 
+# Scales under the nets' 224: pictures of Caltech-101 are about 300x200, and layers up to pool5 take small ones.
+describe small "${caltech[@]}" --weights "$trunk" --scales 128,256 --keep-scales --no-flip --layer conv4_3:gem "${pool5[@]}"
+for Q in 128 256; do
+    poolings "small-$Q" small --scales "$Q"
+done
+poolings small-stack small
+score small-stack-conv4_3+pool5 small --layer conv4_3:gem --layer pool5 --layer pool5:max --layer pool5:gem
+
 # Several scales.
 scaled=("${caltech[@]}") fewer=()
 if [[ -n ${EACH:-} ]]; then

@@ -37,7 +37,12 @@ def test_every_command_is_one_and_reads_what_was_written(script, tmp_path):
     assert len(list((out / "images" / "ilsvrc2012" / "train").iterdir())) == 2
     assert len((out / "val.csv").read_text().splitlines()) == 3
     table = (out / "table.md").read_text()
-    for row in ("| q256-average+max | 50.0 +- 1.0 |", "| untrained-noflip-max |", "| both-multi | 60.0/30.0 |"):
+    for row in (
+        "| q256-average+max | 50.0 +- 1.0 |",
+        "| untrained-noflip-max |",
+        "| small-stack-max |",
+        "| both-multi | 60.0/30.0 |",
+    ):
         assert row in table
 
 
