@@ -47,11 +47,10 @@ def check_scales(scales: Sequence[int], *, convolutional: bool = False) -> None:
     """
     if not scales:
         raise UsageError("no scales: name at least one smallest side, such as 256")
+    least, takers = (STRIDE, "layers up to pool5") if convolutional else (INPUT_SIDE, "the nets")
     for Q in scales:
-        if convolutional and Q < STRIDE:
-            raise UsageError(f"scale {Q} is under {STRIDE}, the least smallest side that layers up to pool5 take")
-        if not convolutional and Q < INPUT_SIDE:
-            raise UsageError(f"scale {Q} is under {INPUT_SIDE}, the least smallest side that the nets take")
+        if Q < least:
+            raise UsageError(f"scale {Q} is under {least}, the least smallest side that {takers} take")
     if len(set(scales)) < len(scales):
         raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")
 
