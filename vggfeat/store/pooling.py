@@ -48,9 +48,9 @@ def check_scales(scales: Sequence[int], *, convolutional: bool = False) -> None:
     if not scales:
         raise UsageError("no scales: name at least one smallest side, such as 256")
     least, takers = (STRIDE, "layers up to pool5") if convolutional else (INPUT_SIDE, "the nets")
-    for Q in scales:
-        if Q < least:
-            raise UsageError(f"scale {Q} is under {least}, the least smallest side that {takers} take")
+    for side in scales:
+        if side < least:
+            raise UsageError(f"scale {side} is under {least}, the least smallest side that {takers} take")
     if len(set(scales)) < len(scales):
         raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")
 
