@@ -11,8 +11,8 @@
 # command continues an interrupted run. Without TIN100 the second half is left out.
 #
 # Costs on 2 cores with AVX2 alone (fp32): net D takes about 0.35 s for a 256x341 picture, so 55 minutes for Caltech-101
-# without flips, 110 with, and 6.2 times as much again for Q = 384 and 512; a fifth of that with native bf16, an eighth
-# with PRECISION=int8 (VNNI). The head of 50,000 pictures: 33 minutes of frozen layers and 19 of training with native
+# without flips, 110 with, 0.8 times as much again for Q = 128 and 192, and 6.2 times for Q = 384 and 512; a fifth of
+# that with native bf16, an eighth with PRECISION=int8 (VNNI). The head of 50,000 pictures: 33 minutes of frozen layers and 19 of training with native
 # bf16, and 4 GB while it trains. Disk beside that: 2 GB. To fit it to a machine: PRECISION (of descriptors and scores,
 # auto), EACH (pictures of each class for several scales, whole by default; 20 train on 10), CLASS (training pictures of
 # each class for the head, 500), CROPS (1 crop of each), EPOCHS (10), VAL (50 validation pictures of each class), CROPPED
@@ -99,12 +99,12 @@ describe q256 "${caltech[@]}" --weights "$trunk" --scales 256 "${pool5[@]}"
 poolings q256 q256
 
 # Scales under the nets' 224: pictures of Caltech-101 are about 300x200, and layers up to pool5 take small ones.
-describe small "${caltech[@]}" --weights "$trunk" --scales 128,256 --keep-scales --no-flip --layer conv4_3:gem "${pool5[@]}"
-for Q in 128 256; do
+describe small "${caltech[@]}" --weights "$trunk" --scales 128,192,256 --keep-scales --no-flip --layer conv4_3:gem \
+    "${pool5[@]}"
+for Q in 128 192 256 128,256 128,192,256; do
     poolings "small-$Q" small --scales "$Q"
 done
-poolings small-stack small
-score small-stack-conv4_3+pool5 small --layer conv4_3:gem --layer pool5 --layer pool5:max --layer pool5:gem
+score small-128,256-conv4_3+pool5 small --scales 128,256 --layer conv4_3:gem "${pool5[@]}"
 
 # Several scales.
 scaled=("${caltech[@]}") fewer=()
