@@ -88,26 +88,24 @@ pool5=(--layer pool5 --layer pool5:max --layer pool5:gem)
 blocks=(--layer conv1_2 --layer conv2_2 --layer conv3_3 --layer conv4_3 --layer conv5_3)
 caltech=(--dataset caltech101 --data "${DATA:?DATA is the data root of caltech101}")
 
-# Q = 256: without flips, with them, and untrained.
-describe q256-noflip "${caltech[@]}" --weights "$trunk" --scales 256 --no-flip "${blocks[@]}" "${pool5[@]}"
-poolings q256-noflip q256-noflip
-score q256-noflip-conv5_3+pool5+max q256-noflip --layer conv5_3 --layer pool5 --layer pool5:max
-answer svm/q256-noflip-by-layer svm "$out/descriptors/q256-noflip.h5" --by-layer --layer conv1_2 --layer conv2_2 \
-    --layer conv3_3 --layer conv4_3 --layer conv5_3 --layer pool5 --report "$out/by-layer" --data "$DATA"
+# Without flips: Q = 256, and beside it scales under 224, as pictures of Caltech-101 are about 300x200; then with flips,
+# and untrained.
+describe noflip "${caltech[@]}" --weights "$trunk" --scales 128,192,256 --keep-scales --no-flip "${blocks[@]}" \
+    --layer conv4_3:gem "${pool5[@]}"
+for Q in 128 192 256 128,256 128,192,256; do
+    poolings "q$Q-noflip" noflip --scales "$Q"
+    score "q$Q-noflip-average+max+gem+conv4_3" noflip --scales "$Q" --layer conv4_3:gem "${pool5[@]}"
+done
+score q256-noflip-conv5_3+pool5+max noflip --scales 256 --layer conv5_3 --layer pool5 --layer pool5:max
+answer svm/q256-noflip-by-layer svm "$out/descriptors/noflip.h5" --scales 256 --by-layer --layer conv1_2 \
+    --layer conv2_2 --layer conv3_3 --layer conv4_3 --layer conv5_3 --layer pool5 --report "$out/by-layer" \
+    --data "$DATA"
 describe untrained-noflip "${caltech[@]}" --weights none --scales 256 --no-flip "${pool5[@]}"
 poolings untrained-noflip untrained-noflip
 describe q256 "${caltech[@]}" --weights "$trunk" --scales 256 "${pool5[@]}"
 poolings q256 q256
 
-# Scales under the nets' 224: pictures of Caltech-101 are about 300x200, and layers up to pool5 take small ones.
-describe small "${caltech[@]}" --weights "$trunk" --scales 128,192,256 --keep-scales --no-flip --layer conv4_3:gem \
-    "${pool5[@]}"
-for Q in 128 192 256 128,256 128,192,256; do
-    poolings "small-$Q" small --scales "$Q"
-done
-score small-128,256-conv4_3+pool5 small --scales 128,256 --layer conv4_3:gem "${pool5[@]}"
-
-# Several scales.
+# Several larger scales.
 scaled=("${caltech[@]}") fewer=()
 if [[ -n ${EACH:-} ]]; then
     few_of_each_class "$EACH"

@@ -706,7 +706,7 @@ def test_the_result_as_json_and_as_a_table(data, checkpoint, capsys):
     [
         (["--resume"], "--resume is about the file that -o names: give -o FILE"),
         (["--resume", "--overwrite", "-o", "x.h5"], "--resume and --overwrite: choose one"),
-        (["--scales", "200"], "scale 200 is under 224, the least smallest side that the nets take"),
+        (["--scales", "200"], "scale 200 is under 224, the smallest for fully-connected layers"),
         (["--scales", "256,256"], "scales 256,256: one is named twice"),
         (
             ["--dataset", "voc2007"],

@@ -123,7 +123,7 @@ def test_activations_that_are_not_finite_fail_their_row_by_name(photos):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scales": (256, 200)}, "scale 200 is under 224, the least smallest side that the nets take"),
+        ({"scales": (256, 200)}, "scale 200 is under 224, the smallest for fully-connected layers"),
         ({"scales": ()}, "no scales: name at least one smallest side, such as 256"),
         ({"scales": (256, 256)}, "scales 256,256: one is named twice"),
         ({"aggregate": "mean"}, "no aggregation 'mean'; valid: stack, average, max"),

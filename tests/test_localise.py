@@ -319,7 +319,7 @@ def test_scales_are_given_once_or_once_a_net(root, tmp_path, capsys):
     assert run([*command, *["--scales", "224"] * 3]) == 2
     assert capsys.readouterr().err == ("vggfeat: 3 lists of scales for 2 nets: give one for all, or one for each net\n")
     assert run([*command, "--scales", "200"]) == 2
-    assert capsys.readouterr().err == ("vggfeat: scale 200 is under 224, the least smallest side that the nets take\n")
+    assert capsys.readouterr().err == ("vggfeat: scale 200 is under 224, the smallest for fully-connected layers\n")
 
 
 def test_posteriors_of_evaluate_give_the_classes(root, tmp_path, capsys):

@@ -40,7 +40,7 @@ def test_every_command_is_one_and_reads_what_was_written(script, tmp_path):
     for row in (
         "| q256-average+max | 50.0 +- 1.0 |",
         "| untrained-noflip-max |",
-        "| small-128,256-max |",
+        "| q128,256-noflip-max |",
         "| both-multi | 60.0/30.0 |",
     ):
         assert row in table

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # imports numpy and h5py
     type=SCALES,
     default="256,384,512",
     show_default=True,
-    help="Shorter sides Q in pixels, from 224 on (layers up to pool5: from 32).",
+    help="Shorter sides Q in pixels: at least 224, or 32 if no layer is after pool5.",
 )
 @click.option(
     "--aggregate",

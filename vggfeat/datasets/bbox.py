@@ -52,7 +52,7 @@ def _fractions(item: ElementTree.Element, width: float, height: float) -> Box:
 
 
 def _number(item: ElementTree.Element, path: str) -> float:
-    """A finite number of a file. Raises ValueError, with its place, for anything else."""
+    """The finite number at a path below an element. Raises ValueError, which names the path, for anything else."""
     text = item.findtext(path, "")
     try:
         value = float(text)

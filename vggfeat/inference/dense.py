@@ -178,7 +178,7 @@ class DenseNet:
             pictures: (H, W, 3) uint8 RGB, already rescaled; sizes may differ.
             flip: run the horizontally mirrored pictures instead.
 
-        Raises UsageError where a side is under 224, or under 32 for layers up to pool5 alone, and DeviceError where one
+        Raises UsageError where a side is under 224, or under 32 if no layer is after pool5, and DeviceError where one
         picture alone fills a GPU's memory.
         """
         return torch.cat(self.pooled(pictures, flip=flip), dim=1).cpu().numpy()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.nets.catalog import net_spec
+from vggfeat.nets.catalog import STRIDE, net_spec
 from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.sources import check_weights, paired
@@ -94,7 +94,7 @@ class DescriptorSettings:
     """What a descriptor is made of, apart from the nets. Raises UsageError where a value makes no sense."""
 
     scales: tuple[int, ...] = (256, 384, 512)
-    """Smallest sides Q in pixels, at least 224, or 32 for layers up to pool5 alone."""
+    """Smallest sides Q in pixels, at least 224, or 32 if no layer is after pool5."""
     aggregate: Aggregate = "stack"
     flip: bool = True
     layers: tuple[str, ...] = ("fc7",)
@@ -110,7 +110,12 @@ class DescriptorSettings:
     normalise: Normalisation = "l2"
 
     def __post_init__(self) -> None:
-        check_scales(self.scales, convolutional=self.view == "dense" and not self.has_head)
+        if self.view == "center":
+            check_scales(self.scales, what="the central crop")
+        elif self.has_head:
+            check_scales(self.scales)
+        else:
+            check_scales(self.scales, STRIDE, "layers up to pool5")
         for kind, value, valid in (
             ("aggregation", self.aggregate, AGGREGATES),
             ("region", self.region, REGIONS),

@@ -45,7 +45,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         net: name in Table 1, or a net from `load_net`.
         weights, preprocessing, width, seed, device, precision, offline: as `load_net` takes them; not for a net that is
             loaded.
-        scales: smallest sides Q in pixels, at least 224, or 32 for layers up to pool5 alone.
+        scales: smallest sides Q in pixels, at least 224, or 32 if no layer is after pool5.
         aggregate: "stack", "average" or "max" over the scales.
         flip: average with the mirror image.
         layer: "conv1_1" to "pool5", "fc6" or "fc7", or with a pooling "pool5:max"; several are stacked, each at unit

@@ -14,7 +14,7 @@ from vggfeat.nets.preprocessing import OXFORD, RANDOM, TORCHVISION, Filter, Prep
 __all__ = ["OXFORD", "RANDOM", "TORCHVISION", "Filter", "Preprocessing"]
 
 INPUT_SIDE = 224
-"""Side of the nets' training input in pixels (Sect. 2.1), and the least smallest side Q of a dense run."""
+"""Side of the nets' training input in pixels (Sect. 2.1): the smallest Q for fully-connected layers."""
 
 STRIDE = 32
 """Pixels of the image per position of the last pooling's map: five 2x2 poolings of stride 2."""

@@ -84,7 +84,7 @@ def extract(
             the few images that lie outside of the class folders.
         net: name of Table 1 ("D" by default), or a net from `load_net`; several are stacked into one descriptor.
         weights: as `load_net` takes them; one for all nets, or one a net.
-        scales: smallest sides Q in pixels, at least 224, or 32 for layers up to pool5 alone.
+        scales: smallest sides Q in pixels, at least 224, or 32 if no layer is after pool5.
         aggregate: "stack", "average" or "max" over the scales.
         flip: average each scale with the mirror image's descriptor.
         layer: "conv1_1" to "pool5", "fc6" or "fc7" (the penultimate layer), or several, which one pass computes. The

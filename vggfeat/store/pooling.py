@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.errors import UsageError
-from vggfeat.nets.catalog import INPUT_SIDE, STRIDE
+from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.store.aggregates import AGGREGATES as AGGREGATES
 from vggfeat.store.aggregates import Aggregate as Aggregate
 
@@ -40,19 +40,23 @@ def as_scales(scales: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
-def check_scales(scales: Sequence[int], *, convolutional: bool = False) -> None:
-    """Raises UsageError for an empty list, and for smallest sides Q that no net can be run at.
-
-    convolutional: only layers up to pool5 are asked for, which need no whole window of fc6.
-    """
+def check_distinct_scales(scales: Sequence[int]) -> None:
+    """Raises UsageError unless there is at least one scale and none is named twice."""
     if not scales:
         raise UsageError("no scales: name at least one smallest side, such as 256")
-    least, takers = (STRIDE, "layers up to pool5") if convolutional else (INPUT_SIDE, "the nets")
-    for side in scales:
-        if side < least:
-            raise UsageError(f"scale {side} is under {least}, the least smallest side that {takers} take")
     if len(set(scales)) < len(scales):
         raise UsageError(f"scales {','.join(map(str, scales))}: one is named twice")
+
+
+def check_scales(scales: Sequence[int], least: int = INPUT_SIDE, what: str = "fully-connected layers") -> None:
+    """Raises UsageError for scales that are not distinct, and for smallest sides Q under `least` pixels.
+
+    what: says in the message what needs that many, by default fc6's window of 224x224 pixels.
+    """
+    for Q in scales:
+        if least > Q:
+            raise UsageError(f"scale {Q} is under {least}, the smallest for {what}")
+    check_distinct_scales(scales)
 
 
 def pool_flips(image: Array, mirrored: Array) -> Array:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, StoreError
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
-from vggfeat.store.pooling import Aggregate, aggregated_dim, check_scales
+from vggfeat.store.pooling import Aggregate, aggregated_dim, check_distinct_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.store.shards import whole_path
 from vggfeat.system.numbers import number_of
@@ -183,7 +183,7 @@ def _as_stored(file: Descriptors, used: dict[str, Any]) -> bool:
 
 def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> None:
     if scales is not None:
-        check_scales(scales, convolutional=True)
+        check_distinct_scales(scales)
     for Q in scales or ():
         if Q not in file.attributes["scales"]:
             there = ", ".join(map(str, file.attributes["scales"]))
