@@ -19,45 +19,51 @@ def squares(n: int, dtype: type) -> np.ndarray:
 
 
 def test_scipy_gives_the_addresses_of_its_routines() -> None:
-    assert all(kernels._routine(name, char) is not None for name in ("posv", "syrk") for char in "fd")
+    assert all(kernels._routine(name, char) is not None for name in kernels.MODULES for char in "fd")
 
 
 @pytest.mark.parametrize("n", [1, 2, 65, 257])
 @pytest.mark.parametrize(("dtype", "close"), [(np.float32, 1e-4), (np.float64, 1e-12)])
-def test_a_positive_system_is_solved_as_by_numpy_and_left_as_it_was(
+def test_a_positive_system_is_solved_as_by_numpy_and_the_target_left_as_it_was(
     way: None, n: int, dtype: type, close: float
 ) -> None:
     system, target = squares(n, dtype), np.arange(n, dtype=dtype) - 2
-    kept = system.copy(), target.copy()
-    found = kernels.solve_positive(system, target)
+    kept = target.copy()
+    found = kernels.solve_positive(system.copy, target)
     np.testing.assert_allclose(found, np.linalg.solve(system.astype(np.float64), target), rtol=close, atol=close)
     assert found.dtype == dtype
-    np.testing.assert_array_equal(system, kept[0])
-    np.testing.assert_array_equal(target, kept[1])
+    np.testing.assert_array_equal(target, kept)
 
 
 def test_only_the_upper_triangle_of_a_system_counts(way: None) -> None:
     system, target = squares(40, np.float64), np.ones(40)
     upper = np.triu(system) + np.tril(np.full((40, 40), np.nan), -1)
-    np.testing.assert_allclose(kernels.solve_positive(upper, target), np.linalg.solve(system, target), rtol=1e-10)
+    np.testing.assert_allclose(kernels.solve_positive(upper.copy, target), np.linalg.solve(system, target), rtol=1e-10)
 
 
 def test_a_singular_system_still_gives_a_direction_of_descent(way: None) -> None:
     rows = np.random.default_rng(0).standard_normal((3, 30))
     target = np.random.default_rng(1).standard_normal(30)
-    found = kernels.solve_positive(rows.T @ rows, target)
+    tries = []
+
+    def system() -> np.ndarray:
+        tries.append(rows.T @ rows)
+        return tries[-1]
+
+    found = kernels.solve_positive(system, target)
+    assert len(tries) > 1
     assert np.isfinite(found).all()
     assert found @ target > 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_system_that_overflowed_has_no_solution(way: None, value: float) -> None:
-    assert np.isnan(kernels.solve_positive(np.diag([1.0, value]), np.ones(2))).all()
-    assert np.isnan(kernels.solve_positive(np.eye(2), np.array([1.0, value]))).all()
+    assert np.isnan(kernels.solve_positive(np.diag([1.0, value]).copy, np.ones(2))).all()
+    assert np.isnan(kernels.solve_positive(np.eye(2).copy, np.array([1.0, value]))).all()
 
 
 def test_a_system_that_is_negative_definite_has_no_solution(way: None) -> None:
-    assert np.isnan(kernels.solve_positive(-np.eye(3), np.ones(3))).all()
+    assert np.isnan(kernels.solve_positive((-np.eye(3)).copy, np.ones(3))).all()
 
 
 @pytest.mark.parametrize("m", [0, 1, 7, 300])
@@ -81,6 +87,8 @@ def test_arrays_that_a_routine_would_misread_are_refused(way: None, rows: np.nda
     with pytest.raises(ValueError, match=words):
         kernels.add_squares(np.zeros((3, 3), np.float32), rows, 1)
     with pytest.raises(ValueError, match=words):
-        kernels.posv(np.eye(4, dtype=np.float32), np.ascontiguousarray(rows[:, 0].astype(np.float64)))
+        kernels.factorise(rows)
     with pytest.raises(ValueError, match=words):
-        kernels.posv(np.eye(3, dtype=np.float32), np.ones(4, np.float32))
+        kernels.substitute(np.eye(4, dtype=np.float32), np.ascontiguousarray(rows[:, 0].astype(np.float64)))
+    with pytest.raises(ValueError, match=words):
+        kernels.substitute(np.eye(3, dtype=np.float32), np.ones(4, np.float32))

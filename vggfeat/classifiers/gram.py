@@ -105,8 +105,12 @@ def factorised_solution(K: Array, h: Array, target: Array) -> Array:
     solution = np.zeros_like(target)
     if not len(active):
         return solution
-    system = square(K, active)
-    system.ravel()[:: len(active) + 1] += 1 / h[active]
+
+    def system() -> Array:
+        part = square(K, active)
+        part.ravel()[:: len(active) + 1] += 1 / h[active]
+        return part
+
     solution[active] = solve_positive(system, target[active])
     return solution
 

@@ -18,40 +18,60 @@ from scipy import LowLevelCallable
 
 from vggfeat.classifiers.objective import Array
 
-MODULES = {"posv": scipy.linalg.cython_lapack, "syrk": scipy.linalg.cython_blas}
+MODULES = {"potrf": scipy.linalg.cython_lapack, "trsv": scipy.linalg.cython_blas, "syrk": scipy.linalg.cython_blas}
 RIDGES = (0.0, 1e2, 1e4, 1e6)
 """What the diagonal of a system that cannot be factorised grows by, in roundings of its trace."""
 
 
-def solve_positive(system: Array, target: Array) -> Array:
+def solve_positive(build: Callable[[], Array], target: Array) -> Array:
     """(n,) the solution of a symmetric system (n, n) that is positive definite up to rounding; NaN if it overflowed.
 
-    Huge C or collinear columns leave a system that is singular to rounding. Its diagonal then grows until it can be
-    factorised, which still gives a direction of descent; the duality gap tells how good the result is.
+    build() returns the system, which factorising overwrites: once, and again for each further try. Huge C or collinear
+    columns leave a system that is singular to rounding. Its diagonal then grows until it can be factorised, which still
+    gives a direction of descent; the duality gap tells how good the result is.
     """
-    size = float(np.abs(system.diagonal()).sum())
-    if not (np.isfinite(size) and np.isfinite(target).all()):
-        return np.full_like(target, np.nan)
     for ridge in RIDGES:
-        shifted, solution = system.copy(), target.copy()
-        shifted.ravel()[:: len(system) + 1] += system.dtype.type(ridge * np.finfo(system.dtype).eps * size)
-        if not posv(shifted, solution):
+        system = build()
+        diagonal = system.ravel()[:: len(system) + 1]
+        size = float(np.abs(diagonal).sum())
+        if not (np.isfinite(size) and np.isfinite(target).all()):
+            break
+        diagonal += system.dtype.type(ridge * np.finfo(system.dtype).eps * size)
+        if not factorise(system):
+            solution = target.copy()
+            substitute(system, solution)
             return solution
     return np.full_like(target, np.nan)
 
 
-def posv(system: Array, target: Array) -> int:
-    """Solves in place: target (n,) becomes the solution, system (n, n) its Cholesky factor; 0 unless that failed."""
-    _check(system, target, shapes=(len(target),) * 2 == system.shape)
-    call = _routine("posv", system.dtype.char)
+def factorise(system: Array) -> int:
+    """Turns the upper triangle of a system (n, n) into its Cholesky factor U, system = U'U; 0 unless that failed."""
+    _check(system, shapes=len(system) == system.shape[1])
+    call = _routine("potrf", system.dtype.char)
     if call is None:
-        wrapper = scipy.linalg.get_lapack_funcs("posv", (system,))
-        _, target[:], failed = wrapper(system.T, target, lower=True, overwrite_a=True)
+        wrapper = scipy.linalg.get_lapack_funcs("potrf", (system,))
+        system.T[:], failed = wrapper(system.T, lower=True, clean=False)
         return int(failed)
-    n, columns, status = c_int(len(system)), c_int(1), c_int(0)
-    data = system.ctypes.data, byref(n), target.ctypes.data, byref(n)
-    call(b"L", byref(n), byref(columns), *data, byref(status))
+    n, status = c_int(len(system)), c_int(0)
+    call(b"L", byref(n), system.ctypes.data, byref(n), byref(status))
     return status.value
+
+
+def substitute(factor: Array, target: Array) -> None:
+    """Turns target (n,) into the solution of the system of this factor (n, n).
+
+    LAPACK's potrs, made for many targets, takes three times as long for one.
+    """
+    _check(factor, target, shapes=(len(target),) * 2 == factor.shape)
+    call = _routine("trsv", factor.dtype.char)
+    n, one = c_int(len(target)), c_int(1)
+    for transposed in (b"N", b"T"):
+        if call is None:
+            wrapper = scipy.linalg.get_blas_funcs("trsv", (factor,))
+            target[:] = wrapper(factor.T, target, lower=True, trans=transposed == b"T")
+        else:
+            matrix, vector = (factor.ctypes.data, byref(n)), (target.ctypes.data, byref(one))
+            call(b"L", transposed, b"N", byref(n), *matrix, *vector)
 
 
 def add_squares(total: Array, rows: Array, factor: float) -> None:

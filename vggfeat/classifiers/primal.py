@@ -63,9 +63,7 @@ class Hessians:
         """(I + C M)^-1 down, (D + 1,), of class k with these active rows (n,)."""
         if not exact:
             self._update(k, active)
-            system = np.float32(C) * self.M[k]
-            system.ravel()[:: len(system) + 1] += np.float32(1)
-            found = solve_positive(system, down.astype(np.float32))
+            found = solve_positive(lambda: self._system(k, C), down.astype(np.float32))
             if np.isfinite(found).all():
                 return found.astype(np.float64)
         rows = np.flatnonzero(active)
@@ -79,10 +77,16 @@ class Hessians:
             triangle = np.asarray(np.linalg.qr(np.vstack([triangle, scaled]), mode="r"))
         return scipy.linalg.cho_solve((triangle, False), down, check_finite=False)
 
+    def _system(self, k: int, C: float) -> NDArray[np.float32]:
+        """I + C M of class k."""
+        system = np.float32(C) * self.M[k]
+        system.ravel()[:: len(system) + 1] += np.float32(1)
+        return system
+
     def _update(self, k: int, active: NDArray[np.bool_]) -> None:
         """Brings M of class k to these active rows on the cheapest of three ways."""
-        enter, leave = np.flatnonzero(active & ~self.active[k]), np.flatnonzero(self.active[k] & ~active)
-        flips, build = len(enter) + len(leave), int(np.count_nonzero(active))
+        changed = np.flatnonzero(active != self.active[k])
+        flips, build = len(changed), int(np.count_nonzero(active))
         cut = len(active) - build if self.uniform else len(active)
         if build < min(flips, cut):
             self.M[k] = 0
@@ -91,8 +95,9 @@ class Hessians:
             self.M[k] = self.table.gram()
             self._add(k, np.flatnonzero(~active), -2, whole=True)
         else:
-            self._add(k, enter, 2)
-            self._add(k, leave, -2)
+            enters = active[changed]
+            self._add(k, changed[enters], 2)
+            self._add(k, changed[~enters], -2)
         self.active[k] = active
 
     def _add(self, k: int, rows: NDArray[np.intp], factor: float, whole: bool = False) -> None:
