@@ -92,3 +92,20 @@ def test_arrays_that_a_routine_would_misread_are_refused(way: None, rows: np.nda
         kernels.substitute(np.eye(4, dtype=np.float32), np.ascontiguousarray(rows[:, 0].astype(np.float64)))
     with pytest.raises(ValueError, match=words):
         kernels.substitute(np.eye(3, dtype=np.float32), np.ones(4, np.float32))
+
+
+@pytest.mark.parametrize("n", [1, 2, 64])
+@pytest.mark.parametrize(("dtype", "close"), [(np.float32, 1e-4), (np.float64, 1e-12)])
+def test_the_inverse_of_a_positive_system_is_whole_and_as_by_numpy(
+    way: None, n: int, dtype: type, close: float
+) -> None:
+    system = squares(n, dtype)
+    upper = np.triu(system) + np.tril(np.full((n, n), np.nan, dtype=dtype), -1)
+    found = kernels.inverse_of_positive(upper)
+    np.testing.assert_allclose(found, np.linalg.inv(system.astype(np.float64)), rtol=close, atol=close)
+    np.testing.assert_array_equal(found, found.T)
+    assert found.dtype == dtype
+
+
+def test_a_system_that_is_not_positive_has_no_inverse(way: None) -> None:
+    assert np.isnan(kernels.inverse_of_positive(np.diag([1.0, -1.0]))).all()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from vggfeat.classifiers.kernels import solve_positive
+from vggfeat.classifiers.kernels import inverse_of_positive, solve_positive
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import Array, Double, row_dot
 
@@ -33,7 +33,7 @@ class Gram:
         self.n = len(K)
         self.dtype = K.dtype
         self.diagonal = K.diagonal().copy()
-        self._ritz: tuple[Array, Array, Array] | None = None
+        self._ritz: tuple[Array, Array, Array, Array] | None = None
 
     @property
     def direct_limit(self) -> int:
@@ -56,8 +56,8 @@ class Gram:
         if self.n > self.direct_limit:
             self.ritz()
 
-    def ritz(self) -> tuple[Array, Array, Array]:
-        """(A, Z, rest): V = X'A (D, r) is orthonormal, Z = X V (n, r) = K A, rest = diag(K - Z Z') (n,)."""
+    def ritz(self) -> tuple[Array, Array, Array, Array]:
+        """(A, Z, rest, Z'Z): V = X'A (D, r) is orthonormal, Z = X V (n, r) = K A, rest = diag(K - Z Z') (n,)."""
         if self._ritz is None:
             rng = np.random.default_rng(0)  # any start works; a fixed one makes runs repeat
             basis = rng.standard_normal((self.n, min(self.n, self.limits.ritz + 8))).astype(self.dtype)
@@ -68,7 +68,7 @@ class Gram:
             image = self.product(basis.T).T
             if not np.isfinite(image).all():  # an overflow: no preconditioner, and the gaps will tell
                 none = np.zeros((self.n, 0), dtype=self.dtype)
-                self._ritz = none, none, self.diagonal
+                self._ritz = none, none, self.diagonal, none.T @ none
                 return self._ritz
             values, turn = np.linalg.eigh((basis.T @ image).astype(np.float64))
             keep = slice(-min(self.limits.ritz, self.n), None)
@@ -76,7 +76,7 @@ class Gram:
             turn = (turn[:, keep] / scale).astype(self.dtype)
             Z = image @ turn
             rest = np.maximum(self.diagonal - np.einsum("ij,ij->i", Z, Z), 0)
-            self._ritz = basis @ turn, Z, rest
+            self._ritz = basis @ turn, Z, rest, Z.T @ Z
         return self._ritz
 
 
@@ -119,17 +119,26 @@ class Deflation:
     """Preconditioner M^-1 = I + V S V' of k classes' Hessians: exact on V's span, right up to a factor beside it."""
 
     def __init__(self, gram: Gram, h: Array) -> None:
-        self.A, self.Z, rest = gram.ritz()
+        self.A, self.Z, rest, self.squares = gram.ritz()
         mean = row_dot(h, np.broadcast_to(rest, h.shape)) / np.maximum(np.count_nonzero(h, axis=1), 1)
         r = self.Z.shape[1]
         self.S = np.empty((len(h), r, r), dtype=h.dtype)
         for k, weights in enumerate(h):
-            active = np.flatnonzero(weights)
-            rows = self.Z[active]
-            inner = rows.T @ (weights[active, None] * rows)  # (r, r)
+            inner = self._inner(weights)
             inner.ravel()[:: r + 1] += 1
-            self.S[k] = (1 + mean[k]) * np.linalg.inv(inner)
+            self.S[k] = (1 + mean[k]) * inverse_of_positive(inner)
             self.S[k].ravel()[:: r + 1] -= 1
+
+    def _inner(self, weights: Array) -> Array:
+        """Z' diag(weights) Z (r, r), from the active rows, or from the others where these are fewer and costs equal."""
+        active, heaviest = np.flatnonzero(weights), weights.max()
+        if 2 * len(active) > len(weights) and (weights[active] == heaviest).all():
+            others = self.Z[weights == 0]
+            inner: Array = heaviest * (self.squares - others.T @ others)
+        else:
+            rows = self.Z[active]
+            inner = rows.T @ (weights[active, None] * rows)
+        return inner
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Drops all classes but these."""

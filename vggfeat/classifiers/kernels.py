@@ -18,7 +18,12 @@ from scipy import LowLevelCallable
 
 from vggfeat.classifiers.objective import Array
 
-MODULES = {"potrf": scipy.linalg.cython_lapack, "trsv": scipy.linalg.cython_blas, "syrk": scipy.linalg.cython_blas}
+MODULES = {
+    "potrf": scipy.linalg.cython_lapack,
+    "potri": scipy.linalg.cython_lapack,
+    "trsv": scipy.linalg.cython_blas,
+    "syrk": scipy.linalg.cython_blas,
+}
 RIDGES = (0.0, 1e2, 1e4, 1e6)
 """What the diagonal of a system that cannot be factorised grows by, in roundings of its trace."""
 
@@ -65,13 +70,29 @@ def substitute(factor: Array, target: Array) -> None:
     _check(factor, target, shapes=(len(target),) * 2 == factor.shape)
     call = _routine("trsv", factor.dtype.char)
     n, one = c_int(len(target)), c_int(1)
+    data = factor.ctypes.data, byref(n), target.ctypes.data, byref(one)
     for transposed in (b"N", b"T"):
         if call is None:
             wrapper = scipy.linalg.get_blas_funcs("trsv", (factor,))
             target[:] = wrapper(factor.T, target, lower=True, trans=transposed == b"T")
         else:
-            matrix, vector = (factor.ctypes.data, byref(n)), (target.ctypes.data, byref(one))
-            call(b"L", transposed, b"N", byref(n), *matrix, *vector)
+            call(b"L", transposed, b"N", byref(n), *data)
+
+
+def inverse_of_positive(system: Array) -> Array:
+    """(n, n) the inverse of a symmetric positive definite system (n, n), which is overwritten; NaN if that failed."""
+    if factorise(system):
+        return np.full_like(system, np.nan)
+    call = _routine("potri", system.dtype.char)
+    n, status = c_int(len(system)), c_int(0)
+    if call is None:
+        wrapper = scipy.linalg.get_lapack_funcs("potri", (system,))
+        system.T[:], _ = wrapper(system.T, lower=True)
+    else:
+        call(b"L", byref(n), system.ctypes.data, byref(n), byref(status))
+    upper = np.triu(system)
+    upper.ravel()[:: len(upper) + 1] /= 2
+    return upper + upper.T
 
 
 def add_squares(total: Array, rows: Array, factor: float) -> None:

@@ -63,15 +63,15 @@ def support_gap(
     X' beta only up to a rounding error e: |X' beta|^2 is then 2 beta f - |w|^2 + |e|^2, and |e|^2 is negligible.
     """
     dual = y * beta
-    cut = np.where(cost > 0, np.minimum(dual, 0), dual)
-    alpha = dual - cut
+    alpha = np.maximum(dual, 0) * (cost > 0)
+    cut = dual - alpha
     quad_beta = row_dot(beta, f)
     if quad is None:
         quad = quad_beta
     added = (np.abs(cut) @ np.sqrt(gram_diagonal)).astype(np.float64)
     dual_quad = 2 * quad_beta - quad - 2 * row_dot(cut * y, f) + added**2
     loss = row_dot(cost * slack, slack)
-    over = np.divide(alpha, 2 * cost, out=np.zeros_like(alpha), where=cost > 0)
+    over = alpha / (2 * cost + (cost == 0))
     curvature = dual_quad + row_dot(over, alpha)
     total = alpha.sum(axis=1, dtype=np.float64)
     best = np.divide(total**2, 2 * curvature, out=np.zeros_like(total), where=curvature > 0)
@@ -85,14 +85,18 @@ def line_search(y: Array, cost: Array, f: Array, f_step: Array, slope: Double, c
     slope (k,) is the inner product of w and the step, curve (k,) the squared length of the step, f_step (k, n) its
     change of f.
     """
-    margin, pull = 1 - y * f, y * f_step  # slack at t: max(0, margin - t pull)
+    margin, pull = y * f, y * f_step
+    np.subtract(1, margin, out=margin)  # slack at t: max(0, margin - t pull)
     weighted = cost * pull
     t, low, high = np.ones(len(y)), np.zeros(len(y)), np.full(len(y), np.inf)
+    slack = np.empty_like(pull)  # in place, because the memory of a new array costs as much as what is done with it
     for _ in range(30):
-        slack = margin - t[:, None].astype(pull.dtype) * pull
+        np.multiply(t[:, None].astype(pull.dtype), pull, out=slack)
+        np.subtract(margin, slack, out=slack)
         np.maximum(slack, 0, out=slack)
         first = slope + t * curve - 2 * row_dot(weighted, slack)
-        np.copyto(slack, pull, where=slack > 0)
+        np.greater(slack, 0, out=slack)
+        slack *= pull
         second = curve + 2 * row_dot(weighted, slack)
         np.copyto(low, t, where=first < 0)
         np.copyto(high, t, where=first > 0)

@@ -58,6 +58,7 @@ class Hessians:
         self.active = np.zeros(unit.shape, dtype=bool)
         """(k, n) the rows that M holds."""
         self.M = np.zeros((len(unit), table.dim, table.dim), dtype=np.float32)
+        self.scratch = np.empty_like(self.M[0])
 
     def step(self, k: int, active: NDArray[np.bool_], C: float, down: Double, exact: bool) -> Double:
         """(I + C M)^-1 down, (D + 1,), of class k with these active rows (n,)."""
@@ -78,8 +79,8 @@ class Hessians:
         return scipy.linalg.cho_solve((triangle, False), down, check_finite=False)
 
     def _system(self, k: int, C: float) -> NDArray[np.float32]:
-        """I + C M of class k."""
-        system = np.float32(C) * self.M[k]
+        """I + C M of class k, until the next call."""
+        system = np.multiply(self.M[k], np.float32(C), out=self.scratch)
         system.ravel()[:: len(system) + 1] += np.float32(1)
         return system
 

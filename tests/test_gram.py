@@ -1,0 +1,32 @@
+"""The preconditioner of the conjugate gradients on the Gram matrix, against its definition in float64."""
+
+import numpy as np
+import pytest
+
+from vggfeat.classifiers.gram import Deflation, gram_of
+from vggfeat.classifiers.limits import Limits
+
+FULL, PART = 1.5, 0.25
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        np.full(60, FULL),
+        np.where(np.arange(60) < 45, FULL, 0),
+        np.where(np.arange(60) < 15, FULL, 0),
+        np.where(np.arange(60) < 45, np.where(np.arange(60) < 20, FULL, PART), 0),
+        np.zeros(60),
+    ],
+    ids=["all rows active", "most rows active", "few rows active", "most rows active, unequal costs", "none active"],
+)
+def test_the_preconditioner_inverts_the_hessian_on_the_leading_eigenvectors(costs: np.ndarray) -> None:
+    X = np.random.default_rng(0).standard_normal((60, 9)).astype(np.float32)
+    gram = gram_of(X, 1.0, Limits(double_rows=0, ritz=4))
+    _, Z, _, _ = gram.ritz()
+    h = costs[None].astype(np.float32)
+    one = Deflation(gram, h)
+    rest = np.maximum(gram.diagonal - (Z**2).sum(axis=1), 0).astype(np.float64)
+    beside = 1 + (costs * rest).sum() / max(1, np.count_nonzero(costs))
+    inner = np.eye(4) + Z.T.astype(np.float64) @ (costs[:, None] * Z)
+    np.testing.assert_allclose(one.S[0], beside * np.linalg.inv(inner) - np.eye(4), rtol=1e-3, atol=1e-4)
