@@ -30,3 +30,16 @@ def test_the_preconditioner_inverts_the_hessian_on_the_leading_eigenvectors(cost
     beside = 1 + (costs * rest).sum() / max(1, np.count_nonzero(costs))
     inner = np.eye(4) + Z.T.astype(np.float64) @ (costs[:, None] * Z)
     np.testing.assert_allclose(one.S[0], beside * np.linalg.inv(inner) - np.eye(4), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [1 - 1e-6, 0.5, np.nan])
+def test_the_preconditioner_stays_finite_where_rounding_leaves_its_system_indefinite(share: float) -> None:
+    X = np.random.default_rng(0).standard_normal((60, 9)).astype(np.float32)
+    X[:50] *= 1e-3  # so that nothing of the active rows is left in the difference of the sums
+    gram = gram_of(X, 1.0, Limits(double_rows=0, ritz=4))
+    A, Z, rest, squares = gram.ritz()
+    gram._ritz = A, Z, rest, squares * np.float32(share)
+    h = np.where(np.arange(60) < 50, 1e9, 0)[None].astype(np.float32)
+    one = Deflation(gram, h)
+    assert np.linalg.eigvalsh(np.nan_to_num(one._inner(h[0]), nan=-1)).min() < 0
+    assert np.isfinite(one.S).all()

@@ -101,11 +101,12 @@ def test_the_inverse_of_a_positive_system_is_whole_and_as_by_numpy(
 ) -> None:
     system = squares(n, dtype)
     upper = np.triu(system) + np.tril(np.full((n, n), np.nan, dtype=dtype), -1)
-    found = kernels.inverse_of_positive(upper)
+    found = kernels.inverse_of_positive(upper.copy)
     np.testing.assert_allclose(found, np.linalg.inv(system.astype(np.float64)), rtol=close, atol=close)
     np.testing.assert_array_equal(found, found.T)
     assert found.dtype == dtype
 
 
-def test_a_system_that_is_not_positive_has_no_inverse(way: None) -> None:
-    assert np.isnan(kernels.inverse_of_positive(np.diag([1.0, -1.0]))).all()
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_a_system_that_is_not_positive_has_no_inverse(way: None, value: float) -> None:
+    assert np.isnan(kernels.inverse_of_positive(np.diag([1.0, value]).copy)).all()

@@ -5,6 +5,8 @@ Source: Halko et al. (SIAM Review 2011) for the randomised eigenvectors.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
@@ -122,15 +124,15 @@ class Deflation:
         self.A, self.Z, rest, self.squares = gram.ritz()
         mean = row_dot(h, np.broadcast_to(rest, h.shape)) / np.maximum(np.count_nonzero(h, axis=1), 1)
         r = self.Z.shape[1]
-        self.S = np.empty((len(h), r, r), dtype=h.dtype)
+        self.S = np.zeros((len(h), r, r), dtype=h.dtype)
         for k, weights in enumerate(h):
-            inner = self._inner(weights)
-            inner.ravel()[:: r + 1] += 1
-            self.S[k] = (1 + mean[k]) * inverse_of_positive(inner)
-            self.S[k].ravel()[:: r + 1] -= 1
+            inverse = inverse_of_positive(partial(self._inner, weights))
+            if np.isfinite(inverse).all():  # else, after an overflow or rounding: no preconditioner
+                self.S[k] = (1 + mean[k]) * inverse
+                self.S[k].ravel()[:: r + 1] -= 1
 
     def _inner(self, weights: Array) -> Array:
-        """Z' diag(weights) Z (r, r), from the active rows, or from the others where these are fewer and costs equal."""
+        """I + Z' diag(weights) Z (r, r), from the active rows, or from the others if they are fewer and costs equal."""
         active, heaviest = np.flatnonzero(weights), weights.max()
         if 2 * len(active) > len(weights) and (weights[active] == heaviest).all():
             others = self.Z[weights == 0]
@@ -138,6 +140,7 @@ class Deflation:
         else:
             rows = self.Z[active]
             inner = rows.T @ (weights[active, None] * rows)
+        inner.ravel()[:: len(inner) + 1] += 1
         return inner
 
     def keep(self, rows: NDArray[np.bool_]) -> None:

@@ -31,22 +31,47 @@ RIDGES = (0.0, 1e2, 1e4, 1e6)
 def solve_positive(build: Callable[[], Array], target: Array) -> Array:
     """(n,) the solution of a symmetric system (n, n) that is positive definite up to rounding; NaN if it overflowed.
 
-    build() returns the system, which factorising overwrites: once, and again for each further try. Huge C or collinear
-    columns leave a system that is singular to rounding. Its diagonal then grows until it can be factorised, which still
-    gives a direction of descent; the duality gap tells how good the result is.
+    build() returns the system, which is overwritten: once, and again for each further try. Huge C or collinear columns
+    leave a system that is singular to rounding. Its diagonal then grows until it can be factorised, which still gives a
+    direction of descent; the duality gap tells how good the result is.
     """
+    factor = _factor(build)
+    if factor is None or not np.isfinite(target).all():
+        return np.full_like(target, np.nan)
+    solution = target.copy()
+    substitute(factor, solution)
+    return solution
+
+
+def inverse_of_positive(build: Callable[[], Array]) -> Array:
+    """(n, n) the inverse of such a system, by the same rules."""
+    factor = _factor(build)
+    if factor is None:
+        return np.full_like(build(), np.nan)
+    call = _routine("potri", factor.dtype.char)
+    n, status = c_int(len(factor)), c_int(0)
+    if call is None:
+        wrapper = scipy.linalg.get_lapack_funcs("potri", (factor,))
+        factor.T[:], _ = wrapper(factor.T, lower=True)
+    else:
+        call(b"L", byref(n), factor.ctypes.data, byref(n), byref(status))
+    upper = np.triu(factor)
+    upper.ravel()[:: len(upper) + 1] /= 2
+    return upper + upper.T
+
+
+def _factor(build: Callable[[], Array]) -> Array | None:
+    """The system's Cholesky factor, see `factorise`, with the least ridge that it needs; None if it has none."""
     for ridge in RIDGES:
         system = build()
         diagonal = system.ravel()[:: len(system) + 1]
         size = float(np.abs(diagonal).sum())
-        if not (np.isfinite(size) and np.isfinite(target).all()):
+        if not np.isfinite(size):
             break
         diagonal += system.dtype.type(ridge * np.finfo(system.dtype).eps * size)
         if not factorise(system):
-            solution = target.copy()
-            substitute(system, solution)
-            return solution
-    return np.full_like(target, np.nan)
+            return system
+    return None
 
 
 def factorise(system: Array) -> int:
@@ -77,22 +102,6 @@ def substitute(factor: Array, target: Array) -> None:
             target[:] = wrapper(factor.T, target, lower=True, trans=transposed == b"T")
         else:
             call(b"L", transposed, b"N", byref(n), *data)
-
-
-def inverse_of_positive(system: Array) -> Array:
-    """(n, n) the inverse of a symmetric positive definite system (n, n), which is overwritten; NaN if that failed."""
-    if factorise(system):
-        return np.full_like(system, np.nan)
-    call = _routine("potri", system.dtype.char)
-    n, status = c_int(len(system)), c_int(0)
-    if call is None:
-        wrapper = scipy.linalg.get_lapack_funcs("potri", (system,))
-        system.T[:], _ = wrapper(system.T, lower=True)
-    else:
-        call(b"L", byref(n), system.ctypes.data, byref(n), byref(status))
-    upper = np.triu(system)
-    upper.ravel()[:: len(upper) + 1] /= 2
-    return upper + upper.T
 
 
 def add_squares(total: Array, rows: Array, factor: float) -> None:

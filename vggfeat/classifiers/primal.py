@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import scipy.linalg
@@ -58,13 +59,13 @@ class Hessians:
         self.active = np.zeros(unit.shape, dtype=bool)
         """(k, n) the rows that M holds."""
         self.M = np.zeros((len(unit), table.dim, table.dim), dtype=np.float32)
-        self.scratch = np.empty_like(self.M[0])
+        self.scratch = np.empty((table.dim, table.dim), dtype=np.float32)
 
     def step(self, k: int, active: NDArray[np.bool_], C: float, down: Double, exact: bool) -> Double:
         """(I + C M)^-1 down, (D + 1,), of class k with these active rows (n,)."""
         if not exact:
             self._update(k, active)
-            found = solve_positive(lambda: self._system(k, C), down.astype(np.float32))
+            found = solve_positive(partial(self._system, k, C), down.astype(np.float32))
             if np.isfinite(found).all():
                 return found.astype(np.float64)
         rows = np.flatnonzero(active)
