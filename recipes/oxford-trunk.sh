@@ -92,7 +92,7 @@ caltech=(--dataset caltech101 --data "${DATA:?DATA is the data root of caltech10
 # and untrained.
 describe noflip "${caltech[@]}" --weights "$trunk" --scales 128,192,256 --keep-scales --no-flip "${blocks[@]}" \
     --layer conv4_3:gem "${pool5[@]}"
-for Q in 128 192 256 128,256 128,192,256; do
+for Q in 128 192 256 128,256 192,256 128,192,256; do
     poolings "q$Q-noflip" noflip --scales "$Q"
     score "q$Q-noflip-average+max+gem+conv4_3" noflip --scales "$Q" --layer conv4_3:gem "${pool5[@]}"
 done
