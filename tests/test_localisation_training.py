@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from located import located_tree
+from located import WNIDS, located_tree
 
 from vggfeat.boxes import from_targets, iou
 from vggfeat.cli import run
@@ -153,6 +153,22 @@ def test_a_localisation_net_starts_from_the_classifier_with_a_random_last_layer(
     for key, value in weights(source).items():
         if key != "classifier.6.bias":  # zero in both
             assert torch.allclose(made[key], value, atol=1e-6) == (key != "classifier.6.weight"), key
+
+
+@pytest.mark.parametrize("head", ["scr", "pcr"])
+@pytest.mark.parametrize("scheme", ["glorot", "data-dependent"])
+def test_boxes_begin_at_the_mean_box_of_the_training_images(tmp_path, head, scheme):
+    root = located_tree(tmp_path, train=4, val=1)
+    (root / "ilsvrc2012" / "train" / WNIDS[1] / f"{WNIDS[1]}_train_2.JPEG").write_bytes(b"not an image")
+    recipe, data = tiny(root, localise__head=head, init__scheme=scheme, schedule__epochs=1, sgd__learning_rate=1e-12)
+    made = weights(train(recipe, data, output=tmp_path / "loc", device="cpu", workers=1).last)
+    view = CentreView(recipe.augment.Q).view((64, 48), 0, 0)
+    readable = [sample.boxes for sample in data.train if not sample.id.endswith(f"{WNIDS[1]}_train_2.JPEG")]
+    assert len(readable) == 11
+    mean = np.mean([box_targets(boxes, view, (64, 48), 0.0)[0][0] for boxes in readable], axis=0)
+    np.testing.assert_allclose(
+        made["classifier.6.bias"].view(-1, 4), np.tile(mean, (3 if head == "pcr" else 1, 1)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("head", ["scr", "pcr"])

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from vggfeat.errors import DatasetError, RecipeError
 from vggfeat.metrics import chance_topk_error
@@ -21,8 +20,8 @@ from vggfeat.nets.wording import size_words
 from vggfeat.system.files import replacing
 from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView, Colours
-from vggfeat.training.crops import Job, colours_of
-from vggfeat.training.initial import copy_layers, deepen, standardise_
+from vggfeat.training.crops import Batch, Job, colours_of
+from vggfeat.training.initial import begin_at_mean_box_, copy_layers, deepen, standardise_
 from vggfeat.training.predicted import Predicted
 from vggfeat.training.recipe import differences, dump_recipe
 from vggfeat.training.record import comparable, data_digest, frozen, plain
@@ -32,7 +31,7 @@ from vggfeat.training.state import RunState, cut_metrics, load_last
 from vggfeat.training.trainer import Trainer
 
 EXAMPLES = 64
-"""Training images that data-dependent weights are scaled to."""
+"""Training images that data-dependent weights are scaled to, and whose mean box a regression begins at."""
 
 
 @dataclass
@@ -95,8 +94,13 @@ def _initialised(setup: RunSetup) -> Start:
             f"frozen layers with random weights: {len(untrained)}, the first {untrained[0]}; `sgd.trainable` freezes "
             "them and `init.checkpoint` does not fill them"
         )
-    if adapted and setup.ranks.first:  # the other processes receive its weights before the first update
-        standardise_(net, _example_crops(setup, net), but=copied)
+    if setup.ranks.first and (adapted or setup.task.needs_boxes):  # the others receive its weights later
+        examples = _examples(setup, net)
+        if adapted:
+            crops = examples.crops[examples.weights > 0]
+            standardise_(net, InputScaling(net.preprocessing)(crops).permute(0, 3, 1, 2), but=copied)
+        if examples.boxes is not None:
+            begin_at_mean_box_(net, examples.boxes[examples.weights > 0, 0])
     return Start(_trainer(setup, net), _plateau(setup), RunState(), colours, origin)
 
 
@@ -132,8 +136,8 @@ def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
     return f"{init.checkpoint} (sha256 {source.fingerprint()})", copied
 
 
-def _example_crops(setup: RunSetup, net: VGG) -> Tensor:
-    """Central crops of evenly spaced training images as the net's input: (N, 3, 224, 224).
+def _examples(setup: RunSetup, net: VGG) -> Batch:
+    """Central crops of evenly spaced training images, and their boxes where boxes are learned.
 
     Raises DatasetError where no image can be read.
     """
@@ -143,10 +147,9 @@ def _example_crops(setup: RunSetup, net: VGG) -> Tensor:
     loader = setup.loader(CentreView(setup.recipe.augment.Q), net.preprocessing.filter, 0.0)
     with contextlib.closing(loader.batches([jobs])) as batches:
         batch = next(batches)
-    crops = batch.crops[batch.weights > 0]
-    if not len(crops):
+    if not (batch.weights > 0).any():
         raise DatasetError(f"none of {number_of(len(jobs), 'training image')} can be read, the first {samples[0].path}")
-    return InputScaling(net.preprocessing)(crops).permute(0, 3, 1, 2)
+    return batch
 
 
 def _restored(setup: RunSetup) -> Start:
