@@ -86,8 +86,8 @@ def deepen(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
 def begin_at_mean_box_(net: VGG, targets: Tensor) -> None:
     """Sets the biases of the last layer to the mean of some target boxes (N, 4), the same for every class.
 
-    A box regression then begins with the best answer that looks at no picture; from 0 its biases take about eight
-    epochs to get there at the low rates that large activations ask for. Not in the paper.
+    A box regression then begins with the best answer that looks at no picture; from 0 its biases take many epochs to
+    get there at the low rates that large activations ask for. Not in the paper.
     """
     bias = table_layers(net)["fc8"].bias
     assert bias is not None
