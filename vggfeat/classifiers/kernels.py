@@ -44,12 +44,15 @@ def solve_positive(build: Callable[[], Array], target: Array) -> Array:
 
 
 def inverse_of_positive(build: Callable[[], Array]) -> Array:
-    """(n, n) the inverse of such a system, by the same rules."""
+    """(n, n) the inverse of a symmetric system that is positive definite up to rounding; NaN if it has none.
+
+    build() and the growing diagonal are those of `solve_positive`.
+    """
     factor = _factor(build)
     if factor is None:
         return np.full_like(build(), np.nan)
     call = _routine("potri", factor.dtype.char)
-    n, status = c_int(len(factor)), c_int(0)
+    n, status = c_int(len(factor)), c_int(0)  # it cannot fail: a factor's diagonal is positive
     if call is None:
         wrapper = scipy.linalg.get_lapack_funcs("potri", (factor,))
         factor.T[:], _ = wrapper(factor.T, lower=True)

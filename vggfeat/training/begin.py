@@ -94,7 +94,7 @@ def _initialised(setup: RunSetup) -> Start:
             f"frozen layers with random weights: {len(untrained)}, the first {untrained[0]}; `sgd.trainable` freezes "
             "them and `init.checkpoint` does not fill them"
         )
-    if setup.ranks.first and (adapted or setup.task.needs_boxes):  # the others receive its weights later
+    if setup.ranks.first and (adapted or setup.task.needs_boxes):  # the others get them before the first update
         examples = _examples(setup, net)
         if adapted:
             crops = examples.crops[examples.weights > 0]

@@ -84,8 +84,10 @@ def deepen(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
 
 @torch.no_grad()
 def begin_at_mean_box_(net: VGG, targets: Tensor) -> None:
-    """Sets the biases of the last layer to the mean of some target boxes (N, 4), the same for every class.
+    """Sets the biases of the last layer, (4 K,) or (4,), to the mean of some target boxes, the same for every class.
 
+    targets (N, 4) are in units of the crop, as `boxes.to_targets` makes them; rows of NaN, for images without a box, do
+    not count.
     A box regression then begins with the best answer that looks at no picture; from 0 its biases take many epochs to
     get there at the low rates that large activations ask for. Not in the paper.
     """
