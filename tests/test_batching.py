@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vggfeat.errors import DeviceError
-from vggfeat.inference.batching import Extents, form_batches, run_trunk
+from vggfeat.inference import dense as dense_module
+from vggfeat.inference.batching import Extents, form_batches, rounded_up, run_trunk
 from vggfeat.inference.dense import DenseNet
 from vggfeat.nets.catalog import NETS
 from vggfeat.nets.networks import VGG, glorot_, weighted_layers
@@ -65,12 +66,71 @@ def test_a_padded_batch_gives_each_picture_what_it_gets_alone(name, sizes, flip)
     assert np.allclose(together, alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
 
 
-def test_padding_that_is_not_cleared_would_show(monkeypatch):
-    """The test above can fail: without clearing after each ReLU, the biases leak in."""
+@pytest.mark.parametrize("few_shapes", [False, True])
+def test_padding_that_is_not_cleared_would_show(monkeypatch, few_shapes):
+    """The tests of padding can fail: without clearing after each ReLU, the biases leak in."""
     pictures = pictures_of([(224, 300), (300, 224)])
     monkeypatch.setattr(Extents, "clear_outside", lambda self, values: values)
-    together = padding(NARROW["D"])(pictures)
-    assert (cosines(together, one_by_one(NARROW["D"], pictures)) < 0.9999).any()
+    together = DenseNet(NARROW["D"], most_padding=0.0 if few_shapes else 0.9, few_shapes=few_shapes)(pictures)
+    alone = one_by_one(NARROW["D"], pictures)
+    assert not np.allclose(together, alone, rtol=1e-3, atol=1e-2 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("name", NETS)
+@settings(max_examples=5, deadline=None)
+@given(sizes=SIZES, flip=st.booleans())
+def test_pictures_padded_to_few_shapes_give_what_they_give_alone(name, sizes, flip):
+    net, pictures = NARROW[name], pictures_of(sizes)
+    padded = DenseNet(net, few_shapes=True)(pictures, flip=flip)
+    alone = one_by_one(net, pictures, flip=flip)
+    assert np.allclose(padded, alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
+
+
+def test_every_layer_of_a_picture_padded_to_few_shapes_is_its_own():
+    layers, pictures = ["conv1_2", "pool1", "conv3_3:max", "conv5_3", "pool5:gem"], pictures_of([(41, 67), (67, 41)])
+    for pre_relu in (False, True):
+        padded, plain = (
+            DenseNet(NARROW["D"], layers, pre_relu=pre_relu, few_shapes=few)(pictures, flip=True)
+            for few in (True, False)
+        )
+        assert np.allclose(padded, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+def test_pictures_of_one_shape_share_a_pass_and_keep_their_own_mirror_images():
+    pictures = pictures_of([(64, 90), (62, 96), (64, 96)])
+    together = DenseNet(NARROW["B"], "pool5", few_shapes=True, most_pixels=10**6)
+    alone = DenseNet(NARROW["B"], "pool5", few_shapes=False)
+    for flip in (False, True):
+        expected = np.concatenate([alone([picture], flip=flip) for picture in pictures])
+        assert np.allclose(together(pictures, flip=flip), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+@given(height=st.integers(32, 3000), width=st.integers(32, 3000))
+def test_a_shape_is_a_little_larger_than_its_picture(height, width):
+    room = rounded_up((height, width))
+    allowed = max(8, min(height, width) // 16)
+    assert all(0 <= side - own < allowed for side, own in zip(room, (height, width), strict=True))
+    assert rounded_up(room) == room or min(room) // 16 // 8 > min(height, width) // 16 // 8
+
+
+@pytest.mark.parametrize(("side", "step"), [(32, 8), (128, 8), (224, 8), (256, 16), (384, 24), (512, 32)])
+def test_every_scale_has_as_many_shapes(side, step):
+    assert {rounded_up((side, side + more)) for more in range(1, step + 1)} == {(side, side + step)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "tiles", "padded"),
+    [("bf16", True, True), ("bf16", False, False), ("fp32", True, False), ("fp32", False, False)],
+)
+def test_pictures_are_padded_to_few_shapes_where_a_new_shape_takes_long(monkeypatch, precision, tiles, padded):
+    monkeypatch.setattr(dense_module, "has_tiles", lambda: tiles)
+    net = VGG("A", width=1 / 16)
+    net.precision = precision
+    shapes = []
+    monkeypatch.setattr(DenseNet, "preprocess", lambda self, batch: shapes.append(tuple(batch.shape)) or batch.float())
+    monkeypatch.setattr(dense_module, "run_trunk", lambda *_: iter(()))
+    DenseNet(net, "pool5")._one_pass(pictures_of([(64, 90)]), False, {})
+    assert shapes == [(1, 3, 64, 96 if padded else 90)]
 
 
 def test_a_picture_whose_values_overflow_leaves_the_others_alone():

@@ -158,6 +158,18 @@ def test_a_layer_alone_or_among_others_stays_close(way: None, taps: list[str]) -
     assert with_flip == pytest.approx(DenseNet(net, taps)([one[:, ::-1].copy() for one in images]), abs=1e-6)
 
 
+@pytest.mark.parametrize("taps", [["conv2_1", "pool5"], ["fc7"]])
+def test_padding_to_few_shapes_changes_nothing(way: None, taps: list[str]) -> None:
+    images = pictures()
+    net = calibrated(narrow(), images)
+    for layer in net.features:
+        if isinstance(layer, nn.Conv2d):
+            layer.bias.data += 1  # what is not cleared shows
+    for flip in (False, True):
+        padded, plain = (DenseNet(net, taps, few_shapes=few)(images, flip=flip) for few in (True, False))
+        assert padded == pytest.approx(plain, abs=1e-6 * float(np.abs(plain).max()))
+
+
 def test_values_before_the_relu_keep_their_sign(way: None) -> None:
     images, net = pictures(), narrow()
     expected = DenseNet(net, "conv3_1", pre_relu=True)(images)

@@ -11,7 +11,7 @@ import torch
 
 from vggfeat.errors import UsageError
 from vggfeat.system import devices, processor
-from vggfeat.system.devices import has_bf16, has_int8, resolve_precision
+from vggfeat.system.devices import has_bf16, has_int8, has_tiles, resolve_precision
 from vggfeat.system.processor import has_arithmetic
 
 CPU = torch.device("cpu")
@@ -70,6 +70,19 @@ def test_questions_about_x86_say_nothing_about_arm(torch_that: Any) -> None:
     assert found() == [True, True, False]
     torch_that(machine="arm64", _is_vnni_supported=False, _is_avx512_bf16_supported=False)
     assert found() == [None, None, None]
+
+
+def test_tiles_are_known_by_each_of_their_names(torch_that: Any) -> None:
+    torch_that(get_capabilities={"amx_tile": True})
+    assert has_tiles()
+    torch_that(_is_amx_tile_supported=True)
+    assert has_tiles()
+    torch_that(frozenset({"avx512f", "amx_tile", "amx_bf16"}))
+    assert has_tiles()
+    torch_that(ZEN5)
+    assert not has_tiles()
+    torch_that(machine="arm64")
+    assert not has_tiles()
 
 
 def test_linux_features_are_those_of_its_list(monkeypatch: pytest.MonkeyPatch) -> None:

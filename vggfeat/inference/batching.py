@@ -40,12 +40,24 @@ def form_batches(sizes: Sequence[Size], most_pixels: int, most_padding: float = 
     return batches
 
 
+def rounded_up(size: Size) -> Size:
+    """A canvas for a picture of this size, of one of few shapes: the longer side grows by at most a sixteenth.
+
+    Sides become multiples of 16 at a shorter side of 256, of 32 at 512, so there are as many shapes at every scale: the
+    733 sizes of Caltech-101's pictures at Q = 256 become 72, with 2% more pixels.
+    """
+    step = max(8, min(size) // 16 // 8 * 8)
+    height, width = (-(-side // step) * step for side in size)
+    return height, width
+
+
 class Extents:
     """How far each picture of a padded batch reaches from the top left corner, at some layer.
 
     Args:
         sizes: heights and widths of the N pictures.
-        tensor: the same, (N, 2), on the batch's device; not needed where all sizes are equal and nothing is padding.
+        tensor: the same, (N, 2), on the batch's device, where masks clear all pictures at once. Without it each border
+            is cleared by itself: in less time on the CPU, where a mask would read the whole map.
     """
 
     def __init__(self, sizes: Sequence[Size], tensor: Tensor | None = None) -> None:
@@ -60,7 +72,11 @@ class Extents:
     def mirror(self, batch: Tensor) -> Tensor:
         """Each picture (N, C, H, W) mirrored within its own width; beyond it anything."""
         if self._tensor is None:
-            return batch.flip(3)
+            mirrored = batch.flip(3)
+            for place, (_, width) in enumerate(self._sizes):
+                if width < batch.shape[3]:
+                    mirrored[place, :, :, :width] = batch[place, :, :, :width].flip(2)
+            return mirrored
         columns = torch.arange(batch.shape[3], device=batch.device)
         source = (self._tensor[:, 1:] - 1 - columns).clamp(min=0)  # (N, W)
         return batch.gather(3, source[:, None, None].expand(batch.shape))
@@ -68,6 +84,9 @@ class Extents:
     def clear_outside(self, values: Tensor) -> Tensor:
         """Zeroes what lies beyond each picture, in place: (N, C, H, W)."""
         if self._tensor is None:
+            for picture, (height, width) in zip(values, self._sizes, strict=True):
+                picture[:, height:].zero_()
+                picture[:, :height, width:].zero_()
             return values
         rows = torch.arange(values.shape[2], device=values.device) >= self._tensor[:, :1]  # (N, H)
         columns = torch.arange(values.shape[3], device=values.device) >= self._tensor[:, 1:]  # (N, W)

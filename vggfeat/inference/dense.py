@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vggfeat.datasets.images import Picture
 from vggfeat.errors import DeviceError, UsageError
-from vggfeat.inference.batching import Extents, Size, form_batches, run_trunk
+from vggfeat.inference.batching import Extents, Size, form_batches, rounded_up, run_trunk
 from vggfeat.inference.settings import GEM_POWER, Pooling, with_pooling
 from vggfeat.nets.catalog import INPUT_SIDE, STRIDE, Conv, NetSpec, scaled
 from vggfeat.nets.inference_form import has_fast_convolutions, inference_form
@@ -27,6 +27,7 @@ from vggfeat.nets.window_layer import window_count, window_layer
 from vggfeat.system.devices import (
     check_int8_device,
     current,
+    has_tiles,
     is_out_of_memory,
     memory_format,
     release_cached_memory,
@@ -107,6 +108,7 @@ class DenseNet:
         pre_relu: take convolutions and hidden layers before their ReLU.
         most_pixels: of one pass, padding included; by default what suits the device.
         most_padding: the greatest share of a pass that may be padding; by default what suits the device.
+        few_shapes: pad each picture to one of few shapes (`rounded_up`); by default where new shapes cost time.
 
     Raises UsageError for a layer that the net does not have, and for int8 on another device than the CPU.
     """
@@ -120,6 +122,7 @@ class DenseNet:
         pre_relu: bool = False,
         most_pixels: int | None = None,
         most_padding: float | None = None,
+        few_shapes: bool | None = None,
     ) -> None:
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         for layer in self.layers:
@@ -163,6 +166,7 @@ class DenseNet:
         self._cuda = self.device.type == "cuda"
         self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
         self._most_padding = (GPU_PADDING if self._cuda else 0.0) if most_padding is None else most_padding
+        self._few_shapes = self._shapes_cost() if few_shapes is None else few_shapes
         shared = HEAD_WINDOWS if self._window_layer is None else TILED_WINDOWS
         self._most_windows = GPU_HEAD_WINDOWS if self._cuda else shared
 
@@ -207,13 +211,13 @@ class DenseNet:
         self, pictures: Sequence[Picture], flip: bool, reductions: Reductions
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The row and the reduced maps of each picture, by layer, in the order in which they are computed."""
-        sizes: list[Size] = [picture.shape[:2] for picture in pictures]
+        sizes = [_size(picture) for picture in pictures]
         least = INPUT_SIDE if self._head_taps else STRIDE
         for height, width in sizes:
             if min(height, width) < least:
                 raise UsageError(f"a {width}x{height} picture is smaller than the net's {least}")
         waiting: dict[int, _Passed] = {}
-        batches = deque(form_batches(sizes, self._most_pixels, self._most_padding))
+        batches = deque(self._batches(sizes))
         with tf32(self.device, self.precision == "tf32"):
             while batches:
                 rows = batches.popleft()
@@ -246,8 +250,15 @@ class DenseNet:
         self._most_pixels = min(self._most_pixels, len(of_first) * height * width) // 2
         log.warning("the memory of %s is full: batches of half the size from here on", self.device)
         rows = [row for batch in batches for row in batch]
-        formed = form_batches([sizes[row] for row in rows], self._most_pixels, self._most_padding)
+        formed = self._batches([sizes[row] for row in rows])
         return deque([rows[place] for place in places] for places in formed)
+
+    def _batches(self, sizes: Sequence[Size]) -> list[list[int]]:
+        return form_batches(list(map(self._canvas_size, sizes)), self._most_pixels, self._most_padding)
+
+    def _canvas_size(self, size: Size) -> Size:
+        """The room that a picture of this size takes in a batch."""
+        return rounded_up(size) if self._few_shapes else size
 
     def _make_room(self, sizes: Sequence[Size]) -> None:
         """Frees what it can after a full memory. Raises DeviceError where one picture alone was too large."""
@@ -266,10 +277,10 @@ class DenseNet:
 
     def _one_pass(self, pictures: Sequence[Picture], flip: bool, reductions: Reductions) -> list[_Passed]:
         """The convolutions on one batch, padded where its sizes differ."""
-        sizes = [picture.shape[:2] for picture in pictures]
-        equal = len(set(sizes)) == 1
-        extents = Extents(sizes, None if equal else self._uploaded(torch.tensor(sizes)))
-        batch = self._uploaded(_canvas(pictures)).permute(0, 3, 1, 2)
+        sizes = [_size(picture) for picture in pictures]
+        mixed = self._most_padding > 0 and len(set(sizes)) > 1
+        extents = Extents(sizes, self._uploaded(torch.tensor(sizes)) if mixed else None)
+        batch = self._uploaded(_canvas(pictures, list(map(self._canvas_size, sizes)))).permute(0, 3, 1, 2)
         batch = self.preprocess(extents.mirror(batch) if flip else batch)
         found: list[dict[str, Tensor]] = [{} for _ in pictures]
         for number, values, its_extents in run_trunk(self._trunk, batch, extents):
@@ -325,6 +336,10 @@ class DenseNet:
         with current(self.device):
             return values.pin_memory().to(self.device, non_blocking=True)
 
+    def _shapes_cost(self) -> bool:
+        """Whether oneDNN takes long to prepare for a new shape: it writes long kernels for each where there is AMX."""
+        return self.device.type == "cpu" and self.precision in ("bf16", "int8") and has_tiles()
+
     def _pass_pixels(self) -> int:
         """Most pixels of a pass: on a GPU by its free memory, down to a power of two so that runs agree on it."""
         per_pixel = _values_per_pixel(self._net.spec, self._net.width) * self._dtype.itemsize
@@ -374,9 +389,14 @@ def _cast(net: VGG, dtype: torch.dtype) -> VGG:
     return copied
 
 
-def _canvas(pictures: Sequence[Picture]) -> Tensor:
-    """(N, H, W, 3) uint8: each picture in the top left corner of the smallest canvas that holds them all."""
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+def _size(picture: Picture) -> Size:
+    height, width = picture.shape[:2]
+    return height, width
+
+
+def _canvas(pictures: Sequence[Picture], rooms: Sequence[Size]) -> Tensor:
+    """(N, H, W, 3) uint8: each picture in the top left corner of the smallest canvas that holds all their rooms."""
+    height, width = (max(room[axis] for room in rooms) for axis in (0, 1))
     canvas = torch.zeros(len(pictures), height, width, 3, dtype=torch.uint8)
     for place, picture in zip(canvas.numpy(), pictures, strict=True):
         place[: picture.shape[0], : picture.shape[1]] = picture

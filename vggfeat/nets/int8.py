@@ -117,8 +117,8 @@ def int8_form(
             modules.append(_in_bytes(module, steps[place], out_step))
         elif isinstance(module, nn.MaxPool2d):
             modules.append(ByteMaxPool2d(2, 2, ceil_mode=True))
-        else:  # the ReLU of a layer that gave bytes is done
-            modules.append(nn.Identity() if in_bytes else module)
+        else:
+            modules.append(DoneReLU() if in_bytes else module)
     return nn.Sequential(*modules)
 
 
@@ -272,6 +272,14 @@ class Int8Linear(_Int8):
 
     def _summed(self, x: Tensor) -> Tensor:
         return F.linear(x, self._weight)
+
+
+class DoneReLU(nn.ReLU):
+    """In the place of the ReLU after a layer that gives bytes, which are not negative."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The same values."""
+        return input
 
 
 class ByteMaxPool2d(nn.MaxPool2d):

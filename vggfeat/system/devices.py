@@ -98,6 +98,11 @@ def has_int8() -> bool:
     return _has_byte_operators() and has_arithmetic("int8") is True
 
 
+def has_tiles() -> bool:
+    """Whether this CPU multiplies small matrices of bf16 or bytes in one instruction (AMX)."""
+    return has_arithmetic("tiles") is True
+
+
 def _has_byte_operators() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qconv2d_pointwise")
 

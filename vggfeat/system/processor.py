@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 import torch
 
-Arithmetic = Literal["bf16", "fp16", "int8"]
-"""Formats that a processor may have; "int8": it multiplies bytes into sums of 32 bits (VNNI)."""
+Arithmetic = Literal["bf16", "fp16", "int8", "tiles"]
+"""What a processor may have: formats; "int8": it multiplies bytes into sums of 32 bits (VNNI); "tiles": it multiplies
+small matrices of bf16 or bytes in one instruction (AMX)."""
 
 # torch.cpu.get_capabilities' names, x86 first, then ARM.
 _LISTED: dict[Arithmetic, tuple[str, ...]] = {
     "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
     "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
     "int8": ("avx512_vnni", "avx_vnni"),
+    "tiles": ("amx_tile",),
 }
 
 # Of earlier versions, about x86 alone. Torch 2.4 says `_is_cpu_support_vnni`, and nothing about bf16.
@@ -25,6 +27,7 @@ _ASKED: dict[Arithmetic, tuple[str, ...]] = {
     "bf16": ("_is_avx512_bf16_supported",),
     "fp16": ("_is_avx512_fp16_supported", "_is_amx_fp16_supported"),
     "int8": ("_is_vnni_supported", "_is_cpu_support_vnni"),
+    "tiles": ("_is_amx_tile_supported",),
 }
 
 # Linux has torch's names, but for ARM's fp16.
