@@ -61,6 +61,7 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
     if beta.dtype == np.float32:
         tol, max_steps = max(tol, FLOOR_SINGLE), MAX_NEWTON_SINGLE
     lowest, stalls = np.full(len(y), np.inf), np.zeros(len(y), dtype=np.int64)
+    summed = np.zeros(len(y), dtype=bool)
     live = np.arange(len(y))
     for turn in range(max_steps + 1):
         y_, c_, b_, f_ = y[live], cost[live], beta[live], f[live]
@@ -95,6 +96,7 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
             if len(big):
                 enough = tol * primal_big[on]  # twice the gap that |X' r|^2 stands for, before one more step
                 step[big], K_step[big] = conjugate_gradient_step(gram, h[big], g[on], Kg[on], enough)
+                summed[live[big]] = True
         moving &= np.isfinite(step).all(axis=1) & np.isfinite(K_step).all(axis=1)  # after an overflow: stay
         if not moving.all():
             live, y_, c_, b_, f_ = live[moving], y_[moving], c_[moving], b_[moving], f_[moving]
@@ -104,6 +106,8 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
             beta[live] += t * step
             f[live] += t * K_step
             steps[live] += 1
+    if summed.any():  # f carries the rounding errors of long steps on, up to the gaps at larger C
+        f[summed] = gram.product(beta[summed])
     return State(beta, f, gap, steps)
 
 
