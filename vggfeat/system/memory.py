@@ -19,7 +19,8 @@ _NEVER = 2**31 - 1
 
 
 class _Mallinfo2(ctypes.Structure):
-    """malloc.h's struct: `uordblks` bytes are in use, `fordblks` free, those that the system has back included."""
+    """malloc.h's struct: `uordblks` bytes of the heap and `hblkhd` mapped beside it are in use; `fordblks` are free,
+    those that the system has back included."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -87,4 +88,4 @@ def _resident_beyond_use(library: ctypes.CDLL) -> int:
     except OSError:
         return int(used.fordblks)
     resident = (int(pages[1]) - int(pages[2])) * mmap.PAGESIZE  # without what files back
-    return resident - int(used.uordblks)
+    return resident - int(used.uordblks) - int(used.hblkhd)

@@ -1,0 +1,53 @@
+"""glibc's heap: what counts as freed memory that is worth returning, in processes of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vggfeat.system import memory
+
+pytestmark = pytest.mark.skipif(
+    memory._LIBRARY is None or sys.platform != "linux", reason="needs glibc's heap and /proc"
+)
+
+LARGE = 300 << 20
+
+
+def run(*lines: str) -> list[int]:
+    """The numbers that these lines print."""
+    code = "\n".join(
+        ("import numpy as np", "from vggfeat.system import memory", "surplus = memory._resident_beyond_use", *lines)
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return list(map(int, done.stdout.split()))
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["mapped beside the heap", "in the heap"])
+def test_memory_in_use_is_no_surplus(keep: bool) -> None:
+    """A net's weights, say, which were loaded before or after the heap was told to keep what is freed."""
+    before, after = run(
+        "memory.keep_freed_memory()" if keep else "",
+        "print(surplus(memory._LIBRARY))",
+        f"used = np.ones({LARGE}, dtype=np.uint8)",
+        "print(surplus(memory._LIBRARY))",
+    )
+    assert abs(after - before) < LARGE // 10
+
+
+def test_freed_memory_is_a_surplus_until_it_is_released() -> None:
+    before, freed, kept, released = run(
+        "memory.keep_freed_memory()",
+        "print(surplus(memory._LIBRARY))",
+        f"used = np.ones({LARGE}, dtype=np.uint8)",
+        "on_top = np.ones(1000)",
+        "del used",
+        "print(surplus(memory._LIBRARY))",
+        f"memory.release_free_memory(beyond={2 * LARGE})",
+        "print(surplus(memory._LIBRARY))",
+        f"memory.release_free_memory(beyond={LARGE // 2})",
+        "print(surplus(memory._LIBRARY))",
+    )
+    assert freed - before > 0.9 * LARGE
+    assert kept == pytest.approx(freed, abs=LARGE / 10)
+    assert released - before < LARGE // 10
