@@ -164,9 +164,9 @@ class DenseNet:
         self._window_layer = window_layer(self._classifier[0]) if on_cpu and self._head_taps else None
         self._scaled = InputScaling(net.preprocessing, self.device)
         self._cuda = self.device.type == "cuda"
+        self._few_shapes = self._shapes_cost() if few_shapes is None else few_shapes
         self._most_pixels = self._pass_pixels() if most_pixels is None else most_pixels
         self._most_padding = (GPU_PADDING if self._cuda else 0.0) if most_padding is None else most_padding
-        self._few_shapes = self._shapes_cost() if few_shapes is None else few_shapes
         shared = HEAD_WINDOWS if self._window_layer is None else TILED_WINDOWS
         self._most_windows = GPU_HEAD_WINDOWS if self._cuda else shared
 
@@ -342,6 +342,8 @@ class DenseNet:
 
     def _pass_pixels(self) -> int:
         """Most pixels of a pass: on a GPU by its free memory, down to a power of two so that runs agree on it."""
+        if self._few_shapes:
+            return 1  # one picture: several in a pass would be a shape of their own
         per_pixel = _values_per_pixel(self._net.spec, self._net.width) * self._dtype.itemsize
         if not self._cuda:
             return CACHE_BYTES // per_pixel
