@@ -135,6 +135,7 @@ def train(
         flags["precision"] = None  # the shared option's default must not override the recipe
     overrides = {key: flags[flag] for key, flag in RECIPE_FLAGS.items() if flags[flag] is not None}
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
+    _check_that_flags_count(recipe, {name for name, value in flags.items() if value is not None}, cache)
     # Before torch is imported, so that missing data are reported at once.
     dataset = load_training_set(
         recipe.data.dataset,
@@ -187,6 +188,18 @@ def train(
             note(f"{number_of(len(result.failed), 'image')} could not be read and {verb} skipped")
         # torchrun takes any code but 0 for the failure of the whole job.
         ctx.exit(SKIPPED if launched() is None else 0)
+
+
+def _check_that_flags_count(recipe: Recipe, given: set[str], cache: bool) -> None:
+    """Raises UsageError for a flag that would change nothing in this run."""
+    if "head" in given and recipe.task != "localise":
+        raise UsageError("--head goes with --task localise")
+    if "init_std" in given and recipe.init.scheme != "gaussian":
+        raise UsageError("--init-std goes with --init gaussian")
+    if "preprocessing" in given and not recipe.init.checkpoint:
+        raise UsageError("--preprocessing goes with --init-from")
+    if not cache and not (recipe.frozen and recipe.augment.crops):
+        raise UsageError("--no-cache goes with frozen layers (--trainable) and fixed crops (--crops)")
 
 
 def _done(recipe: Recipe) -> str:
