@@ -161,7 +161,7 @@ def test_a_splits_file_repeats_a_result(toy: Path, tmp_path: Path) -> None:
 
     assert timeless(again) == timeless(first)
     assert message(UsageError, [toy], splits=tmp_path / "s.json", rounds=Rounds(folds=3)) == (
-        "`splits` names the splits: leave out `folds`, `train_per_class` and `test_fraction`"
+        "`splits` names the splits: leave out `number`, `folds`, `train_per_class` and `test_fraction`"
     )
 
 

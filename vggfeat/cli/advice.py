@@ -10,6 +10,7 @@ from vggfeat.errors import VggfeatError
 FLAGS = {
     "output": "-o",
     "nul": "-0",
+    "number": "--num-splits",
     "set": "--set",
 }
 """Flags of parameters with other names; any other parameter `a_b` is `--a-b`."""

@@ -8,13 +8,23 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common
+from vggfeat.cli.options import common, listed, refuse
 from vggfeat.cli.types import SCALES, Choice, Net
+from vggfeat.errors import UsageError
 from vggfeat.results import Result
 from vggfeat.stages.bench.problems import MEASURED, SIZES, Measured
 
 _NEXT = {"train": "bench train", "svm": "bench svm", "solvers": "bench svm"}
 """What was measured -> its name in hints.NEXT, where that is not "bench"."""
+
+_OF_PARTS = {
+    "extract": ("net", "scales", "layers", "precisions", "number", "plain", "width", "device"),
+    "train": ("net", "width", "batch_size", "precisions", "device"),
+    "svm": ("size",),
+    "convolutions": ("net", "scales", "width"),
+    "solvers": (),
+}
+"""The options that a part heeds."""
 
 
 @click.command()
@@ -53,7 +63,9 @@ _NEXT = {"train": "bench train", "svm": "bench svm", "solvers": "bench svm"}
     help="Problem for the SVM fits; caltech256 takes minutes and 8 GiB.",
 )
 @common
+@click.pass_context
 def bench(
+    ctx: click.Context,
     what: str,
     net: str,
     scales: tuple[int, ...],
@@ -81,6 +93,9 @@ def bench(
       vggfeat bench train --net A --precision fp32 --precision bf16
       vggfeat bench svm --size caltech256 --json
     """
+    _refuse_those_of_other_parts(ctx, what)
+    if what == "convolutions" and len(scales) > 1:
+        raise UsageError("--scales: `bench convolutions` measures one")
     result: dict[str, Any] = {}
     if what in ("all", "extract"):
         from vggfeat.stages.bench.extract import bench_extract
@@ -128,3 +143,11 @@ def bench(
     else:
         tables.print_bench(result)
         hint(_NEXT.get(what, "bench"), quiet, net=net, scales=",".join(map(str, scales)))
+
+
+def _refuse_those_of_other_parts(ctx: click.Context, what: str) -> None:
+    if what == "all":
+        return
+    for name in dict.fromkeys(name for names in _OF_PARTS.values() for name in names):
+        if name not in _OF_PARTS[what]:
+            refuse(ctx, [name], "bench " + listed(part for part, names in _OF_PARTS.items() if name in names))

@@ -8,7 +8,7 @@ import click
 
 from vggfeat.cli import console, progress
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, data_option
+from vggfeat.cli.options import common, data_option, refuse
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.archives import PUBLISHED
 from vggfeat.errors import UsageError
@@ -26,8 +26,16 @@ from vggfeat.system.bars import in_megabytes
     "--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything, only check what is here."
 )
 @common
+@click.pass_context
 def download(
-    net: str | None, source: str | None, dataset: str | None, data: str, offline: bool, as_json: bool, quiet: bool
+    ctx: click.Context,
+    net: str | None,
+    source: str | None,
+    dataset: str | None,
+    data: str,
+    offline: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Fetch published weights or a data set, checked against its hash.
 
@@ -43,6 +51,8 @@ def download(
         raise UsageError("download takes either --net, such as --net D, or --dataset, such as --dataset caltech101")
     if dataset is not None and source is not None:
         raise UsageError("--source says whose weights; a data set has none")
+    if dataset is None:
+        refuse(ctx, ["data"], "--dataset; weights go to the cache (VGGFEAT_CACHE)")
     try:
         with progress.Ticker("download", quiet, unit="MB") as tick:
             told = in_megabytes(tick)

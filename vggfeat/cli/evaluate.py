@@ -9,10 +9,19 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint, typed
-from vggfeat.cli.options import GIVEN, common, data_option, dataset_option, device_options, net_options, reading_options
+from vggfeat.cli.options import (
+    GIVEN,
+    common,
+    data_option,
+    dataset_option,
+    device_options,
+    net_options,
+    reading_options,
+    refuse,
+)
 from vggfeat.cli.types import SCALES, Choice, Numbers, Several
 from vggfeat.datasets.split import SUBSETS
-from vggfeat.errors import UsageError, nearest
+from vggfeat.errors import nearest
 from vggfeat.inference.settings import SCALE_RULES, VIEWS
 from vggfeat.system.bars import in_megabytes
 
@@ -95,9 +104,12 @@ def evaluate(
 
     scoring: dict[str, Any] = {"data": data, "per_class": per_class, "submission": submission, "report": folder}
     if files:
-        _refuse_settings(ctx, settings)
+        # What was computed cannot be computed otherwise.
+        refuse(ctx, settings, "images; FILES are posteriors that are scored as they are", GIVEN)
         result = stage.evaluate_files(files, **scoring)
     else:
+        if "none" not in settings["weights"]:
+            refuse(ctx, ["seed"], "--weights none")
         settings["net"] = settings["net"] or None
         try:
             with progress.Ticker("fetch", quiet, unit="MB") as fetched, progress.Ticker("evaluate", quiet) as tick:
@@ -126,11 +138,3 @@ def evaluate(
         if not quiet:
             tables.print_failures(result.failed, len(result.failed) + result.rows[-1].images, where="with --json")
         ctx.exit(SKIPPED)
-
-
-def _refuse_settings(ctx: click.Context, settings: dict[str, Any]) -> None:
-    """What was computed cannot be computed otherwise: options that need images are wrong usage beside files."""
-    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-    for name in settings:
-        if ctx.get_parameter_source(name) in GIVEN:
-            raise UsageError(f"{flags[name]} goes with images; FILES are posteriors that are scored as they are")

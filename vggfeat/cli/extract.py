@@ -22,6 +22,7 @@ from vggfeat.cli.options import (
     megapixels_option,
     net_options,
     reading_options,
+    refuse,
 )
 from vggfeat.cli.types import SCALES, Choice, Layer, Several
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
@@ -135,6 +136,10 @@ def extract(
       vggfeat extract --dataset caltech101 --net D --net E -o caltech101.h5
       vggfeat extract 'data-{000..099}.tar' --shard 3/16 -o feats.h5
     """
+    if "none" not in settings["weights"]:
+        refuse(ctx, ["seed"], "--weights none")
+    if settings["layer"] and all(":" in layer for layer in settings["layer"]):
+        refuse(ctx, ["pool"], "a --layer that names no pooling of its own")
     launch = launched()
     part = shard_of(shard, launch)
     samples = images_from(paths, list_file, nul, dataset, data, sharded=part is not None, labelled=True)

@@ -41,7 +41,10 @@ def images_from(
         sharded: several processes take part, which cannot share a list on stdin.
         labelled: a folder that is a tree of classes brings its labels.
     """
-    if dataset is None and data is not None and _typed("data"):
+    data_alone = dataset is None and data is not None and _typed("data")
+    if nul and list_file is None and (data_alone or dataset is not None or paths not in ((), ("-",))):
+        raise UsageError("-0 describes a list: it goes with - or --list")
+    if data is not None and data_alone:
         if paths or list_file:
             raise UsageError("--data goes with --dataset: leave it out, or name no other images")
         return _data_alone(data)
@@ -54,8 +57,6 @@ def images_from(
     if list_file is not None and list_file != "-":
         return from_list(list_file, nul=nul)
     if paths and paths != ("-",):
-        if nul:
-            raise UsageError("-0 describes a list: it goes with - or --list")
         return own_images(paths) if labelled else from_paths(paths)
     if not paths and list_file is None and not _piped():
         raise UsageError("no images: name files or folders, pipe a list in, or give --dataset or --list")

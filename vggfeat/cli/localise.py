@@ -9,7 +9,7 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, data_option, device_options, reading_options
+from vggfeat.cli.options import common, data_option, device_options, reading_options, refuse
 from vggfeat.cli.types import SCALES, Choice
 from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
 from vggfeat.system.numbers import number_of
@@ -77,6 +77,8 @@ def localise(
       vggfeat localise --weights loc.pt --classifier net.pt --report report
       vggfeat localise --weights 256.pt --weights 384.pt --posteriors D.h5
     """
+    if settings["protocol"] == "1":
+        refuse(ctx, ["flip", "threshold"], "--protocol 2")
     from vggfeat.stages.localise import localise as run
 
     with progress.Ticker("localise", quiet) as tick:

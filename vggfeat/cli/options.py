@@ -6,7 +6,7 @@ import contextlib
 import logging
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def listed(names: Iterable[str]) -> str:
     """`a, b or c`."""
     *rest, last = names
-    return f"{', '.join(rest)} or {last}"
+    return f"{', '.join(rest)} or {last}" if rest else last
 
 
 NET_NAMES = listed(list(DISPLAY_NAMES.values()))
@@ -38,6 +38,23 @@ NET_NAMES = listed(list(DISPLAY_NAMES.values()))
 
 GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
 """By a flag, or by a recipe."""
+
+TYPED = (click.core.ParameterSource.COMMANDLINE,)
+"""By a flag alone: a recipe may hold what some of its runs need."""
+
+
+def refuse(
+    ctx: click.Context, names: Iterable[str], goes_with: str, sources: Sequence[click.core.ParameterSource] = TYPED
+) -> None:
+    """Raises UsageError for the first of these parameters that was given.
+
+    They would change nothing in this run, which would hide that another question is answered than the one asked.
+    """
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for name in names:
+        if ctx.get_parameter_source(name) in sources:
+            raise UsageError(f"{flags[name]} goes with {goes_with}")
+
 
 _debug = False
 

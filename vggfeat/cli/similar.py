@@ -10,9 +10,8 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint, typed
 from vggfeat.cli.inputs import images_from
-from vggfeat.cli.options import GIVEN, common, data_option, list_options, recorded_net_options
+from vggfeat.cli.options import GIVEN, common, data_option, list_options, recorded_net_options, refuse
 from vggfeat.cli.types import Several
-from vggfeat.errors import UsageError
 
 
 @click.command()
@@ -57,7 +56,10 @@ def similar(
     """
     from vggfeat.stages.similar import similar as run
 
-    _refuse_the_other_kind(ctx, pictures=bool(paths or list_file))
+    if paths or list_file:
+        refuse(ctx, OF_PAIRS, "a file alone", GIVEN)
+    else:
+        refuse(ctx, OF_PICTURES, "pictures: name some, or give - or --list", GIVEN)
     images = images_from(paths, list_file, nul, None) if paths or list_file else None
     with progress.Ticker("similar", quiet, unit="compared") as tick:
         result = run(features, images, progress=tick, **options)
@@ -85,12 +87,3 @@ def similar(
 
 OF_PAIRS = ("at_least", "most")
 OF_PICTURES = ("nul", "count", "weights", "seed", "device", "precision", "workers", "exif", "max_megapixels")
-
-
-def _refuse_the_other_kind(ctx: click.Context, pictures: bool) -> None:
-    """An option without effect would hide that another question is answered than the one asked."""
-    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
-    goes_with = "a file alone" if pictures else "pictures: name some, or give - or --list"
-    for name in OF_PAIRS if pictures else OF_PICTURES:
-        if ctx.get_parameter_source(name) in GIVEN:
-            raise UsageError(f"{flags[name]} goes with {goes_with}")

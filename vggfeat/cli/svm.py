@@ -11,7 +11,7 @@ import click
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, data_option, dataset_option, layer_option
+from vggfeat.cli.options import common, data_option, dataset_option, layer_option, refuse
 from vggfeat.cli.types import SCALES, Choice, Numbers, Several
 from vggfeat.store.aggregates import AGGREGATES
 
@@ -42,7 +42,7 @@ from vggfeat.store.aggregates import AGGREGATES
 @click.option("--scales", type=SCALES, default=None, help="Use only these of the kept scales.")
 @layer_option("Take this layer of each file; repeat to stack several.  [default: all]")
 @click.option("--by-layer", is_flag=True, help="Score each layer of the file by itself too.")
-@click.option("--num-splits", "number", type=click.IntRange(1), default=3, show_default=True, help="Random splits.")
+@click.option("--num-splits", "number", type=click.IntRange(1), help="Random splits.  [default: 3]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the first split; later ones count up.")
 @click.option("--folds", type=click.IntRange(2), help="k-fold cross-validation, for your own images.")
 @click.option("--train-per-class", type=click.IntRange(2), help="Training images per class.")
@@ -74,10 +74,12 @@ from vggfeat.store.aggregates import AGGREGATES
 )
 @data_option
 @common
+@click.pass_context
 def svm(
+    ctx: click.Context,
     files: tuple[str, ...],
     C: tuple[float, ...] | None,
-    number: int,
+    number: int | None,
     seed: int,
     folds: int | None,
     train_per_class: int | None,
@@ -99,6 +101,10 @@ def svm(
       vggfeat svm D.h5 E.h5 -o model.h5 --json
       vggfeat svm photos.h5 --report report --data photos
     """
+    if options["splits"] is not None:
+        refuse(ctx, ["seed"], "random splits; --splits names them")
+    if folder is None:
+        refuse(ctx, ["data"], "--report")
     from vggfeat.store import check_readable
     from vggfeat.store.finding import find_descriptors
 

@@ -282,6 +282,8 @@ def _check(
         )
     if protocol == "1" and scales is not None and len(scales_of_nets(scales, 1)[0]) != 1:
         raise UsageError("protocol 1 looks at the central crop at one scale: name one, or take `protocol=2`")
+    if protocol == "1" and threshold is not None:
+        raise UsageError("`threshold` goes with `protocol=2`: protocol 1 merges no boxes")
     if threshold is not None and not threshold >= 0:
         raise UsageError(f"threshold {threshold} is not 0 or more")
     if subset == "test" and (threshold is None or submission is None):

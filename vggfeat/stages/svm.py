@@ -188,8 +188,9 @@ def _splits(features: Features, protocol: Protocol, rounds: Rounds, file: str | 
         raise DatasetError(f"{features.files[0].path} has images of only one class; a classifier needs two")
     if file is None:
         return make_splits(features, protocol, rounds)
-    if rounds.asks:
-        raise UsageError("`splits` names the splits: leave out `folds`, `train_per_class` and `test_fraction`")
+    if rounds.asks or rounds.number is not None:
+        others = "`number`, `folds`, `train_per_class` and `test_fraction`"
+        raise UsageError(f"`splits` names the splits: leave out {others}")
     return splits_file.read_splits(file, features.dataset, features.ids)
 
 

@@ -64,7 +64,8 @@ def protocol_of(dataset: str) -> Protocol:
 class Rounds:
     """How to split the images where the protocol leaves it open."""
 
-    number: int = ROUNDS
+    number: int | None = None
+    """Random splits; None: ROUNDS, where splits are random at all."""
     seed: int = 0
     """Seed of the first split; the next ones count up."""
     folds: int | None = None
@@ -89,11 +90,16 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
     _check_rounds(protocol, rounds, features.dataset)
     if protocol.given is not None:
         return [given_split(features, *protocol.given, seed=rounds.seed)]
-    seeds = range(rounds.seed, rounds.seed + rounds.number)
+    seeds = range(rounds.seed, rounds.seed + (rounds.number or ROUNDS))
     train = rounds.train_per_class or protocol.train_per_class
     if not rounds.asks and not protocol.fixed:
         own = _own_subsets(features)
         if own is not None:
+            if rounds.number is not None:
+                raise UsageError(
+                    f"the images of {features.files[0].path} name their subsets: "
+                    "`number` goes with `test_fraction` or `train_per_class`"
+                )
             return [given_split(features, *own, seed=rounds.seed)]
     rows = np.flatnonzero(features.described)
     groups = strata([features.ids[row] for row in rows], features.labels[rows], features.class_names)
@@ -107,8 +113,12 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
 def _check_rounds(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
     if protocol.fixed and (rounds.folds is not None or rounds.test_fraction is not None):
         raise UsageError(f"{dataset} prescribes its splits: `folds` and `test_fraction` are for your own images")
-    if protocol.given is not None and rounds.asks:
-        raise UsageError(f"{dataset} prescribes one split: `train_per_class` and `test_per_class` do not fit it")
+    if protocol.given is not None and (rounds.asks or rounds.number is not None):
+        raise UsageError(
+            f"{dataset} prescribes one split: `number`, `train_per_class` and `test_per_class` do not fit it"
+        )
+    if rounds.folds is not None and rounds.number is not None:
+        raise UsageError("`number` goes with random splits, not with `folds`")
     per_class = rounds.train_per_class is not None
     if sum((rounds.folds is not None, per_class, rounds.test_fraction is not None)) > 1:
         raise UsageError("`folds`, `train_per_class` and `test_fraction`: choose one")
