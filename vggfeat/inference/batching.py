@@ -84,9 +84,10 @@ class Extents:
     def clear_outside(self, values: Tensor) -> Tensor:
         """Zeroes what lies beyond each picture, in place: (N, C, H, W)."""
         if self._tensor is None:
-            for picture, (height, width) in zip(values, self._sizes, strict=True):
-                picture[:, height:].zero_()
-                picture[:, :height, width:].zero_()
+            for place, (height, width) in enumerate(self._sizes):
+                if (height, width) != values.shape[2:]:
+                    values[place, :, height:].zero_()
+                    values[place, :, :height, width:].zero_()
             return values
         rows = torch.arange(values.shape[2], device=values.device) >= self._tensor[:, :1]  # (N, H)
         columns = torch.arange(values.shape[3], device=values.device) >= self._tensor[:, 1:]  # (N, W)
