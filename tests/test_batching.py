@@ -114,7 +114,7 @@ def test_a_shape_is_a_little_larger_than_its_picture(height, width):
 
 
 @pytest.mark.parametrize(("side", "step"), [(32, 8), (128, 8), (224, 8), (256, 16), (384, 24), (512, 32)])
-def test_every_scale_has_as_many_shapes(side, step):
+def test_shapes_of_larger_scales_lie_farther_apart(side, step):
     assert {rounded_up((side, side + more)) for more in range(1, step + 1)} == {(side, side + step)}
 
 

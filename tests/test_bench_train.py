@@ -91,8 +91,9 @@ def test_the_command_measures_updates_loader_and_two_processes(monkeypatch, caps
     )
 
 
-def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(capsys):
+def test_the_table_has_a_row_a_precision_and_leaves_out_what_cannot_be_measured(capsys, monkeypatch):
     """Net C has no module in torchvision; two processes take two devices."""
+    monkeypatch.setenv("COLUMNS", "200")  # names of processors are long
     alone = replace(SHORT, processes=False)
     found = bench_train("C", width=1 / 32, batch_size=2, device="cpu", effort=alone)
     assert isinstance(found, TrainBenchmark)

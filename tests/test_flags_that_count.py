@@ -1,16 +1,19 @@
 """A flag that would change nothing in a run is refused in one line, before anything is read or made."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from making import clusters, write_descriptors
+from making import clusters, settings, write_descriptors
 
 from vggfeat.classifiers.protocols.rules import Rounds
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset
 from vggfeat.errors import UsageError
+from vggfeat.page.commands import extract_command
 from vggfeat.stages.svm import svm
+from vggfeat.store.naming import Naming
 
 
 @pytest.mark.parametrize(
@@ -19,7 +22,7 @@ from vggfeat.stages.svm import svm
         ("svm a.h5 --splits s.json --seed 9", "--seed goes with random splits; --splits names them"),
         ("svm a.h5 --data photos", "--data goes with --report"),
         ("localise --weights a.pt --protocol 1 --threshold 0.9", "--threshold goes with --protocol 2"),
-        ("localise --weights a.pt --protocol 1 --no-flip", "--flip goes with --protocol 2"),
+        ("localise --weights a.pt --protocol 1 --no-flip", "--no-flip goes with --protocol 2"),
         ("bench svm --net A", "--net goes with bench extract, train or convolutions"),
         ("bench svm --images 3", "--images goes with bench extract"),
         ("bench extract --size voc", "--size goes with bench svm"),
@@ -69,9 +72,32 @@ def test_a_number_of_splits_is_refused_where_splits_are_not_random(own: Path, tm
         svm([own], C=1, splits=tmp_path / "s.json", rounds=Rounds(number=20))
 
 
-def test_a_recipe_may_hold_what_its_other_runs_need(tmp_path: Path, monkeypatch, capsys) -> None:
-    """Only a flag that was typed is refused; a shared table of `bench` serves all of its parts."""
+def test_a_recipe_may_hold_what_its_other_runs_need(own: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Only a flag that was typed is refused; a shared table serves all runs of a command."""
     monkeypatch.setattr("vggfeat.stages.bench.solvers.bench_solvers", lambda progress: {})
-    (tmp_path / "r.toml").write_text('[bench]\nsize = "wide"\nnet = "A"\n')
-    assert run(["bench", "solvers", "--recipe", str(tmp_path / "r.toml"), "--json"]) == 0
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('[bench]\nsize = "wide"\nnet = "A"\n\n[svm]\nnum-splits = 5\n\n[localise]\nthreshold = 0.5\n')
+    assert run(["bench", "solvers", "--recipe", str(recipe), "--json"]) == 0
     assert capsys.readouterr().out == '{\n  "solvers": {}\n}\n'
+    assert run(["svm", str(own), "--C", "1", "--folds", "2", "--recipe", str(recipe), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["splits"]) == 2
+    weights = ["--weights", str(tmp_path / "gone.pt"), "--data", str(tmp_path)]
+    assert run(["localise", "--protocol", "1", *weights, "--recipe", str(recipe)]) == 1
+    assert "goes with" not in capsys.readouterr().err
+
+
+def test_printed_commands_hold_no_flag_that_would_be_refused(own: Path, tmp_path: Path, capsys) -> None:
+    recorded = settings(layer="pool5:max", pool="gem")
+    assert "--pool" not in extract_command(recorded, "folder", naming=Naming())
+    assert "--pool gem" in extract_command({**recorded, "layer": "pool5"}, "folder", naming=Naming())
+    svm([own], C=1, write_splits=tmp_path / "s.json")
+    svm([own], C=1, splits=tmp_path / "s.json", rounds=Rounds(seed=9), output=tmp_path / "m.h5")
+    assert run(["info", str(tmp_path / "m.h5")]) == 0
+    shown = capsys.readouterr().out
+    assert "--splits" in shown and "--seed" not in shown
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_number_of_splits_below_one_is_refused(own: Path, number: int) -> None:
+    with pytest.raises(UsageError, match=f"`number` {number} is not 1 or more"):
+        svm([own], C=1, rounds=Rounds(number=number, test_fraction=0.25))

@@ -8,7 +8,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, listed, refuse
+from vggfeat.cli.options import TYPED, common, listed, refuse
 from vggfeat.cli.types import SCALES, Choice, Net
 from vggfeat.errors import UsageError
 from vggfeat.results import Result
@@ -94,7 +94,7 @@ def bench(
       vggfeat bench svm --size caltech256 --json
     """
     _refuse_those_of_other_parts(ctx, what)
-    if what == "convolutions" and len(scales) > 1:
+    if what == "convolutions" and len(scales) > 1 and ctx.get_parameter_source("scales") in TYPED:
         raise UsageError("--scales: `bench convolutions` measures one")
     result: dict[str, Any] = {}
     if what in ("all", "extract"):

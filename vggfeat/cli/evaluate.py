@@ -103,13 +103,13 @@ def evaluate(
     from vggfeat.stages import evaluate as stage
 
     scoring: dict[str, Any] = {"data": data, "per_class": per_class, "submission": submission, "report": folder}
+    unused = [] if "none" in settings["weights"] else ["seed"]
     if files:
         # What was computed cannot be computed otherwise.
         refuse(ctx, settings, "images; FILES are posteriors that are scored as they are", GIVEN)
         result = stage.evaluate_files(files, **scoring)
     else:
-        if "none" not in settings["weights"]:
-            refuse(ctx, ["seed"], "--weights none")
+        refuse(ctx, unused, "--weights none")
         settings["net"] = settings["net"] or None
         try:
             with progress.Ticker("fetch", quiet, unit="MB") as fetched, progress.Ticker("evaluate", quiet) as tick:
@@ -133,7 +133,7 @@ def evaluate(
         if kept and (reported or not files):
             hint("evaluate files", quiet, path=kept)
         else:
-            hint("evaluate report" if reported else "evaluate", quiet, typed=typed(ctx))
+            hint("evaluate report" if reported else "evaluate", quiet, typed=typed(ctx, unused))
     if result.failed:
         if not quiet:
             tables.print_failures(result.failed, len(result.failed) + result.rows[-1].images, where="with --json")

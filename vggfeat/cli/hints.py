@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 
 import click
 
@@ -55,13 +56,17 @@ def hint(done: str, quiet: bool, **facts: str | list[str]) -> None:
         note(f"next: {NEXT[done].format(**words)}".rstrip())
 
 
-def typed(ctx: click.Context) -> list[str]:
-    """The options and arguments that the user gave this command, in words that give them again."""
+def typed(ctx: click.Context, without: Collection[str] = ()) -> list[str]:
+    """The options and arguments that the user gave this command, in words that give them again.
+
+    without: names of parameters that a recipe may hold, but that would be refused if they were typed.
+    """
     options: list[str] = []
     arguments: list[str] = []
     for parameter in ctx.command.params:
         value = ctx.params.get(parameter.name or "")
-        if value is None or ctx.get_parameter_source(parameter.name or "") not in GIVEN:
+        given = ctx.get_parameter_source(parameter.name or "") in GIVEN and parameter.name not in without
+        if value is None or not given:
             continue
         values = [str(one) for one in (value if isinstance(value, tuple) else (value,))]
         if isinstance(parameter, click.Option) and not parameter.multiple:  # numbers, which one word gives

@@ -79,6 +79,7 @@ def localise(
     """
     if settings["protocol"] == "1":
         refuse(ctx, ["flip", "threshold"], "--protocol 2")
+        settings["threshold"] = None  # a recipe's, for its other runs
     from vggfeat.stages.localise import localise as run
 
     with progress.Ticker("localise", quiet) as tick:

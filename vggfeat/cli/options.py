@@ -50,10 +50,11 @@ def refuse(
 
     They would change nothing in this run, which would hide that another question is answered than the one asked.
     """
-    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    parameters = {parameter.name: parameter for parameter in ctx.command.params}
     for name in names:
         if ctx.get_parameter_source(name) in sources:
-            raise UsageError(f"{flags[name]} goes with {goes_with}")
+            flags = parameters[name].secondary_opts if ctx.params.get(name) is False else parameters[name].opts
+            raise UsageError(f"{flags[0]} goes with {goes_with}")
 
 
 _debug = False

@@ -11,7 +11,7 @@ import click
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, data_option, dataset_option, layer_option, refuse
+from vggfeat.cli.options import TYPED, common, data_option, dataset_option, layer_option, refuse
 from vggfeat.cli.types import SCALES, Choice, Numbers, Several
 from vggfeat.store.aggregates import AGGREGATES
 
@@ -103,6 +103,8 @@ def svm(
     """
     if options["splits"] is not None:
         refuse(ctx, ["seed"], "random splits; --splits names them")
+    if (options["splits"] or folds) and ctx.get_parameter_source("number") not in TYPED:
+        number = None  # a recipe's, for its other runs
     if folder is None:
         refuse(ctx, ["data"], "--report")
     from vggfeat.store import check_readable

@@ -41,10 +41,11 @@ def form_batches(sizes: Sequence[Size], most_pixels: int, most_padding: float = 
 
 
 def rounded_up(size: Size) -> Size:
-    """A canvas for a picture of this size, of one of few shapes: the longer side grows by at most a sixteenth.
+    """A canvas for a picture of this size, of one of few shapes.
 
-    Sides become multiples of 16 at a shorter side of 256, of 32 at 512, so there are as many shapes at every scale: the
-    733 sizes of Caltech-101's pictures at Q = 256 become 72, with 2% more pixels.
+    Each side grows by less than a sixteenth of the shorter one, or than 8 if that is more: it becomes a multiple of 16
+    at a shorter side of 256, of 32 at 512, so there are about as many shapes at every scale. The 733 sizes of
+    Caltech-101's pictures at Q = 256 become 72, with 2% more pixels.
     """
     step = max(8, min(size) // 16 // 8 * 8)
     height, width = (-(-side // step) * step for side in size)

@@ -43,14 +43,15 @@ SCORES: Literal["scores"] = "scores"
 CACHE_BYTES = 8 << 20
 """On the CPU a pass of the convolutions takes as many pictures as keep a layer's input and output within so much
 memory, and at least one. One 256x341 picture of net D, 22 MB in bf16, fills the cores: four at a time took no less than
-one by one, and from a net of an eighth of the width four took 14% less."""
+one by one, and from a net of an eighth of the width four took 14% less. Where
+`few_shapes` is on, each goes alone."""
 
 GPU_BATCH_PIXELS = 8_000_000
 """Most pixels of a pass on a GPU, where its free memory allows it: a block of 16 pictures up to about Q = 600."""
 
 GPU_PADDING = 0.15
 """Most of a padded batch on a GPU that may be padding. On the CPU only equal sizes share a pass: a batch of them is
-no faster there than one after the other, so padding would be all loss."""
+no faster there than one after the other, so padding would be all loss, but for that to few shapes."""
 
 HEAD_WINDOWS = 512
 """Windows, of whichever pictures, that make one product with the fully-connected layers. Those of one 256x341 picture
@@ -276,7 +277,7 @@ class DenseNet:
             yield row, its.layers
 
     def _one_pass(self, pictures: Sequence[Picture], flip: bool, reductions: Reductions) -> list[_Passed]:
-        """The convolutions on one batch, padded where its sizes differ."""
+        """The convolutions on one batch, padded where its sizes differ and to few shapes."""
         sizes = [_size(picture) for picture in pictures]
         mixed = self._most_padding > 0 and len(set(sizes)) > 1
         extents = Extents(sizes, self._uploaded(torch.tensor(sizes)) if mixed else None)

@@ -118,7 +118,7 @@ def int8_form(
         elif isinstance(module, nn.MaxPool2d):
             modules.append(ByteMaxPool2d(2, 2, ceil_mode=True))
         else:
-            modules.append(DoneReLU() if in_bytes else module)
+            modules.append(DoneReLU() if in_bytes and isinstance(module, nn.ReLU) else module)
     return nn.Sequential(*modules)
 
 

@@ -115,8 +115,11 @@ def extract_command(
     words += ["--scales", ",".join(map(str, settings["scales"])), "--aggregate", settings["aggregate"]]
     words += [] if settings["flip"] else ["--no-flip"]
     words += ["--exif"] if settings["exif"] else ["--no-exif"]
-    if settings["layer"] != "fc7":
-        words += [word for layer in settings["layer"].split(LAYER_SEPARATOR) for word in ("--layer", layer)]
+    layers = settings["layer"].split(LAYER_SEPARATOR)
+    if layers != ["fc7"]:
+        words += [word for layer in layers for word in ("--layer", layer)]
+    if all(":" in layer for layer in layers):  # --pool would change nothing, and is refused
+        settings = {**settings, "pool": "avg"}
     usual = (("pool", "avg"), ("view", "dense"), ("normalise", "l2"), ("region", "image"), ("store", "float32"))
     for name, default in usual:
         if settings.get(name, default) != default:

@@ -242,7 +242,7 @@ def localise(
             "posteriors": [place_of(one) for one in kept],
             "classifier": _paths(classifier),
             "scales": [",".join(map(str, its)) for its in of_nets],
-            "no-flip": not flip,
+            "no-flip": not flip and protocol != "1",
             "threshold": threshold,
             "subset": subset,
         }

@@ -349,7 +349,7 @@ def _command(features: Features, settings: Settings, rounds: Rounds, splits: str
         "scales": features.scales,
         "layer": features.layers or None,
         "by_layer": by_layer or None,
-        **asdict(rounds),
+        **asdict(rounds if splits is None else Rounds()),  # a file of splits has no seed
         "splits": splits,
         "max_memory": settings.max_memory,
     }

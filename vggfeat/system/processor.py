@@ -35,7 +35,7 @@ _FLAGS: dict[Arithmetic, tuple[str, ...]] = {**_LISTED, "fp16": ("avx512_fp16", 
 
 
 def has_arithmetic(kind: Arithmetic) -> bool | None:
-    """Whether this CPU has this format; None where neither torch nor the system tells."""
+    """Whether this CPU has this arithmetic; None where neither torch nor the system tells."""
     listing = getattr(torch.cpu, "get_capabilities", None)
     if listing is not None:
         listed: Mapping[str, Any] = listing()

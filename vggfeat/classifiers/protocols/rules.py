@@ -90,7 +90,7 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
     _check_rounds(protocol, rounds, features.dataset)
     if protocol.given is not None:
         return [given_split(features, *protocol.given, seed=rounds.seed)]
-    seeds = range(rounds.seed, rounds.seed + (rounds.number or ROUNDS))
+    seeds = range(rounds.seed, rounds.seed + (ROUNDS if rounds.number is None else rounds.number))
     train = rounds.train_per_class or protocol.train_per_class
     if not rounds.asks and not protocol.fixed:
         own = _own_subsets(features)
@@ -111,6 +111,8 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
 
 
 def _check_rounds(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
+    if rounds.number is not None and rounds.number < 1:
+        raise UsageError(f"`number` {rounds.number} is not 1 or more")
     if protocol.fixed and (rounds.folds is not None or rounds.test_fraction is not None):
         raise UsageError(f"{dataset} prescribes its splits: `folds` and `test_fraction` are for your own images")
     if protocol.given is not None and (rounds.asks or rounds.number is not None):
