@@ -97,6 +97,13 @@ def test_printed_commands_hold_no_flag_that_would_be_refused(own: Path, tmp_path
     assert "--splits" in shown and "--seed" not in shown
 
 
+@pytest.mark.parametrize("name", ["caltech101", "caltech256", "folder"])
+def test_random_splits_are_three_unless_a_number_is_given(name: str, tmp_path: Path) -> None:
+    path = write_descriptors(tmp_path / "a.h5", *clusters([70, 70], name=name))
+    assert len(svm([path], C=1)["splits"]) == 3
+    assert len(svm([path], C=1, rounds=Rounds(number=2))["splits"]) == 2
+
+
 @pytest.mark.parametrize("number", [0, -1])
 def test_a_number_of_splits_below_one_is_refused(own: Path, number: int) -> None:
     with pytest.raises(UsageError, match=f"`number` {number} is not 1 or more"):

@@ -50,7 +50,7 @@ def transferred(dataset: str, scales: tuple[int, ...], aggregate: str) -> list[t
         "flip": True,
         "layer": ("fc7",),
     }
-    scored = {"dataset": dataset, "number": 3, "loss": "squared_hinge", "C": None, "train_per_class": None}
+    scored = {"dataset": dataset, "number": None, "loss": "squared_hinge", "C": None, "train_per_class": None}
     return [
         ("download", {"dataset": dataset}),
         *(("extract", {"net": (net,), **described}) for net in "DE"),
