@@ -66,14 +66,20 @@ def test_a_padded_batch_gives_each_picture_what_it_gets_alone(name, sizes, flip)
     assert np.allclose(together, alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
 
 
-@pytest.mark.parametrize("few_shapes", [False, True])
-def test_padding_that_is_not_cleared_would_show(monkeypatch, few_shapes):
-    """The tests of padding can fail: without clearing after each ReLU, the biases leak in."""
+def test_padding_that_is_not_cleared_would_show(monkeypatch):
+    """The test above can fail: without clearing after each ReLU, the biases leak in."""
     pictures = pictures_of([(224, 300), (300, 224)])
     monkeypatch.setattr(Extents, "clear_outside", lambda self, values: values)
-    together = DenseNet(NARROW["D"], most_padding=0.0 if few_shapes else 0.9, few_shapes=few_shapes)(pictures)
-    alone = one_by_one(NARROW["D"], pictures)
-    assert not np.allclose(together, alone, rtol=1e-3, atol=1e-2 * np.abs(alone).max())
+    together = padding(NARROW["D"])(pictures)
+    assert (cosines(together, one_by_one(NARROW["D"], pictures)) < 0.9999).any()
+
+
+def test_padding_to_few_shapes_that_is_not_cleared_would_show(monkeypatch):
+    """The next tests can fail, too."""
+    pictures = pictures_of([(224, 300), (300, 224)])
+    monkeypatch.setattr(Extents, "clear_outside", lambda self, values: values)
+    padded, alone = DenseNet(NARROW["D"], few_shapes=True)(pictures), one_by_one(NARROW["D"], pictures)
+    assert np.abs(padded - alone).max() > 1e-2 * np.abs(alone).max(), "a hundred times what they allow"
 
 
 @pytest.mark.parametrize("name", NETS)

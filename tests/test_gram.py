@@ -1,4 +1,4 @@
-"""The preconditioner of the conjugate gradients on the Gram matrix, against its definition in float64."""
+"""The conjugate gradients on the Gram matrix: their preconditioner and their margins, against float64."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""glibc's heap: what counts as freed memory that is worth returning, in processes of its own."""
+"""glibc's heap, in child processes: which memory counts as freed."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def run(*lines: str) -> list[int]:
 
 @pytest.mark.parametrize("keep", [False, True], ids=["mapped beside the heap", "in the heap"])
 def test_memory_in_use_is_no_surplus(keep: bool) -> None:
-    """A net's weights, say, which were loaded before or after the heap was told to keep what is freed."""
+    """Such as the weights of a net, loaded before or after `keep_freed_memory`."""
     before, after = run(
         "memory.keep_freed_memory()" if keep else "",
         "print(surplus(memory._LIBRARY))",

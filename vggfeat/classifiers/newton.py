@@ -106,7 +106,7 @@ def newton(gram: Gram, y: Array, cost: Array, state: State, tol: float) -> State
             beta[live] += t * step
             f[live] += t * K_step
             steps[live] += 1
-    if summed.any():  # f carries the rounding errors of long steps on, up to the gaps at larger C
+    if summed.any():  # else the rounding errors of long steps stay in f and reach the gaps at larger C
         f[summed] = gram.product(beta[summed])
     return State(beta, f, gap, steps)
 

@@ -146,6 +146,7 @@ def bench(
 
 
 def _refuse_those_of_other_parts(ctx: click.Context, what: str) -> None:
+    """Raises UsageError for an option that this part does not heed."""
     if what == "all":
         return
     for name in dict.fromkeys(name for names in _OF_PARTS.values() for name in names):

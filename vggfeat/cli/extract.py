@@ -26,6 +26,7 @@ from vggfeat.cli.options import (
 )
 from vggfeat.cli.types import SCALES, Choice, Layer, Several
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
+from vggfeat.nets.layers import POOLING_MARK
 from vggfeat.store.aggregates import AGGREGATES, STORES
 from vggfeat.store.shards import Shard, whole_path
 from vggfeat.system.bars import in_megabytes
@@ -138,7 +139,7 @@ def extract(
     """
     if "none" not in settings["weights"]:
         refuse(ctx, ["seed"], "--weights none")
-    if settings["layer"] and all(":" in layer for layer in settings["layer"]):
+    if settings["layer"] and all(POOLING_MARK in layer for layer in settings["layer"]):
         refuse(ctx, ["pool"], "a --layer that names no pooling of its own")
     launch = launched()
     part = shard_of(shard, launch)

@@ -12,7 +12,7 @@ import click
 
 from vggfeat.cli.advice import RECIPE_FLAGS
 from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
-from vggfeat.cli.options import data_option, dataset_option, device_options, manners
+from vggfeat.cli.options import data_option, dataset_option, device_options, manners, refuse
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
@@ -135,7 +135,7 @@ def train(
         flags["precision"] = None  # the shared option's default must not override the recipe
     overrides = {key: flags[flag] for key, flag in RECIPE_FLAGS.items() if flags[flag] is not None}
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
-    _check_that_flags_count(recipe, {name for name, value in flags.items() if value is not None}, cache)
+    _refuse_idle_flags(ctx, recipe)
     # Before torch is imported, so that missing data are reported at once.
     dataset = load_training_set(
         recipe.data.dataset,
@@ -190,16 +190,16 @@ def train(
         ctx.exit(SKIPPED if launched() is None else 0)
 
 
-def _check_that_flags_count(recipe: Recipe, given: set[str], cache: bool) -> None:
+def _refuse_idle_flags(ctx: click.Context, recipe: Recipe) -> None:
     """Raises UsageError for a flag that would change nothing in this run."""
-    if "head" in given and recipe.task != "localise":
-        raise UsageError("--head goes with --task localise")
-    if "init_std" in given and recipe.init.scheme != "gaussian":
-        raise UsageError("--init-std goes with --init gaussian")
-    if "preprocessing" in given and not recipe.init.checkpoint:
-        raise UsageError("--preprocessing goes with --init-from")
-    if not cache and not (recipe.frozen and recipe.augment.crops):
-        raise UsageError("--no-cache goes with frozen layers (--trainable) and fixed crops (--crops)")
+    if recipe.task != "localise":
+        refuse(ctx, ["head"], "--task localise")
+    if recipe.init.scheme != "gaussian":
+        refuse(ctx, ["init_std"], "--init gaussian")
+    if not recipe.init.checkpoint:
+        refuse(ctx, ["preprocessing"], "--init-from")
+    if not (recipe.frozen and recipe.augment.crops):
+        refuse(ctx, ["cache"], "frozen layers (--trainable) and fixed crops (--crops)")
 
 
 def _done(recipe: Recipe) -> str:

@@ -42,16 +42,15 @@ SCORES: Literal["scores"] = "scores"
 
 CACHE_BYTES = 8 << 20
 """On the CPU a pass of the convolutions takes as many pictures as keep a layer's input and output within so much
-memory, and at least one. One 256x341 picture of net D, 22 MB in bf16, fills the cores: four at a time took no less than
-one by one, and from a net of an eighth of the width four took 14% less. Where
-`few_shapes` is on, each goes alone."""
+memory, and at least one; with `few_shapes` always one. One 256x341 picture of net D, 22 MB in bf16, fills the cores:
+four at a time took no less than one by one, and from a net of an eighth of the width four took 14% less."""
 
 GPU_BATCH_PIXELS = 8_000_000
 """Most pixels of a pass on a GPU, where its free memory allows it: a block of 16 pictures up to about Q = 600."""
 
 GPU_PADDING = 0.15
 """Most of a padded batch on a GPU that may be padding. On the CPU only equal sizes share a pass: a batch of them is
-no faster there than one after the other, so padding would be all loss, but for that to few shapes."""
+no faster there than one after the other, so padding pays only where it makes few shapes of many."""
 
 HEAD_WINDOWS = 512
 """Windows, of whichever pictures, that make one product with the fully-connected layers. Those of one 256x341 picture
@@ -338,13 +337,13 @@ class DenseNet:
             return values.pin_memory().to(self.device, non_blocking=True)
 
     def _shapes_cost(self) -> bool:
-        """Whether oneDNN takes long to prepare for a new shape: it writes long kernels for each where there is AMX."""
+        """Whether a new shape costs time: with AMX, oneDNN generates long kernels for each (17 ms for net D)."""
         return self.device.type == "cpu" and self.precision in ("bf16", "int8") and has_tiles()
 
     def _pass_pixels(self) -> int:
         """Most pixels of a pass: on a GPU by its free memory, down to a power of two so that runs agree on it."""
         if self._few_shapes:
-            return 1  # one picture: several in a pass would be a shape of their own
+            return 1  # one picture: each number of pictures would be another shape
         per_pixel = _values_per_pixel(self._net.spec, self._net.width) * self._dtype.itemsize
         if not self._cuda:
             return CACHE_BYTES // per_pixel

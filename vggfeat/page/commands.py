@@ -14,6 +14,7 @@ from vggfeat.datasets.listing import NAME
 from vggfeat.datasets.origin import LONGEST, Origin
 from vggfeat.datasets.split import TrainingSet
 from vggfeat.nets.catalog import WEIGHTS_NAMES
+from vggfeat.nets.layers import POOLING_MARK
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
@@ -118,7 +119,7 @@ def extract_command(
     layers = settings["layer"].split(LAYER_SEPARATOR)
     if layers != ["fc7"]:
         words += [word for layer in layers for word in ("--layer", layer)]
-    if all(":" in layer for layer in layers):  # --pool would change nothing, and is refused
+    if all(POOLING_MARK in layer for layer in layers):  # --pool would change nothing, and is refused
         settings = {**settings, "pool": "avg"}
     usual = (("pool", "avg"), ("view", "dense"), ("normalise", "l2"), ("region", "image"), ("store", "float32"))
     for name, default in usual:

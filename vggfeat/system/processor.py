@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 
 Arithmetic = Literal["bf16", "fp16", "int8", "tiles"]
-"""What a processor may have: formats; "int8": it multiplies bytes into sums of 32 bits (VNNI); "tiles": it multiplies
-small matrices of bf16 or bytes in one instruction (AMX)."""
+"""Native arithmetic: number formats; "int8": products of bytes, summed in 32 bits (VNNI); "tiles": products of small
+matrices of bf16 or bytes in one instruction (AMX)."""
 
 # torch.cpu.get_capabilities' names, x86 first, then ARM.
 _LISTED: dict[Arithmetic, tuple[str, ...]] = {
