@@ -40,6 +40,9 @@ from vggfeat.store.naming import Naming
         ("evaluate --weights a.pt --seed 3", "--seed goes with --weights none"),
         ("extract photos --layer pool5:max --pool gem", "--pool goes with a --layer that names no pooling of its own"),
         ("similar a.h5 -k 3", "--count goes with pictures: name some, or give - or --list"),
+        ("evaluate a.h5 --data photos", "--data goes with images, --report or --submission"),
+        ("similar a.h5 --data photos", "--data goes with --report"),
+        ("similar a.h5 b.jpg --data photos", "--data goes with --report"),
         ("evaluate a.h5 --device cpu", "--device goes with images; FILES are posteriors that are scored as they are"),
     ],
 )

@@ -271,6 +271,23 @@ def test_a_resumed_run_keeps_the_ranges_of_its_file(photos: Path, tmp_path: Path
     assert np.array_equal(again.read(), whole.read())
 
 
+def test_a_resumed_run_refuses_another_calibration(photos: Path, tmp_path: Path) -> None:
+    listed, other = tmp_path / "list.txt", tmp_path / "other.txt"
+    for path, name in ((listed, "1.jpg"), (other, "2.jpg")):
+        path.write_text(f"{photos / name}\n")
+    output = tmp_path / "a.h5"
+    first = written(photos, output, calibration=listed)
+    for given in ({}, {"calibration": listed}):
+        assert maxima(written(photos, output, resume=True, **given)) == maxima(first)
+    ways = "leave out `calibration`, `overwrite` replaces the file, `output` names another"
+    with pytest.raises(UsageError) as caught:
+        written(photos, output, resume=True, calibration=other)
+    assert str(caught.value) == f"{output} was calibrated on {listed}, not on {other}: {ways}"
+    written(photos, tmp_path / "b.h5")
+    with pytest.raises(UsageError, match=r"b\.h5 was calibrated on its own images, not on "):
+        written(photos, tmp_path / "b.h5", resume=True, calibration=listed)
+
+
 def test_shards_take_the_ranges_of_the_whole_list(photos: Path, tmp_path: Path) -> None:
     whole = written(photos, tmp_path / "a.h5")
     parts = [

@@ -114,6 +114,8 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     assert str(caught.value).endswith(": give the file with `weights`")
     with pytest.raises(ModelError, match=r"give the `seed` of the extraction$"):
         predictor(made, seed=1)
+    with pytest.raises(UsageError, match=f"`seed` goes with random weights; those that {made.model} records are not"):
+        predictor(made, weights=[str(made.checkpoint), str(made.checkpoint)], seed=1)
     with pytest.raises(UsageError) as wrong:
         predictor(made, weights=["none"])
     assert str(wrong.value) == f"{made.model} needs 2 weights, 1 is given; its nets: A (none), B (b.pt)"

@@ -20,7 +20,17 @@ CASES = [
     ("extract --dataset caltech101 --data nodir", 1, "no caltech101 at nodir/caltech101/101_ObjectCategories"),
     ("extract a.jpg -o text.h5", 1, "text.h5"),
     ("extract a.jpg --weights none.pt", 2, "no weights 'none.pt': no such file"),
-    ("extract a.jpg --weights .", 1, ".: not a regular file; expected a weights file"),
+    ("extract a.jpg --weights .", 1, ". is a folder: name a file in it, such as text.h5"),
+    ("extract a.jpg --weights photos", 1, "vggfeat: photos is a folder without weights files\n"),
+    ("extract a.jpg -o photos", 1, "vggfeat: photos: cannot write: it is a folder, name a file in it\n"),
+    ("extract a.jpg -o text.h5/a.h5", 1, "vggfeat: text.h5/a.h5: cannot write here: "),
+    (
+        "svm photos",
+        1,
+        "photos is a folder without descriptor files: 'vggfeat extract photos' describes the pictures in it",
+    ),
+    ("predict photos a.jpg", 1, "vggfeat: photos is a folder without models or nets\n"),
+    ("predict . a.jpg", 1, "vggfeat: . is a folder: name a file in it, such as text.h5\n"),
     ("extract a.jpg --net C", 2, "no weights of net C are published"),
     ("extract a.jpg --width 0.5", 2, "published weights have width 1, not 0.5"),
     ("extract ftp:///a.jpg", 2, "vggfeat: ftp:///a.jpg: ftp:// needs a host: ftp://host/path\n"),
@@ -44,6 +54,7 @@ CASES = [
 def test_wrong_names_are_told_without_the_large_libraries(tmp_path, command, code, message):
     (tmp_path / "text.h5").write_text("a text")
     (tmp_path / "a.jpg").write_text("a text")
+    (tmp_path / "photos").mkdir()
     (tmp_path / "urls.txt").write_text("a.jpg\nb\tftp:///b.jpg\n")
     (tmp_path / "nul.txt").write_bytes(b"a.jpg\0")
     check = (

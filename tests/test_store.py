@@ -340,7 +340,9 @@ def test_files_that_are_none_are_told_apart(tmp_path):
         "other.h5": "{} is not a descriptor file of vggfeat's",
     }.items():
         assert refused(lambda name=name: read_descriptors(tmp_path / name)) == reason.format(tmp_path / name)
-    assert refused(lambda: read_descriptors(tmp_path)) == f"{tmp_path} is a folder"
+    assert refused(lambda: read_descriptors(tmp_path)) == (
+        f"{tmp_path} is a folder: name a file in it, such as {tmp_path / 'other.h5'}"
+    )
 
 
 def test_a_newer_format_is_refused_with_advice(tmp_path):

@@ -107,6 +107,8 @@ def evaluate(
     if files:
         # What was computed cannot be computed otherwise.
         refuse(ctx, settings, "images; FILES are posteriors that are scored as they are", GIVEN)
+        if not (folder or submission):
+            refuse(ctx, ["data"], "images, --report or --submission")
         result = stage.evaluate_files(files, **scoring)
     else:
         refuse(ctx, unused, "--weights none")

@@ -60,6 +60,8 @@ def similar(
         refuse(ctx, OF_PAIRS, "a file alone", GIVEN)
     else:
         refuse(ctx, OF_PICTURES, "pictures: name some, or give - or --list", GIVEN)
+    if not options["report"]:
+        refuse(ctx, ["data"], "--report")
     images = images_from(paths, list_file, nul, None) if paths or list_file else None
     with progress.Ticker("similar", quiet, unit="compared") as tick:
         result = run(features, images, progress=tick, **options)

@@ -16,6 +16,7 @@ from vggfeat.inference.examples import CalibrationLike, listed_examples
 from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
+from vggfeat.store.naming import Naming
 from vggfeat.store.schema import plain_attributes, reading
 from vggfeat.system.devices import check_int8_device
 from vggfeat.system.hdf5 import is_hdf5
@@ -64,6 +65,7 @@ def calibrate(
             raise UsageError("`calibration` goes with `precision=int8`")
         return
     if resumed is not None and resumed.is_file() and _taken_from(resumed, waiting, head):
+        _check_same_source(resumed, source)
         return
     if source is not None and is_hdf5(source):
         if not _taken_from(Path(source), waiting, head):
@@ -79,6 +81,19 @@ def calibrate(
             first = f"; the first, {unread[0]}" if unread else ""
             raise UsageError(f"`precision=int8`: {error}{first}") from None
         log.info("calibrated net %s: %s", net.net, net.input_maxima)
+
+
+def _check_same_source(resumed: Path, source: CalibrationLike) -> None:
+    """Raises UsageError if this run's images name another calibration than the file's, whose ranges stay."""
+    if source is None:
+        return
+    with reading(resumed) as file:
+        recorded = Naming.of(dict(file.attrs)).calibration
+    if recorded != str(source):
+        raise UsageError(
+            f"{resumed} was calibrated on {recorded or 'its own images'}, not on {source}: leave out `calibration`, "
+            "`overwrite` replaces the file, `output` names another"
+        )
 
 
 def _taken_from(path: Path, nets: Sequence[VGG], head: bool) -> bool:

@@ -55,13 +55,16 @@ def recorded_extractors(
         workers: decoding threads of each extractor.
         progress: called with (bytes, total) while weights are fetched.
 
-    Raises ModelError where the weights are not those of the record.
+    Raises ModelError where the weights are not those of the record, UsageError for a number of weights that is not that
+    of the nets, and for a seed without random weights.
     """
     nets = [net for one in inputs for net in one["nets"]]
     if weights and len(weights) != len(nets):
         names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
         verb = "is" if len(weights) == 1 else "are"
         raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} {verb} given; its nets: {names}")
+    if seed is not None and "none" not in (weights or [net["weights"] for net in nets]):
+        raise UsageError(f"`seed` goes with random weights; those that {path} records are not")
     given = iter(weights) if weights else itertools.repeat(None)
     places = itertools.chain.from_iterable(_places(inputs, namings))
     loaded: dict[tuple[str, str], VGG] = {}

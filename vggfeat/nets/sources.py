@@ -10,8 +10,11 @@ from vggfeat.errors import UsageError, WeightsError, nearest
 from vggfeat.nets.cache import check_available
 from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, weights_rows
 from vggfeat.nets.preprocessing import Preprocessing
-from vggfeat.system.files import exists, is_file
+from vggfeat.system.files import exists, folder_error, is_file
 from vggfeat.system.numbers import number_of
+
+SUFFIXES = (".pt", ".pth", ".safetensors", ".h5", ".keras", ".caffemodel", ".onnx", ".mat", ".npz", ".npy")
+"""How weights files are usually named."""
 
 
 def existing(weights: str | os.PathLike[str]) -> Path:
@@ -19,6 +22,8 @@ def existing(weights: str | os.PathLike[str]) -> Path:
     path = Path(weights)
     if is_file(path):
         return path
+    if path.is_dir():
+        raise folder_error(WeightsError, path, SUFFIXES, "weights files", advice="")
     if exists(path):
         raise WeightsError(f"{path}: not a regular file; expected a weights file")
     near = nearest(str(weights), WEIGHTS_NAMES)

@@ -29,7 +29,8 @@ from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
 from vggfeat.store.merging import Head
 from vggfeat.store.naming import NAMES, Naming
 from vggfeat.store.shard_states import ShardState, State, shard_states
-from vggfeat.store.shards import is_shard_name, whole_path
+from vggfeat.store.shards import whole_path
+from vggfeat.system.files import folder_error
 from vggfeat.system.hdf5 import DAMAGE
 
 
@@ -152,7 +153,7 @@ def info(path: str | Path) -> Info:
     """
     path = Path(path)
     if path.is_dir():
-        raise _folder_error(path)
+        raise folder_error(VggfeatError, path, _KNOWN, "descriptors, models or nets")
     if not path.is_file():
         raise VggfeatError(f"{path}: no such file")
     if not h5py.is_hdf5(path):
@@ -165,14 +166,6 @@ def info(path: str | Path) -> Info:
 
 _KNOWN = (".h5", ".pt", ".pth")
 """How files of descriptors, models and nets are usually named."""
-
-
-def _folder_error(folder: Path) -> VggfeatError:
-    """What to name instead: a file in the folder, the best net of a training run before its last state."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in _KNOWN and not is_shard_name(entry.name))
-    if names:
-        return VggfeatError(f"{folder} is a folder: name a file in it, such as {folder / names[0]}")
-    return VggfeatError(f"{folder} is a folder without descriptors, models or nets", advice="describe", folder=folder)
 
 
 _IN_COMMAND = ("format", "settings", *NAMES)

@@ -16,7 +16,7 @@ from vggfeat.inference.prediction import Prediction, is_net
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
 from vggfeat.system.bars import Bar, Progress, callback, on_screen
-from vggfeat.system.files import is_file
+from vggfeat.system.files import folder_error, is_file
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
     from vggfeat.inference.net_predictor import NetPredictor
@@ -159,6 +159,8 @@ def predict(
     images = as_dataset(images)
     if not images.samples:
         raise UsageError("no images to predict")
+    if Path(model).is_dir():
+        raise folder_error(ModelError, Path(model), (".h5", ".pt", ".pth"), "models or nets", advice="")
     net = is_net(model)
     if not net and options.pop("preprocessing", None) is not None:
         raise UsageError(f"`preprocessing` goes with a net; {model} is a fitted model, which records its nets'")

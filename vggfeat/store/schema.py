@@ -22,6 +22,7 @@ from vggfeat.store.layers import StoredLayer, stored_layers
 from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
+from vggfeat.system.files import folder_error
 from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
@@ -169,7 +170,7 @@ def opened(path: Path, mode: str) -> h5py.File:
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise StoreError(f"{path} is a folder") from None
+        raise folder_error(StoreError, path, (".h5",), "descriptor files") from None
     except PermissionError:
         raise StoreError(f"{path}: permission denied") from None
     except OSError as error:

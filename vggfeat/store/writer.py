@@ -36,7 +36,7 @@ from vggfeat.store.schema import (
     write_all,
 )
 from vggfeat.store.shards import Portion
-from vggfeat.system.files import exists, replacing
+from vggfeat.system.files import check_writable, exists, replacing
 from vggfeat.system.hdf5 import DAMAGE, written
 from vggfeat.system.numbers import number_of
 
@@ -184,10 +184,15 @@ class DescriptorWriter:
 
 
 def check_output(path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Raises StoreError for a file that a DescriptorWriter would refuse as existing or in use, before a run's work."""
-    if exists(path):
-        with OutputLock(Path(path)):
-            _check_replaceable(Path(path), resume, overwrite)
+    """Raises what a DescriptorWriter would raise, before a run's work.
+
+    That is StoreError for a file that exists or is in use, and VggfeatError where nothing can be written.
+    """
+    if not exists(path) or Path(path).is_dir():
+        check_writable(path)
+        return
+    with OutputLock(Path(path)):
+        _check_replaceable(Path(path), resume, overwrite)
 
 
 def _check_replaceable(path: Path, resume: bool, overwrite: bool) -> None:

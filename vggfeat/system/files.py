@@ -9,8 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from vggfeat.errors import InUseError, VggfeatError
+
+E = TypeVar("E", bound=VggfeatError)
 
 PATIENCE, PAUSE = 1.0, 0.2
 """Seconds for which a file is tried again, and those between: virus scanners on Windows open new files for a moment."""
@@ -118,6 +121,14 @@ def _reason(error: OSError, target: Path) -> str | None:
     if sys.platform == "win32" and length >= WINDOWS_LONGEST:
         return f"the path is too long for Windows, whose limit is {WINDOWS_LONGEST} characters; name a shorter one"
     return error.strerror
+
+
+def folder_error(kind: type[E], folder: Path, suffixes: tuple[str, ...], wanted: str, advice: str = "describe") -> E:
+    """The error for a folder in place of a file, which says what to name: a file in it or, by `advice`, what else."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in suffixes)
+    if names:
+        return kind(f"{folder} is a folder: name a file in it, such as {folder / names[0]}")
+    return kind(f"{folder} is a folder without {wanted}", advice=advice, folder=folder)
 
 
 def is_file(name: str | os.PathLike[str]) -> bool:
