@@ -74,7 +74,7 @@ class ScalesOrRule(Numbers):
 @click.option("--resume", is_flag=True, help="Continue the file where it stopped, and retry failed images.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 @reading_options
-@device_options
+@device_options()
 @common
 @click.pass_context
 def evaluate(

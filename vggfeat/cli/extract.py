@@ -102,7 +102,7 @@ if TYPE_CHECKING:  # imports numpy and h5py
 )
 @reading_options
 @megapixels_option
-@device_options
+@device_options()
 @click.option(
     "--calibration",
     metavar="FILE",

@@ -53,7 +53,7 @@ from vggfeat.system.numbers import number_of
 @click.option("--draw", metavar="DIR", help="Write pictures with true and predicted boxes, at most 100.")
 @click.option("--report", metavar="DIR", help="Write a page with the errors and images with their boxes.")
 @reading_options
-@device_options
+@device_options()
 @common
 @click.pass_context
 def localise(

@@ -21,7 +21,7 @@ from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import DISPLAY_NAMES, WEIGHTS_NAMES
 from vggfeat.nets.preprocessing import NAMED
-from vggfeat.system.precisions import PRECISIONS
+from vggfeat.system.precisions import PRECISIONS, TRAINING_PRECISIONS
 from vggfeat.system.text import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -205,20 +205,28 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
     return decorate
 
 
-def device_options(command: F) -> F:
-    """--device and --precision."""
-    for option in (
-        click.option(
-            "--precision",
-            type=Choice(PRECISIONS),
-            default="auto",
-            show_default=True,
-            help="auto: bf16 where the hardware has it natively, else fp32. int8: faster, on processors with VNNI.",
-        ),
-        click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
-    ):
-        command = option(command)
-    return command
+def device_options(training: bool = False) -> Callable[[F], F]:
+    """--device and --precision. Training shows no int8, and tells whoever gives it what it is for."""
+    int8 = "" if training else " int8: faster, on processors with VNNI."
+
+    def decorate(command: F) -> F:
+        for option in (
+            click.option(
+                "--precision",
+                type=Choice(PRECISIONS),
+                metavar=f"[{'|'.join(TRAINING_PRECISIONS)}]" if training else None,
+                default="auto",
+                show_default=True,
+                help=f"auto: bf16 where the hardware has it natively, else fp32.{int8}",
+            ),
+            click.option(
+                "--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def reading_options(command: F) -> F:

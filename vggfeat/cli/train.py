@@ -90,7 +90,7 @@ class _Side(click.ParamType):
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
 @click.option("--workers", type=click.IntRange(0), help="Decoding threads per process.  [default: one per core]")
 @click.option("--micro-batch", type=click.IntRange(1), help="Images computed at a time.  [default: as many as fit]")
-@device_options
+@device_options(training=True)
 @manners
 @click.pass_context
 def train(
