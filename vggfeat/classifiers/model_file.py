@@ -113,6 +113,15 @@ def write_model(path: str | Path, model: Model) -> Path:
     return Path(path)
 
 
+def is_model(path: Path) -> bool:
+    """Whether a file is a model of any version."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == MODEL_FORMAT)
+    except DAMAGE:
+        return False
+
+
 def read_model(path: str | Path) -> Model:
     """Reads a model. Raises ModelError for another kind of file, a newer format, or damage."""
     path = Path(path)

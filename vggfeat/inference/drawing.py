@@ -10,6 +10,7 @@ import numpy as np
 from vggfeat.datasets import Sample, images
 from vggfeat.errors import ImageError
 from vggfeat.inference.localisation import Answer, error_of
+from vggfeat.system.files import same_file
 
 DRAWN = 100
 """Most pictures that are drawn, evenly over the list."""
@@ -37,6 +38,8 @@ def draw_boxes(
         guess = (answer.boxes[0].tolist(), "lime" if right else "orange", class_names[answer.classes[0]])
         file = folder / Path(sample.id.replace("/", "_")).with_suffix(".jpg")
         try:
+            if same_file(file, sample.path):
+                raise ImageError("it would be replaced by what is drawn: name another folder")
             folder.mkdir(parents=True, exist_ok=True)
             images.write_outlined(file, images.decode(sample.source(), exif=exif), [*true, guess])
         except (ImageError, OSError) as error:  # the picture has gone, or the disk is full

@@ -64,6 +64,12 @@ def write_boxes(
     return _written(path, lines)
 
 
+def is_result_file(path: Path) -> bool:
+    """Whether a file has lines of numbers, by its first ones."""
+    with path.open("rb") as stream:
+        return set(stream.read(4096)) <= set(b"0123456789- \n")
+
+
 def _written(path: str | Path, lines: Iterable[str]) -> str:
     with replacing(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="ascii", newline="\n")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vggfeat._version import __version__
 from vggfeat.page.style import STYLE
+from vggfeat.system.files import check_replaceable
 from vggfeat.system.text import printable
 
 
@@ -137,6 +139,17 @@ def commands(lines: Sequence[str]) -> Html:
 
 def _with_whole_flags(line: str) -> Html:
     return Html(_FLAG.sub(lambda flag: tag("span", flag[0], class_="flag"), escaped(line)))
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of vggfeat's, of any version."""
+    with path.open("rb") as stream:
+        return b'<meta name="generator" content="vggfeat ' in stream.read(4096)
+
+
+def check_page(folder: str | Path | None) -> None:
+    """Raises VggfeatError where no page can be written into the folder, or another one is there."""
+    check_replaceable(folder and Path(folder, PAGE), is_page, "a page of vggfeat's")
 
 
 def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:

@@ -29,16 +29,17 @@ from vggfeat.inference.settings import (
     View,
     WeightsLike,
 )
+from vggfeat.inference.submission import is_result_file
 from vggfeat.page.commands import evaluate_again, fuse_command, with_data, with_report
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
-from vggfeat.page.html import PAGE
+from vggfeat.page.html import check_page
 from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.store import DescriptorWriter, File, check_output, files_in, place_of
 from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
-from vggfeat.system.files import check_writable
+from vggfeat.system.files import check_replaceable
 
 if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fused without
     from vggfeat.inference.scorer import Scorer
@@ -113,7 +114,8 @@ def evaluate(
     numbers = None if submission is None else ilsvrc_numbers(data)
     images = dataset if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
     _check_labels(images, output, per_class, submission, report)
-    check_writable(submission, report and Path(report, PAGE))
+    check_replaceable(submission, is_result_file, "a result file")
+    check_page(report)
     if output is not None:
         check_output(output, resume=resume, overwrite=overwrite)
     choice.check_weights()
@@ -171,6 +173,8 @@ def evaluate_files(
     Raises StoreError and DatasetError, naming the file and the first offending id or class.
     """
     numbers = None if submission is None else ilsvrc_numbers(data)
+    check_replaceable(submission, is_result_file, "a result file")
+    check_page(report)
     given = files_in(files)
     rows: list[Row] = []
 

@@ -24,13 +24,13 @@ from vggfeat.inference.settings import (
     Scales,
     scales_of_nets,
 )
-from vggfeat.inference.submission import write_boxes
+from vggfeat.inference.submission import is_result_file, write_boxes
 from vggfeat.page.commands import localise_command, with_data, with_report
-from vggfeat.page.html import PAGE
+from vggfeat.page.html import check_page
 from vggfeat.results import Result
 from vggfeat.store import File, files_in, place_of
 from vggfeat.system.bars import Progress, callback, with_bar
-from vggfeat.system.files import check_writable
+from vggfeat.system.files import check_replaceable, check_writable
 from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:
@@ -168,7 +168,9 @@ def localise(
     if not located:
         images = number_of(len(everything.samples), "image")
         raise DatasetError(f"{everything.name}: none of {images} has a box to compare with")
-    check_writable(submission, draw and Path(draw, "picture"), report and Path(report, PAGE))
+    check_replaceable(submission, is_result_file, "a result file")
+    check_writable(draw and Path(draw, "picture"))
+    check_page(report)
     several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
     given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
     kept = [] if posteriors is None else files_in(posteriors)

@@ -19,13 +19,12 @@ from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
 from vggfeat.page import parts, similarity
 from vggfeat.page.commands import keeping_command, note_on, similar_command, with_data, with_report
-from vggfeat.page.html import Part
+from vggfeat.page.html import Part, check_page
 from vggfeat.page.pictures import Pictures
 from vggfeat.results import Result, short_repr
 from vggfeat.store import Descriptors, File, as_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.system.bars import Progress, callback, with_bar
-from vggfeat.system.files import check_writable
 from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
 
@@ -123,7 +122,7 @@ def similar(
         raise StoreError(f"{held.path} holds no descriptor yet")
     if count < 1 or most < 1:
         raise UsageError("`count` and `most` start at 1")
-    check_writable(report and Path(report, similarity.PAGE))
+    check_page(report)
     queries = None if images is None else as_dataset(images)
     tick = callback(progress) or (lambda done, total, failed: None)
     if queries is None:

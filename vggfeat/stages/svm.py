@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import tarfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from vggfeat._version import __version__
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.groups import Count
-from vggfeat.classifiers.model_file import Model, write_model
+from vggfeat.classifiers.model_file import Model, is_model, write_model
 from vggfeat.classifiers.protocols import splits as splits_file
 from vggfeat.classifiers.protocols.by_layer import layer_names, scores_by_layer
 from vggfeat.classifiers.protocols.copies import Copy, copies_warning
@@ -45,7 +46,7 @@ from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import positive_share
 from vggfeat.page.commands import keeping_command, note_on, svm_command, with_data, with_probabilities, with_report
 from vggfeat.page.evidence import Scored
-from vggfeat.page.html import PAGE
+from vggfeat.page.html import check_page
 from vggfeat.page.map import Placed, chosen_rows, place
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.transfer import Report, provenance, write_page
@@ -53,7 +54,7 @@ from vggfeat.store import Descriptors, File, files_in, place_of
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Progress, counted, with_bar
-from vggfeat.system.files import check_writable
+from vggfeat.system.files import check_replaceable
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,10 @@ def svm(
     kept = len(chosen) if server is not None else 0 if protocol.fixed else None
     if probabilities:
         check_calibration(features, _training_rows(features, None if kept is None else work[kept]))
-    check_writable(output, archive, write_splits, report and Path(report, PAGE))
+    check_replaceable(output, is_model, "a model")
+    check_replaceable(archive, tarfile.is_tarfile, "a tar file")
+    check_replaceable(write_splits, splits_file.is_splits, "a file of splits")
+    check_page(report)
     if write_splits is not None:
         splits_file.write_splits(write_splits, features.dataset, chosen)
     outcomes: list[Outcome] = []

@@ -36,7 +36,7 @@ from vggfeat.store.schema import (
     write_all,
 )
 from vggfeat.store.shards import Portion
-from vggfeat.system.files import check_writable, exists, replacing
+from vggfeat.system.files import check_writable, is_file, replacing
 from vggfeat.system.hdf5 import DAMAGE, written
 from vggfeat.system.numbers import number_of
 
@@ -188,7 +188,7 @@ def check_output(path: str | Path, *, resume: bool = False, overwrite: bool = Fa
 
     That is StoreError for a file that exists or is in use, and VggfeatError where nothing can be written.
     """
-    if not exists(path) or Path(path).is_dir():
+    if not is_file(path):
         check_writable(path)
         return
     with OutputLock(Path(path)):
@@ -196,7 +196,7 @@ def check_output(path: str | Path, *, resume: bool = False, overwrite: bool = Fa
 
 
 def _check_replaceable(path: Path, resume: bool, overwrite: bool) -> None:
-    if path.exists() and not (path.is_dir() or resume or overwrite):
+    if path.is_file() and not (resume or overwrite):
         raise StoreError(f"{path} exists: `resume` goes on with it, `overwrite` replaces it")
 
 

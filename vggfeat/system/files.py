@@ -29,10 +29,12 @@ def replacing(path: str | Path, patience: float = PATIENCE) -> Iterator[Path]:
     Windows cannot replace a file that is open in another program: after `patience` seconds the result stays under a
     name beside `path`.
 
+    A link stays, and what it points to is replaced.
+
     Raises InUseError in that case, and VggfeatError, naming `path`, if the folder cannot be written or `path` is itself
-    a folder.
+    a folder, or a device or pipe, which the file would take the place of.
     """
-    target = Path(path)
+    target = _followed(path)
     temporary = _beside(target)
     try:
         yield temporary
@@ -99,13 +101,34 @@ def check_writable(*paths: str | Path | None) -> None:
     """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it."""
     for path in paths:
         if path is not None:
-            discard(_beside(Path(path)))
+            discard(_beside(_followed(path)))
+
+
+def check_replaceable(path: str | Path | None, own: Callable[[Path], bool], what: str) -> None:
+    """Raises what `replacing` would, and VggfeatError for a file that is not `what` a run writes there.
+
+    A run may replace what an earlier one wrote, but not, by a slip of the pen, its own input or a picture. `own` tells
+    by the content; an empty file is nobody's loss.
+    """
+    if path is None:
+        return
+    check_writable(path)
+    if is_file(path) and os.path.getsize(path) and not own(Path(path)):  # noqa: PTH202
+        raise VggfeatError(f"{path} exists and is not {what}, so it is not replaced: name another file")
+
+
+def _followed(path: str | Path) -> Path:
+    """What a link points to, whether or not it exists; any other path itself."""
+    path = Path(path)
+    return path.resolve() if path.is_symlink() else path
 
 
 def _beside(target: Path) -> Path:
     """A new empty file in target's folder, which is created if missing."""
     if target.is_dir():
         raise VggfeatError(f"{target}: cannot write: it is a folder, name a file in it")
+    if exists(target) and not is_file(target):
+        raise VggfeatError(f"{target}: cannot write: it is a device or a pipe, name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)

@@ -180,6 +180,15 @@ def write_splits(path: str | Path, dataset: str, splits: Sequence[Split]) -> Pat
     return Path(path)
 
 
+def is_splits(path: Path) -> bool:
+    """Whether a file has splits of any version."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 def read_splits(path: str | Path, dataset: str, ids: Sequence[str]) -> list[Split]:
     """Reads a splits file for descriptors of these ids.
 
