@@ -150,3 +150,32 @@ def test_a_named_list_needs_no_words(classes, capsys):
 def test_a_flag_that_is_added_stands_before_paths_that_look_like_flags():
     command = resumed(extract_command(settings(), "images", Naming(Origin(paths=("-a.jpg", "b.jpg")))))
     assert command.endswith(" --precision fp32 --resume -- -a.jpg b.jpg")
+
+
+def test_pages_find_the_pictures_where_the_descriptors_say_they_were(classes, capsys):
+    """Without `--data`: a folder's name is in the file, and "data" would be another place."""
+    assert run(["extract", "--data", "own", *NARROW, "-o", "x.h5"]) == 0
+    for command in (["svm", "x.h5", "--C", "1"], ["similar", "x.h5"]):
+        assert run([*command, "--report", "page", "--quiet"]) == 0
+        page = (classes / "page" / "index.html").read_text(encoding="utf-8")
+        assert "data:image/jpeg" in page
+        again, own = commands_on(page)
+        assert again.endswith("-o x.h5 --dataset folder --data own --resume")
+        assert "--data" not in own
+        for line in (again, own):
+            assert run([*shlex.split(line)[1:], "--quiet"]) == 0
+    (classes / "own").rename(classes / "moved")
+    assert run(["svm", "x.h5", "--C", "1", "--report", "page", "--data", "moved", "--quiet"]) == 0
+    page = (classes / "page" / "index.html").read_text(encoding="utf-8")
+    assert "data:image/jpeg" in page and "--data moved" in commands_on(page)[0]
+
+
+@pytest.mark.parametrize("again", [["--scales", "224"], ["--aggregate", "stack"]])
+def test_a_models_command_makes_its_descriptors_as_they_are_not_as_they_were_read(classes, again, capsys):
+    scales = ["--scales", "224,256", "--aggregate", "average", "--keep-scales"]
+    assert run(["extract", "own", *NARROW, *scales, "-o", "x.h5"]) == 0
+    assert run(["svm", "x.h5", "--C", "1", *again, "-o", "m.h5", "--quiet"]) == 0
+    extraction, fit = shown("m.h5", capsys).split(" && ")
+    assert "--scales 224,256 --aggregate average" in extraction
+    assert " ".join(again) in fit
+    assert run([*shlex.split(extraction)[1:], "--resume", "--quiet"]) == 0

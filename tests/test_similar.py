@@ -4,6 +4,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -252,3 +254,13 @@ def test_a_page_of_pictures_that_cannot_be_named_says_so(library, tmp_path, numb
     assert notes[-1] == (
         f"The {count} came from a pipe or a program, or had too many names: - stands for a list, one path a line."
     )
+
+
+def test_a_list_piped_in_without_a_dash_is_not_read_and_said_so(library):
+    root, features = library
+    command = [sys.executable, "-m", "vggfeat", "similar", str(features), "--at-least", "0.99"]
+    said = b"standard input is not read: - stands for the pictures listed there\n"
+    for flags, told in (([], True), (["--quiet"], False)):
+        done = subprocess.run([*command, *flags], input=b"1.png\n", capture_output=True, check=True)
+        assert (said in done.stderr) == told
+        assert bool(done.stderr) == told

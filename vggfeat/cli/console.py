@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 
 from vggfeat.system.text import name_bytes, printable
@@ -25,7 +26,10 @@ def stderr() -> Console:
 
 
 def note(text: str) -> None:
-    """Prints one line on stderr, without markup and with control characters made visible."""
+    """Prints one line on stderr, without markup and with control characters made visible; nothing with --quiet."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.params.get("quiet"):
+        return
     stderr().print(printable(text), markup=False)
 
 

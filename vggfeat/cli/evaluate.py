@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
@@ -109,6 +110,8 @@ def evaluate(
         refuse(ctx, settings, "images; FILES are posteriors that are scored as they are", GIVEN)
         if not (folder or submission):
             refuse(ctx, ["data"], "images, --report or --submission")
+        if ctx.get_parameter_source("data") is ParameterSource.DEFAULT:
+            scoring["data"] = None  # what the files say
         result = stage.evaluate_files(files, **scoring)
     else:
         refuse(ctx, unused, "--weights none")

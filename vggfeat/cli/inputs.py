@@ -93,8 +93,25 @@ def shard_of(shard: str | None, launch: Launch | None) -> Shard | None:
 
 def _piped() -> bool:
     """Whether stdin is a pipe or a file: a terminal would wait for ever, and /dev/null (cron) is no list."""
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (OSError, ValueError):  # closed, or replaced by a test's stream
+    mode = _stdin_mode()
+    if mode is None:
         return sys.stdin is not None and not sys.stdin.closed
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def note_unread_pipe() -> None:
+    """Says that a list piped in does not count, for a verb that can do without pictures.
+
+    It is not read unasked, as by verbs that need pictures: in a shell's loop it may be what the loop reads.
+    """
+    mode = _stdin_mode()
+    if mode is not None and stat.S_ISFIFO(mode):
+        console.note("standard input is not read: - stands for the pictures listed there")
+
+
+def _stdin_mode() -> int | None:
+    """What kind of file stdin is; None if it is closed, or replaced by a test's stream."""
+    try:
+        return os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return None

@@ -291,6 +291,14 @@ data_option = click.option(
 )
 
 
+pictures_option = click.option(
+    "--data",
+    metavar="DIR",
+    envvar="VGGFEAT_DATA",
+    help="The data root with the pictures for the page (also VGGFEAT_DATA).  [default: as the descriptors say]",
+)
+
+
 def recorded_net_options(command: F) -> F:
     """For files that record nets and settings: --weights, --seed, --offline, --device, --precision, --exif and more."""
     for option in (

@@ -9,8 +9,8 @@ import click
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint, typed
-from vggfeat.cli.inputs import images_from
-from vggfeat.cli.options import GIVEN, common, data_option, list_options, recorded_net_options, refuse
+from vggfeat.cli.inputs import images_from, note_unread_pipe
+from vggfeat.cli.options import GIVEN, common, list_options, pictures_option, recorded_net_options, refuse
 from vggfeat.cli.types import Several
 
 
@@ -28,7 +28,7 @@ from vggfeat.cli.types import Several
     help="Keep at most this many pairs of near-duplicates.",
 )
 @click.option("--report", metavar="DIR", help="Write a page that shows the pictures.")
-@data_option
+@pictures_option
 @recorded_net_options
 @common
 @click.pass_context
@@ -60,6 +60,7 @@ def similar(
         refuse(ctx, OF_PAIRS, "a file alone", GIVEN)
     else:
         refuse(ctx, OF_PICTURES, "pictures: name some, or give - or --list", GIVEN)
+        note_unread_pipe()
     if not options["report"]:
         refuse(ctx, ["data"], "--report")
     images = images_from(paths, list_file, nul, None) if paths or list_file else None
@@ -72,9 +73,8 @@ def similar(
         console.print_rows(result.pairs or ())
         if result.report:
             console.note(f"page: {result.report}")
-        if not quiet:
-            console.note(f"net {result.nets}; {result.features}")
-    if not quiet and result.pairs is not None and result.found > len(result.pairs):
+        console.note(f"net {result.nets}; {result.features}")
+    if result.pairs is not None and result.found > len(result.pairs):
         console.note(f"the {len(result.pairs)} most similar of {result.found} pairs: --most keeps more")
     if not as_json:
         if result.report:

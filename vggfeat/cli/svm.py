@@ -11,7 +11,7 @@ import click
 from vggfeat.classifiers.choices import LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import TYPED, common, data_option, dataset_option, layer_option, refuse
+from vggfeat.cli.options import TYPED, common, dataset_option, layer_option, pictures_option, refuse
 from vggfeat.cli.types import SCALES, Choice, Numbers, Several
 from vggfeat.store.aggregates import AGGREGATES
 
@@ -72,7 +72,7 @@ from vggfeat.store.aggregates import AGGREGATES
 @click.option(
     "--report", "folder", metavar="DIR", help="Write a page with the result, its images and how to repeat it."
 )
-@data_option
+@pictures_option
 @common
 @click.pass_context
 def svm(

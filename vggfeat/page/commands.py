@@ -34,18 +34,24 @@ def making_command(made: Descriptors) -> str:
     return extract_command(settings, dataset, made.naming, str(made.path))
 
 
-def keeping_command(made: Descriptors, data: str | Path) -> str:
+def data_root(data: str | Path | None, naming: Naming) -> str | Path:
+    """Where the images of a file are: as given, else where the file says that they were."""
+    return data or (naming.origin and naming.origin.data) or "data"
+
+
+def keeping_command(made: Descriptors, data: str | Path | None) -> str:
     """The `vggfeat extract` that makes a file of descriptors again, or keeps it if it is finished.
 
     Args:
         made: the file, or a shard.
-        data: where the images of a data set are now; those of a user's own list have no data root.
+        data: where the images of a data set are now, None: where they were; those of a user's own list have no data
+            root.
     """
     dataset, naming = str(made.attributes["dataset"]), made.naming
     if made.portion is not None:
         return resumed(making_command(made))
     if dataset != NAME:
-        naming = replace(naming, origin=Origin(data=str(data)))
+        naming = replace(naming, origin=Origin(data=str(data_root(data, naming))))
     return resumed(extract_command(made.made_by, dataset, naming, str(made.path)))
 
 
@@ -334,9 +340,9 @@ def notes_on(lines: Sequence[str]) -> list[str]:
     return []
 
 
-def with_data(command: str, data: str | Path) -> str:
-    """The command with its data root, unless that is the default."""
-    return command if str(data) == "data" else _with_flags(command, "--data", str(data))
+def with_data(command: str, data: str | Path | None) -> str:
+    """The command with its data root, unless that is the default or None, what its files say."""
+    return command if data is None or str(data) == "data" else _with_flags(command, "--data", str(data))
 
 
 def _flags(options: Mapping[str, Any]) -> list[str]:

@@ -30,12 +30,12 @@ from vggfeat.inference.settings import (
     WeightsLike,
 )
 from vggfeat.inference.submission import is_result_file
-from vggfeat.page.commands import evaluate_again, fuse_command, with_data, with_report
+from vggfeat.page.commands import data_root, evaluate_again, fuse_command, with_data, with_report
 from vggfeat.page.evaluation import write_page
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import check_page
 from vggfeat.page.pictures import Pictures, title_of
-from vggfeat.store import DescriptorWriter, File, check_output, files_in, place_of
+from vggfeat.store import DescriptorWriter, File, as_descriptors, check_output, files_in, place_of
 from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
@@ -159,23 +159,27 @@ def evaluate(
 def evaluate_files(
     files: File | Sequence[File],
     *,
-    data: str | Path = "data",
+    data: str | Path | None = None,
     per_class: bool = False,
     submission: str | Path | None = None,
     report: str | Path | None = None,
 ) -> Evaluation:
     """Scores posteriors that `evaluate` kept: each file's, and their average, every net weighing the same.
 
-    `files`: their paths, or what `read_descriptors` gave.
+    Args:
+        files: their paths, or what `read_descriptors` gave.
+        data: the data root; by default where the first file says that its images were, else "data".
+        per_class, submission, report: see `evaluate`.
 
     Returns a row a file and, for several, one of their fusion.
 
     Raises StoreError and DatasetError, naming the file and the first offending id or class.
     """
-    numbers = None if submission is None else ilsvrc_numbers(data)
     check_replaceable(submission, is_result_file, "a result file")
     check_page(report)
-    given = files_in(files)
+    given = [as_descriptors(one) for one in files_in(files)]
+    root = data_root(data, given[0].naming) if given else data or "data"
+    numbers = None if submission is None else ilsvrc_numbers(root)
     rows: list[Row] = []
 
     def scored() -> Iterator[Posteriors]:
@@ -194,7 +198,7 @@ def evaluate_files(
     command = with_data(
         fuse_command([place_of(one) for one in given], {"per-class": per_class, "submission": submission}), data
     )
-    return _reported(result, report, fused, command, Pictures.of(fused.dataset, data, fused.ids))
+    return _reported(result, report, fused, command, Pictures.of(fused.dataset, root, fused.ids))
 
 
 def _typed(choice: Any) -> list[str] | None:

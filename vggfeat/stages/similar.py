@@ -18,7 +18,7 @@ from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
 from vggfeat.page import parts, similarity
-from vggfeat.page.commands import keeping_command, note_on, similar_command, with_data, with_report
+from vggfeat.page.commands import data_root, keeping_command, note_on, similar_command, with_data, with_report
 from vggfeat.page.html import Part, check_page
 from vggfeat.page.pictures import Pictures
 from vggfeat.results import Result, short_repr
@@ -90,7 +90,7 @@ def similar(
     at_least: float = 0.98,
     most: int = 10_000,
     report: str | Path | None = None,
-    data: str | Path = "data",
+    data: str | Path | None = None,
     progress: Progress | bool | None = True,
     **options: Any,
 ) -> Similar:
@@ -107,7 +107,8 @@ def similar(
         at_least: the smallest cosine of near-duplicates.
         most: pairs of near-duplicates that are kept, the most similar ones.
         report: folder for a page that shows the pictures.
-        data: the data root, where the page looks for the file's images.
+        data: the data root, where the page looks for the file's images; by default where the file says that they were,
+            else "data".
         progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (done, total,
             failed): of pictures described, then of rows or pairs compared.
         options: for the nets of new pictures: weights, seed, device, precision, offline, workers.
@@ -209,7 +210,7 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
     return Similar(held.path, held.nets, tuple(queries))
 
 
-def _pictures(held: Descriptors, data: str | Path) -> Pictures:
+def _pictures(held: Descriptors, data: str | Path | None) -> Pictures:
     """Thumbnails of the file's images, as they lie on disk now."""
     exif = bool(held.attributes["settings"]["exif"])
-    return Pictures.of(str(held.attributes["dataset"]), data, held.ids, exif=exif)
+    return Pictures.of(str(held.attributes["dataset"]), data_root(data, held.naming), held.ids, exif=exif)

@@ -44,7 +44,15 @@ from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import write_archive
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import positive_share
-from vggfeat.page.commands import keeping_command, note_on, svm_command, with_data, with_probabilities, with_report
+from vggfeat.page.commands import (
+    data_root,
+    keeping_command,
+    note_on,
+    svm_command,
+    with_data,
+    with_probabilities,
+    with_report,
+)
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import check_page
 from vggfeat.page.map import Placed, chosen_rows, place
@@ -78,7 +86,7 @@ def svm(
     probabilities: bool = False,
     archive: str | Path | None = None,
     report: str | Path | None = None,
-    data: str | Path = "data",
+    data: str | Path | None = None,
     max_memory: float | None = None,
     progress: Progress | bool | None = True,
 ) -> SVMResult:
@@ -104,7 +112,7 @@ def svm(
             is that of about four more fits at one C.
         archive: .tar file to write for VOC's evaluation server.
         report: folder for a page with the result, its images and how to repeat it.
-        data: data root with the pictures for the page.
+        data: data root with the pictures for the page; by default where the file says that they were, else "data".
         max_memory: GiB that a fit may take. Descriptors that exceed it are kept in a temporary file beside theirs and
             read in blocks; the result is the same to the tolerance of the fits.
         progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (steps done, steps,
@@ -338,9 +346,9 @@ def _write_model(
 
 
 def _made_by(features: Features) -> dict[str, Any]:
-    """What a model's record says of files that hold more than it takes: the settings that made them."""
-    whole = [file.made_by for file in features.files]
-    return {"made_by": whole} if any(file.chosen for file in features.files) else {}
+    """What a model's record says of files that it reads otherwise than they were made: the settings that made them."""
+    otherwise = features.aggregate or features.scales or any(file.chosen for file in features.files)
+    return {"made_by": [file.made_by for file in features.files]} if otherwise else {}
 
 
 def _command(features: Features, settings: Settings, rounds: Rounds, splits: str | Path | None, by_layer: bool) -> str:
@@ -364,7 +372,7 @@ def _command(features: Features, settings: Settings, rounds: Rounds, splits: str
 
 def _write_report(
     folder: str | Path,
-    data: str | Path,
+    data: str | Path | None,
     features: Features,
     outcomes: Sequence[Outcome],
     result: SVMResult,
@@ -383,8 +391,9 @@ def _write_report(
         _placed(features, outcomes[0]),
     )
     exif = bool(features.files[0].attributes["settings"]["exif"])
-    origin = features.files[0].naming.origin
-    return write_page(folder, run, Pictures.of(features.dataset, data, features.ids, exif=exif, origin=origin))
+    naming = features.files[0].naming
+    root = data_root(data, naming)
+    return write_page(folder, run, Pictures.of(features.dataset, root, features.ids, exif=exif, origin=naming.origin))
 
 
 def _placed(features: Features, outcome: Outcome) -> Placed | None:
