@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WeightsLike = str | os.PathLike[str] | None
 PreprocessingLike = str | os.PathLike[str] | Preprocessing | None
+RecordedWeights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""What stands in for the weights that a file records: one name or file, or one for each net; empty: the recorded."""
 
 Pooling = Literal["avg", "max", "gem", "none"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -87,6 +89,13 @@ def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
         what = number_of(len(lists), "list of scales", "lists of scales")
         raise UsageError(f"{what} for {number_of(nets, 'net')}: give one for all, or one for each net")
     return lists * nets if len(lists) == 1 else lists
+
+
+def in_place_of_recorded(weights: RecordedWeights | None) -> list[str]:
+    """The names or files that stand in for recorded weights, as text: one, several or none."""
+    if isinstance(weights, str | os.PathLike):
+        return [os.fspath(weights)]
+    return [os.fspath(name) for name in weights or ()]
 
 
 @dataclass(frozen=True)

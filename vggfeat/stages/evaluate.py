@@ -81,7 +81,8 @@ def evaluate(
             net's training held out.
         net: name of Table 1 ("D" by default), or a net from `load_net`; several are fused, their posteriors averaged.
         weights: as `load_net` takes them; one for all nets, or one a net.
-        view: "dense", "crops", "both" or "center" (see `Scorer`).
+        view: "dense", the whole image and its mirror image; "crops", 5x5 crops and their mirror images; "both", the
+            average of these two; or "center", the central crop alone.
         scales: smallest sides Q in pixels for all nets, or the paper's rule for each net's training scale: "single"
             (S, or the middle of a jittered net's range) or "multi" (S - 32, S, S + 32, or the range's ends and middle).
         output: keep the posteriors in this file (HDF5), for `evaluate_files` and for resuming.
@@ -164,7 +165,9 @@ def evaluate_files(
 ) -> Evaluation:
     """Scores posteriors that `evaluate` kept: each file's, and their average, every net weighing the same.
 
-    `files`: their paths, or what `read_descriptors` gave.
+    Args:
+        files: one or several that `evaluate` wrote (`output`): their paths, or what `read_descriptors` gave.
+        data, per_class, submission, report: as `evaluate` takes them.
 
     Returns a row a file and, for several, one of their fusion.
 
