@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.nets.catalog import STRIDE, net_spec
+from vggfeat.nets.catalog import STRIDE
 from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
-from vggfeat.nets.sources import check_weights, paired
+from vggfeat.nets.sources import check_weights, named_net, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
@@ -210,8 +210,8 @@ class NetChoice:
         Reads and fetches nothing, and imports no torch.
         """
         for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
-            if isinstance(name, str):
-                check_layers(net_spec(name), layers)
+            if isinstance(name, str | os.PathLike):
+                check_layers(named_net(name), layers)
 
     def check_weights(self) -> None:
         """Raises `load_net`'s error for weights or a preprocessing that do not exist or do not fit; imports no torch.

@@ -21,7 +21,7 @@ from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
-from vggfeat.nets.sources import check_published, existing, paired
+from vggfeat.nets.sources import check_published, existing, named_net, paired
 from vggfeat.nets.wording import net_words
 from vggfeat.system.bars import Fetching, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
@@ -80,6 +80,9 @@ def load_net(
             preprocessing.
         DownloadError: published weights that are not in the cache and cannot be fetched.
     """
+    if net is not None:
+        net = os.fspath(net)
+        named_net(net)
     place = resolve_device(device)
     number_format = resolve_precision(precision, place)
     chosen = None if preprocessing is None else preprocessing_of(preprocessing)
