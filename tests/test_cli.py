@@ -256,6 +256,18 @@ def test_an_unknown_net_suggests_the_nearest(photos, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("extract x.jpg --net net.pt", "vggfeat: no net 'net.pt'; a file is given as --weights 'net.pt'\n"),
+        ("download --net net.pt", "vggfeat: no net 'net.pt'; valid: A (VGG-11), "),
+    ],
+)
+def test_a_file_in_a_nets_place_is_sent_to_weights_where_the_command_has_them(command, text, capsys):
+    assert run(command.split()) == 2
+    assert capsys.readouterr().err.startswith(text)
+
+
 def test_a_terminal_shows_one_bar_at_a_time_and_none_that_has_nothing_to_say(monkeypatch):
     """rich before 14.1 refuses two at once; the bar of a fetch that never came would stand empty all the time."""
     stream = io.StringIO()

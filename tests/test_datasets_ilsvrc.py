@@ -9,7 +9,7 @@ from scipy.io import savemat
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.ilsvrc import load_ilsvrc2012
 from vggfeat.datasets.images import decode
-from vggfeat.errors import DatasetError, ImageError
+from vggfeat.errors import DatasetError, ImageError, UsageError
 
 WNIDS = ("n01440764", "n01443537", "n02119789")
 
@@ -206,6 +206,13 @@ def test_a_tar_file_that_is_damaged_half_way_is_refused(root):
         match=r"shard\.tar: not a readable tar file: damaged after n01440764/x1\.JPEG: .*; what follows is lost$",
     ):
         load_ilsvrc2012(root.parent)
+
+
+def test_parts_and_boxes_are_chosen_by_name_for_ilsvrc_alone(root):
+    assert {sample.subset for sample in load_dataset("ilsvrc2012", root.parent, parts=["val"]).samples} == {"val"}
+    for options, name in (({"parts": ["val"]}, "parts"), ({"boxes": True}, "boxes")):
+        with pytest.raises(UsageError, match=f"^`{name}` goes with ilsvrc2012, not with folder$"):
+            load_dataset("folder", root / "train", **options)
 
 
 def test_a_part_without_images_is_named(tmp_path):

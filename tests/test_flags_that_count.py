@@ -40,6 +40,12 @@ from vggfeat.store.naming import Naming
         ("evaluate --weights a.pt --seed 3", "--seed goes with --weights none"),
         ("extract photos --layer pool5:max --pool gem", "--pool goes with a --layer that names no pooling of its own"),
         ("similar a.h5 -k 3", "--count goes with pictures: name some, or give - or --list"),
+        ("train --net A --net=B", "--net is given 2 times: train takes one"),
+        ("bench extract --net A --net D --net E", "--net is given 3 times: bench takes one"),
+        (
+            "predict m.h5 a.jpg --preprocessing a --preprocessing b",
+            "--preprocessing is given 2 times: predict takes one",
+        ),
         ("evaluate a.h5 --data photos", "--data goes with images, --report or --submission"),
         ("similar a.h5 --data photos", "--data goes with --report"),
         ("similar a.h5 b.jpg --data photos", "--data goes with --report"),

@@ -121,6 +121,17 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     assert str(wrong.value) == f"{made.model} needs 2 weights, 1 is given; its nets: A (none), B (b.pt)"
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_file_of_weights_need_not_stand_in_a_list(made: SimpleNamespace, tmp_path: Path, kind: type) -> None:
+    model = tmp_path / "b-model.h5"
+    svm([made.files[1]], C=1.0, output=model)
+    alone, listed = (
+        [one.scores.tolist() for one, _ in predict(model, made.dataset, weights=weights, device="cpu")]
+        for weights in (kind(made.checkpoint), [str(made.checkpoint)])
+    )
+    assert alone == listed
+
+
 def test_weights_are_read_where_they_were_and_asked_for_where_they_are_gone(made: SimpleNamespace) -> None:
     samples = made.dataset.samples[:2]
     expected = [one.scores.tolist() for one in predictor(made).predict(samples)]

@@ -244,9 +244,10 @@ def narrow(code: str, text: str) -> str:
 def test_the_python_block_runs_as_written(labelled, capsys):
     (code,) = blocks("python", "README")
     exec(narrow(code, 'net="D"'), {})
-    scores, shape = capsys.readouterr().out.splitlines()
+    scores, prediction, shape = capsys.readouterr().out.splitlines()
     mean, _ = map(float, scores.split())
     assert mean == 1.0
+    assert prediction.startswith("new/a.jpg [('cats', ")
     assert shape == "(24, 128) cats/1.jpg"
 
 

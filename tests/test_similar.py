@@ -257,7 +257,7 @@ def test_a_page_of_pictures_that_cannot_be_named_says_so(library, tmp_path, numb
 
 
 def test_a_list_piped_in_without_a_dash_is_not_read_and_said_so(library):
-    root, features = library
+    features = library[1]
     command = [sys.executable, "-m", "vggfeat", "similar", str(features), "--at-least", "0.99"]
     said = b"standard input is not read: - stands for the pictures listed there\n"
     for flags, told in (([], True), (["--quiet"], False)):

@@ -30,6 +30,14 @@ CASES = [
         "photos is a folder without descriptor files: 'vggfeat extract photos' describes the pictures in it",
     ),
     ("predict photos a.jpg", 1, "vggfeat: photos is a folder without models or nets\n"),
+    ("extract a.jpg -o -", 1, "vggfeat: -: cannot write to the standard output: name a file\n"),
+    (
+        "extract table.csv",
+        1,
+        "vggfeat: table.csv: a table of paths and labels is no list of paths: give it as the --data",
+    ),
+    ("extract --list table.csv", 1, "vggfeat: table.csv: a table of paths and labels is no list of paths: give it as "),
+    ("evaluate net.pt", 2, "vggfeat: net.pt is a net: give it as --weights net.pt\n"),
     ("predict . a.jpg", 1, "vggfeat: . is a folder: name a file in it, such as text.h5\n"),
     ("extract a.jpg --net C", 2, "no weights of net C are published"),
     ("extract a.jpg --width 0.5", 2, "published weights have width 1, not 0.5"),
@@ -55,6 +63,7 @@ def test_wrong_names_are_told_without_the_large_libraries(tmp_path, command, cod
     (tmp_path / "text.h5").write_text("a text")
     (tmp_path / "a.jpg").write_text("a text")
     (tmp_path / "photos").mkdir()
+    (tmp_path / "table.csv").write_text("Path,Label\na.jpg,cat\n")
     (tmp_path / "urls.txt").write_text("a.jpg\nb\tftp:///b.jpg\n")
     (tmp_path / "nul.txt").write_bytes(b"a.jpg\0")
     check = (

@@ -10,12 +10,15 @@ import pytest
 from making import settings
 from needs import need
 
+from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import VggfeatError
+from vggfeat.stages.export import export
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
+from vggfeat.store.shards import Shard, cut
 
 N, DIMS, SCALES = 10, (3, 2), (256, 384)
 BLOCKS = [range(4), range(4, 8), range(8, N)]
@@ -402,3 +405,43 @@ def test_a_killed_writer_leaves_a_file_that_resumes_to_the_same_bytes(tmp_path):
         assert read_descriptors(path).status.tolist() == ([1] * 4 * stop + [0] * N)[:N]
         fill(path, resume=True)
         assert path.read_bytes() == whole.read_bytes()
+
+
+def test_a_shard_alone_is_exported_with_a_warning(tmp_path, caplog):
+    """Its rows are not those of the whole list."""
+    shard = Shard(0, 2)
+    part, portion = cut(DATASET, shard, BLOCKS)
+    path = shard.path(tmp_path / "a.h5")
+    with writer(path, part, portion=portion) as opened:
+        opened.write(BLOCKS[0], block(BLOCKS[0]))
+    export(path, tmp_path / "a.csv")
+    assert f"{path} is shard 0/2 of a list of 10: its rows alone count" in caplog.text
+
+
+def test_another_kind_of_file_of_ours_is_called_by_its_kind(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["format"] = "vggfeat-model"
+    assert refused(lambda: read_descriptors(tmp_path / "m.h5")) == (
+        f"{tmp_path / 'm.h5'} is a model, not a descriptor file"
+    )
+
+
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(tmp_path, monkeypatch, capsys):
+    """h5py's own message is a line of its C library; root, who may read every file, needs a stand-in."""
+    path = fill(tmp_path / "a.h5")
+
+    def denied(*_: object, **__: object) -> None:
+        raise OSError("Unable to determine if file is accessible as hdf5 (unable to open file)")
+
+    monkeypatch.setattr(h5py, "is_hdf5", denied)
+    real = open
+
+    def closed(name, *args, **options):
+        if str(name) == str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(name, *args, **options)
+
+    monkeypatch.setattr("builtins.open", closed)
+    for command in ("info", "predict"):
+        assert run([command, str(path), *([str(path)] if command == "predict" else [])]) == 1
+        assert capsys.readouterr().err == f"vggfeat: {path}: Permission denied\n"

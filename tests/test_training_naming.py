@@ -100,9 +100,10 @@ def test_the_command_of_posteriors_names_their_data_weights_and_part(tree, part,
     assert run([*made, *flags, "-o", "first.h5", "--quiet"]) == 0
     command = told("first.h5", capsys)["command"]
     assert "--weights nets/net.pt" in command and "--data 'my photos'" in command
+    before = Path("first.h5").rename("before.h5")
     assert run([*shlex.split(command)[1:], "--quiet"]) == 0
-    assert Path("FILE.h5").read_bytes() == Path("first.h5").read_bytes()
-    assert len(read_descriptors("FILE.h5")) == {"val": 3, "all": 15}[part]
+    assert Path("first.h5").read_bytes() == before.read_bytes()
+    assert len(read_descriptors("first.h5")) == {"val": 3, "all": 15}[part]
 
 
 def test_train_in_python_records_the_folder_too(tree, capsys):

@@ -131,6 +131,175 @@ def test_what_is_no_image_is_named(images: Any, error: type[Exception], text: st
     assert str(caught.value) == text
 
 
+GREY = np.random.default_rng(0).integers(0, 256, (6, 40, 50), dtype=np.uint8)
+SHAPES = "an image has (H, W, 3) or (H, W) uint8 values from 0 to 255"
+
+
+@pytest.mark.parametrize(
+    "images",
+    [GREY, GREY[..., None], [*GREY[..., None]], GREY.astype(np.uint8, order="F")],
+    ids=["n, H, W", "n, H, W, 1", "H, W, 1", "not contiguous"],
+)
+def test_grey_images_may_stand_in_one_array_with_or_without_an_axis_of_their_channel(images: Any) -> None:
+    transformer = VGGFeatures(**NARROW)
+    assert np.array_equal(transformer.fit_transform(images), transformer.transform(list(GREY)))
+
+
+def test_one_grey_image_is_the_same_by_both_readings() -> None:
+    transformer = VGGFeatures(**NARROW)
+    assert np.array_equal(transformer.fit_transform(GREY[:1]), transformer.transform([GREY[0]]))
+
+
+def test_a_column_of_paths_is_a_list_of_them(paths: list[Path]) -> None:
+    transformer, names = VGGFeatures(**NARROW), [str(path) for path in paths]
+    expected = transformer.fit_transform(names)
+    for column in (np.array(names)[:, None], np.array(paths, dtype=object)[:, None]):
+        assert np.array_equal(transformer.transform(column), expected)
+
+
+def test_a_data_set_and_its_samples_are_lists_of_images(labelled: Path) -> None:
+    dataset = vggfeat.load_dataset("folder", labelled)
+    transformer = VGGFeatures(**NARROW)
+    expected = transformer.fit_transform([sample.path for sample in dataset.samples])
+    assert np.array_equal(transformer.transform(dataset), expected)
+    assert np.array_equal(transformer.transform(dataset.samples), expected)
+
+
+@pytest.fixture
+def labelled(paths: list[Path], tmp_path: Path) -> Path:
+    for row, path in enumerate(paths):
+        target = tmp_path / "tree" / ("a", "b")[row % 2] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return tmp_path / "tree"
+
+
+def test_a_benchmarks_images_are_not_turned_in_silence(paths: list[Path]) -> None:
+    """`extract` reads them without their EXIF orientation; what it writes is what a pipeline gets."""
+    dataset = vggfeat.Dataset("voc2007", (vggfeat.Sample("a", str(paths[0])),))
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(**NARROW).transform(dataset)
+    assert str(caught.value) == "the images of voc2007 count without their EXIF orientation: give `exif=False`"
+    assert len(VGGFeatures(**NARROW, exif=False).transform(dataset)) == 1
+
+
+class Indexed:
+    """A torch data set by index."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, at: int) -> object:
+        return GREY[at], 0
+
+
+class ImageFolder(Indexed):
+    imgs = (("a.jpg", 0),)
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        (
+            np.zeros((3, 224, 224), np.uint8),
+            "an array of shape (3, 224, 224) is 3 grey images, or one with its channels first: "
+            "give list(X), or [X.transpose(1, 2, 0)]",
+        ),
+        (
+            np.zeros((40, 50, 4), np.uint8),
+            "an array of shape (40, 50, 4) is one image: VGGFeatures takes a list, or (n, H, W, 3)",
+        ),
+        (
+            np.zeros((7, 3, 40, 50)),
+            "an array of shape (7, 3, 40, 50) has its channels before its rows: give X.transpose(0, 2, 3, 1)",
+        ),
+        (
+            np.zeros((10, 64)),
+            "an array of shape (10, 64) is one grey image, or has a row of pixels for each of 10: "
+            "give [X], or X.reshape(-1, 8, 8)",
+        ),
+        (
+            np.zeros((10, 65)),
+            "an array of shape (10, 65) is one grey image, or has a row of pixels for each of 10: "
+            "give [X], or X.reshape(-1, H, W)",
+        ),
+        (np.zeros(5), "an array of shape (5,) has no images: VGGFeatures takes a list, or (n, H, W, 3)"),
+        (
+            np.array([["a.jpg", "cat"]]),
+            "an array of <U5 (1, 2) is not a list of images: pass the column of the paths, such as X[:, 0]",
+        ),
+        (
+            Indexed(),
+            "Indexed is a data set, not a list of images: give [X[i] for i in range(len(X))], "
+            "or X[i][0] if an item is an image with its label",
+        ),
+        (
+            ImageFolder(),
+            "ImageFolder is a data set, not a list of images: give its paths, [path for path, _ in X.imgs]",
+        ),
+    ],
+)
+def test_what_has_two_readings_or_another_form_is_told_how_to_be_given(images: Any, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(**NARROW).transform(images)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (
+            np.zeros((40, 50, 4), np.uint8),
+            "array of uint8 (40, 50, 4): of RGBA, Image.fromarray(x) makes the transparent parts white, "
+            f"x[..., :3] drops the transparency; {SHAPES}",
+        ),
+        (
+            np.zeros((3, 40, 50), np.uint8),
+            f"array of uint8 (3, 40, 50): its channels are first: x.transpose(1, 2, 0) puts them last; {SHAPES}",
+        ),
+        (
+            np.zeros((3, 40, 50), np.float32),
+            f"array of float32 (3, 40, 50): its channels are first: x.transpose(1, 2, 0) puts them last; {VALUES}",
+        ),
+        (
+            np.full((8, 8), 16.0),
+            f"array of float64 (8, 8): {SHAPES}; values from 0 to 255 become such by x.round().astype('uint8'), "
+            "those from 0 to another m by (255 / m * x).round().astype('uint8')",
+        ),
+        (
+            np.full((8, 8, 3), -2.1),
+            f"array of float64 (8, 8, 3): {SHAPES}; values below 0 are a net's input: give the picture before it was "
+            "normalised, which is done here",
+        ),
+        (np.zeros((2, 2, 2, 2), np.uint8), f"array of uint8 (2, 2, 2, 2): {SHAPES}"),
+        (np.zeros((0, 5), np.uint8), f"array of uint8 (0, 5): {SHAPES}"),
+        (
+            torch.zeros(28, 28),
+            f"Tensor is not an image: give a Pillow image or an array, tensor.numpy() makes one; {VALUES}",
+        ),
+        (
+            (GREY[0], 3),
+            "tuple is not an image: give a Pillow image or an array, or a path, such as its first item if that is the "
+            f"image and the others are labels; {VALUES}",
+        ),
+    ],
+)
+def test_what_is_no_picture_is_told_what_makes_it_one(image: Any, text: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        VGGFeatures(**NARROW).transform([image])
+    assert str(caught.value) == f"image 0 (0): {text}"
+
+
+def test_the_advice_on_arrays_makes_pictures_of_them() -> None:
+    transformer = VGGFeatures(**NARROW)
+    colour = np.random.default_rng(1).integers(0, 256, (40, 50, 4), dtype=np.uint8)
+    expected = transformer.transform([np.ascontiguousarray(colour[..., :3])])
+    assert np.array_equal(transformer.transform([colour[..., :3]]), expected)
+    assert np.array_equal(transformer.transform([colour[..., :3].transpose(2, 0, 1).transpose(1, 2, 0)]), expected)
+    digits = np.arange(17.0).repeat(4)[:64].reshape(8, 8)
+    assert transformer.transform([(255 / 16 * digits).round().astype("uint8"), Image.fromarray(colour)]).shape[0] == 2
+
+
 def test_settings_are_checked_by_fit() -> None:
     with pytest.raises(UsageError, match="scale 100 is under 224"):
         VGGFeatures(**{**NARROW, "scales": (100,)}).fit([])

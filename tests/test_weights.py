@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from needs import need_hdf5_that_survives_damage
 from torch import Tensor, nn
 
+import vggfeat
 from vggfeat.errors import UsageError, VggfeatError, WeightsError
 from vggfeat.nets.catalog import NETS, OXFORD, RANDOM, TORCHVISION, WEIGHTS, Preprocessing, scaled
 from vggfeat.nets.identify import layer_shapes, width_of
@@ -779,7 +780,7 @@ def test_a_name_that_is_no_file_lists_the_names(monkeypatch: pytest.MonkeyPatch,
     )
     with pytest.raises(UsageError, match=r"no weights 'nets/d\.pth': no such file"):
         load_net("D", Path("nets/d.pth"))
-    with pytest.raises(WeightsError, match=r": not a regular file; expected a weights file$"):
+    with pytest.raises(WeightsError, match=r" is a folder without weights files$"):
         load_net("D", tmp_path)
 
 
@@ -802,6 +803,29 @@ def test_an_unknown_net_is_named_whatever_the_weights() -> None:
             UsageError, match=r"no net 'VGG-15'; did you mean 'vgg1[169]'\? valid: A \(VGG-11\), A-LRN, B"
         ):
             load_net("VGG-15", weights)
+
+
+@pytest.mark.parametrize("name", ["net.pt", "runs/net.PTH", "vgg16.caffemodel", Path("net.pt")])
+def test_a_file_in_a_nets_place_is_sent_to_weights(name: Any, tmp_path: Path) -> None:
+    text = f"no net {str(name)!r}; a file is given as `weights={str(name)!r}`"
+    (tmp_path / "a.jpg").touch()
+    calls: list[Callable[[], object]] = [
+        lambda: load_net(name),
+        lambda: vggfeat.extract(tmp_path / "a.jpg", net=name),
+        lambda: vggfeat.evaluate("ilsvrc2012", net=name),
+        lambda: vggfeat.VGGFeatures(net=name).fit(["a.jpg"]),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError) as caught:
+            call()
+        assert str(caught.value) == text
+
+
+def test_a_file_of_any_name_in_a_nets_place_is_known_by_its_being_there(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.touch()
+    with pytest.raises(UsageError, match=rf"^no net '{path}'; a file is given as `weights='{path}'`$"):
+        load_net(str(path))
 
 
 def test_the_net_carries_its_precision_and_stays_float32() -> None:

@@ -30,12 +30,16 @@ from vggfeat._version import __version__
 
 if _TYPE_CHECKING:
     from vggfeat import boxes as boxes
+    from vggfeat import errors as errors
     from vggfeat import metrics as metrics
     from vggfeat.classifiers.estimator import LinearSVM
+    from vggfeat.classifiers.protocols.rules import Rounds
+    from vggfeat.datasets import Dataset, Sample, load_dataset
+    from vggfeat.datasets.split import load_training_set
     from vggfeat.inference.transformer import VGGFeatures
     from vggfeat.nets.networks import VGG
     from vggfeat.nets.weights import load_net
-    from vggfeat.stages.evaluate import evaluate
+    from vggfeat.stages.evaluate import evaluate, evaluate_files
     from vggfeat.stages.export import export
     from vggfeat.stages.extract import extract
     from vggfeat.stages.localise import localise
@@ -51,8 +55,14 @@ _HOMES = {
     "load_net": "vggfeat.nets.weights",
     "LinearSVM": "vggfeat.classifiers.estimator",
     "VGGFeatures": "vggfeat.inference.transformer",
+    "Rounds": "vggfeat.classifiers.protocols.rules",
+    "Dataset": "vggfeat.datasets",
+    "Sample": "vggfeat.datasets",
+    "load_dataset": "vggfeat.datasets",
+    "load_training_set": "vggfeat.datasets.split",
     "read_descriptors": "vggfeat.store",
     "evaluate": "vggfeat.stages.evaluate",
+    "evaluate_files": "vggfeat.stages.evaluate",
     "export": "vggfeat.stages.export",
     "extract": "vggfeat.stages.extract",
     "localise": "vggfeat.stages.localise",
@@ -64,19 +74,26 @@ _HOMES = {
 }
 """Public name -> the module that defines it."""
 
-_MODULES = ("boxes", "metrics")
+_MODULES = ("boxes", "errors", "metrics")
 """Modules that are public as a whole."""
 
 __all__ = [
     "VGG",
+    "Dataset",
     "LinearSVM",
+    "Rounds",
+    "Sample",
     "VGGFeatures",
     "__version__",
     "boxes",
+    "errors",
     "evaluate",
+    "evaluate_files",
     "export",
     "extract",
+    "load_dataset",
     "load_net",
+    "load_training_set",
     "localise",
     "merge",
     "metrics",

@@ -141,7 +141,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):
         """One fitted estimator per entry of Cs, in its order; each solution starts the next larger C's.
 
         params are the constructor's. Each entry of Cs is a float or (K,). To choose C by scores on other rows,
-        `SVMPath` is faster.
+        `vggfeat.classifiers.estimator.SVMPath` is faster.
         """
         problem = SVMPath(X, y, sample_weight, estimator=cls(**params))
         return problem.fits(Cs)

@@ -18,7 +18,7 @@ from vggfeat.store.locking import OutputLock
 from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import check_provenance
 from vggfeat.system.files import replacing
-from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts, written
+from vggfeat.system.hdf5 import DAMAGE, is_hdf5, own_dataset, texts, written
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
@@ -127,7 +127,7 @@ def read_model(path: str | Path) -> Model:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file", advice="model", path=path)
-    if not h5py.is_hdf5(path):
+    if not is_hdf5(path):
         raise ModelError(f"{path} is not a model of vggfeat's (not HDF5)")
     try:
         with h5py.File(path, "r", locking=False) as file:

@@ -73,7 +73,10 @@ class _Verbs(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if not ctx.resilient_parsing and args and args[0] not in VERBS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], VERBS)
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            _check_given_once(command, rest)
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -90,6 +93,20 @@ class _Verbs(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
+
+
+STACKED = ("--net", "--weights", "--layer", "--preprocessing")
+"""Flags that some verbs repeat, to stack what they name. Of any other flag the last one counts, as everywhere."""
+
+
+def _check_given_once(command: click.Command, args: list[str]) -> None:
+    """Raises UsageError for such a flag repeated where one counts, since the others would be dropped in silence."""
+    words = args[: args.index("--")] if "--" in args else args
+    for flag in (flag for param in command.params for flag in param.opts if flag in STACKED):
+        several = any(flag in param.opts and getattr(param, "multiple", False) for param in command.params)
+        count = sum(word == flag or word.startswith(f"{flag}=") for word in words)
+        if count > 1 and not several:
+            raise UsageError(f"{flag} is given {count} times: {command.name} takes one")
 
 
 @click.group(

@@ -14,7 +14,6 @@ from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option, list_options, recorded_net_options
 from vggfeat.cli.types import Several
 from vggfeat.errors import UsageError
-from vggfeat.system.launch import default_workers
 
 
 @click.command()
@@ -53,7 +52,6 @@ def predict(
     header: bool,
     as_json: bool,
     quiet: bool,
-    workers: int | None,
     **options: Any,
 ) -> None:
     """Classify new images with a trained net or a fitted model.
@@ -80,10 +78,9 @@ def predict(
     gives_probabilities = probabilities or is_net(model)
     results: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
-    workers = workers or default_workers()
     on_screen = sys.stdout.isatty() and not as_json  # then its lines are the progress, and a bar would tear them
     with progress.Ticker("predict", quiet or on_screen) as tick:
-        found = run(model, images, probabilities=probabilities, workers=workers, progress=tick, **options)
+        found = run(model, images, probabilities=probabilities, progress=tick, **options)
         for number, (prediction, class_names) in enumerate(found):
             if header and number == 0:  # the model could be read
                 console.print_rows([("id", "class", "probability" if gives_probabilities else "score")])

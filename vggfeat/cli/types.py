@@ -12,6 +12,7 @@ from vggfeat.errors import nearest, unknown_name
 from vggfeat.inference.settings import POOLINGS
 from vggfeat.nets.catalog import NETS, net_spec
 from vggfeat.nets.layers import LAYERS, POOLING_MARK
+from vggfeat.nets.sources import named_net
 
 
 class Several(click.Argument):
@@ -62,8 +63,9 @@ class Net(click.ParamType):
     name = "net"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The net's name as in Table 1. Raises UsageError, with the nearest name, for an unknown one."""
-        return net_spec(value).name
+        """The net's name as in Table 1. Raises UsageError for an unknown one, with the nearest name, or --weights."""
+        takes_files = ctx is not None and any(other.name == "weights" for other in ctx.command.params)
+        return (named_net if takes_files else net_spec)(value).name
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The nets whose names start with `incomplete`."""

@@ -161,7 +161,18 @@ def own_images(paths: Sequence[str]) -> Dataset:
     """The images that a user names, as `from_paths`; one folder that is clearly a tree of classes brings its labels."""
     if len(paths) == 1 and os.path.isdir(paths[0]) and (dataset := class_tree(paths[0])) is not None:  # noqa: PTH112
         return replace(dataset, origin=Origin(paths=tuple(paths)))
+    if len(paths) > 1 and any(_has_class_folders(path) for path in paths):
+        log.warning("no labels are taken from several paths: one folder that is a tree of classes brings its labels")
     return from_paths(paths)
+
+
+def _has_class_folders(root: str) -> bool:
+    """Whether a path is a folder that has pictures in two folders or more: perhaps a tree of classes."""
+    try:
+        folders = [entry.path for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
+        return sum(any(is_image(entry.name) for entry in os.scandir(folder)) for folder in folders) > 1
+    except OSError:  # no folder, or not to be read, which its own reader tells
+        return False
 
 
 def class_tree(root: str) -> Dataset | None:

@@ -1,6 +1,7 @@
 """Pictures: decode, rescale, crop. The only file that opens them.
 
-`png`, `tiff` and `jpeg` look at a file's bytes, `pixels` turns whatever Pillow gives into RGB.
+`png`, `tiff` and `jpeg` look at a file's bytes, `arrays` takes pictures in memory, `pixels` turns whatever Pillow gives
+into RGB.
 
 Any fault of an untrusted file ends in one ImageError with a short reason, before much memory is taken.
 """
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from vggfeat.datasets import jpeg, png, tiff
+from vggfeat.datasets.arrays import not_a_picture, picture_values
 from vggfeat.datasets.pixels import from_deep, on_white, to_rgb, without_one_colour
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, ReadError
@@ -81,7 +83,7 @@ _OTHER_FORMATS = {
 """First bytes of files that are not read as pictures -> their format."""
 
 Source = str | os.PathLike[str] | bytes | NDArray[Any] | Image.Image
-"""A file's path or its bytes; or a picture in memory: Pillow's, or (H, W, 3) or (H, W) uint8 values."""
+"""A file's path or its bytes; or a picture in memory: Pillow's, or (H, W, 3), (H, W) or (H, W, 1) uint8 values."""
 
 
 def decode(
@@ -224,23 +226,12 @@ def _available() -> set[str]:
     return set(Image.OPEN)
 
 
-_WANTED = (
-    "an image has (H, W, 3) or (H, W) uint8 values from 0 to 255; values from 0 to 1 become such by "
-    "(255 * x).round().astype('uint8')"
-)
-
-
 def _in_memory(source: NDArray[Any] | Image.Image, limit: float) -> Image.Image:
     """An array's values, or a Pillow picture that may still have to be loaded."""
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or not (source.ndim == 2 or source.shape[2:] == (3,)) or not source.size:
-            raise ImageError(f"array of {source.dtype} {source.shape}: {_WANTED}")
-        source = Image.fromarray(source)
+        source = Image.fromarray(picture_values(source))
     if not isinstance(source, Image.Image):
-        advice = "tensor.permute(1, 2, 0).numpy() makes one" if hasattr(source, "permute") else "or a path"
-        raise ImageError(
-            f"{type(source).__name__} is not an image: give a Pillow image or an array, {advice}; {_WANTED}"
-        )
+        raise not_a_picture(source)
     _check_size(source.size, limit)
     try:
         source.load()

@@ -38,6 +38,8 @@ _RARE = (".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".tga",
 _CONVERTIBLE = frozenset({*_RAW, *_RARE})
 """Pictures that are not read here."""
 
+TABLE = "a table of paths and labels is no list of paths: give it as the `data` of `dataset=folder`"
+
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -226,6 +228,8 @@ def _samples(path: str, left_out: LeftOut) -> Iterator[Sample]:
         yield from (Sample(image, image) for image in images)
     elif is_tar(path):
         yield from images_in_tar(path, left_out)
+    elif path.lower().endswith(".csv"):
+        raise DatasetError(f"{path}: {TABLE}")
     else:
         yield Sample(path, path)
 
@@ -317,8 +321,16 @@ def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, byte
         text = entry.removeprefix(_BOM) if number == 1 else entry
         if number == 1 and text.startswith(_UTF_16):
             raise DatasetError(f"{source}: a UTF-16 text; save the list as UTF-8")
+        if number == 1 and _is_header(text):
+            raise DatasetError(f"{source}: {TABLE}")
         if text.strip():
             yield number, text
+
+
+def _is_header(line: bytes) -> bool:
+    """Whether a line names the columns of a table of paths and labels."""
+    names = {name.strip(b'" ').lower() for name in line.split(b",")}
+    return bool(names & {b"path", b"file", b"filename", b"image"} and names & {b"label", b"class", b"category"})
 
 
 def _whole(entry: bytes, place: Place) -> Sample:

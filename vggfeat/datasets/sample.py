@@ -16,23 +16,27 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image, or one person in an image, with its annotations."""
+    """One image, or one person in an image, with its annotations.
+
+    Args:
+        id: unique in its list: the path as given for users' own images, the data set's id for benchmarks.
+        path: the file to open. Bytes outside UTF-8 are surrogate escapes, as in os.fsdecode.
+        labels: a class index (single-label), or 1, 0 (difficult) or -1 for each class (multi-label), or None.
+        box: of the person, (xmin, ymin, xmax, ymax) in pixels, 0-based, half-open.
+        subset: the part of the data set: "train", "val", "test", or "" without parts.
+        span: (offset, length) in bytes if `path` is a tar file that holds the image; None if it is the image.
+        error: why it cannot be read, if that is known from the start: a damaged tar file.
+        boxes: boxes of the class's objects (ILSVRC), as fractions of width and height; empty if unknown.
+    """
 
     id: str
-    """Unique in its list: the path as given for users' own images, the data set's id for benchmarks."""
     path: str
-    """The file to open. Bytes outside UTF-8 are surrogate escapes, as in os.fsdecode."""
     labels: int | tuple[int, ...] | None = None
-    """A class index (single-label), or 1, 0 (difficult) or -1 for each class (multi-label), or None."""
     box: Box | None = None
     subset: str = ""
-    """The part of the data set: "train", "val", "test", or "" without parts."""
     span: tuple[int, int] | None = None
-    """(offset, length) in bytes if `path` is a tar file that holds the image; None if it is the image."""
     error: str = ""
-    """Why it cannot be read, if that is known from the start: a damaged tar file."""
     boxes: tuple[Box, ...] = ()
-    """Boxes of the class's objects (ILSVRC), as fractions of width and height; empty if unknown."""
 
     def source(self) -> str | bytes:
         """The source for images.decode: the path, or the bytes of a member of a tar file or of a URL.
@@ -63,15 +67,21 @@ OWN = ("images", "folder")
 
 @dataclass(frozen=True)
 class Dataset:
-    """A list of samples with their classes."""
+    """A list of samples with their classes: what `load_dataset` gives, or one of your own.
+
+    Args:
+        name: of the data set; a benchmark's brings its protocol.
+        samples: the images, each a `Sample`.
+        class_names: in the order of the labels' indices.
+        exif: whether EXIF orientation is applied: yes for users' own pictures, no for benchmarks.
+        origin: where it was read; None for lists from a pipe, and samples that a program made.
+    """
 
     name: str
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] = ()
     exif: bool = False
-    """Whether EXIF orientation is applied: yes for users' own pictures, no for benchmarks."""
     origin: Origin | None = field(default=None, compare=False)
-    """None for lists from a pipe, and samples that a program made."""
 
     def __repr__(self) -> str:
         images, classes = number_of(len(self.samples), "image"), number_of(len(self.class_names), "class")

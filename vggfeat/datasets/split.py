@@ -36,10 +36,13 @@ def load_training_set(
 ) -> TrainingSet:
     """A single-label data set, split for training.
 
-    For "folder", `data` may hold `train/` and `val/` (see `load_folder`). Without a validation part, the
-    fraction (rounded, at least one image) of each class with two or more images is held out, drawn by the seed.
-
-    `boxes`: for localisation; images without a bounding box are left out.
+    Args:
+        name: as `load_dataset` takes it.
+        data: the data root; for "folder" the tree of classes, or a folder that holds `train/` and `val/`.
+        fraction: without a validation part, the share (rounded, at least one image) of each class with two or more
+            images that is held out.
+        seed: draws these images.
+        boxes: for localisation; images without a bounding box are left out.
 
     Raises DatasetError for data that are missing or too few, UsageError for a multi-label data set and for
     localisation on one without boxes.
@@ -82,7 +85,7 @@ def load_evaluation_set(name: str, data: str | Path, subset: Subset = "val") -> 
     Raises DatasetError for data that are missing, UsageError for a multi-label data set.
     """
     if name == "ilsvrc2012":
-        return load_dataset(name, data, **({} if subset == "all" else {"parts": (subset,)}))
+        return load_dataset(name, data, parts=None if subset == "all" else (subset,))
     dataset = load_dataset(name, data)
     if any(isinstance(sample.labels, tuple) for sample in dataset.samples):
         raise UsageError(f"{name} has several labels an image; top-1 and top-5 errors take one class an image")

@@ -12,7 +12,7 @@ from vggfeat.datasets import Dataset
 from vggfeat.datasets.sample import MAX_MEGAPIXELS, OWN
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.settings import DescriptorSettings
+from vggfeat.inference.settings import DescriptorSettings, RecordedWeights, in_place_of_recorded
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
@@ -30,7 +30,7 @@ def recorded_extractors(
     images: Dataset | None = None,
     exif: bool | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
-    weights: Sequence[str] = (),
+    weights: RecordedWeights = (),
     seed: int | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -58,6 +58,7 @@ def recorded_extractors(
     Raises ModelError where the weights are not those of the record, UsageError for a number of weights that is not that
     of the nets, and for a seed without random weights.
     """
+    weights = in_place_of_recorded(weights)
     nets = [net for one in inputs for net in one["nets"]]
     if weights and len(weights) != len(nets):
         names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)

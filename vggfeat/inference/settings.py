@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.nets.catalog import STRIDE, net_spec
+from vggfeat.nets.catalog import STRIDE
 from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
-from vggfeat.nets.sources import check_weights, paired
+from vggfeat.nets.sources import check_weights, named_net, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 WeightsLike = str | os.PathLike[str] | None
 PreprocessingLike = str | os.PathLike[str] | Preprocessing | None
+RecordedWeights = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""What stands in for the weights that a file records: one name or file, or one for each net; empty: the recorded."""
 
 Pooling = Literal["avg", "max", "gem", "none"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -87,6 +89,13 @@ def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
         what = number_of(len(lists), "list of scales", "lists of scales")
         raise UsageError(f"{what} for {number_of(nets, 'net')}: give one for all, or one for each net")
     return lists * nets if len(lists) == 1 else lists
+
+
+def in_place_of_recorded(weights: RecordedWeights | None) -> list[str]:
+    """The names or files that stand in for recorded weights, as text: one, several or none."""
+    if isinstance(weights, str | os.PathLike):
+        return [os.fspath(weights)]
+    return [os.fspath(name) for name in weights or ()]
 
 
 @dataclass(frozen=True)
@@ -201,8 +210,8 @@ class NetChoice:
         Reads and fetches nothing, and imports no torch.
         """
         for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
-            if isinstance(name, str):
-                check_layers(net_spec(name), layers)
+            if isinstance(name, str | os.PathLike):
+                check_layers(named_net(name), layers)
 
     def check_weights(self) -> None:
         """Raises `load_net`'s error for weights or a preprocessing that do not exist or do not fit; imports no torch.

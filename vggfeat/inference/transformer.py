@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,17 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from vggfeat.datasets import Sample
-from vggfeat.errors import ImageError, UsageError
+from vggfeat.errors import ImageError
 from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.calibration import calibrate
 from vggfeat.inference.extractor import Extractor
+from vggfeat.inference.given import samples_of
 from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling, PreprocessingLike
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Bar, on_screen
 from vggfeat.system.launch import default_workers
-
-
-@dataclass(frozen=True, slots=True)
-class _Held(Sample):
-    """An image that is in memory already."""
-
-    picture: Any = None
-
-    def source(self) -> Any:
-        return self.picture
 
 
 class VGGFeatures(TransformerMixin, BaseEstimator):
@@ -116,7 +106,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         """Checks the settings and loads the net. Raises UsageError or WeightsError."""
         net = self._loaded()
         if net.precision == "int8":
-            self._calibrate(net, _samples(X))
+            self._calibrate(net, samples_of(X, self.exif))
         extractor = self._extractor()
         self.n_features_out_ = extractor.dim
         self._layer_dims = dict(zip(self._settings().layers, extractor.layer_dims, strict=True))
@@ -127,12 +117,14 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         """(n, D) float32 descriptors.
 
         Args:
-            X: n images, each a path, a Pillow image, or an (H, W, 3) or (H, W) uint8 array with values from 0 to 255
-                in RGB or grey; or one (n, H, W, 3) array.
+            X: n images, each a path, a Pillow image, or an (H, W, 3), (H, W) or (H, W, 1) uint8 array with values from
+                0 to 255 in RGB or grey; or one (n, H, W, 3), (n, H, W, 1) or (n, H, W) array; an (n, 1) array of
+                paths; or a Dataset, or its samples.
 
-        Raises ImageError for the first image that cannot be used, UsageError where X is one path.
+        Raises ImageError for the first image that cannot be used, UsageError where X is not clearly a list of images:
+        one path or picture, or an array that has two readings.
         """
-        samples = _samples(X)
+        samples = samples_of(X, self.exif)
         extractor = self._extractor()
         descriptors = np.empty((len(samples), extractor.dim), dtype=np.float32)
         try:
@@ -213,23 +205,3 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     def _more_tags(self) -> dict[str, Any]:  # the same, before scikit-learn 1.6
         return {"X_types": ["string"], "requires_fit": False, "no_validation": True, "stateless": True}
-
-
-def _samples(X: Iterable[Any]) -> list[Sample]:
-    """Raises UsageError for what is no list of images."""
-    if isinstance(X, str | os.PathLike | bytes):
-        raise UsageError(f"VGGFeatures takes a list of images, not one: [{os.fspath(X)!r}]")
-    if hasattr(X, "columns"):
-        raise UsageError("a table is not a list of images: pass its column of paths, such as table['path']")
-    if not hasattr(X, "__iter__") or hasattr(X, "getbands"):  # a Pillow image
-        raise UsageError(f"VGGFeatures takes a list of images, not one: [{type(X).__name__}]")
-    if isinstance(X, np.ndarray) and X.ndim in (2, 3):
-        raise UsageError(f"an array of shape {X.shape} is one image: VGGFeatures takes a list, or (n, H, W, 3)")
-    return [_sample(position, image) for position, image in enumerate(X)]
-
-
-def _sample(position: int, image: Any) -> Sample:
-    if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
-        return Sample(path, path)
-    return _Held(f"{position}", "", picture=image)

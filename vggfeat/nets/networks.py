@@ -44,7 +44,7 @@ class VGG(nn.Module):
     """A net of Table 1, its parameters named as torchvision names them (`features.N`, `classifier.0/3/6`).
 
     Calling it runs the classifier form on crops, `dense` the fully-convolutional form on whole images; both
-    read the same tensors. New nets carry PyTorch's initial values until `glorot_` or `load_net` sets others.
+    read the same tensors. New nets carry PyTorch's initial values; `load_net` gives nets with weights.
 
     Args:
         net: a name of Table 1, such as "D".

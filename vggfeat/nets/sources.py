@@ -8,13 +8,24 @@ from typing import Any
 
 from vggfeat.errors import UsageError, WeightsError, nearest
 from vggfeat.nets.cache import check_available
-from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, weights_rows
+from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, NetSpec, net_spec, weights_rows
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.system.files import exists, folder_error, is_file
 from vggfeat.system.numbers import number_of
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".h5", ".keras", ".caffemodel", ".onnx", ".mat", ".npz", ".npy")
 """How weights files are usually named."""
+
+
+def named_net(name: str | os.PathLike[str]) -> NetSpec:
+    """The net of that name, where a file may be given as `weights`. Raises UsageError, which says so of a file."""
+    name = os.fspath(name)
+    try:
+        return net_spec(name)
+    except UsageError:
+        if Path(name).suffix.lower() not in SUFFIXES and not is_file(name):
+            raise
+    raise UsageError(f"no net {name!r}; a file is given as `weights={name!r}`")
 
 
 def existing(weights: str | os.PathLike[str]) -> Path:

@@ -21,7 +21,7 @@ from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
-from vggfeat.nets.sources import check_published, existing, paired
+from vggfeat.nets.sources import check_published, existing, named_net, paired
 from vggfeat.nets.wording import net_words
 from vggfeat.system.bars import Fetching, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
@@ -52,15 +52,18 @@ def load_net(
     Args:
         net: a name of Table 1, or vgg11, vgg13, vgg16, vgg19 for A, B, D, E. None is the file's net, or "D" for
             weights that are not a file.
-        weights: "published", "oxford", "oxford-keras", "torchvision", a file of any form in `reading.FORMS`, or None
-            or "none" for random ones (Glorot and Bengio, Sect. 3.1). A file without fully-connected layers gives a net
-            without them.
+        weights: "published", "oxford", "oxford-keras", "torchvision", a file, or None or "none" for random ones (Glorot
+            and Bengio, Sect. 3.1). A file is a vggfeat checkpoint, a state dict of torchvision, timm or jcjohnson
+            (.pth, .safetensors), Keras' .h5 or .keras, a .caffemodel, .onnx, MatConvNet's .mat, .npz or .npy; without
+            fully-connected layers it gives a net without them.
         width: factor on a random net's channels; a file knows its own.
         num_classes: outputs of a random net; a file knows its own.
         device: a name of torch's; None is the best one here.
         precision: "auto", "fp32", "tf32", "bf16", "fp16" or "int8": kept as the net's `precision`, resolved.
-        preprocessing: what the weights expect of an image: a name in `preprocessing.NAMED`, a TOML file with the fields
-            of `Preprocessing`, or one such object. None is what the file, its values or its layout say.
+        preprocessing: what the weights expect of an image: "oxford", "oxford-rgb", "torchvision",
+            "torchvision-features", "vgg-face", "vgg-face-rgb", "places205", a TOML file with the fields of
+            `vggfeat.nets.preprocessing.Preprocessing`, or one such object. None is what the file, its values or its
+            layout say.
         layers: names of the layers that will be asked for, such as "conv5_3" or "fc7"; wrong ones are refused before
             anything is fetched or read.
         seed: of random weights.
@@ -77,6 +80,9 @@ def load_net(
             preprocessing.
         DownloadError: published weights that are not in the cache and cannot be fetched.
     """
+    if net is not None:
+        net = os.fspath(net)
+        named_net(net)
     place = resolve_device(device)
     number_format = resolve_precision(precision, place)
     chosen = None if preprocessing is None else preprocessing_of(preprocessing)

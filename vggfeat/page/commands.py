@@ -28,7 +28,7 @@ def making_command(made: Descriptors) -> str:
     """The command line that reproduces a file of descriptors or posteriors."""
     settings, dataset = made.made_by, str(made.attributes["dataset"])
     if made.attributes["layer"] == "posteriors":
-        return evaluate_command(settings, dataset, made.naming)
+        return evaluate_command(settings, dataset, made.naming, str(made.path))
     if made.portion is not None:
         return shard_command(settings, dataset, made.naming, whole_path(made.path), made.portion.shard)
     return extract_command(settings, dataset, made.naming, str(made.path))
@@ -179,17 +179,18 @@ def fit_command(recorded: str, model: str) -> str:
     return f"{recorded} -o {shlex.quote(model)}"
 
 
-def evaluate_command(settings: Mapping[str, Any], dataset: str, naming: Naming) -> str:
-    """The `vggfeat evaluate` that makes a file of posteriors again, as FILE.h5.
+def evaluate_command(settings: Mapping[str, Any], dataset: str, naming: Naming, output: str = "FILE.h5") -> str:
+    """The `vggfeat evaluate` that makes a file of posteriors again.
 
     Args:
         settings: the settings that the file records.
         dataset: the data set's name.
         naming: how the data set and the weights were named.
+        output: the file to write.
     """
     words = ["vggfeat", "evaluate", *_nets(_with_weights(settings, naming.weights)), "--view", settings["view"]]
     words += ["--scales", _scales_of(settings["nets"]), "--precision", settings["precision"]]
-    words += ["--dataset", dataset, *_flags({"subset": naming.part or None}), "-o", "FILE.h5"]
+    words += ["--dataset", dataset, *_flags({"subset": naming.part or None}), "-o", output]
     data = "" if naming.origin is None else naming.origin.data
     return with_data(shlex.join(words), data) if data else shlex.join(words)
 

@@ -19,6 +19,7 @@ from vggfeat.inference.blocks import describe_blocks, fill
 from vggfeat.inference.classes import aligned
 from vggfeat.inference.evaluation import Evaluation, Row
 from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, own_scales
+from vggfeat.inference.prediction import is_net
 from vggfeat.inference.settings import (
     SCALE_RULES,
     VIEWS,
@@ -82,7 +83,8 @@ def evaluate(
             net's training held out.
         net: name of Table 1 ("D" by default), or a net from `load_net`; several are fused, their posteriors averaged.
         weights: as `load_net` takes them; one for all nets, or one a net.
-        view: "dense", "crops", "both" or "center" (see `Scorer`).
+        view: "dense", the whole image and its mirror image; "crops", 5x5 crops and their mirror images; "both", the
+            average of these two; or "center", the central crop alone.
         scales: smallest sides Q in pixels for all nets, or the paper's rule for each net's training scale: "single"
             (S, or the middle of a jittered net's range) or "multi" (S - 32, S, S + 32, or the range's ends and middle).
         output: keep the posteriors in this file (HDF5), for `evaluate_files` and for resuming.
@@ -167,9 +169,9 @@ def evaluate_files(
     """Scores posteriors that `evaluate` kept: each file's, and their average, every net weighing the same.
 
     Args:
-        files: their paths, or what `read_descriptors` gave.
+        files: one or several that `evaluate` wrote (`output`): their paths, or what `read_descriptors` gave.
         data: the data root; by default where the first file says that its images were, else "data".
-        per_class, submission, report: see `evaluate`.
+        per_class, submission, report: as `evaluate` takes them.
 
     Returns a row a file and, for several, one of their fusion.
 
@@ -177,7 +179,11 @@ def evaluate_files(
     """
     check_replaceable(submission, is_result_file, "a result file")
     check_page(report)
-    given = [as_descriptors(one) for one in files_in(files)]
+    named = files_in(files)
+    for one in named:
+        if isinstance(one, str | os.PathLike) and is_net(Path(one)):
+            raise UsageError(f"{one} is a net: give it as `weights={one}`")
+    given = [as_descriptors(one) for one in named]
     root = data_root(data, given[0].naming) if given else data or "data"
     numbers = None if submission is None else ilsvrc_numbers(root)
     rows: list[Row] = []

@@ -31,7 +31,7 @@ from vggfeat.store.naming import NAMES, Naming
 from vggfeat.store.shard_states import ShardState, State, shard_states
 from vggfeat.store.shards import whole_path
 from vggfeat.system.files import folder_error
-from vggfeat.system.hdf5 import DAMAGE
+from vggfeat.system.hdf5 import DAMAGE, is_hdf5
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def info(path: str | Path) -> Info:
         raise folder_error(VggfeatError, path, _KNOWN, "descriptors, models or nets")
     if not path.is_file():
         raise VggfeatError(f"{path}: no such file")
-    if not h5py.is_hdf5(path):
+    if not is_hdf5(path):
         return _weights(path)
     try:
         return _descriptors(path)

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.folder import Images, as_dataset
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.prediction import Prediction, is_net
+from vggfeat.inference.settings import PreprocessingLike, RecordedWeights, in_place_of_recorded
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
 from vggfeat.system.bars import Bar, Progress, callback, on_screen
 from vggfeat.system.files import folder_error, is_file
+from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
     from vggfeat.inference.net_predictor import NetPredictor
@@ -28,8 +31,7 @@ class Predictor:
     Args:
         model: a file that `svm` wrote (`output`).
         probabilities: give class probabilities in place of scores.
-        options: those of `vggfeat.inference.recorded.recorded_extractors`: images, exif, max_megapixels, weights, seed,
-            device, precision, offline, workers, progress.
+        options: those of `vggfeat.inference.recorded.recorded_extractors`.
 
     Raises ModelError where the weights are not those that the descriptors were made with, or for a model without the
     probabilities that are asked for.
@@ -133,24 +135,43 @@ def predict(
     images: Images,
     *,
     probabilities: bool = False,
+    exif: bool | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    weights: RecordedWeights = (),
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    preprocessing: PreprocessingLike = None,
+    workers: int | None = None,
+    offline: bool | None = None,
     progress: Progress | bool | None = True,
-    **options: Any,
 ) -> Predictions:
     """Scores images with a fitted model or a trained net: an iterator over (prediction, class names) of each, in order.
 
-    The model and its weights are read at once, the images as their predictions are asked for.
+        for prediction, class_names in vggfeat.predict("model.h5", "photos"):
+            print(prediction.id, prediction.best(class_names, 5))
+
+    A prediction has the image's `id`, its `scores` (K,), one a class, and `best(class_names, count)`: the best classes
+    with their scores. An image that cannot be read has `scores` None, and the reason as its `error`. The model and its
+    weights are read at once, the images as their predictions are asked for.
 
     Args:
         model: a file that `svm` wrote (`output`), or a net's checkpoint that `train` wrote.
-        images: paths of images, folders and tar files, or a Dataset; their EXIF orientation counts as for the model's
-            own images, or as `exif` says.
+        images: paths of images, folders and tar files, or a Dataset.
         probabilities: give a fitted model's class probabilities in place of its scores; a net's scores always are
             probabilities.
+        exif: honour the EXIF orientation; by default as for the model's own images.
+        max_megapixels: images of more million pixels fail.
+        weights: for a fitted model, names or files in place of the weights that it records, one for each of its nets;
+            their hash must be the recorded one.
+        seed: for a fitted model of nets with random weights; by default the recorded one.
+        device: as `load_net` takes it.
+        precision: as `load_net` takes it; by default the one that a fitted model records, "auto" for a net.
+        preprocessing: for a net, what its weights expect of an image, as `load_net` takes it.
+        workers: threads that decode ahead of the nets; as many as there are cores by default.
+        offline: forbids fetching a fitted model's weights, as `load_net` takes it.
         progress: True, a bar on terminals and in notebooks while images are read; False, none; or a function, called
             with (images done, images, images failed).
-        options: those of `Predictor`; a net takes those of `NetPredictor` alone.
-
-    An image that cannot be read has an error in place of scores.
 
     Raises ModelError for the model, UsageError for options that do not fit it, WeightsError for its nets.
     """
@@ -161,30 +182,32 @@ def predict(
         raise UsageError("no images to predict")
     if Path(model).is_dir():
         raise folder_error(ModelError, Path(model), (".h5", ".pt", ".pth"), "models or nets", advice="")
-    net = is_net(model)
-    if not net and options.pop("preprocessing", None) is not None:
-        raise UsageError(f"`preprocessing` goes with a net; {model} is a fitted model, which records its nets'")
-    predictor = (
-        _net_predictor(model, images, options)
-        if net
-        else Predictor(model, probabilities=probabilities, images=images, **options)
-    )
+    shared: dict[str, Any] = {
+        "max_megapixels": max_megapixels,
+        "device": device,
+        "precision": precision,
+        "workers": workers or default_workers(),
+    }
+    others = in_place_of_recorded(weights)
+    predictor: Predictor | NetPredictor
+    if is_net(model):
+        _check_net(model, others, seed)
+        from vggfeat.inference.net_predictor import NetPredictor
+
+        oriented = images.exif if exif is None else exif
+        predictor = NetPredictor(model, exif=oriented, preprocessing=preprocessing, **shared)
+    else:
+        if preprocessing is not None:
+            raise UsageError(f"`preprocessing` goes with a net; {model} is a fitted model, which records its nets'")
+        recorded = {"images": images, "exif": exif, "weights": others, "seed": seed, "offline": offline}
+        predictor = Predictor(model, probabilities=probabilities, **recorded, **shared)
     return Predictions(predictor, model, images, progress)
 
 
-def _net_predictor(model: str | Path, images: Dataset, options: dict[str, Any]) -> NetPredictor:
-    """A net brings its weights. Raises UsageError for options that name others."""
-    taken = {
-        name: value
-        for name, value in options.items()
-        if name in ("device", "precision", "preprocessing", "workers", "max_megapixels")
-    }
-    given = next((name for name in ("weights", "seed") if options.get(name) not in (None, (), [])), None)
+def _check_net(net: str | Path, weights: Sequence[str], seed: int | None) -> None:
+    """Raises UsageError for weights and a seed, because a net has its weights, and ModelError for a missing file."""
+    given = "weights" if weights else None if seed is None else "seed"
     if given is not None:
-        raise UsageError(f"`{given}` goes with a fitted model; {model} is a net, which has its weights")
-    if not is_file(model):
-        raise ModelError(f"{model}: no such file")
-    exif = options.get("exif")
-    from vggfeat.inference.net_predictor import NetPredictor
-
-    return NetPredictor(model, exif=images.exif if exif is None else exif, **taken)
+        raise UsageError(f"`{given}` goes with a fitted model; {net} is a net, which has its weights")
+    if not is_file(net):
+        raise ModelError(f"{net}: no such file")

@@ -17,6 +17,7 @@ from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
+from vggfeat.inference.settings import RecordedWeights, in_place_of_recorded
 from vggfeat.page import parts, similarity
 from vggfeat.page.commands import data_root, keeping_command, note_on, similar_command, with_data, with_report
 from vggfeat.page.html import Part, check_page
@@ -24,6 +25,7 @@ from vggfeat.page.pictures import Pictures
 from vggfeat.results import Result, short_repr
 from vggfeat.store import Descriptors, File, as_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
+from vggfeat.store.reader import note_part
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
@@ -91,8 +93,15 @@ def similar(
     most: int = 10_000,
     report: str | Path | None = None,
     data: str | Path | None = None,
+    exif: bool | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    weights: RecordedWeights = (),
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    workers: int | None = None,
+    offline: bool | None = None,
     progress: Progress | bool | None = True,
-    **options: Any,
 ) -> Similar:
     """Finds the nearest neighbours of pictures in a descriptor file or, without pictures, its near-duplicates.
 
@@ -109,9 +118,16 @@ def similar(
         report: folder for a page that shows the pictures.
         data: the data root, where the page looks for the file's images; by default where the file says that they were,
             else "data".
+        exif: honour the EXIF orientation of pictures; by default as for the file's own images.
+        max_megapixels: pictures of more million pixels fail.
+        weights: names or files in place of the weights that the file records, one for each of its nets; their hash must
+            be the recorded one.
+        seed: of nets with random weights; by default the recorded one.
+        device, offline: as `load_net` takes them.
+        precision: as `load_net` takes it; by default the recorded one.
+        workers: threads that decode pictures ahead of the nets; as many as there are cores by default.
         progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (done, total,
             failed): of pictures described, then of rows or pairs compared.
-        options: for the nets of new pictures: weights, seed, device, precision, offline, workers.
 
     Raises UsageError or StoreError where the file holds no descriptors or the arguments contradict each other, and
     ModelError where its nets cannot be had.
@@ -119,12 +135,23 @@ def similar(
     held = as_descriptors(features)
     if held.attributes["layer"] == "posteriors":
         raise StoreError(f"{held.path} holds class posteriors, not descriptors")
+    note_part(held)
     if not len(held.done):
         raise StoreError(f"{held.path} holds no descriptor yet")
     if count < 1 or most < 1:
         raise UsageError("`count` and `most` start at 1")
     check_page(report)
     queries = None if images is None else as_dataset(images)
+    options = {
+        "exif": exif,
+        "max_megapixels": max_megapixels,
+        "weights": in_place_of_recorded(weights),
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "workers": workers or default_workers(),
+        "offline": offline,
+    }
     tick = callback(progress) or (lambda done, total, failed: None)
     if queries is None:
         found, chosen = _within(held, at_least, most, tick), {"at-least": at_least, "most": most}
@@ -143,11 +170,11 @@ def similar(
 
 def _in_flags(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that change what is found, by flag; those at their defaults are left out."""
-    exif, most = options.get("exif"), options.get("max_megapixels", MAX_MEGAPIXELS)
+    exif, most = options["exif"], options["max_megapixels"]
     return {
-        "weights": [str(one) for one in options.get("weights", ())],
-        "seed": options.get("seed"),
-        "precision": options.get("precision"),
+        "weights": options["weights"],
+        "seed": options["seed"],
+        "precision": options["precision"],
         "exif": exif,
         "no-exif": exif is False,
         "max-megapixels": None if most == MAX_MEGAPIXELS else f"{most:g}",
@@ -180,7 +207,6 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
 
     if not images.samples:
         raise UsageError("no images to compare")
-    options = {**options, "workers": options.get("workers") or default_workers()}
     (extractor,) = recorded_extractors(
         held.path,
         [held.attributes["settings"]],

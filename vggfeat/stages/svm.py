@@ -104,7 +104,9 @@ def svm(
         scales: aggregate only these of the kept scales.
         layer: take this layer, or these, of each file, stacked; by default all that it has.
         by_layer: score each of these layers by itself too, on the same splits.
-        rounds: numbers of splits, folds and images per class, where the protocol leaves them open.
+        rounds: how to split the images where the protocol leaves it open, such as `vggfeat.Rounds(folds=3)`. Its
+            fields are `number` (of random splits; 3), `seed` (of the first one; 0), `folds`, `train_per_class`,
+            `test_per_class` and `test_fraction` (0.25).
         splits: a splits file to use instead of the protocol's splits.
         write_splits: file to write the splits to.
         output: file to write the fitted model to.
@@ -121,6 +123,8 @@ def svm(
     Raises UsageError, DatasetError or StoreError, each naming what is missing or contradicts the protocol.
     """
     start = time.perf_counter()
+    if not isinstance(rounds, Rounds | None):
+        raise UsageError(f"{type(rounds).__name__} is not Rounds: give such as `rounds=vggfeat.Rounds(folds=3)`")
     opened = _files(files)
     layers = ((layer,) if isinstance(layer, str) else layer) or _chosen_layers(opened)
     paths = [place_of(one) for one in opened]

@@ -86,8 +86,9 @@ def train(
     as an undisturbed run on a CPU, on a GPU to rounding: its fastest kernels add in any order, and are chosen anew.
 
     Args:
-        recipe: everything that decides the result: a Recipe, the path of a recipe file, or keys of one that differ from
-            the paper's, such as {"net": "A", "width": 0.125, "data.dataset": "folder", "schedule.epochs": 20}.
+        recipe: everything that decides the result: the path of a recipe file, a `vggfeat.training.recipe.Recipe`, or
+            keys of one that differ from the paper's, such as {"net": "A", "width": 0.125, "data.dataset": "folder",
+            "schedule.epochs": 20}.
         dataset: the images: from `load_training_set`, or a path: the data root, or for the data set "folder" the tree
             of classes.
         output: a folder, or a file ending in .pt; by default `checkpoints/<dataset>-<net>-<S>`, then
@@ -101,7 +102,7 @@ def train(
             for each crop and keep their outputs beside the checkpoints, as float16. False: at every update.
         progress: show a bar and a line for each epoch on terminals and in notebooks; the observer's business if there
             is one.
-        observer: receives the progress.
+        observer: receives the progress: a subclass of `vggfeat.training.observer.Observer`.
 
     Raises UsageError and RecipeError for settings that make no sense, WeightsError for `init.checkpoint`,
     TrainingError for a loss that is not finite or does not move, and for too many unreadable images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from vggfeat.store.pooling import Aggregate, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
 from vggfeat.store.shards import Portion
 from vggfeat.system.numbers import number_of
+
+log = logging.getLogger(__name__)
 
 Rows = NDArray[np.integer[Any]] | Sequence[int] | None
 
@@ -242,6 +245,12 @@ def as_descriptors(given: File) -> Descriptors:
     raise UsageError(
         f"{type(given).__name__} is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
     )
+
+
+def note_part(made: Descriptors) -> None:
+    """Warns that a file is one shard, for a run that makes sense with its rows alone."""
+    if made.portion is not None:
+        log.warning("%s is %s: its rows alone count", made.path, made.portion)
 
 
 def files_in(given: File | Sequence[File]) -> list[File]:

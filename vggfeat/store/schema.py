@@ -23,11 +23,14 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.files import folder_error
-from vggfeat.system.hdf5 import DAMAGE, own_dataset, texts
+from vggfeat.system.hdf5 import DAMAGE, is_hdf5, own_dataset, texts
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
-FORMAT = "vggfeat-descriptors"
+OWN = "vggfeat-"
+"""How formats of vggfeat's own files begin; what follows is the kind in words."""
+
+FORMAT = f"{OWN}descriptors"
 FORMAT_VERSION = 1
 
 PENDING, DONE, FAILED = 0, 1, 2
@@ -178,15 +181,17 @@ def opened(path: Path, mode: str) -> h5py.File:
             raise StoreError(
                 f"{path} is being written by another process: wait for it, or name another `output`"
             ) from None
-        if mode != "w" and path.is_file() and not h5py.is_hdf5(path):
+        if mode != "w" and path.is_file() and not is_hdf5(path):
             raise StoreError(f"{path} is not a descriptor file (not HDF5)") from None
         raise StoreError(f"{path}: cannot open ({os_reason(error)})") from None
 
 
 def check_format(path: Path, file: h5py.File) -> None:
     """Raises StoreError for other files, a newer format, and data sets stored outside of the file."""
-    if file.attrs.get("format") != FORMAT:
-        raise StoreError(f"{path} is not a descriptor file of vggfeat's")
+    found = file.attrs.get("format")
+    if found != FORMAT:
+        other = f"{path} is a {found.removeprefix(OWN)}, not a descriptor file" if str(found).startswith(OWN) else ""
+        raise StoreError(other or f"{path} is not a descriptor file of vggfeat's")
     version = int(file.attrs.get("format_version", 0))
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} has format version {version}, this vggfeat reads up to {FORMAT_VERSION}: update it")

@@ -37,7 +37,7 @@ from vggfeat.store.schema import (
 )
 from vggfeat.store.shards import Portion
 from vggfeat.system.files import check_writable, is_file, replacing
-from vggfeat.system.hdf5 import DAMAGE, written
+from vggfeat.system.hdf5 import DAMAGE, is_hdf5, written
 from vggfeat.system.numbers import number_of
 
 
@@ -113,7 +113,7 @@ class DescriptorWriter:
             file.close()
 
     def _create(self, dim: int, layer_dims: Sequence[int]) -> None:
-        if self.path.exists() and h5py.is_hdf5(self.path):
+        if self.path.exists() and is_hdf5(self.path):
             # Opened for writing first: a file that another program has open must not be replaced.
             opened(self.path, "r+").close()
         with replacing(self.path) as temporary, written(temporary) as file:

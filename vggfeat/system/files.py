@@ -127,6 +127,8 @@ def _beside(target: Path) -> Path:
     """A new empty file in target's folder, which is created if missing."""
     if target.is_dir():
         raise VggfeatError(f"{target}: cannot write: it is a folder, name a file in it")
+    if str(target) == "-":
+        raise VggfeatError("-: cannot write to the standard output: name a file")
     if exists(target) and not is_file(target):
         raise VggfeatError(f"{target}: cannot write: it is a device or a pipe, name a file")
     try:

@@ -27,8 +27,12 @@ _TEXTS_AT_ONCE = 256
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has HDF5's signature; a missing one has not."""
-    return bool(h5py.is_hdf5(path))
+    """Whether a file has HDF5's signature; a missing one has not. Raises OSError for one that may not be read."""
+    try:
+        return bool(h5py.is_hdf5(path))
+    except OSError:
+        with open(path, "rb"):  # noqa: PTH123 - whose error names the file and the reason
+            raise
 
 
 def own_dataset(file: h5py.Group, name: str) -> h5py.Dataset | None:

@@ -62,12 +62,21 @@ def protocol_of(dataset: str) -> Protocol:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How to split the images where the protocol leaves it open."""
+    """How to split the images where the protocol leaves it open, for `svm`: `rounds=vggfeat.Rounds(folds=3)`.
+
+    Args:
+        number: random splits; by default 3, where splits are random at all.
+        seed: of the first split; the next ones count up.
+        folds: k-fold cross-validation in place of random splits, for your own images.
+        train_per_class: training images of each class; the rest are to test on.
+        test_per_class: at most this many test images of each class; goes with `train_per_class`.
+        test_fraction: share of your own images to test on; by default 0.25.
+
+    Choose one of `folds`, `train_per_class` and `test_fraction`.
+    """
 
     number: int | None = None
-    """Random splits; None: ROUNDS, where splits are random at all."""
     seed: int = 0
-    """Seed of the first split; the next ones count up."""
     folds: int | None = None
     train_per_class: int | None = None
     test_per_class: int | None = None
