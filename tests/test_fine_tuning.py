@@ -26,6 +26,7 @@ from vggfeat.training import features, frozen
 from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.begin import begin
 from vggfeat.training.features import DONE, FAILED, FeatureFile, Layout
+from vggfeat.training.files import RunFiles
 from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Observer
 from vggfeat.training.ranks import Ranks
@@ -33,7 +34,6 @@ from vggfeat.training.recipe import Recipe, Sgd, completed, load_recipe
 from vggfeat.training.record import files_digest
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest
-from vggfeat.training.state import RunFiles
 from vggfeat.training.trainer import Trainer
 from vggfeat.training.watch import UnreadableImages
 

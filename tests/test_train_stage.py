@@ -16,13 +16,14 @@ from PIL import Image
 
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
-from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError
+from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError, VggfeatError
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.train import train
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.recipe import load_recipe
-from vggfeat.training.state import RunFiles, RunState
+from vggfeat.training.state import RunState
 from vggfeat.training.watch import Watch
 
 TINY = TINY_RECIPE | {"schedule.epochs": 2}
@@ -301,6 +302,60 @@ def test_the_chain_of_scales_starts_with_all_layers_of_the_net_before(tree, tmp_
 
 
 # What goes wrong
+
+
+def refused_unread(recipe, data, monkeypatch, **options):
+    """The error of a run that must be refused before it reads a picture."""
+
+    def read(*_args, **_options):
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr("vggfeat.training.begin.colours_of", read)
+    with pytest.raises(VggfeatError) as caught:
+        train(recipe, data, device="cpu", **options)
+    return str(caught.value)
+
+
+def test_a_trained_net_that_fits_nothing_is_refused_before_a_picture_is_read(tree, tmp_path, monkeypatch):
+    VGG("A", width=1 / 32, num_classes=3).save(tmp_path / "wide.pt")
+    recipe, data = tiny(tree, init__checkpoint=str(tmp_path / "wide.pt"))
+    said = refused_unread(recipe, data, monkeypatch, output=tmp_path / "run")
+    assert said == "no layer of wide.pt (A, width 0.03125) fits net A of width 0.015625; both need the same `width`"
+    (tmp_path / "text.h5").write_text("a text")
+    recipe, _ = tiny(tree, init__checkpoint=str(tmp_path / "text.h5"))
+    assert "text.h5: a text file; expected a weights file" in refused_unread(
+        recipe, data, monkeypatch, output=tmp_path / "run"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_a_picture_is_read(tree, tmp_path, monkeypatch):
+    (tmp_path / "notes").write_text("a text")
+    said = refused_unread(*tiny(tree), monkeypatch, output=tmp_path / "notes" / "run")
+    assert said == f"{tmp_path}/notes/run/best.pt: cannot write here: Not a directory"
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.h5", "net.PT", "net.safetensors", "net.ckpt"])
+def test_a_folder_that_is_named_like_a_file_is_refused(tree, tmp_path, monkeypatch, name):
+    said = refused_unread(*tiny(tree), monkeypatch, output=tmp_path / name)
+    assert said == f"`output={tmp_path / name}`: a run's net is written as .pt: name {tmp_path}/net.pt, or a folder"
+    assert not (tmp_path / name).exists()
+
+
+def test_a_run_in_a_folder_with_such_a_name_goes_on(tree, tmp_path):
+    """Earlier versions made them."""
+    (tmp_path / "net.pth").mkdir()
+    assert train(*tiny(tree, schedule__epochs=1), output=tmp_path / "net.pth", device="cpu").finished
+
+
+def test_a_run_goes_on_without_the_net_that_it_began_with(tree, tmp_path):
+    VGG("A", width=1 / 64, num_classes=3).save(tmp_path / "first.pt")
+    begun = {"init__checkpoint": str(tmp_path / "first.pt"), "sgd__learning_rate": 1e-6}
+    recipe, data = tiny(tree, schedule__epochs=1, **begun)
+    train(recipe, data, output=tmp_path / "run", device="cpu")
+    (tmp_path / "first.pt").unlink()
+    longer, _ = tiny(tree, schedule__epochs=2, **begun)
+    assert train(longer, data, output=tmp_path / "run", device="cpu", resume=True).finished
 
 
 def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_path, capsys):

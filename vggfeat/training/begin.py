@@ -17,7 +17,7 @@ from vggfeat.nets.networks import VGG, gaussian_, glorot_
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.nets.weights import NAMES, load_net
 from vggfeat.nets.wording import size_words
-from vggfeat.system.files import replacing
+from vggfeat.system.files import check_writable, replacing
 from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Batch, Job, colours_of
@@ -28,7 +28,7 @@ from vggfeat.training.record import comparable, data_digest, frozen, plain
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.state import RunState, cut_metrics, load_last
-from vggfeat.training.trainer import Trainer
+from vggfeat.training.trainer import Trainer, check_batch
 
 EXAMPLES = 64
 """Training images that data-dependent weights are scaled to, and whose mean box a regression begins at."""
@@ -77,17 +77,22 @@ def begin(setup: RunSetup, resume: bool) -> Start:
 
 
 def _initialised(setup: RunSetup) -> Start:
+    """The run's beginning. What other files and options can spoil comes before the first picture is read."""
+    check_batch(setup.recipe.sgd, setup.ranks)
     init, net = setup.recipe.init, _empty_net(setup)
     if init.scheme == "gaussian":
         gaussian_(net, init.std, setup.recipe.seed)
     else:
         glorot_(net, setup.recipe.seed)
+    origin, copied = _copy(setup, net) if init.checkpoint else ("", [])
+    if setup.ranks.first:
+        check_writable(setup.files.best)
     colours = setup.ranks.shared(_colours(setup) if setup.ranks.first else None)
     adapted = init.scheme == "data-dependent"
-    # A channel that hardly varies, as in grey or red light, is not amplified.
-    red, green, blue = (max(std, 1.0) if adapted else 1.0 for std in colours.std)
-    net.preprocessing = Preprocessing("RGB", 1.0, colours.mean, (red, green, blue), "bilinear")
-    origin, copied = _copy(setup, net) if init.checkpoint else ("", [])
+    if "conv1_1" not in copied:  # whose values expect the trained net's preprocessing
+        # A channel that hardly varies, as in grey or red light, is not amplified.
+        red, green, blue = (max(std, 1.0) if adapted else 1.0 for std in colours.std)
+        net.preprocessing = Preprocessing("RGB", 1.0, colours.mean, (red, green, blue), "bilinear")
     untrained = [name for name in setup.recipe.frozen if name not in copied]
     if untrained and init.scheme != "identity":
         setup.observer.note(

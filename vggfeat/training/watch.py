@@ -10,10 +10,11 @@ import torch
 from vggfeat.errors import TrainingError
 from vggfeat.nets.networks import VGG
 from vggfeat.system.numbers import number_of
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Recipe
-from vggfeat.training.state import RunFiles, RunState
+from vggfeat.training.state import RunState
 
 WILD_LOSS = 100.0
 """A first loss above this multiple of chance means badly scaled initial weights."""
