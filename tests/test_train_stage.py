@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,7 +247,8 @@ def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     with pytest.raises(UsageError, match=r"^`resume` and `overwrite`: choose one$"):
         train(recipe, data, output=tmp_path / "run", device="cpu", resume=True, overwrite=True)
     other, _ = tiny(tree, schedule__epochs=1, sgd__learning_rate=0.5)
-    with pytest.raises(RecipeError, match=r"settings \(sgd.learning_rate: 0.01, now 0.5\): `overwrite` starts anew$"):
+    message = r"settings \(`sgd.learning_rate`: 0.01, now 0.5\): give the same, or start anew by `overwrite`$"
+    with pytest.raises(RecipeError, match=message):
         train(other, data, output=tmp_path / "run", device="cpu", resume=True)
     (tree / "red" / "4.png").rename(tree / "red" / "5.png")
     with pytest.raises(RecipeError, match=r"last\.pt: made with other images than folder has now$"):
@@ -255,6 +257,17 @@ def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     longer = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "run", device="cpu", resume=True)
     whole = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "whole", device="cpu")
     assert same(weights(longer.last), weights(whole.last))
+
+
+def test_other_images_are_named_not_the_measure_that_follows_from_their_classes(tree, tmp_path):
+    """Among five classes or fewer, top-5 errors are always 0, so a run takes top-1 errors."""
+    recipe, data = tiny(tree, schedule__epochs=1)
+    assert recipe.schedule.measure == "top5"
+    train(recipe, data, output=tmp_path / "run", device="cpu")
+    for name in ("violet", "pink", "grey"):
+        shutil.copytree(tree / "red", tree / name)
+    with pytest.raises(RecipeError, match=r"last\.pt: made with other images than folder has now$"):
+        train(*tiny(tree, schedule__epochs=1), output=tmp_path / "run", device="cpu", resume=True)
 
 
 def test_a_damaged_last_checkpoint_is_named(tree, tmp_path):
@@ -368,7 +381,7 @@ def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_pat
     assert sorted(result.failed) == ["blue/1.png", "red/0.png"]
     assert len([note for note in notes.notes if note.startswith("skipped red/0.png: ")]) == 1
     strict, _ = tiny(tree, data__unreadable_limit=1)
-    message = r"^2 images cannot be read, the first .*: more than data.unreadable_limit = 1; mend the data, or raise it"
+    message = r"^2 images cannot be read, the first .*: more than the limit of 1; mend the data, or raise it"
     with pytest.raises(TrainingError, match=message):
         train(strict, data, output=tmp_path / "strict", device="cpu")
 
@@ -632,12 +645,12 @@ def test_flags_override_the_recipe_and_the_resolved_one_is_kept(tree, tmp_path, 
     ("arguments", "message"),
     [
         (["--S", "big"], "Invalid value for '--S': 'big' is not a training scale such as 256 or 256-512 (see "),
-        (["--S", "100"], "augment.S [100, 100]: must be a side, or [min, max], of at least 224"),
+        (["--S", "100"], "--S 100: must be at least 224, the smaller side first"),
         (["--set", "sgd.momentum"], "--set sgd.momentum: expected KEY=VALUE, such as schedule.patience=3"),
         (["--set", "sgd.momntum=0.5"], "[sgd] no recipe key 'momntum'; did you mean 'momentum'? valid: "),
         (
             ["--init", "gaussian", "--init-std", "0.1"],
-            "init.std 0.1: a standard deviation of 0.1 (the paper's variance",
+            "--init-std 0.1: a standard deviation of 0.1 (the paper's variance",
         ),
         (["--head", "scr"], "--head goes with --task localise"),
         (["--init-std", "0.02"], "--init-std goes with --init gaussian"),

@@ -23,7 +23,7 @@ from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Batch, Job, colours_of
 from vggfeat.training.initial import begin_at_mean_box_, copy_layers, deepen, standardise_
 from vggfeat.training.predicted import Predicted
-from vggfeat.training.recipe import differences, dump_recipe
+from vggfeat.training.recipe import MEASURE, differences, dump_recipe
 from vggfeat.training.record import comparable, data_digest, frozen, plain
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.setup import RunSetup
@@ -162,9 +162,13 @@ def _restored(setup: RunSetup) -> Start:
     last = setup.files.last
     content, kept, state = load_last(last)
     changed = differences(comparable(kept["recipe"]), comparable(plain(setup.recipe)))
-    if changed:
-        raise RecipeError(f"{last}: made with other settings ({changed[0]}): `overwrite` starts anew")
-    if kept["data"] != data_digest(setup.dataset):
+    other_images = kept["data"] != data_digest(setup.dataset)
+    if changed and not (other_images and list(changed) == [MEASURE]):  # which follows from the images
+        key, values = next(iter(changed.items()))
+        raise RecipeError(
+            f"{last}: made with other settings (`{key}`: {values}): give the same, or start anew by `overwrite`"
+        )
+    if other_images:
         raise RecipeError(f"{last}: made with other images than {setup.dataset.name} has now")
     net = _empty_net(setup)
     net.load_state_dict(content["state_dict"])

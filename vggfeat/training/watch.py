@@ -148,7 +148,7 @@ class UnreadableImages:
         if len(self.failed) > self.limit:
             raise TrainingError(
                 f"{number_of(len(self.failed), 'image')} cannot be read, the first {self.failed[0]}: more than "
-                f"data.unreadable_limit = {self.limit}; mend the data, or raise it by `data.unreadable_limit=N`"
+                f"the limit of {self.limit}; mend the data, or raise it by `data.unreadable_limit=N`"
             )
 
     def share(self, ranks: Ranks) -> None:
