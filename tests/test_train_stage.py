@@ -465,7 +465,7 @@ def test_a_stalled_start_stops_with_advice(tree, tmp_path):
     # Gaussian weights of deviation 0.01 vanish in a net this narrow.
     recipe, data = tiny(tree, init__scheme="gaussian", init__stall_steps=9, schedule__epochs=9)
     with pytest.raises(
-        TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with `init.scheme=glorot` or "
+        TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with `init.scheme=glorot`, or "
     ):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
@@ -489,8 +489,8 @@ def test_a_short_run_that_stayed_at_chance_says_so_at_its_end(tree, tmp_path):
     train(recipe, data, output=tmp_path / "run", device="cpu", observer=observer)
     assert re.fullmatch(
         r"the validation loss is 1\.\d+, chance is 1\.099: the net has learnt nothing that serves other images; train "
-        r"longer \(`schedule\.epochs`\), or begin with `init\.scheme=data-dependent`, or from a trained net: "
-        r"`init\.checkpoint=published` `sgd\.trainable=fc`",
+        r"longer \(`schedule\.epochs`\), or begin with `init\.scheme=data-dependent`, or a trained net: "
+        r"`init\.checkpoint=CKPT` `sgd\.trainable=fc`",
         observer.notes[-1],
     )
 
@@ -504,9 +504,13 @@ def test_a_run_that_learnt_is_told_nothing_of_chance(tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "loss", "advice"),
     [
-        ("", 1.1, "begin with `init.scheme=glorot` or data-dependent, or `init.checkpoint` of a trained A, or change"),
+        (
+            "",
+            1.1,
+            "begin with `init.scheme=glorot`, or `init.scheme=data-dependent`, or `init.checkpoint` of a trained A, or change",
+        ),
         ("a.pt", 1.1, "check the weights of a.pt (`init.checkpoint`) and what they expect (`init.preprocessing`), or"),
-        ("", 1e9, "begin with `init.scheme=glorot`, or with"),
+        ("", 1e9, "the first weights are far too large; begin with `init.scheme=glorot`, or lower"),
         ("a.pt", 1e9, "check the weights of a.pt (`init.checkpoint`) and what they expect (`init.preprocessing`), or"),
         ("", math.nan, "lower `sgd.learning_rate` (now 0.01), or begin with `init.scheme=glorot`;"),
         (
@@ -517,12 +521,55 @@ def test_a_run_that_learnt_is_told_nothing_of_chance(tmp_path):
     ],
 )
 def test_a_run_that_began_with_a_checkpoint_is_not_told_to_begin_at_random(tmp_path, checkpoint, loss, advice):
-    recipe = load_recipe(None, {"init.checkpoint": checkpoint, "init.stall_steps": 1})
+    recipe = load_recipe(None, {"init.checkpoint": checkpoint, "init.stall_steps": 1, "init.scheme": "gaussian"})
     watch = Watch(recipe, 1.1, RunFiles.of(tmp_path / "run"))
     with pytest.raises(TrainingError, match=re.escape(advice)) as caught:
         watch.loss(loss, RunState(step=1), 0.01)
     assert ("glorot" in str(caught.value)) == (not checkpoint)
     assert "`sgd.learning_rate`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss", "advice"),
+    [
+        ({}, math.nan, "lower `sgd.learning_rate` (now 0.01); nothing was saved yet"),
+        ({}, 1e9, "far too large; begin with `init.scheme=gaussian` `init.std=0.01`, or lower `sgd.learning_rate`"),
+        (
+            {"init.scheme": "gaussian", "init.std": 0.09},
+            1e9,
+            "begin with `init.scheme=glorot`, or `init.scheme=gaussian` `init.std=0.01`, or lower `sgd.learning_rate`",
+        ),
+        ({}, 1.1, "begin with `init.scheme=data-dependent`, or `init.checkpoint` of a trained A, or change"),
+        (
+            {"init.scheme": "data-dependent"},
+            1.1,
+            "begin with `init.scheme=glorot`, or `init.checkpoint` of a trained A, or change",
+        ),
+    ],
+)
+def test_advice_on_the_start_names_only_what_differs_from_this_one(tmp_path, settings, loss, advice):
+    watch = Watch(load_recipe(None, {"init.stall_steps": 1} | settings), 1.1, RunFiles.of(tmp_path / "run"))
+    with pytest.raises(TrainingError, match=re.escape(advice)):
+        watch.loss(loss, RunState(step=1), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (
+            {},
+            "begin with `init.scheme=data-dependent`, or a trained net: `init.checkpoint=published` `sgd.trainable=fc`",
+        ),
+        (
+            {"init.scheme": "data-dependent", "net": "C"},
+            "begin with a trained net: `init.checkpoint=CKPT` `sgd.trainable=fc`",
+        ),
+    ],
+)
+def test_a_net_that_learnt_nothing_is_told_of_published_weights_only_where_there_are_some(tmp_path, settings, advice):
+    watch = Watch(load_recipe(None, settings), 1.1, RunFiles.of(tmp_path / "run"))
+    said = watch.verdict(Errors(loss=1.1, top1=60.0, top5=0.0, images=9))
+    assert said.endswith(f"train longer (`schedule.epochs`), or {advice}")
 
 
 def test_a_net_that_begins_trained_is_not_stalled(tree, tmp_path):
