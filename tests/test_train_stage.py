@@ -314,6 +314,29 @@ def test_the_chain_of_scales_starts_with_all_layers_of_the_net_before(tree, tmp_
     assert torch.allclose(weights(third.last)["features.0.weight"], weights(first.best)["features.0.weight"], atol=1e-6)
 
 
+def test_what_a_trained_net_fills_is_told_and_an_init_that_it_leaves_nothing_to(tree, tmp_path):
+    """The last layer of `other` has another number of classes."""
+    VGG("A", width=1 / 64, num_classes=3).save(tmp_path / "same.pt")
+    VGG("A", width=1 / 64, num_classes=7).save(tmp_path / "other.pt")
+
+    def told(name, **changes):
+        path, notes = tmp_path / name, Noting()
+        settings = {"schedule__epochs": 1, "sgd__learning_rate": 1e-6, "init__checkpoint": str(path)}
+        recipe, data = tiny(tree, **settings | changes)
+        train(recipe, data, output=tmp_path / "run", device="cpu", observer=notes, overwrite=True)
+        return next(note for note in notes.notes if " from " in note).replace(str(path), name)
+
+    assert told("same.pt") == "all layers from same.pt (A)"
+    assert told("same.pt", init__scheme="gaussian") == (
+        "all layers from same.pt (A); `init.scheme=gaussian` changes nothing"
+    )
+    assert told("other.pt", init__scheme="gaussian").endswith(", fc6, fc7 from other.pt (A); the rest gaussian")
+    assert told("other.pt", init__scheme="identity", net="B").endswith(
+        ", fc6, fc7 from other.pt (A); fc8 glorot, the rest identity"
+    )
+    assert told("other.pt", init__scheme="identity").endswith(", fc6, fc7 from other.pt (A); fc8 glorot")
+
+
 # What goes wrong
 
 

@@ -21,9 +21,9 @@ from vggfeat.system.files import check_writable, replacing
 from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Batch, Job, colours_of
-from vggfeat.training.initial import begin_at_mean_box_, copy_layers, deepen, standardise_
+from vggfeat.training.initial import begin_at_mean_box_, copy_layers, deepen, standardise_, table_layers
 from vggfeat.training.predicted import Predicted
-from vggfeat.training.recipe import MEASURE, differences, dump_recipe
+from vggfeat.training.recipe import MEASURE, Init, differences, dump_recipe
 from vggfeat.training.record import comparable, data_digest, frozen, plain
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.setup import RunSetup
@@ -137,8 +137,23 @@ def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
     give = deepen if init.scheme == "identity" else copy_layers
     # A class's score says nothing about its box: localisation learns the last layer anew (Appendix A).
     copied = give(net, source, but=("fc8",) if setup.task.needs_boxes else ())
-    setup.observer.note(f"{', '.join(copied)} from {init.checkpoint} ({source.net}); the rest {init.scheme}")
+    rest = [name for name in table_layers(net) if name not in copied]
+    source_words = f"{init.checkpoint} ({source.net})"
+    if rest:
+        setup.observer.note(f"{', '.join(copied)} from {source_words}; {_rest_words(init.scheme, rest)}")
+    else:
+        idle = "" if init.scheme == Init.scheme else f"; `init.scheme={init.scheme}` changes nothing"
+        setup.observer.note(f"all layers from {source_words}{idle}")
     return f"{init.checkpoint} (sha256 {source.fingerprint()})", copied
+
+
+def _rest_words(scheme: str, rest: Sequence[str]) -> str:
+    """How layers begin that no trained net filled. Identity serves convolutions alone."""
+    if scheme != "identity":
+        return f"the rest {scheme}"
+    matrices = [name for name in rest if name.startswith("fc")]
+    parts = [f"{', '.join(matrices)} {Init.scheme}"] if matrices else []
+    return ", ".join([*parts, "the rest identity"] if len(matrices) < len(rest) else parts)
 
 
 def _examples(setup: RunSetup, net: VGG) -> Batch:
