@@ -348,7 +348,7 @@ def test_info_of_a_model_says_how_to_make_it_again(tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("output", ["runs/D", "net.pt", "a.b/net.x.pt"])
 def test_a_checkpoint_tells_the_output_that_its_run_was_given(output):
-    from vggfeat.training.state import RunFiles
+    from vggfeat.training.files import RunFiles
 
     files = RunFiles.of(output)
     assert RunFiles.output_of(files.best) == RunFiles.output_of(files.last) == Path(output)

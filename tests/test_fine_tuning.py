@@ -26,6 +26,7 @@ from vggfeat.training import features, frozen
 from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.begin import begin
 from vggfeat.training.features import DONE, FAILED, FeatureFile, Layout
+from vggfeat.training.files import RunFiles
 from vggfeat.training.form import TrainingForm
 from vggfeat.training.observer import Observer
 from vggfeat.training.ranks import Ranks
@@ -33,7 +34,6 @@ from vggfeat.training.recipe import Recipe, Sgd, completed, load_recipe
 from vggfeat.training.record import files_digest
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest
-from vggfeat.training.state import RunFiles
 from vggfeat.training.trainer import Trainer
 from vggfeat.training.watch import UnreadableImages
 
@@ -350,9 +350,24 @@ def test_a_disk_without_room_is_named_before_anything_is_computed(tree, source, 
 
 def test_a_layer_that_the_net_does_not_have_is_named(tree, source):
     with pytest.raises(
-        RecipeError, match=r"^no sgd.trainable 'conv5_3'; did you mean 'conv5_2'\? valid: all, fc, conv1_1, "
+        RecipeError,
+        match=r"^`sgd.trainable=conv5_3`: no such choice; did you mean 'conv5_2'\? valid: all, fc, conv1_1, ",
     ):
         tuned(tree, source, "conv5_3")
+
+
+def test_a_resumed_run_without_its_trainable_layers_is_told_of_them_not_of_what_follows_from_them(
+    tree, tmp_path, capsys
+):
+    flags = ["--net", "A", "--width", "0.0625", "--dataset", "folder", "--data", str(tree), "--device", "cpu"]
+    command = ["train", *flags, "--epochs", "1", "-o", str(tmp_path / "run"), "--quiet"]
+    assert run([*command, "--trainable", "fc8"]) == 0
+    capsys.readouterr()
+    assert run([*command, "--resume"]) == 2
+    assert capsys.readouterr().err == (
+        f"vggfeat: {tmp_path}/run/last.pt: made with other settings (--trainable: fc8, now all): give the same, or start "
+        "anew by --overwrite\n"
+    )
 
 
 # The file

@@ -149,7 +149,8 @@ def test_a_run_that_cannot_go_on_says_so_in_one_line_and_what_is_kept(tree, tmp_
 
 
 def test_a_run_of_several_processes_is_told_to_take_a_smaller_micro_batch(tmp_path):
-    from vggfeat.training.state import RunFiles, RunState
+    from vggfeat.training.files import RunFiles
+    from vggfeat.training.state import RunState
     from vggfeat.training.watch import Watch
 
     watch = Watch(load_recipe(None, TINY), 1.1, RunFiles.of(tmp_path / "run"))

@@ -15,10 +15,10 @@ from vggfeat.errors import TrainingError
 from vggfeat.stages.train import train
 from vggfeat.system.files import PAUSE
 from vggfeat.training import run as loop
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Observer
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.saving import LONG_PATIENCE
-from vggfeat.training.state import RunFiles
 
 EPOCHS = 3
 

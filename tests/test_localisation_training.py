@@ -254,9 +254,9 @@ def test_heads_have_output_folders_of_their_own():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("localise.head", "both", "no localise.head 'both'; valid: pcr, scr"),
-        ("task", "detect", "no task 'detect'; valid: classify, localise"),
-        ("localise.least_seen", 2.0, "localise.least_seen 2.0: must be from 0 to 1"),
+        ("localise.head", "both", "`localise.head=both`: no such choice; valid: pcr, scr"),
+        ("task", "detect", "`task=detect`: no such choice; valid: classify, localise"),
+        ("localise.least_seen", 2.0, "`localise.least_seen=2.0`: must be from 0 to 1"),
     ],
 )
 def test_wrong_settings_are_named(key, value, message):

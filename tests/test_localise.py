@@ -560,11 +560,26 @@ def test_wrong_usage_is_one_line(arguments, message, capsys):
     assert capsys.readouterr().err == f"vggfeat: {message}\n"
 
 
+def test_a_net_that_predicts_no_boxes_is_named_before_missing_data(tmp_path, capsys):
+    guessing([1.0, 2.0, 0.0]).save(tmp_path / "net.pt")
+    command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "net.pt"), "--data", str(tmp_path), *FLAGS]
+    assert run(command) == 2
+    said = "net.pt predicts classes, no boxes: 'vggfeat train --task localise' makes a net that does"
+    assert capsys.readouterr().err == f"vggfeat: {said}\n"
+    answering(LEFT).save(tmp_path / "net.pt")
+    assert run(command) == 1
+    assert capsys.readouterr().err.startswith(f"vggfeat: no ilsvrc2012 at {tmp_path}/ilsvrc2012 (val/ missing)")
+
+
 def test_missing_data_and_missing_nets_are_named(root, tmp_path, capsys):
     assert run(["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(root)]) == 2
     assert str(tmp_path / "no.pt") in capsys.readouterr().err
     assert run(["localise", "--protocol", "1", "--weights", "x.pt", "--data", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith(f"vggfeat: no ilsvrc2012 at {tmp_path}/ilsvrc2012 (val/ missing)")
+    assert capsys.readouterr().err == (
+        f"vggfeat: no ilsvrc2012 at {tmp_path}/ilsvrc2012 (val/ missing): put its images there as train/<wnid>/*.JPEG "
+        "and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), or name another data root with "
+        "--data DIR\n"
+    ), "pictures of one's own have no boxes, and localise has no --dataset"
     few = answering(LEFT, names=WNIDS[:2])
     few.save(tmp_path / "few.pt")
     assert run(["localise", "--protocol", "1", "--weights", str(tmp_path / "few.pt"), "--data", str(root), *FLAGS]) == 1

@@ -24,6 +24,7 @@ from vggfeat.cli import run
 from vggfeat.cli.console import print_json, print_rows
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
+from vggfeat.inference.recorded import recorded_extractors
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.extract import extract
@@ -111,7 +112,10 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
     with pytest.raises(ModelError) as caught:
         predictor(made, weights=["none", str(other)])
     assert str(caught.value).startswith(f"{made.model} was made with weights b.pt of sha256 {digest}, these are ")
-    assert str(caught.value).endswith(": give the file with `weights`")
+    assert str(caught.value).endswith(f": give the file with `weights` in place of {other}")
+    with pytest.raises(ModelError) as caught:
+        predictor(made, weights=["none", "none"])
+    assert str(caught.value).endswith(": give the file with `weights` in place of none")
     with pytest.raises(ModelError, match=r"give the `seed` of the extraction$"):
         predictor(made, seed=1)
     with pytest.raises(UsageError, match=f"`seed` goes with random weights; those that {made.model} records are not"):
@@ -130,6 +134,18 @@ def test_one_file_of_weights_need_not_stand_in_a_list(made: SimpleNamespace, tmp
         for weights in (kind(made.checkpoint), [str(made.checkpoint)])
     )
     assert alone == listed
+
+
+def test_weights_for_a_net_with_random_ones_are_told_to_be_left_out(made: SimpleNamespace, caplog) -> None:
+    with pytest.raises(ModelError) as caught:
+        predictor(made, weights=[str(made.checkpoint), str(made.checkpoint)])
+    random = f"{made.model} was made with random weights of net A, not with {made.checkpoint}: "
+    assert str(caught.value) == f"{random}give `weights=none` for this net"
+    one = read_model(made.model).inputs[:1]
+    with pytest.raises(ModelError) as caught:
+        recorded_extractors(made.model, one, dataset="folder", weights=[str(made.checkpoint)])
+    assert str(caught.value) == f"{random}leave `weights` out"
+    assert caplog.text == ""
 
 
 def test_weights_are_read_where_they_were_and_asked_for_where_they_are_gone(made: SimpleNamespace) -> None:

@@ -136,3 +136,12 @@ def test_a_net_file_that_does_not_tell_its_preprocessing_takes_it(photos, tmp_pa
 def test_a_missing_file_is_named(photos, tmp_path, capsys):
     assert run(["predict", str(tmp_path / "gone.pt"), str(photos)]) == 1
     assert capsys.readouterr().err == f"vggfeat: {tmp_path}/gone.pt: no such file\n"
+
+
+def test_help_tells_the_defaults_of_a_net_which_has_no_descriptors_to_follow(capsys):
+    assert run(["predict", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "[default: as the descriptors were made; for a net, auto]" in words
+    assert "[default: as the descriptors were made; for a net, on for your own pictures]" in words
+    assert run(["similar", "--help"]) == 0
+    assert "for a net" not in " ".join(capsys.readouterr().out.split())

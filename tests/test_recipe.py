@@ -1,5 +1,6 @@
 import dataclasses
 import fnmatch
+import math
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shipped import RECIPES, TABLES, TRAINING, commands, header, parsed
 
+from vggfeat.cli.advice import told
 from vggfeat.errors import RecipeError, UsageError
 from vggfeat.training.recipe import Augment, Recipe, Schedule, Sgd, differences, dump_recipe, load_recipe
 
@@ -49,9 +51,9 @@ def test_a_file_extends_another_one_relative_to_itself_and_flags_override_both(t
         ("[sgd]\nbatch_size = 2.5", "{file}: [sgd] batch_size = 2.5: expected a whole number"),
         ("[augment]\nflip = 1", "{file}: [augment] flip = 1: expected true or false"),
         ("[augment]\nS = [256]", "{file}: [augment] S = [256]: expected a whole number or [min, max]"),
-        ("[augment]\nS = 128", "augment.S [128, 128]: must be a side, or [min, max], of at least 224"),
-        ("[augment]\nS = [512, 256]", "augment.S [512, 256]: must be a side, or [min, max], of at least 224"),
-        ("[schedule]\nmeasure = 'top3'", "no schedule.measure 'top3'; did you mean 'top5'? valid: top5, top1, loss"),
+        ("[augment]\nS = 128", "`augment.S=128`: must be at least 224, the smaller side first"),
+        ("[augment]\nS = [512, 256]", "`augment.S=512-256`: must be at least 224, the smaller side first"),
+        ("[schedule]\nmeasure = 'top3'", "`schedule.measure=top3`: no such choice; did you mean 'top5'? valid: top5, "),
         ("net = 'F'", "no net 'F'; valid: A (VGG-11), A-LRN"),
         ("net = ", "{file}: no TOML: "),
         ("extends = 'gone.toml'", "{folder}/gone.toml: this recipe cannot be read: No such file or directory"),
@@ -68,6 +70,32 @@ def test_a_mistake_is_named_with_the_way_out(tmp_path, text, message):
 def test_an_unknown_override_is_an_error_too():
     with pytest.raises(RecipeError, match=r"^\[schedule\] no recipe key 'patienc'; did you mean 'patience'\?"):
         load_recipe(None, {"schedule.patienc": 3})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schedule.epochs", 0, "--epochs 0: must be at least 1"),
+        ("augment.S", 100, "--S 100: must be at least 224, the smaller side first"),
+        ("augment.S", [300, 256], "--S 300-256: must be at least 224, the smaller side first"),
+        (
+            "sgd.trainable",
+            "conv9",
+            "--trainable conv9: no such choice; did you mean 'conv5_3'? valid: all, fc, conv1_1",
+        ),
+        ("sgd.batch_size", "many", "--batch-size many: expected a whole number"),
+        ("sgd.batch_size", 2**70, "--batch-size: expected a number below 9.22337e+18"),
+        ("sgd.learning_rate", math.inf, "--learning-rate inf: expected a finite number"),
+        ("schedule.patience", 0, "--set schedule.patience=0: must be at least 1"),
+        ("width", -1.0, "--width -1.0: must be positive"),
+        ("seed", -1, "--seed -1: must be not negative"),
+        ("data.validation_fraction", 2, "--set data.validation_fraction=2.0: must be between 0 and 1"),
+    ],
+)
+def test_a_wrong_value_is_named_by_the_flag_that_sets_it(key, value, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(None, {key: value})
+    assert told(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("std", [0.1, 1.0])
@@ -97,8 +125,16 @@ def test_a_resolved_recipe_reads_back_as_it_was(tmp_path_factory, recipe):
 
 def test_differences_name_the_key_and_both_values():
     old, new = (dataclasses.asdict(Recipe(sgd=Sgd(batch_size=n))) for n in (256, 128))
-    assert differences(old, new) == ["sgd.batch_size: 256, now 128"]
-    assert differences(old, old) == []
+    assert differences(old, new) == {"sgd.batch_size": "256, now 128"}
+    assert differences(old, old) == {}
+
+
+@pytest.mark.parametrize("given", [{"sgd.trainable": "fc"}, {"task": "localise"}])
+def test_the_first_difference_is_the_one_that_the_others_follow_from(given):
+    old, new = (dataclasses.asdict(load_recipe(None, overrides)) for overrides in (given, {}))
+    changed = list(differences(old, new))
+    assert changed[0] in given
+    assert len(changed) > 1
 
 
 # The recipes that ship

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from PIL import Image
 
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
-from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError
+from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError, VggfeatError
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.train import train
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.recipe import load_recipe
-from vggfeat.training.state import RunFiles, RunState
+from vggfeat.training.state import RunState
 from vggfeat.training.watch import Watch
 
 TINY = TINY_RECIPE | {"schedule.epochs": 2}
@@ -245,7 +247,8 @@ def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     with pytest.raises(UsageError, match=r"^`resume` and `overwrite`: choose one$"):
         train(recipe, data, output=tmp_path / "run", device="cpu", resume=True, overwrite=True)
     other, _ = tiny(tree, schedule__epochs=1, sgd__learning_rate=0.5)
-    with pytest.raises(RecipeError, match=r"settings \(sgd.learning_rate: 0.01, now 0.5\): `overwrite` starts anew$"):
+    message = r"settings \(`sgd.learning_rate`: 0.01, now 0.5\): give the same, or start anew by `overwrite`$"
+    with pytest.raises(RecipeError, match=message):
         train(other, data, output=tmp_path / "run", device="cpu", resume=True)
     (tree / "red" / "4.png").rename(tree / "red" / "5.png")
     with pytest.raises(RecipeError, match=r"last\.pt: made with other images than folder has now$"):
@@ -254,6 +257,17 @@ def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     longer = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "run", device="cpu", resume=True)
     whole = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "whole", device="cpu")
     assert same(weights(longer.last), weights(whole.last))
+
+
+def test_other_images_are_named_not_the_measure_that_follows_from_their_classes(tree, tmp_path):
+    """Among five classes or fewer, top-5 errors are always 0, so a run takes top-1 errors."""
+    recipe, data = tiny(tree, schedule__epochs=1)
+    assert recipe.schedule.measure == "top5"
+    train(recipe, data, output=tmp_path / "run", device="cpu")
+    for name in ("violet", "pink", "grey"):
+        shutil.copytree(tree / "red", tree / name)
+    with pytest.raises(RecipeError, match=r"last\.pt: made with other images than folder has now$"):
+        train(*tiny(tree, schedule__epochs=1), output=tmp_path / "run", device="cpu", resume=True)
 
 
 def test_a_damaged_last_checkpoint_is_named(tree, tmp_path):
@@ -300,7 +314,84 @@ def test_the_chain_of_scales_starts_with_all_layers_of_the_net_before(tree, tmp_
     assert torch.allclose(weights(third.last)["features.0.weight"], weights(first.best)["features.0.weight"], atol=1e-6)
 
 
+def test_what_a_trained_net_fills_is_told_and_an_init_that_it_leaves_nothing_to(tree, tmp_path):
+    """The last layer of `other` has another number of classes."""
+    VGG("A", width=1 / 64, num_classes=3).save(tmp_path / "same.pt")
+    VGG("A", width=1 / 64, num_classes=7).save(tmp_path / "other.pt")
+
+    def told(name, **changes):
+        path, notes = tmp_path / name, Noting()
+        settings = {"schedule__epochs": 1, "sgd__learning_rate": 1e-6, "init__checkpoint": str(path)}
+        recipe, data = tiny(tree, **settings | changes)
+        train(recipe, data, output=tmp_path / "run", device="cpu", observer=notes, overwrite=True)
+        return next(note for note in notes.notes if " from " in note).replace(str(path), name)
+
+    assert told("same.pt") == "all layers from same.pt (A)"
+    assert told("same.pt", init__scheme="gaussian") == (
+        "all layers from same.pt (A); `init.scheme=gaussian` changes nothing"
+    )
+    assert told("other.pt", init__scheme="gaussian").endswith(", fc6, fc7 from other.pt (A); the rest gaussian")
+    assert told("other.pt", init__scheme="identity", net="B").endswith(
+        ", fc6, fc7 from other.pt (A); fc8 glorot, the rest identity"
+    )
+    assert told("other.pt", init__scheme="identity").endswith(", fc6, fc7 from other.pt (A); fc8 glorot")
+
+
 # What goes wrong
+
+
+def refused_unread(recipe, data, monkeypatch, **options):
+    """The error of a run that must be refused before it reads a picture."""
+
+    def read(*_args, **_options):
+        raise AssertionError("a picture was read")
+
+    monkeypatch.setattr("vggfeat.training.begin.colours_of", read)
+    with pytest.raises(VggfeatError) as caught:
+        train(recipe, data, device="cpu", **options)
+    return str(caught.value)
+
+
+def test_a_trained_net_that_fits_nothing_is_refused_before_a_picture_is_read(tree, tmp_path, monkeypatch):
+    VGG("A", width=1 / 32, num_classes=3).save(tmp_path / "wide.pt")
+    recipe, data = tiny(tree, init__checkpoint=str(tmp_path / "wide.pt"))
+    said = refused_unread(recipe, data, monkeypatch, output=tmp_path / "run")
+    assert said == "no layer of wide.pt (A, width 0.03125) fits net A of width 0.015625; both need the same `width`"
+    (tmp_path / "text.h5").write_text("a text")
+    recipe, _ = tiny(tree, init__checkpoint=str(tmp_path / "text.h5"))
+    assert "text.h5: a text file; expected a weights file" in refused_unread(
+        recipe, data, monkeypatch, output=tmp_path / "run"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_a_picture_is_read(tree, tmp_path, monkeypatch):
+    (tmp_path / "notes").write_text("a text")
+    said = refused_unread(*tiny(tree), monkeypatch, output=tmp_path / "notes" / "run")
+    assert said == f"{tmp_path}/notes/run/best.pt: cannot write here: Not a directory"
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.h5", "net.PT", "net.safetensors", "net.ckpt"])
+def test_a_folder_that_is_named_like_a_file_is_refused(tree, tmp_path, monkeypatch, name):
+    said = refused_unread(*tiny(tree), monkeypatch, output=tmp_path / name)
+    assert said == f"`output={tmp_path / name}`: a run's net is written as .pt: name {tmp_path}/net.pt, or a folder"
+    assert not (tmp_path / name).exists()
+
+
+def test_a_run_in_a_folder_with_such_a_name_goes_on(tree, tmp_path):
+    """Earlier versions made them."""
+    (tmp_path / "net.pth").mkdir()
+    assert train(*tiny(tree, schedule__epochs=1), output=tmp_path / "net.pth", device="cpu").finished
+
+
+def test_a_run_goes_on_without_the_net_that_it_began_with(tree, tmp_path):
+    VGG("A", width=1 / 64, num_classes=3).save(tmp_path / "first.pt")
+    begun = {"init__checkpoint": str(tmp_path / "first.pt"), "sgd__learning_rate": 1e-6}
+    recipe, data = tiny(tree, schedule__epochs=1, **begun)
+    train(recipe, data, output=tmp_path / "run", device="cpu")
+    (tmp_path / "first.pt").unlink()
+    longer, _ = tiny(tree, schedule__epochs=2, **begun)
+    assert train(longer, data, output=tmp_path / "run", device="cpu", resume=True).finished
 
 
 def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_path, capsys):
@@ -313,7 +404,7 @@ def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_pat
     assert sorted(result.failed) == ["blue/1.png", "red/0.png"]
     assert len([note for note in notes.notes if note.startswith("skipped red/0.png: ")]) == 1
     strict, _ = tiny(tree, data__unreadable_limit=1)
-    message = r"^2 images cannot be read, the first .*: more than data.unreadable_limit = 1; mend the data, or raise it"
+    message = r"^2 images cannot be read, the first .*: more than the limit of 1; mend the data, or raise it"
     with pytest.raises(TrainingError, match=message):
         train(strict, data, output=tmp_path / "strict", device="cpu")
 
@@ -397,7 +488,7 @@ def test_a_stalled_start_stops_with_advice(tree, tmp_path):
     # Gaussian weights of deviation 0.01 vanish in a net this narrow.
     recipe, data = tiny(tree, init__scheme="gaussian", init__stall_steps=9, schedule__epochs=9)
     with pytest.raises(
-        TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with `init.scheme=glorot` or "
+        TrainingError, match=r"^the loss has not moved in 9 updates .*: begin with `init.scheme=glorot`, or "
     ):
         train(recipe, data, output=tmp_path / "run", device="cpu")
     patient, _ = tiny(tree, init__scheme="gaussian", init__stall_steps=0, schedule__epochs=4)
@@ -421,8 +512,8 @@ def test_a_short_run_that_stayed_at_chance_says_so_at_its_end(tree, tmp_path):
     train(recipe, data, output=tmp_path / "run", device="cpu", observer=observer)
     assert re.fullmatch(
         r"the validation loss is 1\.\d+, chance is 1\.099: the net has learnt nothing that serves other images; train "
-        r"longer \(`schedule\.epochs`\), or begin with `init\.scheme=data-dependent`, or from a trained net: "
-        r"`init\.checkpoint=published` `sgd\.trainable=fc`",
+        r"longer \(`schedule\.epochs`\), or begin with `init\.scheme=data-dependent`, or a trained net: "
+        r"`init\.checkpoint=CKPT` `sgd\.trainable=fc`",
         observer.notes[-1],
     )
 
@@ -436,9 +527,13 @@ def test_a_run_that_learnt_is_told_nothing_of_chance(tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "loss", "advice"),
     [
-        ("", 1.1, "begin with `init.scheme=glorot` or data-dependent, or `init.checkpoint` of a trained A, or change"),
+        (
+            "",
+            1.1,
+            "begin with `init.scheme=glorot`, or `init.scheme=data-dependent`, or `init.checkpoint` of a trained A, or change",
+        ),
         ("a.pt", 1.1, "check the weights of a.pt (`init.checkpoint`) and what they expect (`init.preprocessing`), or"),
-        ("", 1e9, "begin with `init.scheme=glorot`, or with"),
+        ("", 1e9, "the first weights are far too large; begin with `init.scheme=glorot`, or lower"),
         ("a.pt", 1e9, "check the weights of a.pt (`init.checkpoint`) and what they expect (`init.preprocessing`), or"),
         ("", math.nan, "lower `sgd.learning_rate` (now 0.01), or begin with `init.scheme=glorot`;"),
         (
@@ -449,12 +544,55 @@ def test_a_run_that_learnt_is_told_nothing_of_chance(tmp_path):
     ],
 )
 def test_a_run_that_began_with_a_checkpoint_is_not_told_to_begin_at_random(tmp_path, checkpoint, loss, advice):
-    recipe = load_recipe(None, {"init.checkpoint": checkpoint, "init.stall_steps": 1})
+    recipe = load_recipe(None, {"init.checkpoint": checkpoint, "init.stall_steps": 1, "init.scheme": "gaussian"})
     watch = Watch(recipe, 1.1, RunFiles.of(tmp_path / "run"))
     with pytest.raises(TrainingError, match=re.escape(advice)) as caught:
         watch.loss(loss, RunState(step=1), 0.01)
     assert ("glorot" in str(caught.value)) == (not checkpoint)
     assert "`sgd.learning_rate`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "loss", "advice"),
+    [
+        ({}, math.nan, "lower `sgd.learning_rate` (now 0.01); nothing was saved yet"),
+        ({}, 1e9, "far too large; begin with `init.scheme=gaussian` `init.std=0.01`, or lower `sgd.learning_rate`"),
+        (
+            {"init.scheme": "gaussian", "init.std": 0.09},
+            1e9,
+            "begin with `init.scheme=glorot`, or `init.scheme=gaussian` `init.std=0.01`, or lower `sgd.learning_rate`",
+        ),
+        ({}, 1.1, "begin with `init.scheme=data-dependent`, or `init.checkpoint` of a trained A, or change"),
+        (
+            {"init.scheme": "data-dependent"},
+            1.1,
+            "begin with `init.scheme=glorot`, or `init.checkpoint` of a trained A, or change",
+        ),
+    ],
+)
+def test_advice_on_the_start_names_only_what_differs_from_this_one(tmp_path, settings, loss, advice):
+    watch = Watch(load_recipe(None, {"init.stall_steps": 1} | settings), 1.1, RunFiles.of(tmp_path / "run"))
+    with pytest.raises(TrainingError, match=re.escape(advice)):
+        watch.loss(loss, RunState(step=1), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        (
+            {},
+            "begin with `init.scheme=data-dependent`, or a trained net: `init.checkpoint=published` `sgd.trainable=fc`",
+        ),
+        (
+            {"init.scheme": "data-dependent", "net": "C"},
+            "begin with a trained net: `init.checkpoint=CKPT` `sgd.trainable=fc`",
+        ),
+    ],
+)
+def test_a_net_that_learnt_nothing_is_told_of_published_weights_only_where_there_are_some(tmp_path, settings, advice):
+    watch = Watch(load_recipe(None, settings), 1.1, RunFiles.of(tmp_path / "run"))
+    said = watch.verdict(Errors(loss=1.1, top1=60.0, top5=0.0, images=9))
+    assert said.endswith(f"train longer (`schedule.epochs`), or {advice}")
 
 
 def test_a_net_that_begins_trained_is_not_stalled(tree, tmp_path):
@@ -577,12 +715,12 @@ def test_flags_override_the_recipe_and_the_resolved_one_is_kept(tree, tmp_path, 
     ("arguments", "message"),
     [
         (["--S", "big"], "Invalid value for '--S': 'big' is not a training scale such as 256 or 256-512 (see "),
-        (["--S", "100"], "augment.S [100, 100]: must be a side, or [min, max], of at least 224"),
+        (["--S", "100"], "--S 100: must be at least 224, the smaller side first"),
         (["--set", "sgd.momentum"], "--set sgd.momentum: expected KEY=VALUE, such as schedule.patience=3"),
         (["--set", "sgd.momntum=0.5"], "[sgd] no recipe key 'momntum'; did you mean 'momentum'? valid: "),
         (
             ["--init", "gaussian", "--init-std", "0.1"],
-            "init.std 0.1: a standard deviation of 0.1 (the paper's variance",
+            "--init-std 0.1: a standard deviation of 0.1 (the paper's variance",
         ),
         (["--head", "scr"], "--head goes with --task localise"),
         (["--init-std", "0.02"], "--init-std goes with --init gaussian"),

@@ -346,7 +346,7 @@ def test_a_choice_against_the_files_own_word_wins_and_is_said(tmp_path: Path, ca
     assert caplog.messages == []
     assert load(path, preprocessing="torchvision").preprocessing == TORCHVISION
     assert caplog.messages == [
-        f"{path}: RGB/255 less 0.485 0.456 0.406, over 0.229 0.224 0.225 is taken, as asked; its own preprocessing is "
+        f"{path}: RGB/255 less 0.485 0.456 0.406, over 0.229 0.224 0.225 is taken; its own preprocessing is "
         "BGR less 103.939 116.779 123.68"
     ]
 

@@ -299,29 +299,41 @@ pictures_option = click.option(
 )
 
 
-def recorded_net_options(command: F) -> F:
-    """For files that record nets and settings: --weights, --seed, --offline, --device, --precision, --exif and more."""
-    for option in (
-        megapixels_option,
-        click.option(
-            "--exif/--no-exif", default=None, help="Apply EXIF orientation.  [default: as the descriptors were made]"
-        ),
-        click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]"),
-        click.option(
-            "--precision",
-            type=Choice(PRECISIONS),
-            default=None,
-            help="[default: as the descriptors were made]",
-        ),
-        click.option("--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"),
-        click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
-        click.option("--seed", type=int, help="Seed of nets with random weights.  [default: the recorded one]"),
-        click.option(
-            "--weights",
-            multiple=True,
-            metavar="NAME|FILE",
-            help="Where the recorded weights are now, one per net; their hash must match.",
-        ),
-    ):
-        command = option(command)
-    return command
+def recorded_net_options(nets: bool = False) -> Callable[[F], F]:
+    """For files that record nets and settings: --weights, --seed, --offline, --device, --precision, --exif and more.
+
+    `nets`: the file may be a net, which has no descriptors to follow.
+    """
+    exif, precision = ("; for a net, on for your own pictures", "; for a net, auto") if nets else ("", "")
+
+    def decorate(command: F) -> F:
+        for option in (
+            megapixels_option,
+            click.option(
+                "--exif/--no-exif",
+                default=None,
+                help=f"Apply EXIF orientation.  [default: as the descriptors were made{exif}]",
+            ),
+            click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per core]"),
+            click.option(
+                "--precision",
+                type=Choice(PRECISIONS),
+                default=None,
+                help=f"[default: as the descriptors were made{precision}]",
+            ),
+            click.option(
+                "--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"
+            ),
+            click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
+            click.option("--seed", type=int, help="Seed of nets with random weights.  [default: the recorded one]"),
+            click.option(
+                "--weights",
+                multiple=True,
+                metavar="NAME|FILE",
+                help="Where the recorded weights are now, one per net; their hash must match.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate

@@ -35,7 +35,7 @@ from vggfeat.errors import UsageError
     metavar="NAME|FILE.toml",
     help="What a net's weights expect of an image, if the file does not say.",
 )
-@recorded_net_options
+@recorded_net_options(nets=True)
 @common
 @click.pass_context
 def predict(

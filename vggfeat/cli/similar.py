@@ -29,7 +29,7 @@ from vggfeat.cli.types import Several
 )
 @click.option("--report", metavar="DIR", help="Write a page that shows the pictures.")
 @pictures_option
-@recorded_net_options
+@recorded_net_options()
 @common
 @click.pass_context
 def similar(

@@ -16,9 +16,13 @@ from vggfeat.cli.options import data_option, dataset_option, device_options, man
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
+from vggfeat.page.html import PAGE
+from vggfeat.system.files import check_writable
 from vggfeat.system.launch import launched
 from vggfeat.system.numbers import number_of
+from vggfeat.training.files import RunFiles
 from vggfeat.training.recipe import HEADS, INIT_SCHEMES, TASKS, Recipe, load_recipe
+from vggfeat.training.request import check_request
 
 
 class _Side(click.ParamType):
@@ -136,7 +140,9 @@ def train(
     overrides = {key: flags[flag] for key, flag in RECIPE_FLAGS.items() if flags[flag] is not None}
     recipe = load_recipe(recipe_file, overrides | dict(_setting(text) for text in settings))
     _refuse_idle_flags(ctx, recipe)
-    # Before torch is imported, so that missing data are reported at once.
+    output = output or str(Path("checkpoints", recipe.name))
+    # Before torch is imported, so that wrong names and missing data are reported at once.
+    check_request(recipe, RunFiles.of(output), resume=resume, overwrite=overwrite)
     dataset = load_training_set(
         recipe.data.dataset,
         data,
@@ -144,15 +150,14 @@ def train(
         seed=recipe.seed,
         boxes=recipe.task == "localise",
     )
+    check_writable(folder and Path(folder, PAGE))
     from vggfeat.cli.console import note, print_json
     from vggfeat.cli.hints import hint
     from vggfeat.cli.training_display import TrainingDisplay, while_shown
     from vggfeat.inference.posteriors import TOP
     from vggfeat.page.training import page_of_run
     from vggfeat.stages.train import train as run
-    from vggfeat.training.state import RunFiles
 
-    output = output or str(Path("checkpoints", recipe.name))
     top5 = len(dataset.class_names) > TOP
     with TrainingDisplay(RunFiles.of(output), quiet, top5) as display:
         result = run(

@@ -18,8 +18,9 @@ from vggfeat.page import plots
 from vggfeat.page.curves import epochs_of, save_curves
 from vggfeat.system.bars import clock, in_megabytes
 from vggfeat.system.files import discard
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import EpochReport, Errors, Observer, StepReport
-from vggfeat.training.state import RunFiles, read_metrics
+from vggfeat.training.state import read_metrics
 
 SHOWN_EPOCHS = 12
 """Rows of the live table."""

@@ -51,11 +51,7 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, b
     root = Path(data_root, "ilsvrc2012")
     missing = [part for part in parts if not (root / part).is_dir()]
     if missing:
-        raise DatasetError(
-            f"no ilsvrc2012 at {root} ({' and '.join(f'{part}/' for part in missing)} missing): put its images there "
-            "as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), name "
-            "another data root with `data=DIR`, or take pictures of your own with `dataset=folder` and `data=DIR`"
-        )
+        raise _missing(root, missing, replaceable=not boxes and "test" not in parts)
     if "test" in parts:
         return _test_part(root)
     found = {part: list(_images(root / part)) for part in parts}
@@ -84,6 +80,17 @@ def load_ilsvrc2012(data_root: str | Path, parts: tuple[Part, ...] = PARTS, *, b
     if boxes:
         samples = _with_boxes(root / "bbox", samples, class_names)
     return Dataset("ilsvrc2012", samples, class_names)
+
+
+def _missing(root: Path, parts: list[Part], *, replaceable: bool) -> DatasetError:
+    """The error for missing parts; `replaceable`: the user's own pictures, which have no boxes, would serve too."""
+    names = " and ".join(f"{part}/" for part in parts)
+    other = "name another data root with `data=DIR`"
+    own = "or take pictures of your own with `dataset=folder` and `data=DIR`"
+    return DatasetError(
+        f"no ilsvrc2012 at {root} ({names} missing): put its images there as train/<wnid>/*.JPEG and val/<wnid>/*.JPEG "
+        f"(image-net.org gives them to holders of an account), {f'{other}, {own}' if replaceable else f'or {other}'}"
+    )
 
 
 def _test_part(root: Path) -> Dataset:

@@ -60,12 +60,7 @@ def recorded_extractors(
     """
     weights = in_place_of_recorded(weights)
     nets = [net for one in inputs for net in one["nets"]]
-    if weights and len(weights) != len(nets):
-        names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
-        verb = "is" if len(weights) == 1 else "are"
-        raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} {verb} given; its nets: {names}")
-    if seed is not None and "none" not in (weights or [net["weights"] for net in nets]):
-        raise UsageError(f"`seed` goes with random weights; those that {path} records are not")
+    _check_given(path, nets, weights, seed)
     given = iter(weights) if weights else itertools.repeat(None)
     places = itertools.chain.from_iterable(_places(inputs, namings))
     loaded: dict[tuple[str, str], VGG] = {}
@@ -77,16 +72,29 @@ def recorded_extractors(
             key = (json.dumps(net, sort_keys=True), precision or one["precision"])
             name: str | None = next(given)
             place = next(places)
-            name = place if name is None and is_file(place) else name
             if key not in loaded:
-                loaded[key] = _recorded_net(
-                    path, net, name, seed=seed, device=device, precision=key[1], offline=offline, progress=progress
-                )
+                options: dict[str, Any] = {"device": device, "precision": key[1]}
+                options |= {"offline": offline, "progress": progress}
+                loaded[key] = _recorded_net(path, net, name, place if is_file(place) else None, seed=seed, **options)
             its_nets.append(loaded[key])
         recorded = one["exif"] if dataset in OWN or images is None else images.exif
         settings = DescriptorSettings.of(one, recorded if exif is None else exif)
         extractors.append(Extractor(its_nets, settings, workers=workers, max_megapixels=max_megapixels))
     return extractors
+
+
+def _check_given(path: Path, nets: Sequence[Mapping[str, Any]], weights: Sequence[str], seed: int | None) -> None:
+    """Raises UsageError and ModelError for weights and a seed that cannot be those of the nets, before one is read."""
+    if weights and len(weights) != len(nets):
+        names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
+        verb = "is" if len(weights) == 1 else "are"
+        raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} {verb} given; its nets: {names}")
+    if seed is not None and "none" not in (weights or [net["weights"] for net in nets]):
+        raise UsageError(f"`seed` goes with random weights; those that {path} records are not")
+    for net, name in zip(nets, weights, strict=False):  # none at all, or one each
+        if net["weights"] == "none" and name != "none":
+            instead = "leave `weights` out" if len(nets) == 1 else "give `weights=none` for this net"
+            raise ModelError(f"{path} was made with random weights of net {net['net']}, not with {name}: {instead}")
 
 
 def _places(inputs: Sequence[Mapping[str, Any]], namings: Sequence[Naming]) -> Iterator[Sequence[str]]:
@@ -98,11 +106,17 @@ def _places(inputs: Sequence[Mapping[str, Any]], namings: Sequence[Naming]) -> I
 
 
 def _recorded_net(
-    path: Path, recorded: Mapping[str, Any], weights: str | None, *, seed: int | None, **options: Any
+    path: Path, recorded: Mapping[str, Any], given: str | None, place: str | None, *, seed: int | None, **options: Any
 ) -> VGG:
-    """The net of a record, its weights checked."""
-    name = weights or recorded["weights"]
-    if weights is None and name not in NAMES and not is_file(name):
+    """The net of a record, its weights checked.
+
+    Args:
+        path: the file with the record.
+        given: the weights to take, if the user names them.
+        place: where they were read, if there still is a file.
+    """
+    name = given or place or recorded["weights"]
+    if given is None and place is None and name not in NAMES and not is_file(name):
         raise ModelError(f"{path} needs the weights {name} of net {recorded['net']}: give the file with `weights`")
     random = name == "none"
     seed = recorded.get("seed", 0) if seed is None else seed
@@ -116,7 +130,8 @@ def _recorded_net(
     if net.precision == "int8":
         net.input_maxima = recorded.get("input_maxima")
     if net.fingerprint() != recorded["weights_sha256"]:
-        advice = "give the `seed` of the extraction" if random else "give the file with `weights`"
+        file = "give the file with `weights`" + (f" in place of {given}" if given else "")
+        advice = "give the `seed` of the extraction" if recorded["weights"] == "none" else file
         raise ModelError(
             f"{path} was made with weights {recorded['weights']} of sha256 {recorded['weights_sha256']}, "
             f"these are {net.fingerprint()}: {advice}"

@@ -70,11 +70,16 @@ def published_file(
     raise DownloadError(f"{'; '.join(faults)}; without a network, {_by_hand(rows[0])}")
 
 
-def check_available(net: str, source: str, offline: bool | None = None) -> tuple[WeightsRow, ...]:
-    """The rows of `published_file`; raises its errors for weights that do not exist or must not be fetched."""
+def check_available(
+    net: str, source: str, offline: bool | None = None, setting: str = "weights"
+) -> tuple[WeightsRow, ...]:
+    """The rows of `published_file`; raises its errors for weights that do not exist or must not be fetched.
+
+    `setting`: the parameter that names the weights.
+    """
     rows = weights_rows(net, source)
     if not rows:
-        raise UsageError(_nothing_published(net, source))
+        raise UsageError(_nothing_published(net, source, setting))
     if offline_asked(offline) and not any(cached_path(row).exists() for row in rows):
         raise DownloadError(
             f"the weights of net {rows[0].net} ({rows[0].source}) are not in the cache, and fetching is forbidden "
@@ -95,11 +100,16 @@ def _by_hand(row: WeightsRow) -> str:
     return f"put {row.url} ({row.digest}) at {cached_path(row)}"
 
 
-def _nothing_published(net: str, source: str) -> str:
+def random_by(setting: str) -> str:
+    """How random weights are chosen in place of those that a parameter names."""
+    return "`weights=none`" if setting == "weights" else f"no `{setting}`"
+
+
+def _nothing_published(net: str, source: str, setting: str) -> str:
     name = net_spec(net).name
     have = [f"{other} ({', '.join(sources)})" for other in NETS if (sources := _sources(other))]
     which = "weights" if source == "published" else f"{source} weights"
-    instead = "or give a file, or `weights=none` for random ones"
+    instead = f"or give a file, or {random_by(setting)} for random ones"
     return f"no {which} of net {name} are published; there are {', '.join(have)}; {instead}"
 
 

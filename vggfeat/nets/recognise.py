@@ -38,7 +38,7 @@ def decided(what: str, content: Contents, known: Known | None, chosen: Preproces
     if chosen is not None:
         said = content.preprocessing or (known and known.preprocessing)
         if said and said != chosen:
-            log.warning("%s: %s is taken, as asked; its own preprocessing is %s", what, _told(chosen), _told(said))
+            log.warning("%s: %s is taken; its own preprocessing is %s", what, _told(chosen), _told(said))
         return chosen
     if found is None:
         missing = MISSING_MEANS.get(outputs or 0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vggfeat.errors import UsageError, WeightsError, nearest
-from vggfeat.nets.cache import check_available
+from vggfeat.nets.cache import check_available, random_by
 from vggfeat.nets.catalog import NUM_CLASSES, WEIGHTS_NAMES, NetSpec, net_spec, weights_rows
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.system.files import exists, folder_error, is_file
@@ -28,8 +29,11 @@ def named_net(name: str | os.PathLike[str]) -> NetSpec:
     raise UsageError(f"no net {name!r}; a file is given as `weights={name!r}`")
 
 
-def existing(weights: str | os.PathLike[str]) -> Path:
-    """The path of a weights file. Raises UsageError if there is no such file, WeightsError for a folder or a device."""
+def existing(weights: str | os.PathLike[str], names: Sequence[str] = WEIGHTS_NAMES) -> Path:
+    """The path of a weights file. Raises UsageError if there is no such file, WeightsError for a folder or a device.
+
+    `names`: what may be given besides a file, for the message.
+    """
     path = Path(weights)
     if is_file(path):
         return path
@@ -37,37 +41,52 @@ def existing(weights: str | os.PathLike[str]) -> Path:
         raise folder_error(WeightsError, path, SUFFIXES, "weights files", advice="")
     if exists(path):
         raise WeightsError(f"{path}: not a regular file; expected a weights file")
-    near = nearest(str(weights), WEIGHTS_NAMES)
+    near = nearest(str(weights), names)
     hint = f"; did you mean {near!r}?" if near else ""
-    raise UsageError(f"no weights {str(weights)!r}: no such file, and not one of {', '.join(WEIGHTS_NAMES)}{hint}")
+    raise UsageError(f"no weights {str(weights)!r}: no such file, and not one of {', '.join(names)}{hint}")
 
 
 def check_weights(
-    net: str | None, weights: str | os.PathLike[str] | None, width: float, offline: bool | None = None
+    net: str | None,
+    weights: str | os.PathLike[str] | None,
+    width: float,
+    offline: bool | None = None,
+    *,
+    chosen: Preprocessing | None = None,
+    setting: str = "weights",
 ) -> None:
-    """Raises the error of `load_net` for weights that do not exist, or for a width that published ones do not have."""
+    """Raises the error of `load_net` for weights that do not exist, or for a width that published ones do not have.
+
+    Args:
+        chosen: a preprocessing that published weights must have.
+        setting: the parameter that names the weights; unless it is `weights`, random ones go without it.
+    """
     if weights is None or weights == "none":
         return
     if weights in WEIGHTS_NAMES:
-        check_published(net or "D", str(weights), width)
-        check_available(net or "D", str(weights), offline)
+        check_published(net or "D", str(weights), width, chosen=chosen, setting=setting)
+        check_available(net or "D", str(weights), offline, setting)
     else:
-        existing(weights)
+        existing(weights, WEIGHTS_NAMES if setting == "weights" else WEIGHTS_NAMES[:-1])
 
 
 def check_published(
-    net: str, weights: str, width: float, num_classes: int = NUM_CLASSES, chosen: Preprocessing | None = None
+    net: str,
+    weights: str,
+    width: float,
+    num_classes: int = NUM_CLASSES,
+    chosen: Preprocessing | None = None,
+    setting: str = "weights",
 ) -> None:
     """Raises UsageError for a width, a number of classes or a preprocessing that the published weights do not have."""
+    given = f"`{setting}={weights}`"
     for row in weights_rows(net, weights):
         if chosen not in (None, row.preprocessing):
-            raise UsageError(
-                f"`weights={weights}`: {row.source}'s weights of net {row.net} have their own preprocessing"
-            )
+            raise UsageError(f"{given}: {row.source}'s weights of net {row.net} have their own preprocessing")
     if width != 1.0:
-        raise UsageError(f"`weights={weights}`: published weights have width 1, not {width:g}; take `weights=none`")
+        raise UsageError(f"{given}: published weights have width 1, not {width:g}; take {random_by(setting)}")
     if num_classes != NUM_CLASSES:
-        raise UsageError(f"`weights={weights}`: published weights score {NUM_CLASSES} classes, not {num_classes}")
+        raise UsageError(f"{given}: published weights score {NUM_CLASSES} classes, not {num_classes}")
 
 
 def paired(net: Any, weights: Any) -> tuple[list[Any], list[Any]]:

@@ -21,8 +21,9 @@ from vggfeat.page.html import PAGE, Html, Part, commands, document, percent, sec
 from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.system.files import replacing
 from vggfeat.system.numbers import number_of
+from vggfeat.training.files import RunFiles
 from vggfeat.training.recipe import load_recipe
-from vggfeat.training.state import RunFiles, read_metrics
+from vggfeat.training.state import read_metrics
 
 if TYPE_CHECKING:  # imports torch
     from vggfeat.training.predicted import Predicted

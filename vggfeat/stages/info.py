@@ -194,7 +194,7 @@ def _descriptors(path: Path) -> Info:
 def _weights(path: Path) -> Info:
     """A checkpoint of vggfeat's, or weights of another form; their preprocessing is None where nothing tells it."""
     from vggfeat.nets.weights import open_weights
-    from vggfeat.training.state import RunFiles  # torch, only for weights
+    from vggfeat.training.files import RunFiles  # torch, only for weights
 
     try:
         net, own, told = open_weights(path)

@@ -30,7 +30,7 @@ from vggfeat.page.html import check_page
 from vggfeat.results import Result
 from vggfeat.store import File, files_in, place_of
 from vggfeat.system.bars import Progress, callback, with_bar
-from vggfeat.system.files import check_replaceable, check_writable
+from vggfeat.system.files import check_replaceable, check_writable, is_file
 from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:
@@ -162,8 +162,14 @@ def localise(
     _check(protocol, scales, posteriors, classifier, threshold, subset, submission)
     options = RunOptions(workers, max_read_failures, callback(progress))
     central = protocol == "1"
-    numbers = None if submission is None else ilsvrc_numbers(data)
-    everything = dataset if isinstance(dataset, Dataset) else _read(dataset, data, subset)
+    several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
+    given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
+    try:
+        numbers = None if submission is None else ilsvrc_numbers(data)
+        everything = dataset if isinstance(dataset, Dataset) else _read(dataset, data, subset)
+    except DatasetError:
+        _check_boxes(given)  # before anyone fetches ILSVRC for nets that cannot use it
+        raise
     located = tuple(sample for sample in everything.samples if sample.boxes or subset == "test")
     if not located:
         images = number_of(len(everything.samples), "image")
@@ -171,8 +177,6 @@ def localise(
     check_replaceable(submission, is_result_file, "a result file")
     check_writable(draw and Path(draw, "picture"))
     check_page(report)
-    several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
-    given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
     kept = [] if posteriors is None else files_in(posteriors)
     if not given:
         raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
@@ -296,6 +300,16 @@ def _read(name: str, data: str | Path, subset: str) -> Dataset:
     if name != "ilsvrc2012":
         raise UsageError(f"{name} has no bounding boxes; localisation is scored on ilsvrc2012")
     return load_dataset(name, data, parts=(subset,), boxes=subset != "test")
+
+
+def _check_boxes(nets: Sequence[str | os.PathLike[str] | VGG]) -> None:
+    """Raises UsageError for the first net that is here and predicts no boxes."""
+    here = [net for net in nets if not isinstance(net, str | os.PathLike) or is_file(net)]
+    if here:
+        from vggfeat.inference.localiser import box_head
+
+        for net in here:
+            box_head(_loaded(net, "cpu", "fp32"))
 
 
 def _loaded(net: str | os.PathLike[str] | VGG, device: str | None, precision: str) -> VGG:

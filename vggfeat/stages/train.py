@@ -20,14 +20,15 @@ from vggfeat.system.bars import on_screen
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import BarObserver, Errors, Observer
 from vggfeat.training.predicted import Predicted
 from vggfeat.training.ranks import process_group
 from vggfeat.training.recipe import Recipe, load_recipe
+from vggfeat.training.request import check_request
 from vggfeat.training.run import Run
 from vggfeat.training.setup import SAVE_SECONDS, RunSetup
 from vggfeat.training.signals import stop_signals
-from vggfeat.training.state import RunFiles
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ def train(
     TrainingError for a loss that is not finite or does not move, and for too many unreadable images.
     """
     recipe = _recipe(recipe)
-    dataset = _images(dataset, recipe)
     files = RunFiles.of(output or Path("checkpoints", recipe.name))
-    files.check(resume=resume, overwrite=overwrite)
+    check_request(recipe, files, resume=resume, overwrite=overwrite)
+    dataset = _images(dataset, recipe)
     place = resolve_device(device)
     recipe = _resolved(recipe, dataset, place)
     with process_group(place) as ranks:

@@ -17,18 +17,18 @@ from vggfeat.nets.networks import VGG, gaussian_, glorot_
 from vggfeat.nets.scaling import InputScaling
 from vggfeat.nets.weights import NAMES, load_net
 from vggfeat.nets.wording import size_words
-from vggfeat.system.files import replacing
+from vggfeat.system.files import check_writable, replacing
 from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView, Colours
 from vggfeat.training.crops import Batch, Job, colours_of
-from vggfeat.training.initial import begin_at_mean_box_, copy_layers, deepen, standardise_
+from vggfeat.training.initial import begin_at_mean_box_, copy_layers, deepen, standardise_, table_layers
 from vggfeat.training.predicted import Predicted
-from vggfeat.training.recipe import differences, dump_recipe
+from vggfeat.training.recipe import MEASURE, Init, differences, dump_recipe
 from vggfeat.training.record import comparable, data_digest, frozen, plain
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.state import RunState, cut_metrics, load_last
-from vggfeat.training.trainer import Trainer
+from vggfeat.training.trainer import Trainer, check_batch
 
 EXAMPLES = 64
 """Training images that data-dependent weights are scaled to, and whose mean box a regression begins at."""
@@ -77,17 +77,22 @@ def begin(setup: RunSetup, resume: bool) -> Start:
 
 
 def _initialised(setup: RunSetup) -> Start:
+    """The run's beginning. What other files and options can spoil comes before the first picture is read."""
+    check_batch(setup.recipe.sgd, setup.ranks)
     init, net = setup.recipe.init, _empty_net(setup)
     if init.scheme == "gaussian":
         gaussian_(net, init.std, setup.recipe.seed)
     else:
         glorot_(net, setup.recipe.seed)
+    origin, copied = _copy(setup, net) if init.checkpoint else ("", [])
+    if setup.ranks.first:
+        check_writable(setup.files.best)
     colours = setup.ranks.shared(_colours(setup) if setup.ranks.first else None)
     adapted = init.scheme == "data-dependent"
-    # A channel that hardly varies, as in grey or red light, is not amplified.
-    red, green, blue = (max(std, 1.0) if adapted else 1.0 for std in colours.std)
-    net.preprocessing = Preprocessing("RGB", 1.0, colours.mean, (red, green, blue), "bilinear")
-    origin, copied = _copy(setup, net) if init.checkpoint else ("", [])
+    if "conv1_1" not in copied:  # whose values expect the trained net's preprocessing
+        # A channel that hardly varies, as in grey or red light, is not amplified.
+        red, green, blue = (max(std, 1.0) if adapted else 1.0 for std in colours.std)
+        net.preprocessing = Preprocessing("RGB", 1.0, colours.mean, (red, green, blue), "bilinear")
     untrained = [name for name in setup.recipe.frozen if name not in copied]
     if untrained and init.scheme != "identity":
         setup.observer.note(
@@ -132,8 +137,23 @@ def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
     give = deepen if init.scheme == "identity" else copy_layers
     # A class's score says nothing about its box: localisation learns the last layer anew (Appendix A).
     copied = give(net, source, but=("fc8",) if setup.task.needs_boxes else ())
-    setup.observer.note(f"{', '.join(copied)} from {init.checkpoint} ({source.net}); the rest {init.scheme}")
+    rest = [name for name in table_layers(net) if name not in copied]
+    source_words = f"{init.checkpoint} ({source.net})"
+    if rest:
+        setup.observer.note(f"{', '.join(copied)} from {source_words}; {_rest_words(init.scheme, rest)}")
+    else:
+        idle = "" if init.scheme == Init.scheme else f"; `init.scheme={init.scheme}` changes nothing"
+        setup.observer.note(f"all layers from {source_words}{idle}")
     return f"{init.checkpoint} (sha256 {source.fingerprint()})", copied
+
+
+def _rest_words(scheme: str, rest: Sequence[str]) -> str:
+    """How layers begin that no trained net filled. Identity serves convolutions alone."""
+    if scheme != "identity":
+        return f"the rest {scheme}"
+    matrices = [name for name in rest if name.startswith("fc")]
+    parts = [f"{', '.join(matrices)} {Init.scheme}"] if matrices else []
+    return ", ".join([*parts, "the rest identity"] if len(matrices) < len(rest) else parts)
 
 
 def _examples(setup: RunSetup, net: VGG) -> Batch:
@@ -157,9 +177,13 @@ def _restored(setup: RunSetup) -> Start:
     last = setup.files.last
     content, kept, state = load_last(last)
     changed = differences(comparable(kept["recipe"]), comparable(plain(setup.recipe)))
-    if changed:
-        raise RecipeError(f"{last}: made with other settings ({changed[0]}): `overwrite` starts anew")
-    if kept["data"] != data_digest(setup.dataset):
+    other_images = kept["data"] != data_digest(setup.dataset)
+    if changed and not (other_images and list(changed) == [MEASURE]):  # which follows from the images
+        key, values = next(iter(changed.items()))
+        raise RecipeError(
+            f"{last}: made with other settings (`{key}`: {values}): give the same, or start anew by `overwrite`"
+        )
+    if other_images:
         raise RecipeError(f"{last}: made with other images than {setup.dataset.name} has now")
     net = _empty_net(setup)
     net.load_state_dict(content["state_dict"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfeat.errors import RecipeError, UsageError, unknown_name
+from vggfeat.errors import RecipeError, nearest, unknown_name
 from vggfeat.nets.catalog import INPUT_SIDE, NetSpec, net_spec
 
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
@@ -24,6 +24,12 @@ FINE_TUNING_DEFAULTS: dict[str, dict[str, Any]] = {
     "schedule": {"epochs": 20, "measure": "top1"},
 }
 """Defaults that differ if the first layers are frozen: minutes for some hundred images; not the paper's."""
+
+CHOOSING_DEFAULTS = ("task", "sgd.trainable")
+"""Keys whose values choose the defaults of others, by the two tables above."""
+
+MEASURE = "schedule.measure"
+"""The key that a run may change by itself: top-5 errors of five classes say nothing."""
 
 TASKS = ("classify", "localise")
 HEADS = ("pcr", "scr")
@@ -74,7 +80,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         low, high = self.S
-        _require(INPUT_SIDE <= low <= high, "augment.S", self.S, f"a side, or [min, max], of at least {INPUT_SIDE}")
+        _require(INPUT_SIDE <= low <= high, "augment.S", self.label, f"at least {INPUT_SIDE}, the smaller side first")
         _require(self.colour_std >= 0, "augment.colour_std", self.colour_std, "not negative")
         _require(self.colour_images >= 0, "augment.colour_images", self.colour_images, "not negative")
         _require(self.crops >= 0, "augment.crops", self.crops, "not negative")
@@ -162,7 +168,7 @@ class Init:
             raise RecipeError("`init.scheme=identity` begins as a trained shallower net: name it by `init.checkpoint`")
         if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
             raise RecipeError(
-                f"init.std {self.std}: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) "
+                f"`init.std={self.std}`: a standard deviation of 0.1 (the paper's variance of 1e-2 taken literally) "
                 "starts net A with logits of 1e8 and ends in NaN; take `init.std=0.01`, or `init.scheme=glorot`"
             )
 
@@ -241,7 +247,7 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
         nested: dict[str, Any] = {name: value}
         for section in reversed(sections):
             nested = {section: nested}
-        table = _merged(table, _checked(Recipe, nested, ""))
+        table = _merged(table, _checked(Recipe, nested))
     spec = net_spec(table.get("net", Recipe.net))
     first = first_trained(table.get("sgd", {}).get("trainable", Sgd.trainable), spec)
     usual = FINE_TUNING_DEFAULTS if first != spec.weighted_names[0] else {}
@@ -277,15 +283,25 @@ def completed(recorded: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """`sgd.batch_size: 256, now 128` for each difference of two recipes (as dicts)."""
-    found = []
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """`256, now 128` by key, for each difference of two recipes (as dicts).
+
+    Keys that choose the defaults of others come first, and what the images decide last: the first one is the cause.
+    """
+    changed = _changed(old, new, "")
+    order = sorted(changed, key=lambda key: (key not in CHOOSING_DEFAULTS, key == MEASURE))
+    return {key: "{}, now {}".format(*changed[key]) for key in order}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], section: str) -> dict[str, tuple[Any, Any]]:
+    """Both values by dotted key."""
+    found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*old, *new]):
         before, now = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += differences(before, now, f"{prefix}{key}.")
+            found |= _changed(before, now, f"{section}{key}.")
         elif before != now:
-            found.append(f"{prefix}{key}: {before}, now {now}")
+            found[f"{section}{key}"] = (before, now)
     return found
 
 
@@ -297,7 +313,7 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     parent = table.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise RecipeError(f"{file}: extends = {parent!r} is not a file name")
-    table = _checked(Recipe, table, f"{file}: ")
+    table = _checked(Recipe, table, file)
     return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
 
 
@@ -321,8 +337,12 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _checked(schema: type, table: dict[str, Any], where: str) -> dict[str, Any]:
-    """The table with values of the schema's types. Raises RecipeError for unknown keys and wrong types."""
+def _checked(schema: type, table: dict[str, Any], file: Path | None = None, section: str = "") -> dict[str, Any]:
+    """The table with values of the schema's types. Raises RecipeError for unknown keys and wrong types.
+
+    `file` and `section`: where the table stands, for messages; without a file, keys are parameters.
+    """
+    where = (f"{file}: " if file else "") + (f"[{section}] " if section else "")
     fields = {entry.name: entry for entry in dataclasses.fields(schema)}
     known = [*fields, "extends"] if schema is Recipe else list(fields)
     out: dict[str, Any] = {}
@@ -333,10 +353,24 @@ def _checked(schema: type, table: dict[str, Any], where: str) -> dict[str, Any]:
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
                 raise RecipeError(f"{where}{key} is a section of keys, not {value!r}")
-            out[key] = _checked(type(default), value, f"{where}[{key}] ")
-        else:
-            out[key] = _value(f"{where}{key}", value, default)
+            out[key] = _checked(type(default), value, file, key)
+            continue
+        fault = _fault(value, default)
+        if fault:
+            raise RecipeError(f"{_assigned(where, key, value) if file else _parameter(section, key, value)}: {fault}")
+        out[key] = _value(value, default)
     return out
+
+
+def _assigned(where: str, key: str, value: Any) -> str:
+    """A value as a file assigns it; no number that is too long to print."""
+    return f"{where}{key}" if _is_endless(value) else f"{where}{key} = {value!r}"
+
+
+def _parameter(section: str, key: str, value: Any) -> str:
+    """A value as a parameter."""
+    name = f"{section}.{key}" if section else key
+    return f"`{name}`" if _is_endless(value) else f"`{name}={value}`"
 
 
 def _build(schema: type, table: dict[str, Any]) -> Any:
@@ -349,23 +383,32 @@ def _default(entry: dataclasses.Field[Any]) -> Any:
     return entry.default_factory() if callable(entry.default_factory) else entry.default
 
 
-def _value(key: str, value: Any, default: Any) -> Any:
-    """The value as the type of the default: an int may stand for a float, one side for [side, side]."""
+def _fault(value: Any, default: Any) -> str:
+    """What is wrong with a value in place of this default; empty if it serves."""
     if isinstance(default, tuple):
         pair = (value, value) if _is_int(value) else value
-        if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(side) for side in pair):
-            return tuple(pair)
-        raise RecipeError(f"{key} = {value!r}: expected a whole number or [min, max]")
-    if _is_int(value) and abs(value) >= _MOST:
-        raise RecipeError(f"{key}: expected a number below {_MOST:g}")
+        serves = isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(side) for side in pair)
+        return "" if serves else "expected a whole number or [min, max]"
+    if _is_endless(value):
+        return f"expected a number below {_MOST:g}"
     if isinstance(default, float) and _is_int(value):
-        return float(value)
+        return ""
     if type(value) is not type(default):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[type(default)]
-        raise RecipeError(f"{key} = {value!r}: expected {kind}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RecipeError(f"{key} = {value}: expected a finite number")
-    return value
+        return f"expected {kind}"
+    return "expected a finite number" if isinstance(value, float) and not math.isfinite(value) else ""
+
+
+def _value(value: Any, default: Any) -> Any:
+    """The value as the type of the default: an int may stand for a float, one side for [side, side]."""
+    if isinstance(default, tuple):
+        return (value, value) if _is_int(value) else tuple(value)
+    return float(value) if isinstance(default, float) else value
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether a whole number is beyond torch's limit, and perhaps too long to print."""
+    return _is_int(value) and abs(value) >= _MOST
 
 
 def _is_int(value: Any) -> bool:
@@ -374,15 +417,14 @@ def _is_int(value: Any) -> bool:
 
 def _require(holds: bool, key: str, value: Any, rule: str) -> None:
     if not holds:
-        raise RecipeError(f"{key} {list(value) if isinstance(value, tuple) else value}: must be {rule}")
+        raise RecipeError(f"`{key}={value}`: must be {rule}")
 
 
 def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
-    try:
-        if value not in valid:
-            raise unknown_name(key, value, valid)
-    except UsageError as error:
-        raise RecipeError(str(error)) from None
+    if value not in valid:
+        near = nearest(value, valid)
+        hint = f"did you mean {near!r}? " if near else ""
+        raise RecipeError(f"`{key}={value}`: no such choice; {hint}valid: {', '.join(valid)}")
 
 
 def _toml(value: Any) -> str:

@@ -11,8 +11,9 @@ from vggfeat.errors import InUseError, TrainingError
 from vggfeat.nets.networks import VGG, write_checkpoint
 from vggfeat.system.files import PATIENCE, discard
 from vggfeat.system.numbers import number_of
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Observer
-from vggfeat.training.state import RunFiles, RunState, last_content
+from vggfeat.training.state import RunState, last_content
 
 LONG_PATIENCE = 90.0
 """Seconds to wait for a program that reads a checkpoint: a virus scanner or a backup reads half a gigabyte in less."""

@@ -9,10 +9,10 @@ from vggfeat.datasets.split import TrainingSet
 from vggfeat.nets.catalog import Filter
 from vggfeat.training.augment import Augmentation, Colours
 from vggfeat.training.crops import CropLoader, CropRule
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Observer
 from vggfeat.training.ranks import Ranks
 from vggfeat.training.recipe import Recipe
-from vggfeat.training.state import RunFiles
 from vggfeat.training.tasks import Task, task_of
 
 SAVE_SECONDS = 900.0

@@ -1,93 +1,19 @@
-"""A run's files: the best and the last checkpoint, the resolved recipe, the metrics."""
+"""How far a run is: what its last checkpoint and its metrics say."""
 
 from __future__ import annotations
 
-import glob
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfeat.errors import TrainingError, UsageError, WeightsError
+from vggfeat.errors import TrainingError, WeightsError
 from vggfeat.nets.checkpoints import load_checked
 from vggfeat.nets.networks import VGG
 from vggfeat.system.files import replacing
 
 STATE_KEY = "training_state"
 STATE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """The paths of a run's files, all in one folder; those of a run named by a file share its stem."""
-
-    folder: Path
-    stem: str | None = None
-
-    @classmethod
-    def of(cls, output: str | Path) -> RunFiles:
-        """`DIR`: best.pt, last.pt, recipe.toml, ... in it. `FILE.pt`: FILE.pt, FILE.last.pt, FILE.recipe.toml, ..."""
-        path = Path(output)
-        return cls(path.parent, path.stem) if path.suffix == ".pt" else cls(path)
-
-    @staticmethod
-    def output_of(checkpoint: Path) -> Path:
-        """The output (`of`) of the run that wrote a checkpoint."""
-        if checkpoint.name in ("best.pt", "last.pt"):
-            return checkpoint.parent
-        return checkpoint.with_name(checkpoint.name.removesuffix(".pt").removesuffix(".last") + ".pt")
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of the epoch with the least validation error: the command's result."""
-        return self.folder / (f"{self.stem}.pt" if self.stem else "best.pt")
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint, with the state that `resume` needs."""
-        return self._named("last.pt")
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe."""
-        return self._named("recipe.toml")
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object a line: an epoch's, or some updates'."""
-        return self._named("metrics.jsonl")
-
-    @property
-    def curves(self) -> Path:
-        """Loss and errors over the epochs, as a picture."""
-        return self._named("curves.png")
-
-    @property
-    def features(self) -> Path:
-        """The frozen layers' outputs."""
-        return self._named("features.f16")
-
-    def _named(self, name: str) -> Path:
-        return self.folder / (f"{self.stem}.{name}" if self.stem else name)
-
-    def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Raises UsageError where an earlier run would be lost and neither `resume` nor `overwrite` was chosen."""
-        if resume and overwrite:
-            raise UsageError("`resume` and `overwrite`: choose one")
-        there = next((path for path in (self.best, self.last) if path.exists()), None)
-        if there is not None and not (resume or overwrite):
-            raise UsageError(f"{there} exists: go on with it by `resume`, or replace it by `overwrite`")
-
-    def sweep(self) -> None:
-        """Removes temporary files that a killed run left."""
-        for path in (self.best, self.last, self.recipe, self.metrics, self.curves, self.features):
-            for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-                left.unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Removes an earlier run's files; outputs of frozen layers stay, as another run may use them."""
-        for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
-            path.unlink(missing_ok=True)
 
 
 @dataclass

@@ -44,6 +44,12 @@ CPU_MICRO_BATCH = 16
 """Images at a time on a CPU: as fast as any larger number, as caches are the limit, with little memory."""
 
 
+def check_batch(sgd: Sgd, ranks: Ranks) -> None:
+    """Raises UsageError for a batch that does not split evenly over the processes."""
+    if sgd.batch_size % ranks.world:
+        raise UsageError(f"a batch of {sgd.batch_size} does not split evenly over {ranks.world} processes")
+
+
 class Trainer:
     """A net and its optimiser, in a number format and over some processes.
 
@@ -72,8 +78,7 @@ class Trainer:
         task: Task | None = None,
         computed: bool = False,
     ) -> None:
-        if sgd.batch_size % ranks.world:
-            raise UsageError(f"a batch of {sgd.batch_size} does not split evenly over {ranks.world} processes")
+        check_batch(sgd, ranks)
         self.net, self.sgd, self.seed, self.ranks = net, sgd, seed, ranks
         self.task = task or Classification(net.num_classes)
         device = ranks.device

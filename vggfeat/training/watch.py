@@ -8,12 +8,14 @@ from collections.abc import Iterable
 import torch
 
 from vggfeat.errors import TrainingError
+from vggfeat.nets.catalog import weights_rows
 from vggfeat.nets.networks import VGG
 from vggfeat.system.numbers import number_of
+from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.ranks import Ranks
-from vggfeat.training.recipe import Recipe
-from vggfeat.training.state import RunFiles, RunState
+from vggfeat.training.recipe import Init, Recipe
+from vggfeat.training.state import RunState
 
 WILD_LOSS = 100.0
 """A first loss above this multiple of chance means badly scaled initial weights."""
@@ -23,6 +25,11 @@ MOVED = 0.99
 
 SMOOTHING = 0.02
 """Share of a new value in the running mean of the loss."""
+
+
+GLOROT, DATA_DEPENDENT = "`init.scheme=glorot`", "`init.scheme=data-dependent`"
+GAUSSIAN = f"`init.scheme=gaussian` `init.std={Init.std:g}`"
+"""Starts with random weights, as advice names them."""
 
 
 class Watch:
@@ -44,18 +51,15 @@ class Watch:
         """
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss} at update {state.step} (rate {rate:g}): {self._lower_rate}, or "
-                f"{self._other_start('begin with `init.scheme=glorot`')}; {self._last_good}"
+                f"the loss became {loss} at update {state.step} (rate {rate:g}): "
+                f"{_either(self._lower_rate, self._other_start(GLOROT))}; {self._last_good}"
             )
         if state.early_loss is None:
             state.early_loss = state.smooth_loss = loss
             if loss > WILD_LOSS * max(self.chance, 1.0):
                 raise TrainingError(
                     f"the first loss is {loss:.3g}, chance is {self.chance:.2f}: the first weights are far too large; "
-                    + self._other_start(
-                        "begin with `init.scheme=glorot`, or with `init.scheme=gaussian` `init.std=0.01`"
-                    )
-                    + f", or {self._lower_rate}"
+                    + _either(self._other_start(GLOROT, GAUSSIAN), self._lower_rate)
                 )
         state.smooth_loss += SMOOTHING * (loss - state.smooth_loss)
         if state.moving or not 0 < self.recipe.init.stall_steps <= state.step:
@@ -65,10 +69,10 @@ class Watch:
             raise TrainingError(
                 f"the loss has not moved in {number_of(state.step, 'update')} ({state.early_loss:.3f} at first, "
                 f"{state.smooth_loss:.3f} now, chance {self.chance:.3f}): "
-                + self._other_start(
-                    "begin with `init.scheme=glorot` or data-dependent, or `init.checkpoint` of a trained A"
+                + _either(
+                    self._other_start(GLOROT, DATA_DEPENDENT, "`init.checkpoint` of a trained A"),
+                    "change `sgd.learning_rate`; `init.stall_steps=0` waits longer",
                 )
-                + ", or change `sgd.learning_rate`; `init.stall_steps=0` waits longer"
             )
 
     def weights(self, net: VGG, state: RunState, rate: float) -> None:
@@ -94,10 +98,10 @@ class Watch:
             return ""
         return (
             f"the validation loss is {val.loss:.3f}, chance is {self.chance:.3f}: the net has learnt nothing that "
-            "serves other images; train longer (`schedule.epochs`), or "
-            + self._other_start(
-                "begin with `init.scheme=data-dependent`, or from a trained net: `init.checkpoint=published` "
-                "`sgd.trainable=fc`"
+            "serves other images; "
+            + _either(
+                "train longer (`schedule.epochs`)",
+                self._other_start(DATA_DEPENDENT, f"a trained net: {self._trained} `sgd.trainable=fc`"),
             )
         )
 
@@ -110,12 +114,26 @@ class Watch:
             f"end other programs that use it, or {smaller}; {self._last_good}"
         )
 
-    def _other_start(self, random: str) -> str:
-        """Advice on the first weights: `random` where they were random, else to check the checkpoint."""
-        checkpoint = self.recipe.init.checkpoint
-        if not checkpoint:
-            return random
-        return f"check the weights of {checkpoint} (`init.checkpoint`) and what they expect (`init.preprocessing`)"
+    def _other_start(self, *starts: str) -> str:
+        """Advice on the first weights: other ones than this run's where these are random, else to check the checkpoint.
+
+        Empty where the run has the only one of `starts`.
+        """
+        init = self.recipe.init
+        if init.checkpoint:
+            return (
+                f"check the weights of {init.checkpoint} (`init.checkpoint`) and what they expect "
+                "(`init.preprocessing`)"
+            )
+        own = {"glorot": GLOROT, "gaussian": GAUSSIAN if init.std <= Init.std else "", "data-dependent": DATA_DEPENDENT}
+        others = [start for start in starts if start != own.get(init.scheme)]
+        return f"begin with {_either(*others)}" if others else ""
+
+    @property
+    def _trained(self) -> str:
+        """The trained net to begin with: the published one, if this net has one."""
+        published = self.recipe.width == 1 and weights_rows(self.recipe.net, "published")
+        return "`init.checkpoint=published`" if published else "`init.checkpoint=CKPT`"
 
     @property
     def _lower_rate(self) -> str:
@@ -124,6 +142,11 @@ class Watch:
     @property
     def _last_good(self) -> str:
         return f"{self.files.last} holds the last good state" if self.files.last.exists() else "nothing was saved yet"
+
+
+def _either(*ways: str) -> str:
+    """The ways that there are: `a, or b`."""
+    return ", or ".join(way for way in ways if way)
 
 
 class UnreadableImages:
@@ -147,7 +170,7 @@ class UnreadableImages:
         if len(self.failed) > self.limit:
             raise TrainingError(
                 f"{number_of(len(self.failed), 'image')} cannot be read, the first {self.failed[0]}: more than "
-                f"data.unreadable_limit = {self.limit}; mend the data, or raise it by `data.unreadable_limit=N`"
+                f"the limit of {self.limit}; mend the data, or raise it by `data.unreadable_limit=N`"
             )
 
     def share(self, ranks: Ranks) -> None:
