@@ -1,18 +1,28 @@
 """A run replaces what an earlier one wrote, and nothing else: no input, no picture, no device; a link stays a link."""
 
 import os
+import re
+import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from making import clusters, write_descriptors
 
+from vggfeat.classifiers.model_file import is_model
+from vggfeat.classifiers.protocols.splits import FORMAT, is_splits
+from vggfeat.classifiers.protocols.voc_results import is_archive, write_archive
 from vggfeat.cli import run
 from vggfeat.datasets import Sample
+from vggfeat.errors import StoreError, VggfeatError
 from vggfeat.inference.drawing import draw_boxes
 from vggfeat.inference.localisation import Answer
+from vggfeat.inference.submission import is_result_file
+from vggfeat.page.html import is_page
 from vggfeat.stages.svm import svm
-from vggfeat.system.files import replacing
+from vggfeat.store.locking import OutputLock
+from vggfeat.system.files import check_replaceable, replacing
 
 
 @pytest.fixture
@@ -93,5 +103,57 @@ def test_a_picture_is_not_replaced_by_its_drawing(folder: Path) -> None:
     sample = Sample("cat.jpg", "cat.jpg")
     answer = Answer((4, 4), np.array([0]), np.array([[0.0, 0, 2, 2]]))
     failed = draw_boxes(folder, [sample], {"cat.jpg": answer}, ["cat"], exif=True)
-    assert failed == {"cat.jpg": "it would be replaced by what is drawn: name another folder"}
+    assert failed == {"cat.jpg": "a picture of the data set has the drawing's name: name another folder"}
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("own", "content", "kept"),
+    [
+        (is_result_file, b"3 1 2 4 5\n0 0 0 0 0\n", False),
+        (is_result_file, b"490\n361\n171\n", True),
+        (is_result_file, b"3 1 2 4 x\n", True),
+        (is_result_file, b" ".join([b"7 -1 0 20 30"] * 5) + b"\n", False),
+        (is_splits, b'{"format": "%s", "splits": []}' % FORMAT.encode(), False),
+        (is_splits, b'{"format": "coco"}', True),
+        (is_splits, b"[[[", True),
+        (is_page, b'<head><meta name="generator" content="vggfeat 0.1.0"></head>', False),
+        (is_page, b"<title>vggfeat</title>", True),
+        (is_archive, b"no archive", True),
+        (is_model, b"\x89HDF\r\n\x1a\n", True),
+    ],
+)
+def test_own_files_are_known_by_their_content(tmp_path: Path, own, content: bytes, kept: bool) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    refused = f"{path} exists and is not such a file, so it is not replaced: name another file"
+    with pytest.raises(VggfeatError, match=f"^{re.escape(refused)}$") if kept else nullcontext():
+        check_replaceable(path, own, "such a file")
+    assert path.read_bytes() == content
+
+
+def test_an_archive_of_pictures_is_no_archive_of_results(tmp_path: Path) -> None:
+    write_archive(tmp_path / "results.tar", "Main", ["cat"], ["2008_000001"], np.zeros((1, 1), dtype=np.float32))
+    assert is_archive(tmp_path / "results.tar")
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        (tmp_path / "cat.jpg").write_bytes(b"a picture")
+        archive.add(tmp_path / "cat.jpg", "cat.jpg")
+    assert not is_archive(tmp_path / "photos.tar")
+
+
+def test_a_link_and_its_file_have_one_lock(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.h5").symlink_to(tmp_path / "far" / "a.h5")
+    left = tmp_path / "far" / ".a.h5.12345678.part"
+    left.touch()
+    with OutputLock(tmp_path / "link.h5"):
+        assert not left.exists(), "what a killed process left is swept where it lies"
+        with pytest.raises(StoreError, match="is being written by "):
+            OutputLock(tmp_path / "far" / "a.h5")
+
+
+def test_a_link_in_a_circle_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with replacing(tmp_path / "loop") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "loop").read_text() == "new"

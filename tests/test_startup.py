@@ -30,13 +30,18 @@ CASES = [
         "photos is a folder without descriptor files: 'vggfeat extract photos' describes the pictures in it",
     ),
     ("predict photos a.jpg", 1, "vggfeat: photos is a folder without models or nets\n"),
-    ("extract a.jpg -o -", 1, "vggfeat: -: cannot write to the standard output: name a file\n"),
+    ("extract a.jpg -o -", 1, "vggfeat: -: cannot write to the standard output: name a file or a folder\n"),
     (
         "extract table.csv",
         1,
-        "vggfeat: table.csv: a table of paths and labels is no list of paths: give it as the --data",
+        "vggfeat: table.csv: a table, not a list of paths: where there is --dataset folder, it is the --data\n",
     ),
-    ("extract --list table.csv", 1, "vggfeat: table.csv: a table of paths and labels is no list of paths: give it as "),
+    (
+        "extract --list table.csv",
+        1,
+        "vggfeat: table.csv: a table, not a list of paths: where there is --dataset folder",
+    ),
+    ("train -o -", 2, "vggfeat: -o -: a run writes several files: name a folder, or FILE.pt\n"),
     ("evaluate net.pt", 2, "vggfeat: net.pt is a net: give it as --weights net.pt\n"),
     ("predict . a.jpg", 1, "vggfeat: . is a folder: name a file in it, such as text.h5\n"),
     ("extract a.jpg --net C", 2, "no weights of net C are published"),
@@ -60,9 +65,9 @@ CASES = [
     (
         "train --init-from published --width 0.0625",
         2,
-        "--init-from published: published weights have width 1, not 0.0625; take no --init-from\n",
+        "--init-from published: published weights have width 1, not 0.0625; leave out --init-from\n",
     ),
-    ("train --net C --init-from published", 2, "or give a file, or no --init-from for random ones\n"),
+    ("train --net C --init-from published", 2, "or give a file, or leave out --init-from for random ones\n"),
     ("train --init-from published --preprocessing none.toml", 2, "no preprocessing 'none.toml': no such file"),
     ("train --init-from none", 2, "--init-from none: random weights are no trained net; leave it out\n"),
     (

@@ -74,7 +74,7 @@ class _Verbs(click.Group):
         if not ctx.resilient_parsing and args and args[0] not in VERBS and not args[0].startswith("-"):
             raise unknown_name("command", args[0], VERBS)
         name, command, rest = super().resolve_command(ctx, args)
-        if command is not None:
+        if command is not None and not ctx.resilient_parsing:
             _check_given_once(command, rest)
         return name, command, rest
 

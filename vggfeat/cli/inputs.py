@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import shlex
 import stat
@@ -105,8 +106,20 @@ def note_unread_pipe() -> None:
     It is not read unasked, as by verbs that need pictures: in a shell's loop it may be what the loop reads.
     """
     mode = _stdin_mode()
-    if mode is not None and stat.S_ISFIFO(mode):
+    if mode is not None and stat.S_ISFIFO(mode) and _waiting():
         console.note("standard input is not read: - stands for the pictures listed there")
+
+
+def _waiting() -> int:
+    """Bytes that wait in a pipe: many programs start others with a pipe that nobody writes to."""
+    try:
+        import fcntl
+        import termios
+    except ImportError:  # Windows
+        return 0
+    count = array.array("i", [0])
+    fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 def _stdin_mode() -> int | None:

@@ -16,8 +16,7 @@ from vggfeat.cli.options import data_option, dataset_option, device_options, man
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
-from vggfeat.page.html import PAGE
-from vggfeat.system.files import check_writable
+from vggfeat.page.html import check_page
 from vggfeat.system.launch import launched
 from vggfeat.system.numbers import number_of
 from vggfeat.training.files import RunFiles
@@ -150,7 +149,9 @@ def train(
         seed=recipe.seed,
         boxes=recipe.task == "localise",
     )
-    check_writable(folder and Path(folder, PAGE))
+    launch = launched()
+    if launch is None or launch.rank == 0:  # which writes the page
+        check_page(folder)
     from vggfeat.cli.console import note, print_json
     from vggfeat.cli.hints import hint
     from vggfeat.cli.training_display import TrainingDisplay, while_shown

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vggfeat.datasets.listing import NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
+from vggfeat.datasets.listing import COLUMNS, NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
@@ -27,13 +27,6 @@ SUBSETS = ("train", "val", "test")
 _PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of a split's folders, and of subsets in a CSV -> subset."""
 
-_COLUMNS = {
-    **dict.fromkeys(("path", "file", "filename", "file_name", "filepath", "file_path"), "path"),
-    **dict.fromkeys(("image", "image_path", "image_name", "img"), "path"),
-    **dict.fromkeys(["label", "labels", "class", "class_name", "category", "target"], "label"),
-    **dict.fromkeys(("subset", "split", "part", "set"), "subset"),
-}
-"""Names of columns in a CSV's header -> what they hold."""
 SEPARATOR = ";"
 """Between the labels of one image in a CSV; a file with it anywhere is multi-label."""
 
@@ -169,9 +162,10 @@ def own_images(paths: Sequence[str]) -> Dataset:
 def _has_class_folders(root: str) -> bool:
     """Whether a path is a folder that has pictures in two folders or more: perhaps a tree of classes."""
     try:
-        folders = [entry.path for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
-        return sum(any(is_image(entry.name) for entry in os.scandir(folder)) for folder in folders) > 1
-    except OSError:  # no folder, or not to be read, which its own reader tells
+        with os.scandir(root) as entries:
+            folders = [entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+        return sum(any(map(is_image, os.listdir(folder))) for folder in folders) > 1  # noqa: PTH208
+    except (OSError, ValueError):  # no folder, or not to be read, which its own reader tells
         return False
 
 
@@ -288,7 +282,7 @@ def _text(file: Path) -> str:
 
 def _header(row: list[str]) -> tuple[str, ...]:
     """What the columns hold, if the row is a header by its names; () otherwise."""
-    names = tuple(_COLUMNS.get(cell.strip().lower(), "") for cell in row)
+    names = tuple(COLUMNS.get(cell.strip().lower(), "") for cell in row)
     return names if "" not in names and len(set(names)) == len(names) and {"path", "label"} <= set(names) else ()
 
 

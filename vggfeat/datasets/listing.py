@@ -38,7 +38,15 @@ _RARE = (".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".tga",
 _CONVERTIBLE = frozenset({*_RAW, *_RARE})
 """Pictures that are not read here."""
 
-TABLE = "a table of paths and labels is no list of paths: give it as the `data` of `dataset=folder`"
+TABLE = "a table, not a list of paths: where there is `dataset=folder`, it is the `data`"
+
+COLUMNS = {
+    **dict.fromkeys(("path", "file", "filename", "file_name", "filepath", "file_path"), "path"),
+    **dict.fromkeys(("image", "image_path", "image_name", "img"), "path"),
+    **dict.fromkeys(["label", "labels", "class", "class_name", "category", "target"], "label"),
+    **dict.fromkeys(("subset", "split", "part", "set"), "subset"),
+}
+"""Names of columns in a table's header -> what they hold."""
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -201,6 +209,8 @@ def images_under(
 
 def _named(paths: Iterable[str], left_out: LeftOut) -> Iterator[tuple[Sample, Place]]:
     named = [(position, path) for position, given in enumerate(paths, start=1) for path in expanded(given)]
+    if len(named) == 1 and named[0][1].lower().endswith(".csv"):  # among others it may be a stray file
+        raise DatasetError(f"{named[0][1]}: {TABLE}")
     for _, path in named:
         if refused := _unreadable(path):
             raise UsageError(f"{path}: {refused}")
@@ -228,8 +238,6 @@ def _samples(path: str, left_out: LeftOut) -> Iterator[Sample]:
         yield from (Sample(image, image) for image in images)
     elif is_tar(path):
         yield from images_in_tar(path, left_out)
-    elif path.lower().endswith(".csv"):
-        raise DatasetError(f"{path}: {TABLE}")
     else:
         yield Sample(path, path)
 
@@ -329,8 +337,8 @@ def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, byte
 
 def _is_header(line: bytes) -> bool:
     """Whether a line names the columns of a table of paths and labels."""
-    names = {name.strip(b'" ').lower() for name in line.split(b",")}
-    return bool(names & {b"path", b"file", b"filename", b"image"} and names & {b"label", b"class", b"category"})
+    names = line.decode("ascii", "replace").lower().split(",")
+    return {"path", "label"} <= {COLUMNS.get(name.strip('" ')) for name in names}
 
 
 def _whole(entry: bytes, place: Place) -> Sample:

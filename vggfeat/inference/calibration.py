@@ -19,6 +19,7 @@ from vggfeat.nets.scaling import InputScaling
 from vggfeat.store.naming import Naming
 from vggfeat.store.schema import plain_attributes, reading
 from vggfeat.system.devices import check_int8_device
+from vggfeat.system.files import same_file
 from vggfeat.system.hdf5 import is_hdf5
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _check_same_source(resumed: Path, source: CalibrationLike) -> None:
         return
     with reading(resumed) as file:
         recorded = Naming.of(dict(file.attrs)).calibration
-    if recorded != str(source):
+    if not recorded or not same_file(recorded, Path(source)):
         raise UsageError(
             f"{resumed} was calibrated on {recorded or 'its own images'}, not on {source}: leave out `calibration`, "
             "`overwrite` replaces the file, `output` names another"

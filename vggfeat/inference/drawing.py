@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import numpy as np
 from vggfeat.datasets import Sample, images
 from vggfeat.errors import ImageError
 from vggfeat.inference.localisation import Answer, error_of
-from vggfeat.system.files import same_file
 
 DRAWN = 100
 """Most pictures that are drawn, evenly over the list."""
@@ -29,6 +29,7 @@ def draw_boxes(
     True boxes are white. The surest guess's is green where it is right, else orange.
     """
     failed = {}
+    own = {os.path.abspath(sample.path) for sample in samples}  # noqa: PTH100 - of thousands
     for sample in samples[:: max(1, -(-len(samples) // DRAWN))]:
         answer = answers.get(sample.id)
         if answer is None:
@@ -38,8 +39,8 @@ def draw_boxes(
         guess = (answer.boxes[0].tolist(), "lime" if right else "orange", class_names[answer.classes[0]])
         file = folder / Path(sample.id.replace("/", "_")).with_suffix(".jpg")
         try:
-            if same_file(file, sample.path):
-                raise ImageError("it would be replaced by what is drawn: name another folder")
+            if os.path.abspath(file) in own:  # noqa: PTH100
+                raise ImageError("a picture of the data set has the drawing's name: name another folder")
             folder.mkdir(parents=True, exist_ok=True)
             images.write_outlined(file, images.decode(sample.source(), exif=exif), [*true, guess])
         except (ImageError, OSError) as error:  # the picture has gone, or the disk is full

@@ -99,7 +99,7 @@ def _of_three_axes(X: NDArray[Any]) -> Iterable[Any]:
     """n grey pictures (n, H, W), where no axis may be the channels of a single one."""
     if X.shape[2] in CHANNELS:
         raise UsageError(f"an array of shape {X.shape} is one image: VGGFeatures takes a list, or (n, H, W, 3)")
-    if X.shape[0] in CHANNELS[1:]:
+    if X.shape[0] in (3, 4):
         raise UsageError(
             f"an array of shape {X.shape} is {X.shape[0]} grey images, or one with its channels first: "
             "give list(X), or [X.transpose(1, 2, 0)]"

@@ -65,9 +65,10 @@ def write_boxes(
 
 
 def is_result_file(path: Path) -> bool:
-    """Whether a file has lines of numbers, by its first ones."""
+    """Whether a file's first line has five classes, or five classes with their boxes."""
     with path.open("rb") as stream:
-        return set(stream.read(4096)) <= set(b"0123456789- \n")
+        numbers = stream.readline(1000).split()
+    return len(numbers) in (TOP, 5 * TOP) and all(number.lstrip(b"-").isdigit() for number in numbers)
 
 
 def _written(path: str | Path, lines: Iterable[str]) -> str:

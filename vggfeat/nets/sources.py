@@ -37,7 +37,7 @@ def existing(weights: str | os.PathLike[str], names: Sequence[str] = WEIGHTS_NAM
     path = Path(weights)
     if is_file(path):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - no error for a name that no system allows
         raise folder_error(WeightsError, path, SUFFIXES, "weights files", advice="")
     if exists(path):
         raise WeightsError(f"{path}: not a regular file; expected a weights file")
@@ -67,7 +67,7 @@ def check_weights(
         check_published(net or "D", str(weights), width, chosen=chosen, setting=setting)
         check_available(net or "D", str(weights), offline, setting)
     else:
-        existing(weights, WEIGHTS_NAMES if setting == "weights" else WEIGHTS_NAMES[:-1])
+        existing(weights, [name for name in WEIGHTS_NAMES if name != "none" or setting == "weights"])
 
 
 def check_published(
@@ -84,7 +84,8 @@ def check_published(
         if chosen not in (None, row.preprocessing):
             raise UsageError(f"{given}: {row.source}'s weights of net {row.net} have their own preprocessing")
     if width != 1.0:
-        raise UsageError(f"{given}: published weights have width 1, not {width:g}; take {random_by(setting)}")
+        instead = f"{'take ' if setting == 'weights' else ''}{random_by(setting)}"
+        raise UsageError(f"{given}: published weights have width 1, not {width:g}; {instead}")
     if num_classes != NUM_CLASSES:
         raise UsageError(f"{given}: published weights score {NUM_CLASSES} classes, not {num_classes}")
 

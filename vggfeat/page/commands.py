@@ -20,6 +20,7 @@ from vggfeat.store import Descriptors
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.naming import Naming
 from vggfeat.store.shards import Shard, whole_path
+from vggfeat.system.files import exists
 from vggfeat.system.numbers import number_of
 from vggfeat.training.recipe import Recipe, completed, load_recipe
 
@@ -35,8 +36,9 @@ def making_command(made: Descriptors) -> str:
 
 
 def data_root(data: str | Path | None, naming: Naming) -> str | Path:
-    """Where the images of a file are: as given, else where the file says that they were."""
-    return data or (naming.origin and naming.origin.data) or "data"
+    """Where the images of a file are: as given, else where the file says that they were, if that is still there."""
+    recorded = naming.origin.data if naming.origin is not None else ""
+    return data or (recorded if recorded and exists(recorded) else "data")
 
 
 def keeping_command(made: Descriptors, data: str | Path | None) -> str:
@@ -179,7 +181,7 @@ def fit_command(recorded: str, model: str) -> str:
     return f"{recorded} -o {shlex.quote(model)}"
 
 
-def evaluate_command(settings: Mapping[str, Any], dataset: str, naming: Naming, output: str = "FILE.h5") -> str:
+def evaluate_command(settings: Mapping[str, Any], dataset: str, naming: Naming, output: str) -> str:
     """The `vggfeat evaluate` that makes a file of posteriors again.
 
     Args:

@@ -32,6 +32,7 @@ from vggfeat.store.shard_states import ShardState, State, shard_states
 from vggfeat.store.shards import whole_path
 from vggfeat.system.files import folder_error
 from vggfeat.system.hdf5 import DAMAGE, is_hdf5
+from vggfeat.training.files import RunFiles
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,6 @@ def _descriptors(path: Path) -> Info:
 def _weights(path: Path) -> Info:
     """A checkpoint of vggfeat's, or weights of another form; their preprocessing is None where nothing tells it."""
     from vggfeat.nets.weights import open_weights
-    from vggfeat.training.files import RunFiles  # torch, only for weights
 
     try:
         net, own, told = open_weights(path)

@@ -180,7 +180,7 @@ def predict(
     images = as_dataset(images)
     if not images.samples:
         raise UsageError("no images to predict")
-    if Path(model).is_dir():
+    if os.path.isdir(model):  # noqa: PTH112 - no error for a name that no system allows
         raise folder_error(ModelError, Path(model), (".h5", ".pt", ".pth"), "models or nets", advice="")
     shared: dict[str, Any] = {
         "max_megapixels": max_megapixels,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import tarfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ from vggfeat.classifiers.protocols.selection import (
     steps_of,
 )
 from vggfeat.classifiers.protocols.splits import Split
-from vggfeat.classifiers.protocols.voc_results import write_archive
+from vggfeat.classifiers.protocols.voc_results import is_archive, write_archive
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import positive_share
 from vggfeat.page.commands import (
@@ -144,7 +143,7 @@ def svm(
     if probabilities:
         check_calibration(features, _training_rows(features, None if kept is None else work[kept]))
     check_replaceable(output, is_model, "a model")
-    check_replaceable(archive, tarfile.is_tarfile, "a tar file")
+    check_replaceable(archive, is_archive, "an archive of results")
     check_replaceable(write_splits, splits_file.is_splits, "a file of splits")
     check_page(report)
     if write_splits is not None:

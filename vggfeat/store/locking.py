@@ -8,12 +8,13 @@ import socket
 from pathlib import Path
 
 from vggfeat.errors import StoreError
-from vggfeat.system.files import discard
+from vggfeat.system.files import discard, followed
 from vggfeat.system.locking import can_lock, give_back, moves_open_files, remove, take, taken
 
 
 def lock_path(target: Path) -> Path:
-    """`feats.h5` -> `.feats.h5.lock`."""
+    """`feats.h5` -> `.feats.h5.lock`, beside what a link points to."""
+    target = followed(target)
     return target.with_name(f".{target.name}.lock")
 
 
@@ -49,6 +50,7 @@ class OutputLock:
     def __init__(self, target: Path) -> None:
         self._path = lock_path(target)
         self._handle = -1
+        target = followed(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._handle = self._locked(target)

@@ -34,7 +34,7 @@ def replacing(path: str | Path, patience: float = PATIENCE) -> Iterator[Path]:
     Raises InUseError in that case, and VggfeatError, naming `path`, if the folder cannot be written or `path` is itself
     a folder, or a device or pipe, which the file would take the place of.
     """
-    target = _followed(path)
+    target = followed(path)
     temporary = _beside(target)
     try:
         yield temporary
@@ -101,7 +101,16 @@ def check_writable(*paths: str | Path | None) -> None:
     """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it."""
     for path in paths:
         if path is not None:
-            discard(_beside(_followed(path)))
+            discard(_beside(followed(path)))
+
+
+def check_creatable(path: Path) -> None:
+    """Raises VggfeatError where no file can be written, as far as it can be told without making its folder."""
+    folder = followed(path).parent
+    above = next((one for one in (folder, *folder.absolute().parents) if exists(one)), folder)
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        reason = "permission denied" if above.is_dir() else f"{above} is no folder"
+        raise VggfeatError(f"{path}: cannot write here: {reason}")
 
 
 def check_replaceable(path: str | Path | None, own: Callable[[Path], bool], what: str) -> None:
@@ -117,18 +126,17 @@ def check_replaceable(path: str | Path | None, own: Callable[[Path], bool], what
         raise VggfeatError(f"{path} exists and is not {what}, so it is not replaced: name another file")
 
 
-def _followed(path: str | Path) -> Path:
-    """What a link points to, whether or not it exists; any other path itself."""
-    path = Path(path)
-    return path.resolve() if path.is_symlink() else path
+def followed(path: str | Path) -> Path:
+    """What a link points to, whether or not it exists; any other path itself, and a link in a circle."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # noqa: PTH114
 
 
 def _beside(target: Path) -> Path:
     """A new empty file in target's folder, which is created if missing."""
     if target.is_dir():
         raise VggfeatError(f"{target}: cannot write: it is a folder, name a file in it")
-    if str(target) == "-":
-        raise VggfeatError("-: cannot write to the standard output: name a file")
+    if "-" in (str(target), str(target.parent)):
+        raise VggfeatError("-: cannot write to the standard output: name a file or a folder")
     if exists(target) and not is_file(target):
         raise VggfeatError(f"{target}: cannot write: it is a device or a pipe, name a file")
     try:
@@ -150,7 +158,8 @@ def _reason(error: OSError, target: Path) -> str | None:
 
 def folder_error(kind: type[E], folder: Path, suffixes: tuple[str, ...], wanted: str, advice: str = "describe") -> E:
     """The error for a folder in place of a file, which says what to name: a file in it or, by `advice`, what else."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.suffix in suffixes)
+    names = [entry.name for entry in folder.iterdir() if entry.suffix in suffixes]
+    names.sort(key=lambda name: (".shard-" in name, name))  # a part is named only where there is no whole
     if names:
         return kind(f"{folder} is a folder: name a file in it, such as {folder / names[0]}")
     return kind(f"{folder} is a folder without {wanted}", advice=advice, folder=folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vggfeat.errors import UsageError
 from vggfeat.nets.sources import SUFFIXES
+from vggfeat.system.files import followed
 
 FILE_SUFFIXES = (*SUFFIXES, ".hdf5", ".ckpt", ".bin")
 """Suffixes of names that are meant as a net's file: a new folder of such a name would be a surprise."""
@@ -69,6 +70,8 @@ class RunFiles:
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Raises UsageError for a folder that is named like a file, and where an earlier run would be lost and neither
         `resume` nor `overwrite` was chosen."""
+        if self.stem is None and str(self.folder) == "-":
+            raise UsageError("`output=-`: a run writes several files: name a folder, or FILE.pt")
         if self.stem is None and self.folder.suffix.lower() in FILE_SUFFIXES and not self.folder.is_dir():
             raise UsageError(
                 f"`output={self.folder}`: a run's net is written as .pt: name {self.folder.with_suffix('.pt')}, or a "
@@ -82,11 +85,12 @@ class RunFiles:
 
     def sweep(self) -> None:
         """Removes temporary files that a killed run left."""
-        for path in (self.best, self.last, self.recipe, self.metrics, self.curves, self.features):
+        for path in map(followed, (self.best, self.last, self.recipe, self.metrics, self.curves, self.features)):
             for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
                 left.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Removes an earlier run's files; outputs of frozen layers stay, as another run may use them."""
-        for path in (self.best, self.last, self.recipe, self.metrics, self.curves):
+        """Removes an earlier run's files, but no link to them; outputs of frozen layers stay, as another run may use
+        them."""
+        for path in map(followed, (self.best, self.last, self.recipe, self.metrics, self.curves)):
             path.unlink(missing_ok=True)

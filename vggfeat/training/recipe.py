@@ -59,7 +59,7 @@ class Data:
     def __post_init__(self) -> None:
         fraction = self.validation_fraction
         _require(0 < fraction < 1, "data.validation_fraction", fraction, "between 0 and 1")
-        _require(self.unreadable_limit >= 0, "data.unreadable_limit", self.unreadable_limit, "not negative")
+        _require(self.unreadable_limit >= 0, "data.unreadable_limit", self.unreadable_limit, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Augment:
     def __post_init__(self) -> None:
         low, high = self.S
         _require(INPUT_SIDE <= low <= high, "augment.S", self.label, f"at least {INPUT_SIDE}, the smaller side first")
-        _require(self.colour_std >= 0, "augment.colour_std", self.colour_std, "not negative")
-        _require(self.colour_images >= 0, "augment.colour_images", self.colour_images, "not negative")
-        _require(self.crops >= 0, "augment.crops", self.crops, "not negative")
+        _require(self.colour_std >= 0, "augment.colour_std", self.colour_std, "at least 0")
+        _require(self.colour_images >= 0, "augment.colour_images", self.colour_images, "at least 0")
+        _require(self.crops >= 0, "augment.crops", self.crops, "at least 0")
 
     @property
     def Q(self) -> int:  # noqa: N802 - the paper's letter
@@ -113,7 +113,7 @@ class Sgd:
         _require(self.batch_size >= 1, "sgd.batch_size", self.batch_size, "at least 1")
         _require(self.learning_rate > 0, "sgd.learning_rate", self.learning_rate, "positive")
         _require(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "at least 0 and below 1")
-        _require(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "not negative")
+        _require(self.weight_decay >= 0, "sgd.weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.dropout < 1, "sgd.dropout", self.dropout, "at least 0 and below 1")
 
 
@@ -136,9 +136,9 @@ class Schedule:
         _require(self.epochs >= 1, "schedule.epochs", self.epochs, "at least 1")
         _one_of("schedule.measure", self.measure, ("top5", "top1", "loss"))
         _require(self.patience >= 1, "schedule.patience", self.patience, "at least 1")
-        _require(self.least_gain >= 0, "schedule.least_gain", self.least_gain, "not negative")
+        _require(self.least_gain >= 0, "schedule.least_gain", self.least_gain, "at least 0")
         _require(self.divisor > 1, "schedule.divisor", self.divisor, "above 1")
-        _require(self.decreases >= 0, "schedule.decreases", self.decreases, "not negative")
+        _require(self.decreases >= 0, "schedule.decreases", self.decreases, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Init:
     def __post_init__(self) -> None:
         _one_of("init.scheme", self.scheme, INIT_SCHEMES)
         _require(self.std > 0, "init.std", self.std, "positive")
-        _require(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "not negative")
+        _require(self.stall_steps >= 0, "init.stall_steps", self.stall_steps, "at least 0")
         if self.scheme == "identity" and not self.checkpoint:
             raise RecipeError("`init.scheme=identity` begins as a trained shallower net: name it by `init.checkpoint`")
         if self.scheme == "gaussian" and self.std >= LITERAL_VARIANCE_STD:
@@ -207,7 +207,7 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "net", net_spec(self.net).name)
         _require(self.width > 0, "width", self.width, "positive")
-        _require(self.seed >= 0, "seed", self.seed, "not negative")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
         _one_of("task", self.task, TASKS)
         _one_of("sgd.trainable", self.sgd.trainable, (*TRAINABLE, *net_spec(self.net).weighted_names))
 
@@ -251,7 +251,12 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
     spec = net_spec(table.get("net", Recipe.net))
     first = first_trained(table.get("sgd", {}).get("trainable", Sgd.trainable), spec)
     usual = FINE_TUNING_DEFAULTS if first != spec.weighted_names[0] else {}
-    return _build(Recipe, _merged(_merged(usual, TASK_DEFAULTS.get(table.get("task", ""), {})), table))
+    try:
+        return _build(Recipe, _merged(_merged(usual, TASK_DEFAULTS.get(table.get("task", ""), {})), table))
+    except RecipeError as error:
+        if file is None or error.facts.get("key") in (None, *(overrides or {})):
+            raise
+        raise RecipeError(f"{file}: {str(error).replace('`', '')}") from error  # nobody typed the flag
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -417,14 +422,14 @@ def _is_int(value: Any) -> bool:
 
 def _require(holds: bool, key: str, value: Any, rule: str) -> None:
     if not holds:
-        raise RecipeError(f"`{key}={value}`: must be {rule}")
+        raise RecipeError(f"`{key}={value}`: must be {rule}", key=key)
 
 
 def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
         near = nearest(value, valid)
         hint = f"did you mean {near!r}? " if near else ""
-        raise RecipeError(f"`{key}={value}`: no such choice; {hint}valid: {', '.join(valid)}")
+        raise RecipeError(f"`{key}={value}`: no such choice; {hint}valid: {', '.join(valid)}", key=key)
 
 
 def _toml(value: Any) -> str:

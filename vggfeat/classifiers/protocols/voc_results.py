@@ -19,6 +19,16 @@ _NAMES = {"Main": "comp2_cls_test_{}.txt", "Action": "comp10_action_test_{}.txt"
 """Competitions 2 and 10 allow data beyond VOC's own: the nets were trained on ILSVRC."""
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a tar file has results alone."""
+    try:
+        with tarfile.open(path) as archive:
+            first = archive.next()
+    except (tarfile.TarError, OSError, EOFError):
+        return False
+    return first is not None and first.name.startswith("results/VOC2012/")
+
+
 def write_archive(
     path: str | Path, task: Task, class_names: Sequence[str], ids: Sequence[str], scores: NDArray[np.float32]
 ) -> Path:
