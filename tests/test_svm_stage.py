@@ -479,7 +479,7 @@ def test_a_class_with_too_few_images_is_an_error(tmp_path: Path) -> None:
         ({"loss": "hinge", "solver": "newton"}, "the plain hinge has no Newton solver"),
         ({"rounds": Rounds(folds=3, train_per_class=5)}, "`folds`, `train_per_class` and `test_fraction`: choose one"),
         ({"rounds": Rounds(test_per_class=5)}, "`test_per_class` needs `train_per_class`"),
-        ({"rounds": {"folds": 3}}, "dict is not Rounds: give such as `rounds=vggfeat.Rounds(folds=3)`"),
+        ({"rounds": {"folds": 3}}, "dict is not Rounds: give vggfeat.Rounds(folds=3), say"),
     ],
 )
 def test_settings_that_make_no_sense_are_usage_errors(toy: Path, options: dict[str, Any], text: str) -> None:

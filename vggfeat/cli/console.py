@@ -26,10 +26,14 @@ def stderr() -> Console:
 
 
 def note(text: str) -> None:
-    """Prints one line on stderr, without markup and with control characters made visible; nothing with --quiet."""
+    """What `say` prints; nothing with --quiet."""
     context = click.get_current_context(silent=True)
-    if context is not None and context.params.get("quiet"):
-        return
+    if context is None or not context.params.get("quiet"):
+        say(text)
+
+
+def say(text: str) -> None:
+    """Prints one line on stderr, without markup and with control characters made visible."""
     stderr().print(printable(text), markup=False)
 
 

@@ -62,7 +62,7 @@ def download(
                 folder: Path = download_dataset(str(dataset), data, offline=offline, progress=told)
                 result = {"path": str(folder), "dataset": str(dataset)}
     except KeyboardInterrupt:
-        console.note("stopped; what has arrived is kept, and the same command continues")
+        console.say("stopped; what has arrived is kept, and the same command continues")
         raise
     if as_json:
         console.print_json(result)

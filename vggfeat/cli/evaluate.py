@@ -121,9 +121,9 @@ def evaluate(
                 result = stage.evaluate(progress=tick, fetching=in_megabytes(fetched), **scoring, **settings)
         except KeyboardInterrupt:
             if settings["output"]:
-                console.note("stopped; what is done is kept, and the same command with --resume goes on")
+                console.say("stopped; what is done is kept, and the same command with --resume goes on")
             else:
-                console.note("stopped; nothing is kept: with -o FILE a run that is stopped goes on with --resume")
+                console.say("stopped; nothing is kept: with -o FILE a run that is stopped goes on with --resume")
             raise
     if not quiet:
         tables.print_evaluation(result)

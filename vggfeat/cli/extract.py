@@ -158,7 +158,7 @@ def extract(
         with progress.Ticker("fetch", quiet, unit="MB") as fetched, progress.Ticker("extract", quiet) as tick:
             path = run(samples, shard=part, progress=tick, fetching=in_megabytes(fetched), **settings)
     except KeyboardInterrupt:
-        console.note("stopped; what is done is kept, and the same command with --resume goes on")
+        console.say("stopped; what is done is kept, and the same command with --resume goes on")
         raise
     made = read_descriptors(path)
     errors = made.errors()

@@ -40,7 +40,7 @@ def merge(
         with progress.Ticker("merge", quiet, unit="row") as tick:
             path = run(shards, output, overwrite=overwrite, progress=tick)
     except KeyboardInterrupt:
-        console.note("stopped; nothing was written, the shards are as they were; the same command starts again")
+        console.say("stopped; nothing was written, the shards are as they were; the same command starts again")
         raise
     made = read_head(path)
     if made.failed and not quiet:

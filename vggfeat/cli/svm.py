@@ -123,7 +123,7 @@ def svm(
             warnings.simplefilter("default")
             result = run(files, rounds=rounds, report=folder, progress=tick, **options)
     except KeyboardInterrupt:
-        console.note("stopped; no model was written; the same command starts again")
+        console.say("stopped; no model was written; the same command starts again")
         raise
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
         console.note(text)

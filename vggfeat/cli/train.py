@@ -152,7 +152,7 @@ def train(
     launch = launched()
     if launch is None or launch.rank == 0:  # which writes the page
         check_page(folder)
-    from vggfeat.cli.console import note, print_json
+    from vggfeat.cli.console import note, print_json, say
     from vggfeat.cli.hints import hint
     from vggfeat.cli.training_display import TrainingDisplay, while_shown
     from vggfeat.inference.posteriors import TOP
@@ -178,7 +178,7 @@ def train(
         return
     if not result.finished:
         with while_shown():
-            note(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
+            say(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
     page = page_of_run(folder, RunFiles.of(output), output, data, dataset, result.predicted) if folder else None
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -108,9 +109,15 @@ def check_creatable(path: Path) -> None:
     """Raises VggfeatError where no file can be written, as far as it can be told without making its folder."""
     folder = followed(path).parent
     above = next((one for one in (folder, *folder.absolute().parents) if exists(one)), folder)
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        reason = "permission denied" if above.is_dir() else f"{above} is no folder"
-        raise VggfeatError(f"{path}: cannot write here: {reason}")
+    if not above.is_dir():
+        reason = errno.ENOTDIR
+    elif hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY:
+        reason = errno.EROFS
+    elif not os.access(above, os.W_OK):
+        reason = errno.EACCES
+    else:
+        return
+    raise VggfeatError(f"{path}: cannot write here: {os.strerror(reason)}")
 
 
 def check_replaceable(path: str | Path | None, own: Callable[[Path], bool], what: str) -> None:

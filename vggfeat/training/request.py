@@ -6,6 +6,7 @@ from vggfeat.errors import RecipeError
 from vggfeat.nets.preprocessing import preprocessing_of
 from vggfeat.nets.sources import check_weights
 from vggfeat.system.files import check_creatable
+from vggfeat.system.launch import launched
 from vggfeat.training.files import RunFiles
 from vggfeat.training.recipe import Init, Recipe
 
@@ -16,7 +17,9 @@ def check_request(recipe: Recipe, files: RunFiles, *, resume: bool, overwrite: b
     A run that goes on has its weights: the trained net that it began with may be gone.
     """
     files.check(resume=resume, overwrite=overwrite)
-    check_creatable(files.best)
+    launch = launched()
+    if launch is None or launch.rank == 0:  # the others write nothing
+        check_creatable(files.best)
     if recipe.init.checkpoint and not (resume and files.last.exists()):
         _check_checkpoint(recipe.init, recipe.net, recipe.width)
 
