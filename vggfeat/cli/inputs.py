@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import shlex
 import stat
@@ -118,7 +119,8 @@ def _waiting() -> int:
     except ImportError:  # Windows
         return 0
     count = array.array("i", [0])
-    fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, count)
+    with contextlib.suppress(OSError):  # a system that does not tell
+        fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, count)
     return count[0]
 
 
