@@ -221,7 +221,7 @@ def test_nets_without_published_weights_say_what_there_is() -> None:
         load_net("C")
     assert str(caught.value) == (
         "no weights of net C are published; there are A (torchvision), B (torchvision), D (oxford, oxford-keras, "
-        "torchvision), E (oxford, oxford-keras, torchvision); or give a file, or `weights=none` for random ones"
+        "torchvision), E (oxford, oxford-keras, torchvision); or give a file, or take `weights=none` for random ones"
     )
     with pytest.raises(UsageError, match=r"^no oxford weights of net A are published; there are A \(torchvision\)"):
         load_net("A", "oxford")

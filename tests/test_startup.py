@@ -34,12 +34,12 @@ CASES = [
     (
         "extract table.csv",
         1,
-        "vggfeat: table.csv: a table, not a list of paths: where there is --dataset folder, it is the --data\n",
+        "vggfeat: table.csv: this is a table, not a list of paths (--dataset folder takes a table as its --data)\n",
     ),
     (
         "extract --list table.csv",
         1,
-        "vggfeat: table.csv: a table, not a list of paths: where there is --dataset folder",
+        "vggfeat: table.csv: this is a table, not a list of paths (--dataset folder takes a table as its --data)",
     ),
     ("train -o -", 2, "vggfeat: -o -: a run writes several files: name a folder, or FILE.pt\n"),
     ("evaluate net.pt", 2, "vggfeat: net.pt is a net: give it as --weights net.pt\n"),

@@ -777,3 +777,11 @@ def test_images_that_were_skipped_show_in_the_exit_code(tree, tmp_path, capsys):
     assert captured.out == f"{tmp_path}/run/best.pt\n"
     assert "skipped red/0.png: empty file" in captured.err
     assert "1 image could not be read and was skipped" in captured.err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_no_output_and_stays(tree, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "net.pt")
+    said = refused_unread(*tiny(tree), monkeypatch, output=tmp_path / "net.pt", overwrite=True)
+    assert said == f"{tmp_path}/net.pt: cannot write: it is a device or a pipe, name a file"
+    assert (tmp_path / "net.pt").is_fifo()

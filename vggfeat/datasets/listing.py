@@ -38,7 +38,8 @@ _RARE = (".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".tga",
 _CONVERTIBLE = frozenset({*_RAW, *_RARE})
 """Pictures that are not read here."""
 
-TABLE = "a table, not a list of paths: where there is `dataset=folder`, it is the `data`"
+TABLE = "this is a table, not a list of paths (`dataset=folder` takes a table as its `data`)"
+"""What a list or a path that is a table is refused for."""
 
 COLUMNS = {
     **dict.fromkeys(("path", "file", "filename", "file_name", "filepath", "file_path"), "path"),

@@ -85,7 +85,7 @@ def calibrate(
 
 
 def _check_same_source(resumed: Path, source: CalibrationLike) -> None:
-    """Raises UsageError if this run's images name another calibration than the file's, whose ranges stay."""
+    """Raises UsageError for a list or file that is not the one whose ranges the file to resume keeps."""
     if source is None:
         return
     with reading(resumed) as file:

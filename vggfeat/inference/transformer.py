@@ -16,7 +16,7 @@ from vggfeat.errors import ImageError
 from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.calibration import calibrate
 from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.given import samples_of
+from vggfeat.inference.image_lists import samples_of
 from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling, PreprocessingLike
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net

@@ -102,7 +102,7 @@ def _by_hand(row: WeightsRow) -> str:
 
 def random_by(setting: str) -> str:
     """How random weights are chosen in place of those that a parameter names."""
-    return "`weights=none`" if setting == "weights" else f"leave out `{setting}`"
+    return "take `weights=none`" if setting == "weights" else f"leave out `{setting}`"
 
 
 def _nothing_published(net: str, source: str, setting: str) -> str:

@@ -84,8 +84,7 @@ def check_published(
         if chosen not in (None, row.preprocessing):
             raise UsageError(f"{given}: {row.source}'s weights of net {row.net} have their own preprocessing")
     if width != 1.0:
-        instead = f"{'take ' if setting == 'weights' else ''}{random_by(setting)}"
-        raise UsageError(f"{given}: published weights have width 1, not {width:g}; {instead}")
+        raise UsageError(f"{given}: published weights have width 1, not {width:g}; {random_by(setting)}")
     if num_classes != NUM_CLASSES:
         raise UsageError(f"{given}: published weights score {NUM_CLASSES} classes, not {num_classes}")
 

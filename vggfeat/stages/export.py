@@ -18,7 +18,7 @@ from vggfeat.errors import StoreError, UsageError
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, File, as_descriptors
 from vggfeat.store.locking import OutputLock
-from vggfeat.store.reader import note_part
+from vggfeat.store.reader import warn_of_part
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import replacing
 
@@ -88,7 +88,7 @@ def export(
         raise UsageError(f"{target}: the suffix says what to write: {', '.join(FORMATS)}")
     made = as_descriptors(descriptors)
     made = made.choose(layer) if layer else made
-    note_part(made)
+    warn_of_part(made)
     names = target.with_suffix(".csv") if target.suffix == ".npy" else None
     with OutputLock(target):
         for path in (target, *([] if names is None else [names])):

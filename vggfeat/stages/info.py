@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import h5py
 
-from vggfeat.classifiers.model_file import Model, is_model, read_model
+from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, UnknownFormError, VggfeatError
 from vggfeat.inference.posteriors import TOP
 from vggfeat.metrics import chance_topk_error
@@ -246,12 +246,13 @@ def _model(path: Path, error: StoreError) -> Info:
     """A fitted SVM's file, or weights in HDF5. For any other file raises `error`: why it is not a descriptor file."""
     try:
         with h5py.File(path, "r", locking=False) as file:
+            fitted = file.attrs.get("format") == MODEL_FORMAT
             holds_weights = "layer_names" in file.attrs or "model_weights" in file or "layers" in file
     except DAMAGE:
         raise error from None
     if holds_weights:
         return _weights(path)
-    if not is_model(path):
+    if not fitted:
         raise error
     model = read_model(path)
     facts = {"nets": "; ".join(nets_words(one["nets"]) for one in model.inputs), **model.describe()}

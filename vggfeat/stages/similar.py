@@ -25,7 +25,7 @@ from vggfeat.page.pictures import Pictures
 from vggfeat.results import Result, short_repr
 from vggfeat.store import Descriptors, File, as_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
-from vggfeat.store.reader import note_part
+from vggfeat.store.reader import warn_of_part
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
@@ -135,7 +135,7 @@ def similar(
     held = as_descriptors(features)
     if held.attributes["layer"] == "posteriors":
         raise StoreError(f"{held.path} holds class posteriors, not descriptors")
-    note_part(held)
+    warn_of_part(held)
     if not len(held.done):
         raise StoreError(f"{held.path} holds no descriptor yet")
     if count < 1 or most < 1:

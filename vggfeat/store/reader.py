@@ -247,7 +247,7 @@ def as_descriptors(given: File) -> Descriptors:
     )
 
 
-def note_part(made: Descriptors) -> None:
+def warn_of_part(made: Descriptors) -> None:
     """Warns that a file is one shard, for a run that makes sense with its rows alone."""
     if made.portion is not None:
         log.warning("%s is %s: its rows alone count", made.path, made.portion)

@@ -106,7 +106,9 @@ def check_writable(*paths: str | Path | None) -> None:
 
 
 def check_creatable(path: Path) -> None:
-    """Raises VggfeatError where no file can be written, as far as it can be told without making its folder."""
+    """Raises what `check_writable` would, as far as it can be told without making a missing folder."""
+    if exists(path):
+        check_writable(path)
     folder = followed(path).parent
     above = next((one for one in (folder, *folder.absolute().parents) if exists(one)), folder)
     if not above.is_dir():

@@ -20,7 +20,7 @@ _NAMES = {"Main": "comp2_cls_test_{}.txt", "Action": "comp10_action_test_{}.txt"
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a tar file has results alone."""
+    """Whether a file is a tar file that begins with results, as those of `write_archive` do."""
     try:
         with tarfile.open(path) as archive:
             first = archive.next()
