@@ -148,7 +148,7 @@ def is_page(path: Path) -> bool:
 
 
 def check_page(folder: str | Path | None) -> None:
-    """Raises VggfeatError where no page can be written into the folder, or another one is there."""
+    """Raises VggfeatError where no page can be written into the folder, or one of another program lies there."""
     check_replaceable(folder and Path(folder, PAGE), is_page, "a page of vggfeat's")
 
 
