@@ -192,7 +192,7 @@ def _print_bench_extract(out: Console, extract: ExtractBench) -> None:
 
 
 def _print_bench_convolutions(out: Console, bench: ConvolutionBench) -> None:
-    ways: tuple[Method, ...] = ("direct", "winograd", "nnpack")
+    ways: tuple[Method, ...] = ("direct", "nnpack")
     table = _table("layer", "channels", "map", *ways, "taken")
     for row in bench.layers:
         rates = [_optional(row.gflops.get(way), ".0f") for way in ways]

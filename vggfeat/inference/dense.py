@@ -153,7 +153,7 @@ class DenseNet:
         self._depth = len(self._net.features) if self._head_taps else 1 + max(self._taps)
         self._trunk = self._net.features[: self._depth]
         if self.device.type == "cpu" and self.precision == "fp32" and has_fast_convolutions():
-            self._trunk = inference_form(self._trunk)
+            self._trunk = inference_form(self._trunk, kept=self._taps)
         self._classifier = self._net.classifier
         if self.precision == "int8":
             names, maxima = byte_layers(self._net), _maxima_of(net, head=bool(self._head_taps))

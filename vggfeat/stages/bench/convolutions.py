@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from vggfeat.nets import winograd
+from vggfeat.nets import nnpack
 from vggfeat.nets.catalog import Conv, net_spec, scaled
-from vggfeat.nets.inference_form import Method, by_nnpack, has_fast_convolutions, has_nnpack, method
+from vggfeat.nets.inference_form import Method, has_fast_convolutions, method
 from vggfeat.results import Result
 from vggfeat.stages.bench.yardsticks import machine
 from vggfeat.system.bars import Progress
+from vggfeat.system.memory import keep_freed_memory
 
 REPEATS = 5
 """Times each way is measured, in turn with the others; the fastest counts, as other processes only slow it."""
@@ -71,6 +72,7 @@ def bench_convolutions(
         progress: called with (layers done, layers, 0).
     """
     spec = net_spec(net)
+    keep_freed_memory()  # as extraction does; to map memory anew would take longer than some layers
     layers: list[LayerRate] = []
     channels, height, across = 3, scale, round(scale * 4 / 3)
     names = iter(spec.layer_names)
@@ -97,13 +99,10 @@ def _measured(name: str, channels: int, out: int, height: int, width: int, repea
     weight = torch.randn(out, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
     bias = torch.zeros(out)
     x_last, weight_last = (one.contiguous(memory_format=torch.channels_last) for one in (x, weight))
-    filters = winograd.transformed_filters(weight)
-    ways: dict[Method, Callable[[], Any]] = {
-        "direct": lambda: F.conv2d(x_last, weight_last, bias, padding=1),
-        "winograd": lambda: winograd.convolve(x_last, filters, bias),
-    }
-    if has_nnpack():
-        ways["nnpack"] = lambda: by_nnpack(x, weight, bias)
+    ways: dict[Method, Callable[[], Any]] = {"direct": lambda: F.conv2d(x_last, weight_last, bias, padding=1)}
+    if nnpack.is_available():
+        filters = nnpack.transformed_filters(weight)
+        ways["nnpack"] = lambda: nnpack.convolve(x, filters, bias)
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(repeats + 1):  # the first also warms up
         for way, run in ways.items():
@@ -111,6 +110,6 @@ def _measured(name: str, channels: int, out: int, height: int, width: int, repea
             run()
             best[way] = min(best[way], time.perf_counter() - start)
     operations = 2 * 9 * channels * out * height * width
-    chosen = method(channels, out, height * width) if has_fast_convolutions() else "direct"
+    chosen = method(channels, out) if has_fast_convolutions() else "direct"
     rates = {way: round(operations / seconds / 1e9, 1) for way, seconds in best.items()}
     return LayerRate(name, channels, out, height, width, rates, chosen)
