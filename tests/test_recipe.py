@@ -43,6 +43,21 @@ def test_a_file_extends_another_one_relative_to_itself_and_flags_override_both(t
 
 
 @pytest.mark.parametrize(
+    ("base", "child", "named"),
+    [
+        ("[sgd]\nbatch_size = 0", 'extends = "base.toml"\n[sgd]\nmomentum = 0.5', "base.toml"),
+        ("[sgd]\nbatch_size = 64", 'extends = "base.toml"\n[sgd]\nbatch_size = 0', "child.toml"),
+        ("[sgd]\nbatch_size = -1", 'extends = "base.toml"\n[sgd]\nbatch_size = 0', "child.toml"),
+    ],
+)
+def test_a_wrong_value_is_told_with_the_name_of_the_file_that_has_it(tmp_path, base, child, named):
+    written(tmp_path, "base.toml", base)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(written(tmp_path, "child.toml", child))
+    assert str(caught.value) == f"{tmp_path / named}: sgd.batch_size=0: must be at least 1"
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[sgd]\nlearning_rat = 1", "{file}: [sgd] no recipe key 'learning_rat'; did you mean 'learning_rate'? "),

@@ -254,9 +254,11 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
     try:
         return _build(Recipe, _merged(_merged(usual, TASK_DEFAULTS.get(table.get("task", ""), {})), table))
     except RecipeError as error:
-        if file is None or error.facts.get("key") in (None, *(overrides or {})):
+        wrong = error.facts.get("key")
+        if file is None or wrong is None or wrong in (overrides or {}):
             raise
-        raise RecipeError(f"{file}: {str(error).replace('`', '')}") from error  # nobody typed the flag
+        told = str(error).replace("`", "")  # nobody typed the flag
+        raise RecipeError(f"{_setting(Path(file), wrong) or file}: {told}") from error
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -320,6 +322,16 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{file}: extends = {parent!r} is not a file name")
     table = _checked(Recipe, table, file)
     return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
+
+
+def _setting(file: Path, key: str) -> Path | None:
+    """Of a readable file and those that it extends, the one whose value of a dotted key counts; None without one."""
+    table = place = _training(file, read_toml(file))
+    for name in key.split("."):
+        if not isinstance(place, dict) or name not in place:
+            return _setting(file.parent / table["extends"], key) if "extends" in table else None
+        place = place[name]
+    return file
 
 
 def _training(file: Path, table: dict[str, Any]) -> dict[str, Any]:
