@@ -10,9 +10,9 @@
 # OUT receives descriptors, nets, a JSON file per score, and at the end table.md. Existing files are kept, so the same
 # command continues an interrupted run. Without TIN100 the second half is left out.
 #
-# Costs on 2 cores with AVX2 alone (fp32): net D takes about 0.35 s for a 256x341 picture, so 55 minutes for Caltech-101
-# without flips, 110 with, 0.8 times as much again for Q = 128 and 192, and 6.2 times for Q = 384 and 512; a fifth of
-# that with native bf16, an eighth with PRECISION=int8 (VNNI). The head of 50,000 pictures: 33 minutes of frozen layers
+# Costs on 2 cores with AVX2 alone (fp32): net D takes about 0.2 s for a 256x341 picture, so 30 minutes for Caltech-101
+# without flips, 60 with, 0.8 times as much again for Q = 128 and 192, and 6.2 times for Q = 384 and 512; a third of
+# that with native bf16, a fifth with PRECISION=int8 (VNNI). The head of 50,000 pictures: 33 minutes of frozen layers
 # and 19 of training with native bf16, and 4 GB while it trains. Disk beside that: 2 GB. To fit it to a machine:
 # PRECISION (of descriptors and scores, auto), EACH (pictures of each class for several scales, whole by default; 20
 # train on 10), CLASS (training pictures of each class for the head, 500), CROPS (1 crop of each), EPOCHS (10), VAL (50
