@@ -98,6 +98,28 @@ def test_nnpack_refuses_what_it_would_read_wrongly_by_its_address():
 
 
 @needs_nnpack
+@pytest.mark.parametrize(("name", "value"), [("_PRECOMPUTE", 99), ("_REUSE", 99), ("_RELU", 0)])
+def test_an_nnpack_that_refuses_or_answers_otherwise_is_left_alone(name, value, monkeypatch):
+    assert nnpack.is_available.__wrapped__()
+    monkeypatch.setattr(nnpack, name, value)
+    assert not nnpack.is_available.__wrapped__()
+
+
+def test_a_torch_without_nnpack_is_told_from_one_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    assert nnpack._library.__wrapped__() is None
+    monkeypatch.setattr(nnpack, "_library", lambda: None)
+    assert not nnpack.is_available.__wrapped__()
+
+
+@needs_nnpack
+def test_nnpack_says_why_it_failed(monkeypatch):
+    monkeypatch.setattr(nnpack, "_PRECOMPUTE", 99)
+    with pytest.raises(RuntimeError, match=r"^NNPACK's convolution failed with status 17 \(nnpack\.h, nnp_status\)$"):
+        nnpack.transformed_filters(values(4, 8, 3, 3))
+
+
+@needs_nnpack
 def test_nnpack_gives_the_same_bits_with_any_number_of_threads():
     x, filters, bias = values(1, 64, 50, 70), nnpack.transformed_filters(values(64, 64, 3, 3)), values(64)
     before, found = torch.get_num_threads(), []
