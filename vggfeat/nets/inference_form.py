@@ -1,7 +1,7 @@
 """The convolutional layers as inference runs them on a processor: the same values to rounding, in less time.
 
-oneDNN convolves directly in float32. On a processor with AVX2 NNPACK's way with fewer multiplications is faster for all
-but the narrowest of the paper's layers.
+oneDNN convolves directly in float32. On a processor with AVX2 NNPACK's way with fewer multiplications is faster, but
+for narrow layers and the smallest maps.
 """
 
 from __future__ import annotations
@@ -20,10 +20,17 @@ Method = Literal["direct", "nnpack"]
 NNPACK_CHANNELS = 64
 """Channels from which NNPACK is faster than the direct sum."""
 
+NNPACK_POSITIONS = 150
+"""Positions of a map from which it is: on fewer, to read its filters, seven times as large, takes longest."""
 
-def method(channels: int, out_channels: int) -> Method:
-    """The fastest way to convolve, measured on 2 cores with AVX2 (`bench convolutions`; recipes/RESULTS.md)."""
-    return "nnpack" if min(channels, out_channels) >= NNPACK_CHANNELS else "direct"
+
+def method(channels: int, out_channels: int, positions: int) -> Method:
+    """The fastest way to convolve a map of so many positions.
+
+    Measured on 2 cores with AVX2 (`bench convolutions`; recipes/RESULTS.md).
+    """
+    suits = min(channels, out_channels) >= NNPACK_CHANNELS and positions >= NNPACK_POSITIONS
+    return "nnpack" if suits else "direct"
 
 
 def has_fast_convolutions() -> bool:
@@ -38,8 +45,7 @@ def inference_form(features: nn.Sequential, kept: Container[int] = ()) -> nn.Seq
     `has_fast_convolutions`. A convolution whose place is among the `kept` gives its values before the ReLU; the others
     apply it themselves.
     """
-    wide = any(isinstance(module, nn.Conv2d) and _way(module) == "nnpack" for module in features)
-    if not wide:
+    if not any(isinstance(module, nn.Conv2d) and _narrowest(module) >= NNPACK_CHANNELS for module in features):
         return features
     rectifies = [
         _is_fast(module) and isinstance(after, nn.ReLU) and place not in kept
@@ -49,8 +55,8 @@ def inference_form(features: nn.Sequential, kept: Container[int] = ()) -> nn.Seq
     return nn.Sequential(*map(_fast, features, rectifies, done))
 
 
-def _way(convolution: nn.Conv2d) -> Method:
-    return method(convolution.in_channels, convolution.out_channels)
+def _narrowest(convolution: nn.Conv2d) -> int:
+    return min(convolution.in_channels, convolution.out_channels)
 
 
 def _is_fast(module: nn.Module) -> bool:
@@ -66,10 +72,10 @@ def _fast(module: nn.Module, rectifies: bool, done: bool) -> nn.Module:
 
 
 class FastConv2d(nn.Module):
-    """A 3x3 convolution of stride 1 with a padding of 1, by the `method` that suits its channels.
+    """A 3x3 convolution of stride 1 with a padding of 1, by the `method` that suits its input.
 
-    The same picture gives the same bits whatever its batch. The output's memory format is NNPACK's (contiguous) or
-    channels_last; the next layer takes either.
+    By NNPACK the same picture gives the same bits whatever its batch, directly to rounding. The output's memory format
+    is NNPACK's (contiguous) or channels_last; the next layer takes either.
     """
 
     def __init__(self, convolution: nn.Conv2d, rectifies: bool = False) -> None:
@@ -83,7 +89,7 @@ class FastConv2d(nn.Module):
         """(N, C, H, W) -> (N, K, H, W), with `rectifies` after the ReLU."""
         weight, bias = self._direct.weight, self._direct.bias
         assert bias is not None
-        if _way(self._direct) == "nnpack":
+        if method(weight.shape[1], len(weight), x.shape[2] * x.shape[3]) == "nnpack":
             return nnpack.convolve(x, self._transformed(), bias, rectify=self._rectifies)
         if len(weight) >= NNPACK_CHANNELS and x.shape[1] == 3:
             # In NNPACK's memory format already: to convert the output would take three times as long.

@@ -110,6 +110,6 @@ def _measured(name: str, channels: int, out: int, height: int, width: int, repea
             run()
             best[way] = min(best[way], time.perf_counter() - start)
     operations = 2 * 9 * channels * out * height * width
-    chosen = method(channels, out) if has_fast_convolutions() else "direct"
+    chosen = method(channels, out, height * width) if has_fast_convolutions() else "direct"
     rates = {way: round(operations / seconds / 1e9, 1) for way, seconds in best.items()}
     return LayerRate(name, channels, out, height, width, rates, chosen)
