@@ -92,7 +92,7 @@ def test_nnpack_refuses_what_it_would_read_wrongly_by_its_address():
         (x, filters, bias[:3]),
     ):
         with pytest.raises(
-            ValueError, match=r"^pictures and biases must be float32, and the filters of as many channels$"
+            ValueError, match=r"^pictures and biases must be float32, and the filters made for as many channels$"
         ):
             nnpack.convolve(*wrong)
 

@@ -1,7 +1,7 @@
 """The convolutional layers as inference runs them on a processor: the same values to rounding, in less time.
 
-oneDNN convolves directly in float32. On a processor with AVX2 NNPACK's way with fewer multiplications is faster, but
-for narrow layers and the smallest maps.
+oneDNN convolves directly in float32. On a processor with AVX2 NNPACK's way, with fewer multiplications, is faster
+except for narrow layers and the smallest maps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NNPACK_CHANNELS = 64
 """Channels from which NNPACK is faster than the direct sum."""
 
 NNPACK_POSITIONS = 150
-"""Positions of a map from which it is: on fewer, to read its filters, seven times as large, takes longest."""
+"""Positions of a map from which it is. On smaller maps most of the time goes into reading its filters, which are seven
+times as large as the net's own."""
 
 
 def method(channels: int, out_channels: int, positions: int) -> Method:
@@ -42,8 +43,8 @@ def inference_form(features: nn.Sequential, kept: Container[int] = ()) -> nn.Seq
     """The same layers in the same places, with faster ones where the net is wide enough to gain from them.
 
     They read the parameters of `features` and record no gradients. Only for float32 on a processor for which
-    `has_fast_convolutions`. A convolution whose place is among the `kept` gives its values before the ReLU; the others
-    apply it themselves.
+    `has_fast_convolutions`. A convolution applies the ReLU that follows it, unless its place is among the `kept`,
+    whose values before the ReLU are wanted.
     """
     if not any(isinstance(module, nn.Conv2d) and _narrowest(module) >= NNPACK_CHANNELS for module in features):
         return features
@@ -74,8 +75,8 @@ def _fast(module: nn.Module, rectifies: bool, done: bool) -> nn.Module:
 class FastConv2d(nn.Module):
     """A 3x3 convolution of stride 1 with a padding of 1, by the `method` that suits its input.
 
-    By NNPACK the same picture gives the same bits whatever its batch, directly to rounding. The output's memory format
-    is NNPACK's (contiguous) or channels_last; the next layer takes either.
+    NNPACK gives a picture the same bits whatever its batch, the direct sum the same values to rounding. The output's
+    memory format is NNPACK's (contiguous) or channels_last; the next layer takes either.
     """
 
     def __init__(self, convolution: nn.Conv2d, rectifies: bool = False) -> None:
@@ -86,7 +87,7 @@ class FastConv2d(nn.Module):
         self._filters: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, K, H, W), with `rectifies` after the ReLU."""
+        """(N, C, H, W) -> (N, K, H, W), after the ReLU if it `rectifies`."""
         weight, bias = self._direct.weight, self._direct.bias
         assert bias is not None
         if method(weight.shape[1], len(weight), x.shape[2] * x.shape[3]) == "nnpack":
@@ -107,7 +108,7 @@ class FastConv2d(nn.Module):
 
 
 class DoneReLU(nn.ReLU):
-    """Stands where a ReLU was that the convolution before it has applied."""
+    """Keeps the place of a ReLU that the convolution before it has already applied."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x."""

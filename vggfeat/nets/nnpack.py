@@ -2,7 +2,7 @@
 
 A tile of 6x6 outputs takes 64 multiplications per pair of channels where the direct sum takes 324 (Lavin and Gray,
 "Fast algorithms for convolutional neural networks", 2016). torch's own operator transforms the filters at every call,
-which takes up to half of its time; NNPACK's function (nnpack.h, which torch ships) also takes filters that were
+which takes up to two thirds of its time; NNPACK's function (nnpack.h, which torch ships) also takes filters that were
 transformed before, and applies the ReLU while it writes.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MOST_BYTES = 64 << 20
-"""Working memory for one strip of rows. 16 to 256 MB took the same time, but with 128 MB or more the heap gave memory
-back to the system between pictures."""
+"""Working memory for one strip of rows. From 32 MB up the time hardly changed, but with more than 64 MB the heap gave
+memory back to the system between pictures."""
 
 TILE = 6
 """Outputs along a side of a tile."""
@@ -105,7 +105,7 @@ def convolve(
     """
     x, bias = x.detach().contiguous(), bias.detach().contiguous()
     if not x.dtype == bias.dtype == torch.float32 or len(filters) != 4 * PRODUCTS * x.shape[1] * len(bias):
-        raise ValueError("pictures and biases must be float32, and the filters of as many channels")
+        raise ValueError("pictures and biases must be float32, and the filters made for as many channels")
     out = x.new_empty(len(x), len(bias), *x.shape[2:])
     for picture, result in zip(x, out, strict=True):
         _convolve_one(picture, filters, bias, result, _RELU if rectify else _IDENTITY, most_bytes)
@@ -113,7 +113,7 @@ def convolve(
 
 
 def _convolve_one(x: Tensor, filters: Tensor, bias: Tensor, out: Tensor, activation: int, most_bytes: int) -> None:
-    """(C, H, W) -> out (K, H, W), in strips of rows."""
+    """Writes the convolution of x (C, H, W) to out (K, H, W), in strips of rows."""
     height, width = x.shape[1:]
     bytes_of_row = 4 * PRODUCTS * (len(x) + len(out)) * -(-width // TILE)
     rows = TILE * max(1, most_bytes // bytes_of_row)
@@ -137,6 +137,8 @@ def _strip(x: Tensor, filters: Tensor, bias: Tensor, out: Tensor, padding: _Padd
 
 
 class _Shape(NamedTuple):
+    """Of one call: the channels of its input and output, and its input's rows and columns."""
+
     channels: int
     out_channels: int
     height: int

@@ -258,7 +258,7 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
         if file is None or wrong is None or wrong in (overrides or {}):
             raise
         told = str(error).replace("`", "")  # nobody typed the flag
-        raise RecipeError(f"{_setting(Path(file), wrong) or file}: {told}") from error
+        raise RecipeError(f"{_file_that_sets(Path(file), wrong) or file}: {told}") from error
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -324,12 +324,12 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
 
 
-def _setting(file: Path, key: str) -> Path | None:
-    """Of a readable file and those that it extends, the one whose value of a dotted key counts; None without one."""
+def _file_that_sets(file: Path, key: str) -> Path | None:
+    """Which of a readable file and those that it extends gives a dotted key its value; None if none does."""
     table = place = _training(file, read_toml(file))
     for name in key.split("."):
         if not isinstance(place, dict) or name not in place:
-            return _setting(file.parent / table["extends"], key) if "extends" in table else None
+            return _file_that_sets(file.parent / table["extends"], key) if "extends" in table else None
         place = place[name]
     return file
 
