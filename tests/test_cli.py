@@ -238,7 +238,7 @@ def test_the_completion_script_is_there(shell):
         ),
         (["evaluate", "--scales", "mult"], "'mult' is not a rule for scales; did you mean 'multi'?"),
         (["train", "--init", "gausian"], "did you mean 'gaussian'?"),
-        (["train", "--set", "sgd.batchsize=2"], "no recipe key 'batchsize'; did you mean 'batch_size'?"),
+        (["train", "--set", "sgd.batchsize=2"], "no recipe key 'sgd.batchsize'; did you mean 'sgd.batch_size'?"),
         (["extract", "--layer", "zzz"], "'pool5', 'fc6', 'fc7' (see 'vggfeat extract --help')\n"),
     ],
 )

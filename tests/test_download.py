@@ -197,9 +197,10 @@ def test_offline_says_which_file_to_put_where_and_asks_nobody(
     with pytest.raises(DownloadError) as caught:
         load_net("B", device="cpu", offline=True if way == "argument" else None)
     (row,) = catalog.weights_rows("B")
+    asked = "`offline` or VGGFEAT_OFFLINE" if way == "argument" else "VGGFEAT_OFFLINE"
     assert str(caught.value) == (
-        "the weights of net B (torchvision) are not in the cache, and fetching is forbidden (`offline` or "
-        f"VGGFEAT_OFFLINE); put {row.url} ({row.digest}) at {cache.cached_path(row)}"
+        "the weights of net B (torchvision) are not in the cache, and fetching is forbidden "
+        f"({asked}); put {row.url} ({row.digest}) at {cache.cached_path(row)}"
     )
     assert published.requests == []
 

@@ -61,7 +61,10 @@ def test_a_wrong_value_is_told_with_the_name_of_the_file_that_has_it(tmp_path, b
     ("text", "message"),
     [
         ("[sgd]\nlearning_rat = 1", "{file}: [sgd] no recipe key 'learning_rat'; did you mean 'learning_rate'? "),
-        ("epochs = 3", "{file}: no recipe key 'epochs'; valid: net, width, seed, precision, data, augment, sgd, "),
+        (
+            "epochs = 3",
+            "{file}: no recipe key 'epochs'; did you mean 'schedule.epochs'? valid: net, width, seed, precision, data, augment, sgd, ",
+        ),
         ("sgd = 3", "{file}: sgd is a section of keys, not 3"),
         ("[sgd]\nbatch_size = 2.5", "{file}: [sgd] batch_size = 2.5: expected a whole number"),
         ("[augment]\nflip = 1", "{file}: [augment] flip = 1: expected true or false"),
@@ -86,7 +89,7 @@ def test_a_mistake_is_named_with_the_way_out(tmp_path, text, message):
 
 
 def test_an_unknown_override_is_an_error_too():
-    with pytest.raises(RecipeError, match=r"^\[schedule\] no recipe key 'patienc'; did you mean 'patience'\?"):
+    with pytest.raises(RecipeError, match=r"^no recipe key 'schedule.patienc'; did you mean 'schedule.patience'\?"):
         load_recipe(None, {"schedule.patienc": 3})
 
 

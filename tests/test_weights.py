@@ -314,10 +314,12 @@ def test_another_net_than_the_files_is_refused_naming_both(tmp_path: Path) -> No
 def test_another_width_or_number_of_classes_than_the_files_is_refused(tmp_path: Path) -> None:
     path = spoiled(tmp_path)
     assert load_net("A", path, width=1 / 64, num_classes=3).num_classes == 3
-    with pytest.raises(UsageError, match=r"a net of width 0\.015625, not 0\.5"):
-        load_net("A", path, width=0.5)
-    with pytest.raises(UsageError, match="a net of 3 classes, not 20"):
-        load_net("A", path, num_classes=20)
+    for width in (0.5, 1.0):  # the second is a random net's
+        with pytest.raises(UsageError, match=rf"a net of width 0\.015625, not {width:g}; a file knows its own `width`"):
+            load_net("A", path, width=width)
+    for classes in (20, 1000):
+        with pytest.raises(UsageError, match=f"a net of 3 classes, not {classes}"):
+            load_net("A", path, num_classes=classes)
 
 
 # --- which net a file without a name is ---

@@ -169,9 +169,8 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
             click.option(
                 "--width",
                 type=float,
-                default=1.0,
-                show_default=True,
-                help="Factor on every layer's channels, for random weights.",
+                default=None,
+                help="Factor on every layer's channels, for random weights.  [default: 1]",
             ),
             click.option(
                 "--preprocessing",

@@ -195,7 +195,7 @@ class NetChoice:
     net: NetLike | Sequence[NetLike] | None = None
     """Names of Table 1, or nets that are loaded already; None: what the weights say, else "D"."""
     weights: WeightsLike | Sequence[WeightsLike] = "published"
-    width: float = 1.0
+    width: float | None = None
     seed: int = 0
     device: str | None = None
     precision: str = "auto"

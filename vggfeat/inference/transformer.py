@@ -74,7 +74,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         normalise: Normalisation = "l2",
         exif: bool = True,
         preprocessing: PreprocessingLike = None,
-        width: float = 1.0,
+        width: float | None = None,
         seed: int = 0,
         device: str | None = None,
         precision: str = "auto",

@@ -81,9 +81,10 @@ def check_available(
     if not rows:
         raise UsageError(_nothing_published(net, source, setting))
     if offline_asked(offline) and not any(cached_path(row).exists() for row in rows):
+        asked = "VGGFEAT_OFFLINE" if offline is None else "`offline` or VGGFEAT_OFFLINE"
         raise DownloadError(
             f"the weights of net {rows[0].net} ({rows[0].source}) are not in the cache, and fetching is forbidden "
-            f"(`offline` or VGGFEAT_OFFLINE); {_by_hand(rows[0])}"
+            f"({asked}); {_by_hand(rows[0])}"
         )
     return rows
 

@@ -49,7 +49,7 @@ def existing(weights: str | os.PathLike[str], names: Sequence[str] = WEIGHTS_NAM
 def check_weights(
     net: str | None,
     weights: str | os.PathLike[str] | None,
-    width: float,
+    width: float | None,
     offline: bool | None = None,
     *,
     chosen: Preprocessing | None = None,
@@ -73,8 +73,8 @@ def check_weights(
 def check_published(
     net: str,
     weights: str,
-    width: float,
-    num_classes: int = NUM_CLASSES,
+    width: float | None,
+    num_classes: int | None = None,
     chosen: Preprocessing | None = None,
     setting: str = "weights",
 ) -> None:
@@ -83,9 +83,9 @@ def check_published(
     for row in weights_rows(net, weights):
         if chosen not in (None, row.preprocessing):
             raise UsageError(f"{given}: {row.source}'s weights of net {row.net} have their own preprocessing")
-    if width != 1.0:
+    if width not in (None, 1.0):
         raise UsageError(f"{given}: published weights have width 1, not {width:g}; {random_by(setting)}")
-    if num_classes != NUM_CLASSES:
+    if num_classes not in (None, NUM_CLASSES):
         raise UsageError(f"{given}: published weights score {NUM_CLASSES} classes, not {num_classes}")
 
 

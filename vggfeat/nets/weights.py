@@ -37,8 +37,8 @@ def load_net(
     net: str | None = None,
     weights: str | os.PathLike[str] | None = "published",
     *,
-    width: float = 1.0,
-    num_classes: int = NUM_CLASSES,
+    width: float | None = None,
+    num_classes: int | None = None,
     device: str | torch.device | None = None,
     precision: str = "auto",
     preprocessing: str | os.PathLike[str] | Preprocessing | None = None,
@@ -56,8 +56,8 @@ def load_net(
             and Bengio, Sect. 3.1). A file is a vggfeat checkpoint, a state dict of torchvision, timm or jcjohnson
             (.pth, .safetensors), Keras' .h5 or .keras, a .caffemodel, .onnx, MatConvNet's .mat, .npz or .npy; without
             fully-connected layers it gives a net without them.
-        width: factor on a random net's channels; a file knows its own.
-        num_classes: outputs of a random net; a file knows its own.
+        width: factor on a random net's channels, 1 by default; a file knows its own.
+        num_classes: outputs of a random net, 1000 by default; a file knows its own.
         device: a name of torch's; None is the best one here.
         precision: "auto", "fp32", "tf32", "bf16", "fp16" or "int8": kept as the net's `precision`, resolved.
         preprocessing: what the weights expect of an image: "oxford", "oxford-rgb", "torchvision",
@@ -164,7 +164,9 @@ def _unprepared(path: Path, net: str | None) -> tuple[VGG, Contents]:
     return model, content
 
 
-def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
+def _random(net: str, width: float | None, num_classes: int | None, seed: int) -> VGG:
+    width = 1.0 if width is None else width
+    num_classes = NUM_CLASSES if num_classes is None else num_classes
     with torch.device("meta"):  # torch's own initial values would cost seconds and be overwritten
         model = VGG(net, width=width, num_classes=num_classes)
     # As Module.to_empty does, which imports sympy on its way and so takes seconds.
@@ -172,9 +174,9 @@ def _random(net: str, width: float, num_classes: int, seed: int) -> VGG:
     return glorot_(model, seed)
 
 
-def _check_agreement(model: VGG, path: str, width: float, num_classes: int) -> None:
+def _check_agreement(model: VGG, path: str, width: float | None, num_classes: int | None) -> None:
     """Raises UsageError for a width or a number of classes that was asked for and that the file does not have."""
-    if width != 1.0 and not math.isclose(width, model.width, rel_tol=1e-3):
+    if width is not None and not math.isclose(width, model.width, rel_tol=1e-3):
         raise UsageError(f"{path}: a net of width {model.width:g}, not {width:g}; a file knows its own `width`")
-    if num_classes not in (NUM_CLASSES, model.num_classes):
+    if num_classes not in (None, model.num_classes):
         raise UsageError(f"{path}: a net of {number_of(model.num_classes, 'class')}, not {num_classes}")

@@ -65,7 +65,7 @@ def evaluate(
     submission: str | Path | None = None,
     report: str | Path | None = None,
     max_read_failures: int = MAX_READ_FAILURES,
-    width: float = 1.0,
+    width: float | None = None,
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",

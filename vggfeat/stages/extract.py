@@ -65,7 +65,7 @@ def extract(
     shard: Shard | str | None = None,
     max_read_failures: int = MAX_READ_FAILURES,
     max_megapixels: float = MAX_MEGAPIXELS,
-    width: float = 1.0,
+    width: float | None = None,
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfeat.errors import RecipeError, nearest, unknown_name
+from vggfeat.errors import RecipeError, nearest
 from vggfeat.nets.catalog import INPUT_SIDE, NetSpec, net_spec
 
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
@@ -365,7 +365,7 @@ def _checked(schema: type, table: dict[str, Any], file: Path | None = None, sect
     out: dict[str, Any] = {}
     for key, value in table.items():
         if key not in fields:
-            raise RecipeError(f"{where}{unknown_name('recipe key', key, known)}")
+            raise _unknown_key(key, known, file, section)
         default = _default(fields[key])
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
@@ -377,6 +377,28 @@ def _checked(schema: type, table: dict[str, Any], file: Path | None = None, sect
             raise RecipeError(f"{_assigned(where, key, value) if file else _parameter(section, key, value)}: {fault}")
         out[key] = _value(value, default)
     return out
+
+
+def _unknown_key(key: str, known: list[str], file: Path | None, section: str) -> RecipeError:
+    """The error for a key that its section does not have; it suggests the same key of another one, or the nearest."""
+    where = (f"{file}: " if file else "") + (f"[{section}] " if file and section else "")
+    before = f"{section}." if section and not file else ""  # a parameter is told as it was given
+    other = next((name for name in _dotted(Recipe) if name.rpartition(".")[2] == key), None)
+    here = nearest(key, known)
+    near = other or (f"{before}{here}" if here else None)
+    hint = f"did you mean {near!r}? " if near else ""
+    valid = ", ".join(f"{before}{name}" for name in known)
+    return RecipeError(f"{where}no recipe key {before + key!r}; {hint}valid: {valid}")
+
+
+def _dotted(schema: type, section: str = "") -> list[str]:
+    """All keys: `net`, `sgd.batch_size`."""
+    found = []
+    for entry in dataclasses.fields(schema):
+        default = _default(entry)
+        inner = dataclasses.is_dataclass(default)
+        found += _dotted(type(default), f"{section}{entry.name}.") if inner else [f"{section}{entry.name}"]
+    return found
 
 
 def _assigned(where: str, key: str, value: Any) -> str:
