@@ -717,7 +717,10 @@ def test_flags_override_the_recipe_and_the_resolved_one_is_kept(tree, tmp_path, 
         (["--S", "big"], "Invalid value for '--S': 'big' is not a training scale such as 256 or 256-512 (see "),
         (["--S", "100"], "--S 100: must be at least 224, the smaller side first"),
         (["--set", "sgd.momentum"], "--set sgd.momentum: expected KEY=VALUE, such as schedule.patience=3"),
-        (["--set", "sgd.momntum=0.5"], "no recipe key 'sgd.momntum'; did you mean 'sgd.momentum'? valid: sgd.batch_size, "),
+        (
+            ["--set", "sgd.momntum=0.5"],
+            "no recipe key 'sgd.momntum'; did you mean 'sgd.momentum'? valid: sgd.batch_size, ",
+        ),
         (
             ["--init", "gaussian", "--init-std", "0.1"],
             "--init-std 0.1: a standard deviation of 0.1 (the paper's variance",
