@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vggfeat.classifiers.gram import Deflation, gram_of
+from vggfeat.classifiers.gram import Deflation, Gram, gram_of
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.newton import State, newton
 
@@ -44,8 +44,18 @@ def test_the_preconditioner_stays_finite_where_rounding_leaves_its_system_indefi
     gram._ritz = A, Z, rest, squares * np.float32(share)
     h = np.where(np.arange(60) < 50, 1e9, 0)[None].astype(np.float32)
     one = Deflation(gram, h)
-    assert np.linalg.eigvalsh(np.nan_to_num(one._inner(h[0]), nan=-1)).min() < 0
+    inner = one._inner(h[0], 1e9)
+    assert np.linalg.eigvalsh(np.nan_to_num(inner, nan=-1), UPLO="U").min() < 0
     assert np.isfinite(one.S).all()
+
+
+def test_an_overflow_leaves_no_preconditioner_and_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    gram = Gram(np.full((60, 60), np.inf, np.float32), Limits(double_rows=0, ritz=4))
+    with np.errstate(all="ignore"):
+        one = Deflation(gram, np.ones((2, 60), np.float32))
+    r = np.ones((2, 60), np.float32)
+    np.testing.assert_array_equal(one.apply(r), r)
+    assert capfd.readouterr() == ("", "")  # BLAS complains there of a matrix without rows
 
 
 def test_margins_after_conjugate_gradients_are_those_of_the_weights() -> None:

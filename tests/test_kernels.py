@@ -10,7 +10,7 @@ from vggfeat.classifiers import kernels
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways: by address, and by scipy's wrappers, where scipy counts in other integers."""
     if request.param == "wrapped":
-        monkeypatch.setattr(kernels, "_routine", lambda name, char: None)
+        monkeypatch.setattr(kernels, "_routine", lambda *_: None)
 
 
 def squares(n: int, dtype: type) -> np.ndarray:
@@ -19,7 +19,8 @@ def squares(n: int, dtype: type) -> np.ndarray:
 
 
 def test_scipy_gives_the_addresses_of_its_routines() -> None:
-    assert all(kernels._routine(name, char) is not None for name in kernels.MODULES for char in "fd")
+    for locked in (False, True):
+        assert all(kernels._routine(name, char, locked) is not None for name in kernels.MODULES for char in "fd")
 
 
 @pytest.mark.parametrize("n", [1, 2, 65, 257])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from vggfeat.classifiers.kernels import inverse_of_positive, solve_positive
+from vggfeat.classifiers.kernels import add_squares, inverse_of_positive, solve_positive
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import Array, Double, row_dot
 
@@ -125,22 +125,28 @@ class Deflation:
         mean = row_dot(h, np.broadcast_to(rest, h.shape)) / np.maximum(np.count_nonzero(h, axis=1), 1)
         r = self.Z.shape[1]
         self.S = np.zeros((len(h), r, r), dtype=h.dtype)
-        for k, weights in enumerate(h):
-            inverse = inverse_of_positive(partial(self._inner, weights))
+        heaviest = h.max(axis=1, keepdims=True)
+        equal = ((h == 0) | (h == heaviest)).all(axis=1)
+        for k, weights in enumerate(h if r else ()):  # an overflow has left no eigenvectors
+            inverse = inverse_of_positive(partial(self._inner, weights, heaviest[k, 0] if equal[k] else None))
             if np.isfinite(inverse).all():  # else, after an overflow or rounding: no preconditioner
                 self.S[k] = (1 + mean[k]) * inverse
                 self.S[k].ravel()[:: r + 1] -= 1
 
-    def _inner(self, weights: Array) -> Array:
-        """I + Z' diag(weights) Z (r, r), from the active rows, or from the others if they are fewer and costs equal."""
-        active, heaviest = np.flatnonzero(weights), weights.max()
-        if 2 * len(active) > len(weights) and (weights[active] == heaviest).all():
-            others = self.Z[weights == 0]
-            inner: Array = heaviest * (self.squares - others.T @ others)
+    def _inner(self, weights: Array, equal: float | None) -> Array:
+        """The upper triangle of I + Z' diag(weights) Z (r, r), by the active rows, or the others where that is cheaper.
+
+        equal: what all active rows weigh, if they weigh the same.
+        """
+        active = np.flatnonzero(weights)
+        inner = np.eye(len(self.squares), dtype=weights.dtype)
+        if equal is None:
+            add_squares(inner, self.Z.take(active, axis=0) * np.sqrt(weights[active])[:, None], 1)
+        elif 2 * len(active) > len(weights):
+            inner += equal * self.squares
+            add_squares(inner, self.Z.take(np.flatnonzero(weights == 0), axis=0), -equal)
         else:
-            rows = self.Z[active]
-            inner = rows.T @ (weights[active, None] * rows)
-        inner.ravel()[:: len(inner) + 1] += 1
+            add_squares(inner, self.Z.take(active, axis=0), equal)
         return inner
 
     def keep(self, rows: NDArray[np.bool_]) -> None:

@@ -1,14 +1,16 @@
 """The BLAS and LAPACK routines that fits call thousands of times, without holding Python's lock.
 
-scipy.linalg's wrappers keep the lock while a routine works, so two threads took as long as one; ctypes lets it go. Of a
+scipy.linalg's wrappers keep the lock while a routine works, so two threads took as long as one; ctypes lets it go. A
+call of some 20 us keeps it, as the other thread would take it in between, and to get it back takes as long again. Of a
 symmetric matrix only the upper triangle is read and written: in Fortran's order, which is by columns, the lower one.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
-from ctypes import byref, c_int
+from ctypes import CFUNCTYPE, PYFUNCTYPE, byref, c_int, c_void_p
 from functools import cache
 
 import numpy as np
@@ -24,8 +26,10 @@ MODULES = {
     "trsv": scipy.linalg.cython_blas,
     "syrk": scipy.linalg.cython_blas,
 }
-RIDGES = (0.0, 1e2, 1e4, 1e6)
+RIDGES = (1e2, 1e4, 1e6)
 """What the diagonal of a system that cannot be factorised grows by, in roundings of its trace."""
+MOST_LOCKED = 600
+"""Up to so many unknowns a substitution, of about 50 us then, keeps Python's lock."""
 
 
 def solve_positive(build: Callable[[], Array], target: Array) -> Array:
@@ -36,11 +40,12 @@ def solve_positive(build: Callable[[], Array], target: Array) -> Array:
     direction of descent; the duality gap tells how good the result is.
     """
     factor = _factor(build)
-    if factor is None or not np.isfinite(target).all():
-        return np.full_like(target, np.nan)
-    solution = target.copy()
-    substitute(factor, solution)
-    return solution
+    if factor is not None:
+        solution = target.copy()
+        substitute(factor, solution)
+        if math.isfinite(solution.sum()):
+            return solution
+    return np.full_like(target, np.nan)
 
 
 def inverse_of_positive(build: Callable[[], Array]) -> Array:
@@ -65,16 +70,22 @@ def inverse_of_positive(build: Callable[[], Array]) -> Array:
 
 def _factor(build: Callable[[], Array]) -> Array | None:
     """The system's Cholesky factor, see `factorise`, with the least ridge that it needs; None if it has none."""
+    system = build()
+    if not factorise(system) and math.isfinite(_diagonal(system).sum()):
+        return system
     for ridge in RIDGES:
         system = build()
-        diagonal = system.ravel()[:: len(system) + 1]
-        size = float(np.abs(diagonal).sum())
-        if not np.isfinite(size):
+        size = float(np.abs(_diagonal(system)).sum())
+        if not math.isfinite(size):
             break
-        diagonal += system.dtype.type(ridge * np.finfo(system.dtype).eps * size)
+        _diagonal(system)[:] += system.dtype.type(ridge * np.finfo(system.dtype).eps * size)
         if not factorise(system):
             return system
     return None
+
+
+def _diagonal(system: Array) -> Array:
+    return system.ravel()[:: len(system) + 1]
 
 
 def factorise(system: Array) -> int:
@@ -96,7 +107,7 @@ def substitute(factor: Array, target: Array) -> None:
     LAPACK's potrs, made for many targets, takes three times as long for one.
     """
     _check(factor, target, shapes=(len(target),) * 2 == factor.shape)
-    call = _routine("trsv", factor.dtype.char)
+    call = _routine("trsv", factor.dtype.char, len(target) <= MOST_LOCKED)
     n, one = c_int(len(target)), c_int(1)
     data = factor.ctypes.data, byref(n), target.ctypes.data, byref(one)
     for transposed in (b"N", b"T"):
@@ -128,13 +139,17 @@ def _check(*arrays: Array, shapes: bool) -> None:
 
 
 @cache
-def _routine(name: str, char: str) -> Callable[..., None] | None:
-    """A routine for a dtype's character (f or d), or None where it counts in other integers than C's int."""
+def _routine(name: str, char: str, locked: bool = False) -> Callable[..., None] | None:
+    """A routine for a dtype's character (f or d), or None where it counts in other integers than C's int.
+
+    locked: it keeps Python's lock.
+    """
     found = LowLevelCallable.from_cython(MODULES[name], {"f": "s", "d": "d"}[char] + name)
     types = found.signature[found.signature.index("(") + 1 : -1].split(", ")
     if "int *" not in types:
         return None
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    pointer.restype, pointer.argtypes = c_void_p, [ctypes.py_object, ctypes.c_char_p]
     address = pointer(found.function, found.signature.encode())
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(types))(address)
+    kind = PYFUNCTYPE if locked else CFUNCTYPE
+    return kind(None, *[c_void_p] * len(types))(address)

@@ -12,6 +12,7 @@ Sources: Keerthi and DeCoste (JMLR 2005); Chapelle (Neural Computation 2007).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,12 +62,24 @@ class Hessians:
         self.M = np.zeros((len(unit), table.dim, table.dim), dtype=np.float32)
         self.scratch = np.empty((table.dim, table.dim), dtype=np.float32)
 
-    def step(self, k: int, active: NDArray[np.bool_], C: float, down: Double, exact: bool) -> Double:
-        """(I + C M)^-1 down, (D + 1,), of class k with these active rows (n,)."""
+    def steps(
+        self, classes: NDArray[np.intp], active: NDArray[np.bool_], C: Double, down: Double, exact: NDArray[np.bool_]
+    ) -> Double:
+        """(I + C M)^-1 down, (m, D + 1), of these classes (m,) with these active rows (m, n), each at its C (m,)."""
+        # The rows that change sides, of all classes at once: the shorter their turns at Python's lock, the better.
+        changed = active != self.active[classes]
+        flips = np.split(np.nonzero(changed)[1], np.count_nonzero(changed, axis=1).cumsum()[:-1])
+        each = zip(classes.tolist(), active, flips, C.tolist(), down, exact.tolist(), strict=True)
+        return np.stack([self._step(*one) for one in each])
+
+    def _step(
+        self, k: int, active: NDArray[np.bool_], flips: NDArray[np.intp], C: float, down: Double, exact: bool
+    ) -> Double:
+        """The step (D + 1,) of class k, of whose rows (n,) flips change sides."""
         if not exact:
-            self._update(k, active)
+            self._update(k, active, flips)
             found = solve_positive(partial(self._system, k, C), down.astype(np.float32))
-            if np.isfinite(found).all():
+            if math.isfinite(found[0]):
                 return found.astype(np.float64)
         rows = np.flatnonzero(active)
         # The triangle of a QR factorisation: squares of unscaled or collinear features would lose half of the digits.
@@ -85,21 +98,20 @@ class Hessians:
         system.ravel()[:: len(system) + 1] += np.float32(1)
         return system
 
-    def _update(self, k: int, active: NDArray[np.bool_]) -> None:
+    def _update(self, k: int, active: NDArray[np.bool_], flips: NDArray[np.intp]) -> None:
         """Brings M of class k to these active rows on the cheapest of three ways."""
-        changed = np.flatnonzero(active != self.active[k])
-        flips, build = len(changed), int(np.count_nonzero(active))
+        build = int(np.count_nonzero(active))
         cut = len(active) - build if self.uniform else len(active)
-        if build < min(flips, cut):
+        if build < min(len(flips), cut):
             self.M[k] = 0
             self._add(k, np.flatnonzero(active), 2)
-        elif cut < flips:
+        elif cut < len(flips):
             self.M[k] = self.table.gram()
             self._add(k, np.flatnonzero(~active), -2, whole=True)
         else:
-            enters = active[changed]
-            self._add(k, changed[enters], 2)
-            self._add(k, changed[~enters], -2)
+            enters = active[flips]
+            self._add(k, flips[enters], 2)
+            self._add(k, flips[~enters], -2)
         self.active[k] = active
 
     def _add(self, k: int, rows: NDArray[np.intp], factor: float, whole: bool = False) -> None:
@@ -171,12 +183,7 @@ def primal_newton(
             break
         live, y_, c_, w_, f_, slack, pull = live[go], y_[go], c_[go], w_[go], f_[go], slack[go], pull[go]
         active = (slack > 0) & hessians.counted[live]
-        step = np.stack(
-            [
-                hessians.step(one, active[at], C[one], pull[at] - w_[at], exact=bool(steps[one] >= EXACT_AFTER))
-                for at, one in enumerate(live.tolist())
-            ]
-        )
+        step = hessians.steps(live, active, C[live], pull - w_, exact=steps[live] >= EXACT_AFTER)
         f_step = table.scores(step)
         sound = np.isfinite(step).all(axis=1) & np.isfinite(f_step).all(axis=1)  # after an overflow: stay
         if not sound.all():

@@ -76,7 +76,7 @@ class Table:
         """Adds factor sum of weight x x' over some of the rows to the upper triangle of total (D + 1, D + 1)."""
         for start in range(0, len(at), self.block):
             part = slice(start, start + self.block)
-            rows = self._read(at[part], np.float32) if self._single is None else self._single[at[part]]
+            rows = self._read(at[part], np.float32) if self._single is None else self._single.take(at[part], axis=0)
             if weight is not None:
                 rows *= np.sqrt(weight[part]).astype(np.float32)[:, None]
             kernels.add_squares(total, rows, factor)
