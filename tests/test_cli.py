@@ -461,3 +461,44 @@ def test_a_repeated_extraction_says_what_the_weights_do_not(weights, expected, f
     words = shlex.split(extract_command(settings(nets=[net]), "images", Naming()))
     at = words.index("--preprocessing") if "--preprocessing" in words else len(words)
     assert words[at : at + 2] == flags
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("folder", "'vggfeat extract --dataset folder --data DIR'"),
+        ("ilsvrc2012", "'vggfeat extract --dataset ilsvrc2012 --data DIR'"),
+        ("voc2012-action", "'vggfeat extract --dataset voc2012-action --data DIR'"),
+        (
+            "voc2007",
+            "'vggfeat extract --dataset voc2007' (its images: 'vggfeat download --dataset voc2007')",
+        ),
+    ],
+)
+def test_advice_names_a_download_only_where_there_is_one(name, advice, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["svm", "--dataset", name]) == 2
+    assert capsys.readouterr().err == (
+        f"vggfeat: no descriptors/{name}-*.h5 here: name the files, or extract the data set: {advice}\n"
+    )
+
+
+def test_a_submission_of_pictures_of_ones_own_is_refused(tmp_path, capsys):
+    command = ["evaluate", "--net", "A", "--weights", "none", "--dataset", "folder", "--data", str(tmp_path)]
+    assert run([*command, "--submission", str(tmp_path / "s.txt")]) == 2
+    assert capsys.readouterr().err == "vggfeat: --submission goes with --dataset ilsvrc2012\n"
+
+
+def test_ctrl_c_while_python_imports_the_command_line_is_told_in_a_line(tmp_path):
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'vggfeat.cli.options':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from vggfeat.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "vggfeat: interrupted\n")

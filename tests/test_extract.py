@@ -350,3 +350,44 @@ def test_an_image_inside_a_tar_file_is_read_without_unpacking(photos, tmp_path):
     )
     assert np.allclose(described.descriptors[0], described.descriptors[1], atol=1e-6)
     assert described.failures == {}
+
+
+@pytest.mark.parametrize("region", ["box", "both"])
+def test_regions_of_pictures_without_boxes_are_refused_before_a_file_is_made(region, photos, tmp_path, capsys):
+    out = tmp_path / "x.h5"
+    command = ["extract", str(photos), "--net", "A", "--weights", "none", "--region", region, "-o", str(out)]
+    assert run(command) == 2
+    assert capsys.readouterr().err == (
+        f"vggfeat: --region {region} needs a data set of boxes, such as voc2012-action: no image has one\n"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "`workers` 0 is not 1 or more"),
+        ({"max_read_failures": -1}, "`max_read_failures` -1 is not 0 or more"),
+        ({"calibration": "list.txt"}, "`calibration` goes with `precision=int8`"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_in_python_as_on_the_command_line(options, message, photos, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{photos}/0.jpg\n")
+    if "calibration" in options:
+        options = {"calibration": tmp_path / "list.txt"}
+    with pytest.raises(UsageError) as caught:
+        vggfeat.extract(photos, output=tmp_path / "x.h5", net="A", weights="none", precision="fp32", **options)
+    assert str(caught.value) == message
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_a_picture_that_a_list_gave_another_id_is_told_with_its_path(tmp_path, monkeypatch, capsys):
+    """Path and label the wrong way round: "skipped here.jpg: no such file", which is there."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (80, 60)).save("here.jpg")
+    (tmp_path / "list.txt").write_text("here.jpg\tcat\ngone.jpg\n")
+    settings = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "64", "--layer", "pool5"]
+    assert run(["extract", "--list", "list.txt", *settings, "-o", "x.h5"]) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert "skipped here.jpg: no such file or directory: cat" in said
+    assert "skipped gone.jpg: no such file or directory" in said

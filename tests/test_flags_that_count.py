@@ -1,9 +1,12 @@
 """A flag that would change nothing in a run is refused in one line, before anything is read or made."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from making import clusters, settings, write_descriptors
 
@@ -113,7 +116,67 @@ def test_random_splits_are_three_unless_a_number_is_given(name: str, tmp_path: P
     assert len(svm([path], C=1, rounds=Rounds(number=2))["splits"]) == 2
 
 
-@pytest.mark.parametrize("number", [0, -1])
-def test_a_number_of_splits_below_one_is_refused(own: Path, number: int) -> None:
-    with pytest.raises(UsageError, match=f"`number` {number} is not 1 or more"):
-        svm([own], C=1, rounds=Rounds(number=number, test_fraction=0.25))
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"number": 0}, "`number` 0 is not a whole number of 1 or more"),
+        ({"number": -1, "test_fraction": 0.25}, "`number` -1 is not a whole number of 1 or more"),
+        ({"seed": -1}, "`seed` -1 is not a whole number of 0 or more"),
+        ({"seed": None}, "`seed` None is not a whole number of 0 or more"),
+        ({"folds": 1}, "`folds` 1 is not a whole number of 2 or more"),
+        ({"folds": 2.5}, "`folds` 2.5 is not a whole number of 2 or more"),
+        ({"folds": "3"}, "`folds` '3' is not a whole number of 2 or more"),
+        ({"train_per_class": 0}, "`train_per_class` 0 is not a whole number of 2 or more"),
+        ({"train_per_class": -3}, "`train_per_class` -3 is not a whole number of 2 or more"),
+        ({"train_per_class": 3, "test_per_class": 0}, "`test_per_class` 0 is not a whole number of 1 or more"),
+        ({"test_fraction": 0}, "`test_fraction` 0 is not between 0 and 1"),
+        ({"test_fraction": 1}, "`test_fraction` 1 is not between 0 and 1"),
+        ({"test_fraction": -1.0}, "`test_fraction` -1.0 is not between 0 and 1"),
+        ({"test_fraction": float("nan")}, "`test_fraction` nan is not between 0 and 1"),
+        ({"test_fraction": "0.5"}, "`test_fraction` '0.5' is not between 0 and 1"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused(fields: dict[str, object], message: str) -> None:
+    """Some of them used to give scores on other splits than asked for, or errors of numpy's."""
+    with pytest.raises(UsageError) as caught:
+        Rounds(**fields)
+    assert str(caught.value) == message
+
+
+def test_rounds_take_numpys_numbers(own: Path) -> None:
+    rounds = Rounds(number=np.int64(2), train_per_class=np.int32(5), seed=np.uint8(3))
+    assert svm([own], C=1, rounds=rounds)["mean"] == svm([own], C=1, rounds=Rounds(2, 3, train_per_class=5))["mean"]
+
+
+@pytest.mark.parametrize("C", [np.logspace(-2, 1, 4), [0.01, 0.1, 1, 10], (0.01, 0.1, 1.0, 10.0)])
+def test_a_grid_is_a_list_a_tuple_or_an_array(own: Path, C: object) -> None:
+    assert svm([own], C=C)["C"] == [0.01, 0.1, 1.0, 10.0]
+
+
+@pytest.mark.parametrize("C", [1, 1.0, np.float32(1), np.array(1)])
+def test_a_single_cost_is_any_number(own: Path, C: object) -> None:
+    assert svm([own], C=C)["C"] == [1.0]
+
+
+@pytest.mark.parametrize("C", ["13", "0.1", None, {0.1, 1}, [[0.1, 1]], ["a"], [True, 2 + 1j]])
+def test_costs_of_another_kind_are_refused(own: Path, C: object) -> None:
+    with pytest.raises(UsageError) as caught:
+        svm([own], C=C)
+    assert str(caught.value) == f"`C` is {C!r}, neither a number nor a grid of numbers"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("svm {own} --C 0", "--C 0: every value must be above 0 and finite"),
+        ("svm {own} --C 1,0.1", "--C 1,0.1: the grid must ascend without repetition"),
+        ("svm {own} --loss hinge --solver newton", "the plain hinge has no Newton solver: take --solver liblinear or "),
+        ("svm {own} --probabilities", "--probabilities are kept in the model: name its file with -o"),
+    ],
+)
+def test_settings_alone_are_told_before_scikit_learn_is_imported(own: Path, command: str, message: str) -> None:
+    words = command.format(own=own).split()
+    code = f"import sys; from vggfeat.cli import run; code = run({words!r}); print('sklearn' in sys.modules); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr.startswith(f"vggfeat: {message}")

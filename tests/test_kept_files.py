@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import tarfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +24,7 @@ from vggfeat.inference.submission import is_result_file
 from vggfeat.page.html import is_page
 from vggfeat.stages.svm import svm
 from vggfeat.store.locking import OutputLock
-from vggfeat.system.files import check_replaceable, replacing
+from vggfeat.system.files import check_replaceable, check_writable, replacing
 
 
 @pytest.fixture
@@ -96,6 +98,65 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(folder: Path) -> None:
         assert link.is_symlink()
         assert (folder / "scratch" / name).read_text() == name
     assert sorted(path.name for path in (folder / "scratch").iterdir()) == ["not-yet.txt", "there.txt"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("svm a.h5 -o m.h5 --write-splits m.h5", "-o and --write-splits are the same file, m.h5"),
+        ("svm a.h5 -o m.h5 --write-splits ./new/../m.h5", "-o and --write-splits are the same file, ./new/../m.h5"),
+        ("evaluate --net A --weights none -o e.h5 --submission e.h5", "-o and --submission are the same file, e.h5"),
+    ],
+)
+def test_two_outputs_are_two_files(folder: Path, command: str, message: str, capsys) -> None:
+    before = contents(folder)
+    assert run(command.split()) == 2
+    assert capsys.readouterr().err == f"vggfeat: {message}: name another one\n"
+    assert contents(folder) == before
+
+
+def test_a_run_that_ends_before_it_writes_leaves_no_folders(folder: Path) -> None:
+    check_writable("one/two/m.h5", "site/page.html")
+    check_writable("one/two/m.h5")
+    assert not Path("one").exists()
+    assert [path.name for path in Path("site").iterdir()] == ["index.html"]
+
+
+def test_what_was_written_before_ctrl_c_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """The model is written before the page; the line used to deny it."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = ["svm", "a.h5", "--C", "1", "-o", "m.h5", "--report", "new/page", "--quiet"]
+    for place, line in (
+        ("_write_report", "stopped; m.h5 is written, the page is not; the same command starts again"),
+        ("run_split", "stopped; no model was written; the same command starts again"),  # though there is an older one
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"vggfeat.stages.svm.{place}", interrupted)
+            assert run(command) == 130
+        assert capsys.readouterr().err.splitlines() == [line, "", "vggfeat: interrupted"]
+        assert is_model(Path("m.h5"))
+        assert not Path("new").exists()
+
+
+def test_the_standard_output_is_no_place_for_a_file(folder: Path) -> None:
+    """A link to a pipe: the message named what the link points to, `/proc/1/fd/pipe:[2]`."""
+    command = [sys.executable, "-m", "vggfeat", "extract", "cat.jpg", "-o", "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "vggfeat: /dev/stdout: cannot write: it is a device or a pipe, name a file\n"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".mat", ".parquet"])
+def test_descriptors_are_not_given_the_name_of_another_format(folder: Path, suffix: str, capsys) -> None:
+    assert run(["extract", "cat.jpg", "-o", f"my feats{suffix}"]) == 2
+    assert capsys.readouterr().err == (
+        f"vggfeat: my feats{suffix}: this would be HDF5, not {suffix}: name a .h5 file: "
+        f"'vggfeat export FILE.h5 -o 'my feats{suffix}'' then writes the other\n"
+    )
+    assert not Path(f"my feats{suffix}").exists()
 
 
 def test_a_picture_is_not_replaced_by_its_drawing(folder: Path) -> None:

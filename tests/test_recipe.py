@@ -77,7 +77,7 @@ def test_a_wrong_value_is_told_with_the_name_of_the_file_that_has_it(tmp_path, b
         ),
         ("net = 'F'", "no net 'F'; valid: A (VGG-11), A-LRN"),
         ("net = ", "{file}: no TOML: "),
-        ("extends = 'gone.toml'", "{folder}/gone.toml: this recipe cannot be read: No such file or directory"),
+        ("extends = 'gone.toml'", "{file}: extends = 'gone.toml': there is no file {folder}/gone.toml"),
         ("extends = 'r.toml'", "{file}: extends itself, by way of {file}"),
     ],
 )

@@ -15,6 +15,7 @@ from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import VggfeatError
 from vggfeat.stages.export import export
+from vggfeat.stages.svm import svm
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
@@ -292,6 +293,37 @@ def test_a_program_that_only_holds_hdf5s_own_lock_is_respected_too(tmp_path):
             check=True,
         )
     assert done.stdout == f"{path} is being written by another process: wait for it, or name another -o\n"
+
+
+def test_a_file_that_is_cut_short_is_told_and_overwrite_replaces_it(tmp_path):
+    """HDF5's words for it, "sblock->base_addr", were taken for a lock: wait for the other process."""
+    path = fill(tmp_path / "a.h5")
+    sound = path.read_bytes()
+    words = f"{path}: damaged file (it is cut short, as by an interrupted copy)"
+    for length in (len(sound) - 1, len(sound) // 2):
+        path.write_bytes(sound[:length])
+        assert refused(lambda: read_descriptors(path)) == words
+        assert refused(lambda: writer(path, resume=True)) == words
+    fill(path, overwrite=True)
+    assert np.array_equal(read_descriptors(path).read(), VALUES)
+
+
+@pytest.mark.parametrize("name", ["weights_sha256", "aggregate", "settings", "layer_dims", "flip"])
+def test_an_attribute_that_is_missing_is_named(tmp_path, name):
+    path = fill(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        del file.attrs[name]
+    assert refused(lambda: read_descriptors(path)) == f"{path}: damaged descriptor file (no {name!r})"
+    with pytest.raises(VggfeatError) as caught:
+        svm([path], C=1)
+    assert told(caught.value) == f"{path}: damaged descriptor file (no {name!r})"
+
+
+def test_data_that_are_missing_are_named(tmp_path):
+    path = fill(tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        del file["ids"]
+    assert refused(lambda: read_descriptors(path)) == f"{path}: damaged descriptor file (no 'ids')"
 
 
 def test_what_a_dead_writer_left_behind_stops_nobody_and_goes(tmp_path):

@@ -1,6 +1,20 @@
-"""The command line as a module: `python -m vggfeat`, or `torchrun -m vggfeat`."""
+"""The command line as a program: `vggfeat`, `python -m vggfeat`, or `torchrun -m vggfeat`."""
 
-from vggfeat.cli import main
+import sys
+
+INTERRUPTED = 130
+"""As in `vggfeat.cli.exit_codes`, which an interrupt may have kept from being imported."""
+
+
+def main() -> None:
+    """Runs the command line; Ctrl-C while Python imports it ends as Ctrl-C ends a command."""
+    try:
+        from vggfeat.cli import main as run
+    except KeyboardInterrupt:
+        print("vggfeat: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    run()
+
 
 if __name__ == "__main__":
     main()

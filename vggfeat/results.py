@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, Iterator, KeysView
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -39,3 +40,22 @@ class Result:
     def __getitem__(self, name: str) -> Any:
         """A value by its published name, as in the JSON."""
         return self.as_json()[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.as_json()
+
+    def __iter__(self) -> Iterator[str]:
+        """The published names, so that `dict(result)` has all values."""
+        return iter(self.as_json())
+
+    def keys(self) -> KeysView[str]:
+        """The published names."""
+        return self.as_json().keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        """The published names and their values."""
+        return self.as_json().items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value by its published name, or the default."""
+        return self.as_json().get(name, default)

@@ -18,7 +18,7 @@ from vggfeat.store.locking import OutputLock
 from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import check_provenance
 from vggfeat.system.files import replacing
-from vggfeat.system.hdf5 import DAMAGE, is_hdf5, own_dataset, texts, written
+from vggfeat.system.hdf5 import DAMAGE, damage, is_hdf5, own_dataset, texts, written
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
@@ -133,7 +133,7 @@ def read_model(path: str | Path) -> Model:
         with h5py.File(path, "r", locking=False) as file:
             return _read(path, file)
     except DAMAGE as error:
-        raise ModelError(f"{path}: damaged model file ({error})") from error
+        raise ModelError(f"{path}: damaged model file ({damage(error)})") from error
 
 
 def _read(path: Path, file: h5py.File) -> Model:

@@ -41,6 +41,8 @@ ADVICE = {
     "train boxes": "'vggfeat train --task localise' makes a net that does",
     "evaluate": "'vggfeat evaluate {file}' scores them",
     "extract": "'vggfeat extract --dataset {dataset}' (its images: 'vggfeat download --dataset {dataset}')",
+    "export": "'vggfeat export FILE.h5 -o {path}' then writes the other",
+    "extract_own": "'vggfeat extract --dataset {dataset} --data DIR'",
     "merge": "'vggfeat merge {shards} -o {output}'",
     "model": "'vggfeat svm -o {path}' makes a model",
     "download": "fetch it with 'vggfeat download --dataset {dataset}'",

@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from vggfeat.classifiers.choices import LOSSES, SOLVERS
+from vggfeat.classifiers.choices import C_GRID, LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import TYPED, common, dataset_option, layer_option, pictures_option, refuse
 from vggfeat.cli.types import SCALES, Choice, Numbers, Several
 from vggfeat.store.aggregates import AGGREGATES
+from vggfeat.system.files import written_at
 
 
 @click.command()
@@ -112,18 +113,25 @@ def svm(
 
     for file in files or [find_descriptors(options["dataset"])]:  # before scikit-learn's import, which takes seconds
         check_readable(file)
-    from vggfeat.classifiers.protocols.rules import Rounds
-    from vggfeat.stages.svm import svm as run
+    from vggfeat.classifiers.protocols.settings import Settings, check_kept
 
     if C is not None:
         options["C"] = C
+    Settings(options.get("C", C_GRID), options["solver"], options["loss"], max_memory=options["max_memory"])
+    check_kept(options["probabilities"], options["output"])
+    from vggfeat.classifiers.protocols.rules import Rounds
+    from vggfeat.stages.svm import svm as run
+
     rounds = Rounds(number, seed, folds, train_per_class, test_per_class, test_fraction)
+    before = written_at(options["output"])
     try:
         with warnings.catch_warnings(record=True) as caught, progress.Ticker("svm", quiet, unit="step") as tick:
             warnings.simplefilter("default")
             result = run(files, rounds=rounds, report=folder, progress=tick, **options)
     except KeyboardInterrupt:
-        console.say("stopped; no model was written; the same command starts again")
+        written = written_at(options["output"]) != before
+        model = f"{options['output']} is written, the page is not" if written else "no model was written"
+        console.say(f"stopped; {model}; the same command starts again")
         raise
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
         console.note(text)

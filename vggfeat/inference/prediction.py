@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vggfeat.errors import UsageError
 from vggfeat.results import short_repr
 
 
@@ -26,8 +27,14 @@ class Prediction:
     __repr__ = short_repr
 
     def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
-        """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order."""
-        assert self.scores is not None, self.error
+        """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order.
+
+        None for an image without scores. Raises UsageError for a count below 0.
+        """
+        if count is not None and count < 0:
+            raise UsageError(f"`count` {count} is not 0 or more")
+        if self.scores is None:
+            return []
         order = np.argsort(-self.scores, kind="stable")[:count]
         return [(class_names[k], float(self.scores[k])) for k in order]
 

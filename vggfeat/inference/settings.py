@@ -213,6 +213,12 @@ class NetChoice:
             if isinstance(name, str | os.PathLike):
                 check_layers(named_net(name), layers)
 
+    @property
+    def has_loaded(self) -> bool:
+        """Whether a net is loaded already, with a precision of its own."""
+        nets = self.net if isinstance(self.net, list | tuple) else [self.net]
+        return not all(isinstance(one, str | os.PathLike | None) for one in nets)
+
     def check_weights(self) -> None:
         """Raises `load_net`'s error for weights or a preprocessing that do not exist or do not fit; imports no torch.
 
@@ -260,8 +266,12 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UsageError("`resume` and `overwrite`: choose one")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"`workers` {self.workers} is not 1 or more")
+        if self.max_read_failures < 0:
+            raise UsageError(f"`max_read_failures` {self.max_read_failures} is not 0 or more")
 
     @property
     def threads(self) -> int:
         """The number of decoding threads."""
-        return self.workers or default_workers()
+        return default_workers() if self.workers is None else self.workers

@@ -40,7 +40,7 @@ from vggfeat.store import DescriptorWriter, File, as_descriptors, check_output, 
 from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
-from vggfeat.system.files import check_replaceable
+from vggfeat.system.files import check_apart, check_replaceable
 
 if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fused without
     from vggfeat.inference.scorer import Scorer
@@ -113,6 +113,9 @@ def evaluate(
         raise unknown_name("view", view, VIEWS)
     choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing)
     choice.check_names()
+    if submission is not None and isinstance(dataset, str) and dataset != "ilsvrc2012":
+        raise UsageError("`submission` goes with `dataset=ilsvrc2012`")
+    check_apart(output=output, submission=submission)
     numbers = None if submission is None else ilsvrc_numbers(data)
     images = dataset if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
     _check_labels(images, output, per_class, submission, report)

@@ -19,10 +19,9 @@ from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, Descriptors, File, as_descriptors
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.reader import warn_of_part
+from vggfeat.store.schema import EXPORT_FORMATS
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import replacing
-
-FORMATS = (".npy", ".npz", ".csv", ".mat", ".parquet")
 
 MOST_MAT = (1 << 32) - (1 << 16)
 """Bytes of the largest array in a MATLAB file (version 5)."""
@@ -84,8 +83,8 @@ def export(
     or that is too large for its format.
     """
     target = Path(output)
-    if target.suffix not in FORMATS:
-        raise UsageError(f"{target}: the suffix says what to write: {', '.join(FORMATS)}")
+    if target.suffix not in EXPORT_FORMATS:
+        raise UsageError(f"{target}: the suffix says what to write: {', '.join(EXPORT_FORMATS)}")
     made = as_descriptors(descriptors)
     made = made.choose(layer) if layer else made
     warn_of_part(made)

@@ -139,6 +139,8 @@ def extract(
     settings = DescriptorSettings(
         as_scales(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise
     )
+    if region != "image" and all(sample.box is None for sample in whole):
+        raise UsageError(f"`region={region}` needs a data set of boxes, such as voc2012-action: no image has one")
     if store == "float16" and normalise == "none":
         raise UsageError("`normalise=none` keeps raw values, which float16 may not hold: take `store=float32`")
     choice = NetChoice(net, weights, width, seed, device, precision, offline, fetching, preprocessing)
@@ -146,6 +148,8 @@ def extract(
     if output is not None:
         check_output(_part_of(output, part), resume=resume, overwrite=overwrite)
     listed_examples(calibration)  # a list with a fault is told before anything is fetched
+    if calibration is not None and precision != "int8" and not choice.has_loaded:
+        raise UsageError("`calibration` goes with `precision=int8`")
     choice.check_weights()
     from vggfeat.inference.calibration import calibrate
     from vggfeat.inference.extractor import Extractor

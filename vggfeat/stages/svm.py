@@ -31,7 +31,6 @@ from vggfeat.classifiers.protocols.selection import (
     MODEL,
     SPLIT,
     Outcome,
-    Settings,
     check_calibration,
     fit_all,
     mean_of,
@@ -39,6 +38,7 @@ from vggfeat.classifiers.protocols.selection import (
     run_split,
     steps_of,
 )
+from vggfeat.classifiers.protocols.settings import Settings, check_kept, costs_of
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.protocols.voc_results import is_archive, write_archive
 from vggfeat.errors import DatasetError, UsageError
@@ -61,7 +61,7 @@ from vggfeat.store import Descriptors, File, files_in, place_of
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Progress, counted, with_bar
-from vggfeat.system.files import check_replaceable
+from vggfeat.system.files import check_apart, check_replaceable
 
 log = logging.getLogger(__name__)
 
@@ -130,18 +130,17 @@ def svm(
     chosen_scales = None if scales is None else as_scales(scales)
     features = open_features(paths or [find_descriptors(dataset)], dataset, aggregate, chosen_scales, layers)
     protocol = protocol_of(features.dataset)
-    Cs = tuple(float(value) for value in C) if isinstance(C, Sequence) else (float(C),)
-    settings = Settings(Cs, solver, loss, protocol.definition, max_memory=max_memory)
+    settings = Settings(costs_of(C), solver, loss, protocol.definition, max_memory=max_memory)
     chosen = _splits(features, protocol, rounds or Rounds(), splits)
     alone = layer_names(features) if by_layer else []
     server = _server_split(features, protocol, archive, output)
-    if probabilities and output is None:
-        raise UsageError("`probabilities` are kept in the model: name its file with `output`")
+    check_kept(probabilities, output)
     work = chosen if server is None else [*chosen, server]
     # The split whose fit the model keeps; a user's model is fitted on all images.
     kept = len(chosen) if server is not None else 0 if protocol.fixed else None
     if probabilities:
         check_calibration(features, _training_rows(features, None if kept is None else work[kept]))
+    check_apart(output=output, archive=archive, write_splits=write_splits)
     check_replaceable(output, is_model, "a model")
     check_replaceable(archive, is_archive, "an archive of results")
     check_replaceable(write_splits, splits_file.is_splits, "a file of splits")

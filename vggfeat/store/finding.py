@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vggfeat.datasets import NAMES
+from vggfeat.datasets.archives import PUBLISHED
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.store.shards import is_shard_name
 
@@ -28,7 +29,7 @@ def find_descriptors(dataset: str | None) -> Path:
     if not found:
         raise UsageError(
             f"no {FOLDER}/{dataset}-*.h5 here: name the files, or extract the data set",
-            advice="extract",
+            advice="extract" if dataset in PUBLISHED else "extract_own",
             dataset=dataset,
         )
     if len(found) > 1:

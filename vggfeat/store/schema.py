@@ -23,12 +23,15 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.files import folder_error
-from vggfeat.system.hdf5 import DAMAGE, is_hdf5, own_dataset, texts
+from vggfeat.system.hdf5 import CUT_SHORT, DAMAGE, damage, is_hdf5, own_dataset, texts
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
 OWN = "vggfeat-"
 """How formats of vggfeat's own files begin; what follows is the kind in words."""
+
+EXPORT_FORMATS = (".npy", ".npz", ".csv", ".mat", ".parquet")
+"""Suffixes of what `export` writes for other tools."""
 
 FORMAT = f"{OWN}descriptors"
 FORMAT_VERSION = 1
@@ -155,7 +158,7 @@ def reading(path: Path) -> Iterator[h5py.File]:
         check_format(path, file)
         yield file
     except DAMAGE as error:
-        raise StoreError(f"{path}: damaged descriptor file ({error})") from error
+        raise StoreError(f"{path}: damaged descriptor file ({damage(error)})") from error
     finally:
         file.close()
 
@@ -164,6 +167,10 @@ def check_readable(path: str | Path) -> None:
     """Raises StoreError for a file that is missing or is not a descriptor file."""
     with reading(Path(path)):
         pass
+
+
+class CutShortError(StoreError):
+    """An HDF5 file ends before its content does."""
 
 
 def opened(path: Path, mode: str) -> h5py.File:
@@ -177,10 +184,12 @@ def opened(path: Path, mode: str) -> h5py.File:
     except PermissionError:
         raise StoreError(f"{path}: permission denied") from None
     except OSError as error:
-        if "lock" in str(error):
+        if "unable to lock file" in str(error):
             raise StoreError(
                 f"{path} is being written by another process: wait for it, or name another `output`"
             ) from None
+        if damage(error) == CUT_SHORT:
+            raise CutShortError(f"{path}: damaged file ({CUT_SHORT})") from None
         if mode != "w" and path.is_file() and not is_hdf5(path):
             raise StoreError(f"{path} is not a descriptor file (not HDF5)") from None
         raise StoreError(f"{path}: cannot open ({os_reason(error)})") from None
@@ -282,7 +291,17 @@ def plain_attributes(file: h5py.File) -> dict[str, Any]:
     for name in ("settings", "preprocessing"):
         attributes[name] = json.loads(attributes[name])
     check_provenance(attributes["settings"])
-    for name in ("dataset", "fingerprint", "net", "weights", "aggregate", "layer", "region", "precision"):
+    for name in (
+        "dataset",
+        "fingerprint",
+        "net",
+        "weights",
+        "weights_sha256",
+        "aggregate",
+        "layer",
+        "region",
+        "precision",
+    ):
         if not isinstance(attributes[name], str):
             raise ValueError(f"{name} is {attributes[name]!r}")
     if not isinstance(attributes["flip"], bool):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import StoreError
+from vggfeat.errors import StoreError, UsageError
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import Described
 from vggfeat.store.rows import RowFile
 from vggfeat.store.schema import (
     DONE,
+    EXPORT_FORMATS,
     FAILED,
     MAX_REASON,
     PENDING,
     TEXT_ROWS,
+    CutShortError,
     Layout,
     attributes_of,
     check_format,
@@ -37,7 +40,7 @@ from vggfeat.store.schema import (
 )
 from vggfeat.store.shards import Portion
 from vggfeat.system.files import check_writable, is_file, replacing
-from vggfeat.system.hdf5 import DAMAGE, is_hdf5, written
+from vggfeat.system.hdf5 import DAMAGE, damage, is_hdf5, written
 from vggfeat.system.numbers import number_of
 
 
@@ -108,14 +111,16 @@ class DescriptorWriter:
             status: NDArray[np.uint8] = file["status"][:]
             return status
         except DAMAGE as error:
-            raise StoreError(f"{self.path}: damaged descriptor file ({error}); `overwrite` replaces it") from error
+            why = damage(error)
+            raise StoreError(f"{self.path}: damaged descriptor file ({why}); `overwrite` replaces it") from error
         finally:
             file.close()
 
     def _create(self, dim: int, layer_dims: Sequence[int]) -> None:
         if self.path.exists() and is_hdf5(self.path):
             # Opened for writing first: a file that another program has open must not be replaced.
-            opened(self.path, "r+").close()
+            with contextlib.suppress(CutShortError):
+                opened(self.path, "r+").close()
         with replacing(self.path) as temporary, written(temporary) as file:
             self._lay_out(file, dim, layer_dims)
 
@@ -186,13 +191,18 @@ class DescriptorWriter:
 def check_output(path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """Raises what a DescriptorWriter would raise, before a run's work.
 
-    That is StoreError for a file that exists or is in use, and VggfeatError where nothing can be written.
+    That is StoreError for a file that exists or is in use, VggfeatError where nothing can be written, and UsageError
+    for a name that promises another format.
     """
-    if not is_file(path):
+    found = is_file(path)
+    if not found:
         check_writable(path)
-        return
-    with OutputLock(Path(path)):
-        _check_replaceable(Path(path), resume, overwrite)
+    suffix = Path(path).suffix
+    if suffix in EXPORT_FORMATS:
+        raise UsageError(f"{path}: this would be HDF5, not {suffix}: name a .h5 file", advice="export", path=path)
+    if found:
+        with OutputLock(Path(path)):
+            _check_replaceable(Path(path), resume, overwrite)
 
 
 def _check_replaceable(path: Path, resume: bool, overwrite: bool) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from vggfeat.errors import InUseError, VggfeatError
+from vggfeat.errors import InUseError, UsageError, VggfeatError
 
 E = TypeVar("E", bound=VggfeatError)
 
@@ -35,7 +35,7 @@ def replacing(path: str | Path, patience: float = PATIENCE) -> Iterator[Path]:
     Raises InUseError in that case, and VggfeatError, naming `path`, if the folder cannot be written or `path` is itself
     a folder, or a device or pipe, which the file would take the place of.
     """
-    target = followed(path)
+    target = _target(path)
     temporary = _beside(target)
     try:
         yield temporary
@@ -99,10 +99,19 @@ def same_file(a: str | Path, b: str | Path) -> bool:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it."""
+    """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it.
+
+    Missing folders are made and removed again: a run that is stopped before it writes leaves none.
+    """
     for path in paths:
-        if path is not None:
-            discard(_beside(followed(path)))
+        if path is None:
+            continue
+        target = _target(path)
+        missing = [folder for folder in target.parents if not exists(folder)]
+        discard(_beside(target))
+        for folder in missing:  # the innermost first
+            with contextlib.suppress(OSError):  # another process has put something there
+                folder.rmdir()
 
 
 def check_creatable(path: Path) -> None:
@@ -135,9 +144,30 @@ def check_replaceable(path: str | Path | None, own: Callable[[Path], bool], what
         raise VggfeatError(f"{path} exists and is not {what}, so it is not replaced: name another file")
 
 
+def written_at(path: str | Path | None) -> int | None:
+    """When a file was last written, in nanoseconds; None without one."""
+    return None if path is None or not is_file(path) else os.stat(path).st_mtime_ns  # noqa: PTH116
+
+
+def check_apart(**outputs: str | Path | None) -> None:
+    """Raises UsageError for two outputs, by their parameters, that are one file: the second would replace the first."""
+    given = [(name, path) for name, path in outputs.items() if path is not None]
+    for at, (name, path) in enumerate(given):
+        for other, its in given[:at]:
+            if same_file(path, its):
+                raise UsageError(f"`{other}` and `{name}` are the same file, {path}: name another one")
+
+
 def followed(path: str | Path) -> Path:
     """What a link points to, whether or not it exists; any other path itself, and a link in a circle."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # noqa: PTH114
+
+
+def _target(path: str | Path) -> Path:
+    """What a path means, links followed. Raises VggfeatError for a device or a pipe: `/dev/stdout` is a link to one."""
+    if exists(path) and not is_file(path) and not Path(path).is_dir():
+        raise VggfeatError(f"{path}: cannot write: it is a device or a pipe, name a file")
+    return followed(path)
 
 
 def _beside(target: Path) -> Path:
@@ -146,8 +176,6 @@ def _beside(target: Path) -> Path:
         raise VggfeatError(f"{target}: cannot write: it is a folder, name a file in it")
     if "-" in (str(target), str(target.parent)):
         raise VggfeatError("-: cannot write to the standard output: name a file or a folder")
-    if exists(target) and not is_file(target):
-        raise VggfeatError(f"{target}: cannot write: it is a device or a pipe, name a file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)

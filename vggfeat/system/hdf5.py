@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import h5py
@@ -23,7 +24,22 @@ DAMAGE = (
 )
 """Exceptions that h5py, and code that uses its values, raise on a damaged file."""
 
+CUT_SHORT = "it is cut short, as by an interrupted copy"
+
+_MISSING = re.compile(r"(?:object|attribute:) '([^']+)'")
+"""How HDF5 names an entry that a file lacks."""
+
 _TEXTS_AT_ONCE = 256
+
+
+def damage(error: BaseException) -> str:
+    """What is wrong with a file whose reading raised one of DAMAGE; an entry that it lacks is told by its name."""
+    if "truncated file" in str(error):
+        return CUT_SHORT
+    if not isinstance(error, KeyError):
+        return str(error)
+    found = _MISSING.search(str(error))
+    return f"no {found[1]!r}" if found else f"no {error}"
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:

@@ -321,7 +321,12 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if parent is not None and not isinstance(parent, str):
         raise RecipeError(f"{file}: extends = {parent!r} is not a file name")
     table = _checked(Recipe, table, file)
-    return _merged(_read(file.parent / parent, (*above, file.resolve())), table) if parent is not None else table
+    if parent is None:
+        return table
+    base = file.parent / parent
+    if not base.is_file():
+        raise RecipeError(f"{file}: extends = {parent!r}: there is no file {base}")
+    return _merged(_read(base, (*above, file.resolve())), table)
 
 
 def _file_that_sets(file: Path, key: str) -> Path | None:

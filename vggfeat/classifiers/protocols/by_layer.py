@@ -8,7 +8,8 @@ from dataclasses import replace
 from vggfeat.classifiers.groups import Count
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.results import LayerScore
-from vggfeat.classifiers.protocols.selection import Settings, run_split
+from vggfeat.classifiers.protocols.selection import run_split
+from vggfeat.classifiers.protocols.settings import Settings
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.errors import UsageError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -82,6 +83,17 @@ class Rounds:
     test_per_class: int | None = None
     test_fraction: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("number", 1), ("seed", 0), ("folds", 2), ("train_per_class", 2), ("test_per_class", 1)):
+            value = getattr(self, name)
+            if value is None and name != "seed":
+                continue
+            if not isinstance(value, numbers.Integral) or value < least:
+                raise UsageError(f"`{name}` {value!r} is not a whole number of {least} or more")
+        share = self.test_fraction
+        if share is not None and not (isinstance(share, numbers.Real) and 0 < share < 1):
+            raise UsageError(f"`test_fraction` {share!r} is not between 0 and 1")
+
     @property
     def asks(self) -> bool:
         """Whether more than seeds is given."""
@@ -100,7 +112,7 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
     if protocol.given is not None:
         return [given_split(features, *protocol.given, seed=rounds.seed)]
     seeds = range(rounds.seed, rounds.seed + (ROUNDS if rounds.number is None else rounds.number))
-    train = rounds.train_per_class or protocol.train_per_class
+    train = protocol.train_per_class if rounds.train_per_class is None else rounds.train_per_class
     if not rounds.asks and not protocol.fixed:
         own = _own_subsets(features)
         if own is not None:
@@ -115,13 +127,12 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
     if rounds.folds is not None:
         return k_folds(groups, rounds.folds, rounds.seed)
     if train is not None:
-        return per_class_splits(groups, train, rounds.test_per_class or protocol.test_per_class, seeds)
-    return stratified_splits(groups, rounds.test_fraction or TEST_FRACTION, seeds)
+        test = protocol.test_per_class if rounds.test_per_class is None else rounds.test_per_class
+        return per_class_splits(groups, train, test, seeds)
+    return stratified_splits(groups, TEST_FRACTION if rounds.test_fraction is None else rounds.test_fraction, seeds)
 
 
 def _check_rounds(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
-    if rounds.number is not None and rounds.number < 1:
-        raise UsageError(f"`number` {rounds.number} is not 1 or more")
     if protocol.fixed and (rounds.folds is not None or rounds.test_fraction is not None):
         raise UsageError(f"{dataset} prescribes its splits: `folds` and `test_fraction` are for your own images")
     if protocol.given is not None and (rounds.asks or rounds.number is not None):

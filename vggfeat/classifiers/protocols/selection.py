@@ -12,47 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vggfeat.classifiers.calibration import FOLDS, held_out_folds
-from vggfeat.classifiers.choices import C_GRID
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.groups import Count, silent
 from vggfeat.classifiers.protocols.copies import Copy, CopyFinder
 from vggfeat.classifiers.protocols.fusion import Features
 from vggfeat.classifiers.protocols.rules import Measure, rows_of
+from vggfeat.classifiers.protocols.settings import Settings
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.spool import GIB, Budget, spooled
 from vggfeat.errors import DatasetError, TrainingError, UsageError
-from vggfeat.metrics import Definition, average_precision, class_recalls
+from vggfeat.metrics import average_precision, class_recalls
 
 log = logging.getLogger(__name__)
 
 MAX_GAP = 0.01
 """Largest relative duality gap of a fit whose score is reported: beyond, it is not the SVM that was asked for."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How classifiers are fitted and judged."""
-
-    Cs: tuple[float, ...] = C_GRID
-    """Ascending."""
-    solver: str = "auto"
-    loss: str = "squared_hinge"
-    definition: Definition = "voc2010"
-    """Of the average precision, for multi-label sets."""
-    probabilities: bool = False
-    """Whether the fit on all training images calibrates class probabilities too."""
-    max_memory: float | None = None
-    """GiB that the fits may take; None: whatever they take with all descriptors in memory."""
-
-    def __post_init__(self) -> None:
-        if not self.Cs or not all(0 < C < float("inf") for C in self.Cs):
-            raise UsageError(f"`C={','.join(f'{C:g}' for C in self.Cs)}`: every value must be above 0 and finite")
-        if list(self.Cs) != sorted(set(self.Cs)):
-            raise UsageError(f"`C={','.join(f'{C:g}' for C in self.Cs)}`: the grid must ascend without repetition")
-        if self.loss == "hinge" and self.solver == "newton":
-            raise UsageError("the plain hinge has no Newton solver: take `solver=liblinear` or `loss=squared_hinge`")
-        if self.max_memory is not None and "liblinear" in (self.solver, "liblinear" if self.loss == "hinge" else ""):
-            raise UsageError("`max_memory` goes with Newton's method on the squared hinge: LIBLINEAR copies all images")
 
 
 @dataclass(frozen=True)
