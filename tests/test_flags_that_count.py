@@ -158,7 +158,7 @@ def test_a_single_cost_is_any_number(own: Path, C: object) -> None:
     assert svm([own], C=C)["C"] == [1.0]
 
 
-@pytest.mark.parametrize("C", ["13", "0.1", None, {0.1, 1}, [[0.1, 1]], ["a"], [True, 2 + 1j]])
+@pytest.mark.parametrize("C", ["13", "0.1", None, {0.1, 1}, [[0.1, 1]], [1, [2, 3]], ["a"], [True, 2 + 1j]])
 def test_costs_of_another_kind_are_refused(own: Path, C: object) -> None:
     with pytest.raises(UsageError) as caught:
         svm([own], C=C)

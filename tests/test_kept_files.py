@@ -24,7 +24,7 @@ from vggfeat.inference.submission import is_result_file
 from vggfeat.page.html import is_page
 from vggfeat.stages.svm import svm
 from vggfeat.store.locking import OutputLock
-from vggfeat.system.files import check_replaceable, check_writable, replacing
+from vggfeat.system.files import check_replaceable, replacing
 
 
 @pytest.fixture
@@ -115,20 +115,13 @@ def test_two_outputs_are_two_files(folder: Path, command: str, message: str, cap
     assert contents(folder) == before
 
 
-def test_a_run_that_ends_before_it_writes_leaves_no_folders(folder: Path) -> None:
-    check_writable("one/two/m.h5", "site/page.html")
-    check_writable("one/two/m.h5")
-    assert not Path("one").exists()
-    assert [path.name for path in Path("site").iterdir()] == ["index.html"]
-
-
 def test_what_was_written_before_ctrl_c_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """The model is written before the page; the line used to deny it."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    command = ["svm", "a.h5", "--C", "1", "-o", "m.h5", "--report", "new/page", "--quiet"]
+    command = ["svm", "a.h5", "--C", "1", "-o", "m.h5", "--report", "page", "--quiet"]
     for place, line in (
         ("_write_report", "stopped; m.h5 is written, the page is not; the same command starts again"),
         ("run_split", "stopped; no model was written; the same command starts again"),  # though there is an older one
@@ -138,7 +131,6 @@ def test_what_was_written_before_ctrl_c_is_told(folder: Path, monkeypatch: pytes
             assert run(command) == 130
         assert capsys.readouterr().err.splitlines() == [line, "", "vggfeat: interrupted"]
         assert is_model(Path("m.h5"))
-        assert not Path("new").exists()
 
 
 def test_the_standard_output_is_no_place_for_a_file(folder: Path) -> None:

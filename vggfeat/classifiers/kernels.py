@@ -1,7 +1,7 @@
 """The BLAS and LAPACK routines that fits call thousands of times, without holding Python's lock.
 
 scipy.linalg's wrappers keep the lock while a routine works, so two threads took as long as one; ctypes lets it go. A
-call of some 20 us keeps it, as the other thread would take it in between, and to get it back takes as long again. Of a
+call of some 20 us keeps it: another thread may take it in between, and not give it back as soon. Of a
 symmetric matrix only the upper triangle is read and written: in Fortran's order, which is by columns, the lower one.
 """
 

@@ -99,19 +99,10 @@ def same_file(a: str | Path, b: str | Path) -> bool:
 
 
 def check_writable(*paths: str | Path | None) -> None:
-    """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it.
-
-    Missing folders are made and removed again: a run that is stopped before it writes leaves none.
-    """
+    """Raises what `replacing` would raise for these paths, so that a run fails before its work and not after it."""
     for path in paths:
-        if path is None:
-            continue
-        target = _target(path)
-        missing = [folder for folder in target.parents if not exists(folder)]
-        discard(_beside(target))
-        for folder in missing:  # the innermost first
-            with contextlib.suppress(OSError):  # another process has put something there
-                folder.rmdir()
+        if path is not None:
+            discard(_beside(_target(path)))
 
 
 def check_creatable(path: Path) -> None:

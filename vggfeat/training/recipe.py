@@ -14,6 +14,7 @@ from typing import Any
 
 from vggfeat.errors import RecipeError, nearest
 from vggfeat.nets.catalog import INPUT_SIDE, NetSpec, net_spec
+from vggfeat.system.files import is_file
 
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {"localise": {"sgd": {"learning_rate": 0.001}}}
 """Where a task's defaults differ from those of classification (Appendix A)."""
@@ -324,7 +325,7 @@ def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         return table
     base = file.parent / parent
-    if not base.is_file():
+    if not is_file(base):
         raise RecipeError(f"{file}: extends = {parent!r}: there is no file {base}")
     return _merged(_read(base, (*above, file.resolve())), table)
 

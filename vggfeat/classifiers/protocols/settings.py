@@ -47,7 +47,11 @@ def check_kept(probabilities: bool, output: str | Path | None) -> None:
 
 def costs_of(C: float | Sequence[float]) -> tuple[float, ...]:
     """One cost or a grid, as a list, a tuple or an array of one dimension. Raises UsageError for anything else."""
-    values = np.asarray(C)
+    wrong = UsageError(f"`C` is {C!r}, neither a number nor a grid of numbers")
+    try:
+        values = np.asarray(C)
+    except ValueError:  # lists of several lengths
+        raise wrong from None
     if values.dtype.kind not in "iuf" or values.ndim > 1:
-        raise UsageError(f"`C` is {C!r}, neither a number nor a grid of numbers")
+        raise wrong
     return tuple(np.atleast_1d(values).astype(float).tolist())
