@@ -143,12 +143,12 @@ def test_the_standard_output_is_no_place_for_a_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".mat", ".parquet"])
 def test_descriptors_are_not_given_the_name_of_another_format(folder: Path, suffix: str, capsys) -> None:
-    assert run(["extract", "cat.jpg", "-o", f"my feats{suffix}"]) == 2
+    assert run(["extract", "cat.jpg", "-o", f"new/my feats{suffix}"]) == 2
     assert capsys.readouterr().err == (
-        f"vggfeat: my feats{suffix}: this would be HDF5, not {suffix}: name a .h5 file: "
-        f"'vggfeat export FILE.h5 -o 'my feats{suffix}'' then writes the other\n"
+        f"vggfeat: new/my feats{suffix}: this would be HDF5, not {suffix}: name a .h5 file: "
+        f"'vggfeat export FILE.h5 -o 'new/my feats{suffix}'' then writes the other\n"
     )
-    assert not Path(f"my feats{suffix}").exists()
+    assert not Path("new").exists()
 
 
 def test_a_picture_is_not_replaced_by_its_drawing(folder: Path) -> None:

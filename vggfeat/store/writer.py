@@ -39,7 +39,7 @@ from vggfeat.store.schema import (
     write_all,
 )
 from vggfeat.store.shards import Portion
-from vggfeat.system.files import check_writable, is_file, replacing
+from vggfeat.system.files import check_writable, exists, is_file, replacing
 from vggfeat.system.hdf5 import DAMAGE, damage, is_hdf5, written
 from vggfeat.system.numbers import number_of
 
@@ -194,15 +194,14 @@ def check_output(path: str | Path, *, resume: bool = False, overwrite: bool = Fa
     That is StoreError for a file that exists or is in use, VggfeatError where nothing can be written, and UsageError
     for a name that promises another format.
     """
-    found = is_file(path)
-    if not found:
-        check_writable(path)
     suffix = Path(path).suffix
-    if suffix in EXPORT_FORMATS:
+    if suffix in EXPORT_FORMATS and (is_file(path) or not exists(path)):  # not a pipe, which is told as one
         raise UsageError(f"{path}: this would be HDF5, not {suffix}: name a .h5 file", advice="export", path=path)
-    if found:
-        with OutputLock(Path(path)):
-            _check_replaceable(Path(path), resume, overwrite)
+    if not is_file(path):
+        check_writable(path)
+        return
+    with OutputLock(Path(path)):
+        _check_replaceable(Path(path), resume, overwrite)
 
 
 def _check_replaceable(path: Path, resume: bool, overwrite: bool) -> None:
