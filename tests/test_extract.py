@@ -379,15 +379,3 @@ def test_settings_that_cannot_be_are_refused_in_python_as_on_the_command_line(op
         vggfeat.extract(photos, output=tmp_path / "x.h5", net="A", weights="none", precision="fp32", **options)
     assert str(caught.value) == message
     assert not (tmp_path / "x.h5").exists()
-
-
-def test_a_picture_that_a_list_gave_another_id_is_told_with_its_path(tmp_path, monkeypatch, capsys):
-    """Path and label the wrong way round: "skipped here.jpg: no such file", which is there."""
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (80, 60)).save("here.jpg")
-    (tmp_path / "list.txt").write_text("here.jpg\tcat\ngone.jpg\n")
-    settings = ["--net", "A", "--weights", "none", "--width", "0.0625", "--scales", "64", "--layer", "pool5"]
-    assert run(["extract", "--list", "list.txt", *settings, "-o", "x.h5"]) == 3
-    said = capsys.readouterr().err.splitlines()
-    assert "skipped here.jpg: no such file or directory: cat" in said
-    assert "skipped gone.jpg: no such file or directory" in said

@@ -125,7 +125,7 @@ def _recorded_net(
         expects = Preprocessing.from_record(recorded["preprocessing"]) if recorded["preprocessing"] else None
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{path}: damaged record of a net's preprocessing ({error})") from error
-    width = recorded["width"] if random else 1.0
+    width = recorded["width"] if random else None
     net = load_net(recorded["net"], name, width=width, seed=seed, preprocessing=expects, **options)
     if net.precision == "int8":
         net.input_maxima = recorded.get("input_maxima")

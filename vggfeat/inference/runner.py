@@ -12,7 +12,7 @@ from vggfeat.datasets import Sample, images
 from vggfeat.datasets.decoding import Decoded, Decoders, collected
 from vggfeat.datasets.images import Picture
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
-from vggfeat.errors import ImageError, ReadError, UsageError
+from vggfeat.errors import ImageError, UsageError
 from vggfeat.inference.dense import DenseNet
 from vggfeat.nets.catalog import Filter
 
@@ -92,14 +92,7 @@ class Runner(ABC, Generic[Work, Found]):
         self._pool.end()
 
     def _rescaled(self, sample: Sample) -> Rescaled:
-        try:
-            picture = images.decode(
-                sample.source(), exif=self._exif, max_megapixels=self._max_megapixels, name=sample.id
-            )
-        except ReadError as error:
-            if sample.id in sample.path:
-                raise
-            raise ReadError(f"{error}: {sample.path}") from error  # a list gave it another id
+        picture = images.decode(sample.source(), exif=self._exif, max_megapixels=self._max_megapixels, name=sample.id)
         parts = {region: _region(picture, sample, region) for region, _, _ in self._wanted}
         pictures = {(region, filter, Q): images.rescale(parts[region], Q, filter) for region, filter, Q in self._wanted}
         return Rescaled(sample, picture.size, pictures)
