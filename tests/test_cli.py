@@ -469,10 +469,7 @@ def test_a_repeated_extraction_says_what_the_weights_do_not(weights, expected, f
         ("folder", "'vggfeat extract --dataset folder --data DIR'"),
         ("ilsvrc2012", "'vggfeat extract --dataset ilsvrc2012 --data DIR'"),
         ("voc2012-action", "'vggfeat extract --dataset voc2012-action --data DIR'"),
-        (
-            "voc2007",
-            "'vggfeat extract --dataset voc2007' (its images: 'vggfeat download --dataset voc2007')",
-        ),
+        ("voc2007", "'vggfeat extract --dataset voc2007' (its images: 'vggfeat download --dataset voc2007')"),
     ],
 )
 def test_advice_names_a_download_only_where_there_is_one(name, advice, tmp_path, monkeypatch, capsys):
@@ -489,7 +486,7 @@ def test_a_submission_of_pictures_of_ones_own_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err == "vggfeat: --submission goes with --dataset ilsvrc2012\n"
 
 
-def test_ctrl_c_while_python_imports_the_command_line_is_told_in_a_line(tmp_path):
+def test_ctrl_c_while_python_imports_the_command_line_is_told_in_a_line():
     code = (
         "import sys\n"
         "class Interrupting:\n"

@@ -368,14 +368,15 @@ def test_regions_of_pictures_without_boxes_are_refused_before_a_file_is_made(reg
     [
         ({"workers": 0}, "`workers` 0 is not 1 or more"),
         ({"max_read_failures": -1}, "`max_read_failures` -1 is not 0 or more"),
-        ({"calibration": "list.txt"}, "`calibration` goes with `precision=int8`"),
+        ({"calibration": "list.txt", "precision": "fp32"}, "`calibration` goes with `precision=int8`"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_in_python_as_on_the_command_line(options, message, photos, tmp_path):
+def test_settings_that_cannot_be_are_refused_in_python_as_on_the_command_line(
+    options, message, photos, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text(f"{photos}/0.jpg\n")
-    if "calibration" in options:
-        options = {"calibration": tmp_path / "list.txt"}
     with pytest.raises(UsageError) as caught:
-        vggfeat.extract(photos, output=tmp_path / "x.h5", net="A", weights="none", precision="fp32", **options)
+        vggfeat.extract(photos, output="x.h5", net="A", weights="none", **options)
     assert str(caught.value) == message
     assert not (tmp_path / "x.h5").exists()

@@ -137,7 +137,7 @@ def test_random_splits_are_three_unless_a_number_is_given(name: str, tmp_path: P
     ],
 )
 def test_rounds_that_cannot_be_are_refused(fields: dict[str, object], message: str) -> None:
-    """Some of them used to give scores on other splits than asked for, or errors of numpy's."""
+    """Some of them used to give scores on other splits than those asked for; others raised numpy's own errors."""
     with pytest.raises(UsageError) as caught:
         Rounds(**fields)
     assert str(caught.value) == message

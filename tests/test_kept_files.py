@@ -123,7 +123,7 @@ def test_what_was_written_before_ctrl_c_is_told(folder: Path, monkeypatch: pytes
 
     command = ["svm", "a.h5", "--C", "1", "-o", "m.h5", "--report", "page", "--quiet"]
     for place, line in (
-        ("_write_report", "stopped; m.h5 is written, the page is not; the same command starts again"),
+        ("_write_report", "stopped; the model is in m.h5; the same command starts again"),
         ("run_split", "stopped; no model was written; the same command starts again"),  # though there is an older one
     ):
         with monkeypatch.context() as patch:

@@ -63,7 +63,8 @@ def test_a_wrong_value_is_told_with_the_name_of_the_file_that_has_it(tmp_path, b
         ("[sgd]\nlearning_rat = 1", "{file}: [sgd] no recipe key 'learning_rat'; did you mean 'learning_rate'? "),
         (
             "epochs = 3",
-            "{file}: no recipe key 'epochs'; did you mean 'schedule.epochs'? valid: net, width, seed, precision, data, augment, sgd, ",
+            "{file}: no recipe key 'epochs'; did you mean 'schedule.epochs'? "
+            "valid: net, width, seed, precision, data, augment, sgd, ",
         ),
         ("sgd = 3", "{file}: sgd is a section of keys, not 3"),
         ("[sgd]\nbatch_size = 2.5", "{file}: [sgd] batch_size = 2.5: expected a whole number"),

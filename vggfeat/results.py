@@ -27,7 +27,11 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage found, as named values; `as_json` gives them as plain data under the published names."""
+    """What a stage found, as named values; `as_json` gives them as plain data under the published names.
+
+    It reads like a dictionary of these, too: `result["mean"]`, `"mean" in result`, `dict(result)`. It is no
+    `collections.abc.Mapping`, as some results have a value called `values`.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -45,7 +49,7 @@ class Result:
         return name in self.as_json()
 
     def __iter__(self) -> Iterator[str]:
-        """The published names, so that `dict(result)` has all values."""
+        """The published names."""
         return iter(self.as_json())
 
     def keys(self) -> KeysView[str]:

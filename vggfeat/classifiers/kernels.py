@@ -1,8 +1,8 @@
 """The BLAS and LAPACK routines that fits call thousands of times, without holding Python's lock.
 
-scipy.linalg's wrappers keep the lock while a routine works, so two threads took as long as one; ctypes lets it go. A
-call of some 20 us keeps it: another thread may take it in between, and not give it back as soon. Of a
-symmetric matrix only the upper triangle is read and written: in Fortran's order, which is by columns, the lower one.
+scipy.linalg's wrappers keep the lock while a routine works, so two threads took as long as one; ctypes lets it go. The
+shortest calls keep it, because another thread that takes it in between may hold it for longer. Of a symmetric matrix
+only the upper triangle is read and written: in Fortran's order, which is by columns, the lower one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODULES = {
 RIDGES = (1e2, 1e4, 1e6)
 """What the diagonal of a system that cannot be factorised grows by, in roundings of its trace."""
 MOST_LOCKED = 600
-"""Up to so many unknowns a substitution, of about 50 us then, keeps Python's lock."""
+"""Up to so many unknowns, for which it takes 60 to 90 us, a substitution keeps Python's lock."""
 
 
 def solve_positive(build: Callable[[], Array], target: Array) -> Array:

@@ -66,7 +66,7 @@ class Hessians:
         self, classes: NDArray[np.intp], active: NDArray[np.bool_], C: Double, down: Double, exact: NDArray[np.bool_]
     ) -> Double:
         """(I + C M)^-1 down, (m, D + 1), of these classes (m,) with these active rows (m, n), each at its C (m,)."""
-        # The rows that change sides, of all classes at once: the shorter their turns at Python's lock, the better.
+        # All classes' flips at once: what is done class by class holds Python's lock, for which other groups wait.
         changed = active != self.active[classes]
         flips = np.split(np.nonzero(changed)[1], np.count_nonzero(changed, axis=1).cumsum()[:-1])
         each = zip(classes.tolist(), active, flips, C.tolist(), down, exact.tolist(), strict=True)

@@ -117,6 +117,7 @@ def svm(
 
     if C is not None:
         options["C"] = C
+    # What these alone tell is told before scikit-learn's import.
     Settings(options.get("C", C_GRID), options["solver"], options["loss"], max_memory=options["max_memory"])
     check_kept(options["probabilities"], options["output"])
     from vggfeat.classifiers.protocols.rules import Rounds
@@ -130,7 +131,7 @@ def svm(
             result = run(files, rounds=rounds, report=folder, progress=tick, **options)
     except KeyboardInterrupt:
         written = written_at(options["output"]) != before
-        model = f"{options['output']} is written, the page is not" if written else "no model was written"
+        model = f"the model is in {options['output']}" if written else "no model was written"
         console.say(f"stopped; {model}; the same command starts again")
         raise
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):

@@ -12,7 +12,7 @@ from torch import Tensor
 from vggfeat.datasets import Sample, images
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, StoreError, UsageError
-from vggfeat.inference.examples import CalibrationLike, listed_examples
+from vggfeat.inference.examples import GOES_WITH_INT8, CalibrationLike, listed_examples
 from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
@@ -63,7 +63,7 @@ def calibrate(
     waiting = [net for net in nets if net.precision == "int8" and not is_calibrated(net, head=head)]
     if not waiting:
         if source is not None and all(net.precision != "int8" for net in nets):
-            raise UsageError("`calibration` goes with `precision=int8`")
+            raise UsageError(GOES_WITH_INT8)
         return
     if resumed is not None and resumed.is_file() and _taken_from(resumed, waiting, head):
         _check_same_source(resumed, source)

@@ -12,6 +12,9 @@ from vggfeat.system.hdf5 import is_hdf5
 CalibrationLike = str | os.PathLike[str] | None
 """A list of images, or a descriptor file whose ranges count; None: some of the images themselves."""
 
+GOES_WITH_INT8 = "`calibration` goes with `precision=int8`"
+"""Of a calibration that would change nothing."""
+
 
 def listed_examples(source: CalibrationLike) -> tuple[Sample, ...]:
     """The images that a calibration names; none for a descriptor file, or where there is no calibration.

@@ -29,7 +29,7 @@ class Prediction:
     def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
         """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order.
 
-        An image without scores has an empty list. Raises UsageError for a count below 0.
+        Empty for an image without scores. Raises UsageError for a count below 0.
         """
         if count is not None and count < 0:
             raise UsageError(f"`count` {count} is not 0 or more")

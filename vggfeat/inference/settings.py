@@ -214,7 +214,7 @@ class NetChoice:
                 check_layers(named_net(name), layers)
 
     @property
-    def has_loaded(self) -> bool:
+    def has_loaded_nets(self) -> bool:
         """Whether a net is loaded already, with a precision of its own."""
         nets = self.net if isinstance(self.net, list | tuple) else [self.net]
         return not all(isinstance(one, str | os.PathLike | None) for one in nets)

@@ -13,7 +13,7 @@ from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
-from vggfeat.inference.examples import listed_examples
+from vggfeat.inference.examples import GOES_WITH_INT8, listed_examples
 from vggfeat.inference.settings import (
     DescriptorSettings,
     DescriptorView,
@@ -148,8 +148,8 @@ def extract(
     if output is not None:
         check_output(_part_of(output, part), resume=resume, overwrite=overwrite)
     listed_examples(calibration)  # a list with a fault is told before anything is fetched
-    if calibration is not None and precision != "int8" and not choice.has_loaded:
-        raise UsageError("`calibration` goes with `precision=int8`")
+    if calibration is not None and precision != "int8" and not choice.has_loaded_nets:
+        raise UsageError(GOES_WITH_INT8)
     choice.check_weights()
     from vggfeat.inference.calibration import calibrate
     from vggfeat.inference.extractor import Extractor

@@ -71,7 +71,7 @@ def svm(
     files: File | Sequence[File] = (),
     *,
     dataset: str | None = None,
-    C: float | Sequence[float] = C_GRID,
+    C: float | Sequence[float] | NDArray[np.floating] = C_GRID,
     solver: str = "auto",
     loss: str = "squared_hinge",
     aggregate: Aggregate | None = None,
@@ -95,8 +95,8 @@ def svm(
         files: a descriptor file (its path, or what `read_descriptors` gave), or several of the same images, to be
             stacked (late fusion); by default the only `descriptors/<dataset>-*.h5`.
         dataset: the data set that the files must be of; by default the first file's.
-        C: a value, or an ascending grid from which the validation part chooses: for multi-label sets per class by
-            average precision, else one value by mean class recall; the smallest of equals.
+        C: a value, or an ascending grid (a list, a tuple or an array) from which the validation part chooses: for
+            multi-label sets per class by average precision, else one by mean class recall; the smallest of equals.
         solver: "newton", "liblinear", or "auto".
         loss: "squared_hinge", or "hinge" (LIBLINEAR only).
         aggregate: aggregate the kept scales again, in this way.

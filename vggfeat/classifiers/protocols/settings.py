@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vggfeat.classifiers.choices import C_GRID
 from vggfeat.errors import UsageError
@@ -45,7 +46,7 @@ def check_kept(probabilities: bool, output: str | Path | None) -> None:
         raise UsageError("`probabilities` are kept in the model: name its file with `output`")
 
 
-def costs_of(C: float | Sequence[float]) -> tuple[float, ...]:
+def costs_of(C: float | Sequence[float] | NDArray[np.floating]) -> tuple[float, ...]:
     """One cost or a grid, as a list, a tuple or an array of one dimension. Raises UsageError for anything else."""
     wrong = UsageError(f"`C` is {C!r}, neither a number nor a grid of numbers")
     try:
