@@ -64,6 +64,18 @@ def test_a_bad_list_names_its_lines(data: bytes, options: dict[str, bool], messa
     assert str(caught.value) == message
 
 
+def test_ids_and_paths_the_wrong_way_round_are_told_of_at_the_first_line(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    with pytest.raises(DatasetError) as caught:
+        listed(f"{tmp_path}/a.jpg\tcat\n{tmp_path}/b.jpg\tcat\n".encode())
+    assert str(caught.value) == (
+        f"stdin, line 1: '{tmp_path}/a.jpg' is a file and 'cat' is not: in id<TAB>path the path comes last"
+    )
+    # A file that has gone costs its own row, and an id may be another file's path.
+    assert listed(f"cat\t{tmp_path}/gone.jpg\n".encode()) == [("cat", f"{tmp_path}/gone.jpg")]
+    assert len(listed(f"{tmp_path}/a.jpg\t{tmp_path}/b.jpg\n".encode())) == 1
+
+
 def test_a_list_in_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_bytes(b"a\na\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -369,6 +370,11 @@ def test_regions_of_pictures_without_boxes_are_refused_before_a_file_is_made(reg
         ({"workers": 0}, "`workers` 0 is not 1 or more"),
         ({"max_read_failures": -1}, "`max_read_failures` -1 is not 0 or more"),
         ({"calibration": "list.txt", "precision": "fp32"}, "`calibration` goes with `precision=int8`"),
+        ({"flip": "no"}, "`flip` 'no' is not True or False"),
+        ({"resume": "yes"}, "`resume` 'yes' is not True or False"),
+        ({"offline": 2}, "`offline` 2 is not True or False"),
+        ({"max_megapixels": 0}, "`max_megapixels` 0 is not above 0"),
+        ({"max_megapixels": math.nan}, "`max_megapixels` nan is not above 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_in_python_as_on_the_command_line(

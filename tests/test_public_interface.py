@@ -7,9 +7,11 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 import vggfeat
+from vggfeat.system.flags import check_flags
 
 FUNCTIONS = {
     "evaluate",
@@ -152,3 +154,24 @@ def test_an_unknown_keyword_is_named_with_the_function_that_was_called(name):
     given = {parameter.name: "x" for parameter in needed}
     with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'colour'"):
         function(**given, colour=1)
+
+
+def flags_of(name):
+    parameters = inspect.signature(getattr(vggfeat, name)).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.annotation in ("bool", "bool | None")]
+
+
+FLAGGED = [(name, flag) for name in sorted(FUNCTIONS) for flag in flags_of(name)]
+
+
+@pytest.mark.parametrize(("name", "flag"), FLAGGED, ids=[f"{name}-{flag}" for name, flag in FLAGGED])
+def test_a_flag_takes_true_and_false_alone(name, flag):
+    with pytest.raises(vggfeat.errors.UsageError, match=f"^`{flag}` 'no' is not True or False$"):
+        getattr(vggfeat, name)(**{flag: "no"})
+
+
+def test_numbers_that_are_true_or_false_count_as_flags():
+    check_flags(a=np.True_, b=np.False_, c=1, d=0, e=None, f=True)
+    for value in ("", 2, 1.0, [], np.array([True])):
+        with pytest.raises(vggfeat.errors.UsageError):
+            check_flags(flag=value)

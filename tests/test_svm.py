@@ -539,6 +539,7 @@ X_, Y_ = blobs(n=12, d=30)
         ({"solver": "cg"}, X_, Y_, None, "solver is 'cg'; it must be one of auto, newton, liblinear"),
         ({"solver": "newton", "loss": "hinge"}, X_, Y_, None, "the plain hinge has no Newton solver"),
         ({"tol": 0}, X_, Y_, None, "tol must be a relative gap between 0 and 1, got 0"),
+        ({"probability": "no"}, X_, Y_, None, "probability must be True or False, got 'no'"),
         ({"intercept_scaling": -1}, X_, Y_, None, "intercept_scaling must be 0 or a positive number, got -1"),
         ({"class_weight": {7: 2.0}}, X_, np.eye(12, 3), None, "class_weight has the key 7, but y has columns 0 to 2"),
     ],

@@ -505,6 +505,23 @@ class Noting(Observer):
         self.notes.append(text)
 
 
+def test_a_fall_of_the_rate_is_told_after_the_epoch_that_made_it(tree, tmp_path):
+    told = []
+
+    class Telling(Observer):
+        def epoch(self, report):
+            told.append((report.epoch, report.rate, report.next_rate))
+
+        def note(self, text):
+            told.append(text)
+
+    recipe, data = tiny(tree, schedule__patience=1, schedule__least_gain=1000.0, schedule__divisor=2.0)
+    train(recipe, data, output=tmp_path / "run", device="cpu", observer=Telling())
+    rate = recipe.sgd.learning_rate
+    second = told.index((2, rate, rate / 2))
+    assert told[second + 1] == f"top1 stopped falling: the rate goes from {rate:g} to {rate / 2:g}"
+
+
 def test_a_short_run_that_stayed_at_chance_says_so_at_its_end(tree, tmp_path):
     """Gaussian weights of deviation 0.01 vanish in a net this narrow: all scores are equal, and the loss is ln 3."""
     recipe, data = tiny(tree, init__scheme="gaussian", schedule__epochs=1)

@@ -374,6 +374,8 @@ def _check_parameters(svm: LinearSVM) -> None:
         raise ValueError(f"solver is {svm.solver!r}; it must be one of {', '.join(SOLVERS)}")
     if svm.loss == "hinge" and svm.solver == "newton":
         raise ValueError("the plain hinge has no Newton solver; take solver='liblinear' or loss='squared_hinge'")
+    if not isinstance(svm.probability, bool | np.bool_):
+        raise ValueError(f"probability must be True or False, got {svm.probability!r}")
     if not (isinstance(svm.tol, Real) and 0 < svm.tol < 1):
         raise ValueError(f"tol must be a relative gap between 0 and 1, got {svm.tol!r}")
     if not (isinstance(svm.intercept_scaling, Real) and 0 <= svm.intercept_scaling < float("inf")):

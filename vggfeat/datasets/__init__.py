@@ -10,6 +10,7 @@ from pathlib import Path
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import UsageError, unknown_name
+from vggfeat.system.flags import with_checked_flags
 
 __all__ = ["NAMES", "Dataset", "Sample", "load_dataset"]
 
@@ -27,6 +28,7 @@ _READERS = {
 NAMES = tuple(_READERS)
 
 
+@with_checked_flags
 def load_dataset(
     name: str, data_root: str | Path, *, parts: Sequence[str] | None = None, boxes: bool = False
 ) -> Dataset:

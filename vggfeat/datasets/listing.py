@@ -22,6 +22,7 @@ from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.datasets.tars import is_tar, members
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.system.files import is_file
 from vggfeat.system.numbers import number_of
 from vggfeat.system.remote import exists, is_url, read_all, unreadable
 from vggfeat.system.text import name_bytes
@@ -373,7 +374,12 @@ def _sample(entry: bytes, place: Place, tabbed: Callable[[str], frozenset[str]],
         raise DatasetError(f"{_where(place)}: {whole!r} is a file's name, and could be id<TAB>path too; {way}")
     if not given_id.strip() or not path.strip():
         raise DatasetError(f"{_where(place)}: expected a path or id<TAB>path, found {whole!r}")
-    return Sample(id=id, path=_name(path, place))
+    sample = Sample(id=id, path=_name(path, place))
+    if place[1] == 1 and is_file(id) and _missing(sample.path):  # one line tells: the others are like it
+        raise DatasetError(
+            f"{_where(place)}: {id!r} is a file and {sample.path!r} is not: in id<TAB>path the path comes last"
+        )
+    return sample
 
 
 def _names_with_tabs(folder: str) -> frozenset[str]:

@@ -13,6 +13,7 @@ from vggfeat.datasets import load_dataset
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
 
 
@@ -31,6 +32,7 @@ class TrainingSet:
     """None for samples that a program made."""
 
 
+@with_checked_flags
 def load_training_set(
     name: str, data: str | Path, *, fraction: float = 0.1, seed: int = 0, boxes: bool = False
 ) -> TrainingSet:

@@ -43,7 +43,8 @@ class Runner(ABC, Generic[Work, Found]):
         workers: threads that decode and rescale ahead of the nets.
         max_megapixels: images of more million pixels fail.
 
-    Raises UsageError for nets on several devices or in several number formats.
+    Raises UsageError for nets on several devices or in several number formats, and for a `max_megapixels` that lets no
+    image through.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class Runner(ABC, Generic[Work, Found]):
             found = list(dict.fromkeys(str(getattr(net, name)) for net in nets))
             if len(found) > 1:
                 raise UsageError(f"nets with `{name}={found[0]}` and with `{name}={found[1]}`: load all with one")
+        if not max_megapixels > 0:
+            raise UsageError(f"`max_megapixels` {max_megapixels} is not above 0")
         self._dense = tuple(nets)
         self._wanted = tuple(dict.fromkeys(wanted))
         self._exif = exif

@@ -17,6 +17,7 @@ from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.system.bars import Fetching, Progress
+from vggfeat.system.flags import check_flags
 from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
 
@@ -119,6 +120,7 @@ class DescriptorSettings:
     normalise: Normalisation = "l2"
 
     def __post_init__(self) -> None:
+        check_flags(flip=self.flip, exif=self.exif, pre_relu=self.pre_relu)
         if self.view == "center":
             check_scales(self.scales, what="the central crop")
         elif self.has_head:

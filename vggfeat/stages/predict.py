@@ -19,6 +19,7 @@ from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
 from vggfeat.system.bars import Bar, Progress, callback, on_screen
 from vggfeat.system.files import folder_error, is_file
+from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
@@ -130,6 +131,7 @@ class Predictions(Iterator[tuple[Prediction, tuple[str, ...]]]):
             predictor.close()
 
 
+@with_checked_flags
 def predict(
     model: str | Path,
     images: Images,

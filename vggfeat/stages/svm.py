@@ -62,10 +62,12 @@ from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Progress, counted, with_bar
 from vggfeat.system.files import check_apart, check_replaceable
+from vggfeat.system.flags import with_checked_flags
 
 log = logging.getLogger(__name__)
 
 
+@with_checked_flags
 @with_bar("svm", "step")
 def svm(
     files: File | Sequence[File] = (),

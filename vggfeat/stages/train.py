@@ -18,6 +18,7 @@ from vggfeat.nets.catalog import NETS
 from vggfeat.results import Result
 from vggfeat.system.bars import on_screen
 from vggfeat.system.devices import resolve_device, resolve_precision
+from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin
 from vggfeat.training.files import RunFiles
@@ -65,6 +66,7 @@ class TrainResult(Result):
         }
 
 
+@with_checked_flags
 def train(
     recipe: Recipe | str | Path | Mapping[str, Any],
     dataset: TrainingSet | str | Path = "data",

@@ -219,10 +219,7 @@ class Run:
             seconds=state.seconds,
         )
         measure = val.measure(schedule.measure)
-        if self.plateau.update(measure):
-            self.setup.observer.note(
-                f"{schedule.measure} stopped falling: the rate goes from {rate:g} to {self.plateau.rate:g}"
-            )
+        fell = self.plateau.update(measure)
         self.latest = val
         best = not state.best or [measure, val.loss] < state.best
         if best:
@@ -241,6 +238,10 @@ class Run:
         if any(self.ranks.any(rested, state.epoch >= schedule.epochs)):
             self._save_last()
         self.setup.observer.epoch(report)
+        if fell:
+            self.setup.observer.note(
+                f"{schedule.measure} stopped falling: the rate goes from {rate:g} to {self.plateau.rate:g}"
+            )
 
     def _save_last(self, stopped: bool = False) -> None:
         """Writes the newest state, with what every process knows; all of them call it together."""

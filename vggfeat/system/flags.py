@@ -1,0 +1,39 @@
+"""Flags given from Python: True or False, nothing that Python merely takes for one, such as "no"."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from vggfeat.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_FLAGS = ("bool", "bool | None")
+"""Annotations of parameters that are flags."""
+
+
+def check_flags(**flags: Any) -> None:
+    """Raises UsageError for a value that is not True, False (or 1, 0) or None."""
+    for name, value in flags.items():
+        if value is not None and not (isinstance(value, int | np.bool_) and value in (0, 1)):
+            raise UsageError(f"`{name}` {value!r} is not True or False")
+
+
+def with_checked_flags(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that refuses other values than True and False for its parameters annotated as flags."""
+    signature = inspect.signature(function)
+    flags = [name for name, parameter in signature.parameters.items() if parameter.annotation in _FLAGS]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind_partial(*args, **kwargs).arguments
+        check_flags(**{name: given[name] for name in flags if name in given})
+        return function(*args, **kwargs)
+
+    return checked
