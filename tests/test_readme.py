@@ -98,6 +98,13 @@ def test_equal_bits_are_promised_of_processors_alone():
     assert [promise for promise in promises if not re.search("CPU|processors", promise[1])] == []
 
 
+def test_readme_and_the_help_of_train_show_how_to_fine_tune(capsys):
+    command = block("sh", "vggfeat train --net D --init-from published --trainable fc").splitlines()[0]
+    assert f"`{command}`" in TEXTS["README"]
+    assert run(["train", "--help"]) == 0
+    assert command.removesuffix(" -o net.pt") in " ".join(capsys.readouterr().out.replace("\\\n", "").split())
+
+
 def test_the_picture_of_a_report_is_small():
     assert "](recipes/report.png)" in TEXTS["README"]
     assert (ROOT / "recipes" / "report.png").stat().st_size < 150_000
