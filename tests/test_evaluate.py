@@ -365,15 +365,15 @@ def test_val_of_a_set_without_one_is_what_training_held_out(tmp_path):
         "validation_images": len(trained.val),
     }
     images = load_evaluation_set("folder", tmp_path / "photos")
-    assert evaluation_part(images, "val", record).samples == trained.val
-    assert len(evaluation_part(images, "all", {}).samples) == 16
+    assert evaluation_part(images, "val", [record]).samples == trained.val
+    assert len(evaluation_part(images, "all", []).samples) == 16
     with pytest.raises(UsageError) as error:
-        evaluation_part(images, "val", {})
+        evaluation_part(images, "val", [])
     assert str(error.value) == "folder has no val images here: `subset=all` takes all of its images"
     (tmp_path / "photos/cats/0.jpg").unlink()
     (tmp_path / "photos/cats/1.jpg").unlink()
     with pytest.raises(DatasetError) as changed:
-        evaluation_part(load_evaluation_set("folder", tmp_path / "photos"), "val", record)
+        evaluation_part(load_evaluation_set("folder", tmp_path / "photos"), "val", [record])
     assert str(changed.value) == (
         "the net was trained on 12 images of folder, with 4 held out; here are 14 images, so the ones it has not "
         "seen are unknown: `subset=all` takes them all"
@@ -386,7 +386,7 @@ def test_a_folder_with_train_and_val_trees_is_tested_on_val(tmp_path):
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(number):
                 picture(10 * k + i, (50, 40)).save(tmp_path / part / name / f"{i}.jpg")
-    chosen = evaluation_part(load_evaluation_set("folder", tmp_path), "val", {})
+    chosen = evaluation_part(load_evaluation_set("folder", tmp_path), "val", [])
     assert [sample.id for sample in chosen.samples] == [
         f"val/{name}/{i}.jpg" for name in ("cats", "dogs") for i in (0, 1)
     ]

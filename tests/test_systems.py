@@ -20,7 +20,7 @@ from vggfeat import cli
 from vggfeat.classifiers.protocols.splits import shuffled
 from vggfeat.cli.console import print_rows
 from vggfeat.datasets import Dataset, Sample, listing
-from vggfeat.datasets.split import TrainingSet
+from vggfeat.datasets.split import TrainingSet, data_digest
 from vggfeat.errors import DatasetError, TrainingError, UsageError, VggfeatError
 from vggfeat.stages.bench import svm as bench
 from vggfeat.store import locking
@@ -34,7 +34,6 @@ from vggfeat.system.files import replacing, same_file
 from vggfeat.system.text import name_bytes
 from vggfeat.training import features, ranks
 from vggfeat.training.ranks import process_group
-from vggfeat.training.record import data_digest
 
 ROOT = Path(vggfeat.__file__).parent
 MODULES = sorted(

@@ -100,7 +100,8 @@ class GramEngine(Engine):
         if not len(short) or not self._is_polished(solution.rows):
             return fitted
         engine = PrimalEngine(replace(self.problem, positive=self.positive[short], unit=self.unit[short]))
-        weights = np.column_stack([fitted.coef[short], fitted.intercept[short] / self.scaling]).astype(np.float64)
+        bias = fitted.intercept[short] / (self.scaling or 1.0)
+        weights = np.column_stack([fitted.coef[short], bias]).astype(np.float64)
         begin = Solution(solution.rows, solution.C[short], fitted.gap[short], fitted.n_iter[short], weights)
         (better,) = engine.finish(engine.solve(solution.rows, [solution.C[short]], [begin] * len(short)))
         gain = better.gap < fitted.gap[short]

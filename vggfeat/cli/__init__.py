@@ -157,7 +157,11 @@ def _cannot_shut_down() -> bool:
     A decoding thread whose read never returns would keep it waiting. torch.distributed's C++ threads may hold tensors
     even after their group is destroyed, and abort the process (SIGABRT) when the interpreter is gone.
     """
-    return launched() is not None or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())
+    try:
+        together = launched() is not None
+    except UsageError:  # told already
+        together = False
+    return together or any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())
 
 
 def run(args: list[str] | None = None) -> int:

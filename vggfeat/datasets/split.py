@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,9 +13,10 @@ import numpy as np
 from vggfeat.datasets import load_dataset
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
-from vggfeat.errors import DatasetError, UsageError
+from vggfeat.errors import DatasetError, UsageError, unknown_name
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
+from vggfeat.system.text import name_bytes
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,15 @@ class TrainingSet:
     """Whether the validation part was drawn from the training images."""
     origin: Origin | None = field(default=None, compare=False)
     """None for samples that a program made."""
+
+
+def data_digest(dataset: TrainingSet) -> str:
+    """A hash of the images' ids, labels and order and of the class names."""
+    digest = hashlib.sha256(name_bytes("\n".join(dataset.class_names)))
+    for part in (dataset.train, dataset.val):
+        for sample in part:
+            digest.update(name_bytes(f"\n{sample.id}\t{sample.labels}"))
+    return digest.hexdigest()
 
 
 @with_checked_flags
@@ -94,28 +105,58 @@ def load_evaluation_set(name: str, data: str | Path, subset: Subset = "val") -> 
     return dataset
 
 
-def evaluation_part(dataset: Dataset, subset: Subset, record: Mapping[str, Any]) -> Dataset:
-    """The images of a part; without a validation part, those that the net's training held out.
+Records = Sequence[Mapping[str, Any]]
+"""The training records of nets' checkpoints."""
+
+
+def evaluation_part(dataset: Dataset, subset: Subset, records: Records) -> Dataset:
+    """The images of a part; without a validation part, those that the training of every net held out.
 
     Args:
         dataset: from `load_evaluation_set`.
         subset: the part; "all" is every image.
-        record: the training record of the net's checkpoint.
+        records: of the nets to evaluate.
 
-    Raises UsageError where the part is empty, DatasetError where the net was trained on a different set of images.
+    Raises UsageError where the part is empty, DatasetError where a net was trained on a different set of images.
     """
+    if subset not in SUBSETS:
+        raise unknown_name("subset", subset, SUBSETS)
     if subset == "all":
         return dataset
     chosen = tuple(sample for sample in dataset.samples if sample.subset == subset)
     if not chosen and subset == "val":
-        chosen = _as_held_out(dataset, record)
+        chosen = _as_held_out(dataset, records)
     if not chosen:
         raise UsageError(f"{dataset.name} has no {subset} images here: `subset=all` takes all of its images")
     return replace(dataset, samples=chosen)
 
 
-def _as_held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, ...]:
-    """The images that training on this data set held out; empty where the net's record does not tell."""
+def own_part(dataset: Dataset, subset: Subset, records: Records) -> Dataset:
+    """`evaluation_part` of a Dataset that a program made: where its samples name no subsets and no net was trained on
+    it, "val" is every image.
+    """
+    named = any(sample.subset for sample in dataset.samples)
+    if subset == "val" and not named and not _as_held_out(dataset, records):
+        return dataset
+    return evaluation_part(dataset, subset, records)
+
+
+def _as_held_out(dataset: Dataset, records: Records) -> tuple[Sample, ...]:
+    """The images that training on this data set held out, of every net whose record tells; empty where none does."""
+    parts = [part for part in (_held_out(dataset, record) for record in records) if part]
+    if not parts:
+        return ()
+    common = set.intersection(*({sample.id for sample in part} for part in parts))
+    if not common:
+        raise UsageError(
+            f"the nets' training held out different images of {dataset.name}, none by all of them: `subset=all` takes "
+            "them all"
+        )
+    return tuple(sample for sample in parts[0] if sample.id in common)
+
+
+def _held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, ...]:
+    """The images that a net's training on this data set held out; empty where its record does not tell."""
     recipe = record.get("recipe", {})
     if record.get("dataset") != dataset.name or not {"data", "seed"} <= set(recipe):
         return ()
@@ -128,6 +169,12 @@ def _as_held_out(dataset: Dataset, record: Mapping[str, Any]) -> tuple[Sample, .
             f"the net was trained on {number_of(there[0], 'image')} of {dataset.name}, with {there[1]} held out; here "
             f"{'is' if len(train) == 1 else 'are'} {here}, so the ones it has not seen are unknown: `subset=all` takes "
             "them all"
+        )
+    same = data_digest(TrainingSet(dataset.name, kept, held_out, dataset.class_names, dataset.exif, held_out=True))
+    if record.get("images_sha256", same) != same:  # older checkpoints do not tell
+        raise DatasetError(
+            f"the net was trained on other images of {dataset.name} than these (some have another name or class), so "
+            "the ones it has not seen are unknown: `subset=all` takes them all"
         )
     return held_out
 

@@ -13,7 +13,7 @@ import numpy as np
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES, until_outage
-from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set
+from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set, own_part
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import describe_blocks, fill
 from vggfeat.inference.classes import aligned
@@ -81,8 +81,8 @@ def evaluate(
 
     Args:
         dataset: name of a single-label data set below `data`, or a Dataset of your own.
-        subset: "val", "test", "train" or "all". Where a data set has no validation part, "val" is what the first
-            net's training held out.
+        subset: "val", "test", "train" or "all". Where a data set has no validation part, "val" is what the
+            training of every net held out; of a Dataset of your own that names no subsets, otherwise every image.
         net: name of Table 1 ("D" by default), or a net from `load_net`; several are fused, their posteriors averaged.
         weights: as `load_net` takes them; one for all nets, or one a net.
         view: "dense", the whole image and its mirror image; "crops", 5x5 crops and their mirror images; "both", the
@@ -130,8 +130,8 @@ def evaluate(
     from vggfeat.inference.scorer import Scorer
 
     nets = choice.load(("scores",))
-    if isinstance(dataset, str):
-        images = evaluation_part(images, subset, nets[0].training_record)
+    part = evaluation_part if isinstance(dataset, str) else own_part
+    images = part(images, subset, [one.training_record for one in nets])
     images, columns = aligned(images, nets)
     of_nets = [_scales(one, scales) for one in nets]
     resumed = Path(output) if output is not None and resume else None

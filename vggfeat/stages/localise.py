@@ -172,6 +172,7 @@ def localise(
     except DatasetError:
         _check_boxes(given)  # before anyone fetches ILSVRC for nets that cannot use it
         raise
+    everything = _part(everything, subset)
     located = tuple(sample for sample in everything.samples if sample.boxes or subset == "test")
     if not located:
         images = number_of(len(everything.samples), "image")
@@ -296,6 +297,13 @@ def _check(
         raise UsageError(f"threshold {threshold} is not 0 or more")
     if subset == "test" and (threshold is None or submission is None):
         raise UsageError("the test set has no boxes here to choose or score with: give `threshold` and `submission`")
+
+
+def _part(dataset: Dataset, subset: str) -> Dataset:
+    """The images of a part; all of a Dataset whose samples name no subsets."""
+    if not any(sample.subset for sample in dataset.samples):
+        return dataset
+    return replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.subset == subset))
 
 
 def _read(name: str, data: str | Path, subset: str) -> Dataset:

@@ -268,10 +268,13 @@ def _copies(outcomes: Sequence[Outcome]) -> list[Copy]:
 
 
 def _chance(features: Features, outcomes: Sequence[Outcome]) -> float | None:
-    """What guessing scores: a random ranking has an average precision of about the share of positive images."""
+    """What guessing scores: a random ranking has an average precision of about the share of positive images.
+
+    Classes without a positive test image have no average precision, so they count in neither mean.
+    """
     if not features.multi_label:
         return 1 / len(features.class_names)
-    shares = [positive_share(outcome.test_labels) for outcome in outcomes]
+    shares = [np.where(np.isnan(one.per_class), np.nan, positive_share(one.test_labels)) for one in outcomes]
     return mean_of(np.concatenate(shares))
 
 

@@ -59,9 +59,15 @@ class Launch:
 
 def launched() -> Launch | None:
     """This process's place among several that torchrun started; None if it runs alone."""
-    environment = os.environ
-    world = int(environment.get("WORLD_SIZE", "1"))
-    if world == 1 or "RANK" not in environment:
+    world = _number("WORLD_SIZE", 1)
+    if world == 1 or not os.environ.get("RANK"):
         return None
-    local_world = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-    return Launch(int(environment["RANK"]), world, int(environment.get("LOCAL_RANK", "0")), local_world)
+    return Launch(_number("RANK", 0), world, _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", 1))
+
+
+def _number(variable: str, usual: int) -> int:
+    """The value of one of torchrun's environment variables; empty counts as not set."""
+    text = os.environ.get(variable) or str(usual)
+    if not text.isdecimal():
+        raise UsageError(f"the environment variable {variable} is {text!r}, not a whole number: unset it")
+    return int(text)

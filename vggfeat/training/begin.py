@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vggfeat.datasets.split import data_digest
 from vggfeat.errors import DatasetError, RecipeError
 from vggfeat.metrics import chance_topk_error
 from vggfeat.nets.catalog import Preprocessing
@@ -24,7 +25,7 @@ from vggfeat.training.crops import Batch, Job, colours_of
 from vggfeat.training.initial import begin_at_mean_box_, copy_layers, deepen, standardise_, table_layers
 from vggfeat.training.predicted import Predicted
 from vggfeat.training.recipe import MEASURE, Init, differences, dump_recipe
-from vggfeat.training.record import comparable, data_digest, frozen, plain
+from vggfeat.training.record import comparable, frozen, plain
 from vggfeat.training.schedule import Plateau
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.state import RunState, cut_metrics, load_last

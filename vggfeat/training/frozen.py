@@ -10,13 +10,14 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
+from vggfeat.datasets.split import data_digest
 from vggfeat.errors import UsageError
 from vggfeat.system.numbers import number_of
 from vggfeat.training.augment import CentreView
 from vggfeat.training.begin import Start
 from vggfeat.training.crops import Batch, CropRule, Job
 from vggfeat.training.features import DONE, FeatureFile, Layout, gigabytes
-from vggfeat.training.record import data_digest, files_digest, plain
+from vggfeat.training.record import files_digest, plain
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest
 from vggfeat.training.trainer import CPU_MICRO_BATCH

@@ -8,8 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vggfeat.datasets.split import TrainingSet
-from vggfeat.system.text import name_bytes
+from vggfeat.datasets.split import TrainingSet, data_digest
 from vggfeat.training.augment import Colours
 from vggfeat.training.observer import Errors
 from vggfeat.training.recipe import Recipe, completed
@@ -32,6 +31,7 @@ def training_record(
         "mean_box": mean_box(dataset),
         "train_images": len(dataset.train),
         "validation_images": len(dataset.val),
+        "images_sha256": data_digest(dataset),
         "colours": plain(colours),
         "init_from": origin,
         "epoch": state.epoch,
@@ -44,15 +44,6 @@ def mean_box(dataset: TrainingSet) -> list[float] | None:
     """The training images' average box, the baseline of localisation; None without boxes."""
     boxes = [sample.boxes[0] for sample in dataset.train if sample.boxes]
     return [sum(side) / len(boxes) for side in zip(*boxes, strict=True)] if boxes else None
-
-
-def data_digest(dataset: TrainingSet) -> str:
-    """A hash of the images' ids, labels and order and of the class names."""
-    digest = hashlib.sha256(name_bytes("\n".join(dataset.class_names)))
-    for part in (dataset.train, dataset.val):
-        for sample in part:
-            digest.update(name_bytes(f"\n{sample.id}\t{sample.labels}"))
-    return digest.hexdigest()
 
 
 def files_digest(dataset: TrainingSet) -> str:

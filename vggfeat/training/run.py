@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
+from vggfeat.datasets.split import data_digest
 from vggfeat.system.devices import is_out_of_memory
 from vggfeat.system.memory import release_free_memory
 from vggfeat.training.augment import CentreView, epoch_order
@@ -17,7 +18,7 @@ from vggfeat.training.crops import Batch, Job
 from vggfeat.training.frozen import FrozenOutputs
 from vggfeat.training.observer import EpochReport, Errors, StepReport
 from vggfeat.training.predicted import Collector, Predicted
-from vggfeat.training.record import data_digest, plain, training_record
+from vggfeat.training.record import plain, training_record
 from vggfeat.training.saving import MetricsFile, Saver
 from vggfeat.training.setup import RunSetup
 from vggfeat.training.signals import StopRequest

@@ -15,13 +15,18 @@ from vggfeat.errors import UsageError
 
 
 def layer_names(features: Features) -> list[str]:
-    """The layers of the files, in order. Raises UsageError where there is only one."""
+    """The layers of the files, in order.
+
+    Raises UsageError where there is only one, StoreError where a file lacks one.
+    """
     names = [layer.name for layer in features.files[0].layers]
     if len(names) < 2:
         raise UsageError(
             f"{features.files[0].path} has the layer {names[0]} alone: `by_layer` compares several, which one "
             "extraction gives (`layer`)"
         )
+    for file in features.files:
+        file.choose(names)
     return names
 
 

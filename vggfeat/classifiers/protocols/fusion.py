@@ -160,6 +160,8 @@ def open_features(
     check_distinct(files)
     first = files[0]
     file_rows = tuple(match_rows(first, file) for file in files)
+    for file, rows in zip(files, file_rows, strict=True):
+        _check_subsets(first, file, rows)
     labels = first.labels
     assert labels is not None  # _check_usable refuses files without labels
     described = np.all([file.status[rows] == DONE for file, rows in zip(files, file_rows, strict=True)], axis=0)
@@ -219,6 +221,13 @@ def _check_usable(file: Descriptors, dataset: str, named: bool) -> None:
             f"{file.path} is not finished: {pending} of {number_of(len(file), 'image')} {verb} still to do; "
             "extract again with `resume`"
         )
+
+
+def _check_subsets(first: Descriptors, other: Descriptors, rows: NDArray[np.intp]) -> None:
+    """Raises StoreError unless the images are of the same subsets in both, whose order would else decide the split."""
+    for subset, row, id in zip(first.subset, rows.tolist(), first.ids, strict=True):
+        if other.subset[row] != subset:
+            raise StoreError(f"{first.path} and {other.path} have other subsets for {id!r}")
 
 
 def check_distinct(files: Sequence[Descriptors], what: str = "descriptors") -> None:

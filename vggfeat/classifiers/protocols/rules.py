@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from vggfeat.classifiers.protocols.splits import (
 )
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import Definition
+from vggfeat.system.numbers import number_of
+
+log = logging.getLogger(__name__)
 
 Measure = Literal["mean_class_recall", "mAP"]
 
@@ -127,6 +131,11 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
     if rounds.folds is not None:
         return k_folds(groups, rounds.folds, rounds.seed)
     if train is not None:
+        if features.multi_label:
+            raise UsageError(
+                f"{features.files[0].path} has several labels an image, so `train_per_class` cannot be kept: take "
+                "`test_fraction` or `folds`"
+            )
         test = protocol.test_per_class if rounds.test_per_class is None else rounds.test_per_class
         return per_class_splits(groups, train, test, seeds)
     return stratified_splits(groups, TEST_FRACTION if rounds.test_fraction is None else rounds.test_fraction, seeds)
@@ -149,13 +158,32 @@ def _check_rounds(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
 
 
 def _own_subsets(features: Features) -> tuple[str, str] | None:
-    """The subsets to choose C on and to report; None unless the data set names "train" and another subset."""
+    """The subsets to choose C on and to report; None unless the data set names "train" and another subset.
+
+    Raises DatasetError for images to test on beside others that no subset says to train on: random splits would train
+    on the test images.
+    """
     names = set(features.subset)
-    if "train" not in names or not names & {"val", "test"}:
+    if "train" not in names and len(names) > 1:
+        raise DatasetError(
+            f"the images of {features.files[0].path} name the subsets {_listed(names)}, and none is 'train': name the "
+            "training images, or take `test_fraction` or `folds` to ignore the subsets"
+        )
+    if not names & {"val", "test"} or len(names) == 1:
         return None
+    if "" in names:
+        log.warning(
+            "%s: %s no subset and take no part",
+            features.files[0].path,
+            number_of(features.subset.count(""), "image names", "images name"),
+        )
     if "test" not in names:
         return "", "val"
     return ("val" if "val" in names else ""), "test"
+
+
+def _listed(names: set[str]) -> str:
+    return " and ".join(repr(name) if name else "none" for name in sorted(names, reverse=True))
 
 
 def given_split(features: Features, val: str, test: str, seed: int = 0) -> Split:

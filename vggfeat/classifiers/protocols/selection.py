@@ -132,12 +132,19 @@ def fit_all(
     `progress` is called as in `run_split`, with the steps of the parts MODEL.
     """
     curves = [outcome.curve for outcome in outcomes if outcome.curve is not None]
-    curve = np.mean(curves, axis=0) if curves else None
+    curve = _mean_curve(np.stack(curves)) if curves else None
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
     clock = _Clock(steps_of(features, settings, MODEL), progress)
     svm = fit(_problem(features, np.flatnonzero(features.described), settings, clock), C)
     clock.lap("fit")
     return svm, C
+
+
+def _mean_curve(curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(len(Cs), K) means over the splits, (splits, len(Cs), K), in which a class has a value; nan where none has."""
+    known = ~np.isnan(curves)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, curves, 0).sum(axis=0) / np.asarray(known.sum(axis=0))
 
 
 def check_calibration(features: Features, rows: NDArray[np.intp]) -> None:

@@ -17,6 +17,8 @@ from vggfeat.nets.known import Layout
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module", "network", "weights", "params")
 """Keys under which training scripts, and Lightning, keep the state dict."""
 
+MOST_WRAPPERS = 100
+
 _LAYER = re.compile(
     r"(?P<features>features\.\d{1,3})|(?P<classifier>classifier\.\d{1,3})|(?P<trunk>\d{1,3})"
     r"|(?P<timm>pre_logits\.fc[12]|head\.fc)|(?P<mcn>conv\d_\d|fc[678])"
@@ -27,9 +29,11 @@ _HEADS: dict[tuple[int, ...], Layout] = {(0, 3, 6): "torchvision", (1, 4, 6): "j
 
 def unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
     """The state dict inside a training script's dict, or the dict itself."""
-    for key in WRAPPERS:
-        if isinstance(content.get(key), Mapping):
-            return unwrapped(content[key])
+    for _ in range(MOST_WRAPPERS):  # a dict may hold itself
+        inside = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inside is None:
+            break
+        content = inside
     return content
 
 
