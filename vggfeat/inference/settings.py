@@ -209,11 +209,26 @@ class NetChoice:
     def check_names(self, layers: Sequence[str] = ()) -> None:
         """Raises UsageError for a name that is not in Table 1, and for layers that a named net does not have.
 
-        Reads and fetches nothing, and imports no torch.
+        So too for what is about nets that are still to be loaded, beside one that is. Reads and fetches nothing, and
+        imports no torch.
         """
+        if self.net is not None and self.only_loaded_nets:
+            self._check_left_out()
         for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
             if isinstance(name, str | os.PathLike):
                 check_layers(named_net(name), layers)
+
+    @property
+    def only_loaded_nets(self) -> bool:
+        """Whether every net is loaded already."""
+        nets = self.net if isinstance(self.net, list | tuple) else [self.net]
+        return not any(isinstance(one, str | os.PathLike | None) for one in nets)
+
+    def _check_left_out(self) -> None:
+        usual = NetChoice()
+        for name in ("weights", "width", "seed", "precision", "preprocessing"):
+            if getattr(self, name) not in (None, getattr(usual, name)):
+                raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to `load_net`")
 
     @property
     def has_loaded_nets(self) -> bool:
