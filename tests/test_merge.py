@@ -1,5 +1,6 @@
 """Shards of a list, and the file that they become."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -17,12 +18,13 @@ from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.cli.inputs import shard_of
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import StoreError, UsageError
+from vggfeat.errors import StoreError, UsageError, VggfeatError
 from vggfeat.stages.info import info
 from vggfeat.stages.merge import merge
 from vggfeat.stages.svm import find_descriptors
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.pooling import Described
+from vggfeat.store.rows import RowFile
 from vggfeat.store.shards import Shard, cut, is_shard_name, whole_path
 from vggfeat.system.launch import launched
 
@@ -288,6 +290,25 @@ def test_a_merge_stopped_half_way_leaves_no_file_and_the_next_one_is_whole(tmp_p
         assert set(tmp_path.iterdir()) == before
     assert merge(parts, out).read_bytes() == write(tmp_path / "whole.h5").read_bytes()
     assert set(tmp_path.iterdir()) == before | {out, tmp_path / "whole.h5"}, "what the killed one left is gone"
+
+
+def test_a_full_disk_is_not_blamed_on_a_shard(tmp_path, monkeypatch):
+    parts, out = shards(tmp_path / "a.h5", 2), tmp_path / "m.h5"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RowFile, "write", full)
+    assert refused(lambda: merge(parts, out), VggfeatError) == f"{out}: cannot write: No space left on device"
+    assert not out.exists()
+
+
+def test_a_progress_function_that_fails_is_not_blamed_on_a_shard(tmp_path):
+    def broken(*_):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        merge(shards(tmp_path / "a.h5", 2), tmp_path / "m.h5", progress=broken)
 
 
 def test_long_columns_are_written_in_the_writers_own_pieces(tmp_path, monkeypatch):
