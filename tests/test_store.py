@@ -13,7 +13,7 @@ from needs import need
 from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import VggfeatError
+from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.stages.svm import svm
 from vggfeat.store import DescriptorWriter, read_descriptors
@@ -418,6 +418,48 @@ def test_an_error_of_who_takes_the_blocks_is_no_damage_of_the_file(tmp_path):
     with pytest.raises(OSError, match=r"^mine$"):
         for _ in made.blocks(4):
             raise OSError("mine")
+
+
+def readers(made):
+    return (made.read, made.read_parts, lambda rows: made.aggregated("average", rows))
+
+
+def test_a_mask_of_rows_means_the_rows_that_it_marks(tmp_path):
+    made = read_descriptors(fill(tmp_path / "a.h5", keep_scales=True))
+    mask = made.labels == 1
+    for read in readers(made):
+        numbered = read(np.flatnonzero(mask))
+        for one in (mask, mask.tolist()):
+            assert all(map(np.array_equal, read(one), numbered))
+    assert made.read(np.zeros(N, dtype=bool)).shape == made.read([]).shape == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([True, False], f"`rows` is a mask of shape (2,), {{path}} has {N} rows"),
+        (np.ones((N, 1), dtype=bool), f"`rows` is a mask of shape ({N}, 1), {{path}} has {N} rows"),
+        ([0, N, 99], f"`rows` has row {N}, {{path}} has {N} rows, counted from 0"),
+        ([3, -1], f"`rows` has row -1, {{path}} has {N} rows, counted from 0"),
+        ([0.5], "`rows` must be a list of row numbers, or a mask of all rows"),
+        (3, "`rows` must be a list of row numbers, or a mask of all rows"),
+    ],
+)
+def test_rows_that_a_file_does_not_have_are_refused_before_it_is_opened(tmp_path, rows, message):
+    path = fill(tmp_path / "a.h5", keep_scales=True)
+    made = read_descriptors(path)
+    path.unlink()
+    for read in readers(made):
+        with pytest.raises(UsageError) as error:
+            read(rows)
+        assert str(error.value) == message.format(path=path)
+
+
+def test_choosing_no_layer_is_refused(tmp_path):
+    path = fill(tmp_path / "a.h5")
+    with pytest.raises(UsageError) as error:
+        read_descriptors(path).choose([])
+    assert str(error.value) == f"`layers` names none; {path} has fc7"
 
 
 def test_files_that_are_none_are_told_apart(tmp_path):
