@@ -181,6 +181,20 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     assert merge(one, out, overwrite=True).read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize(("labels", "words"), [(None, "no labels"), ((1, -1), "a label for each class")])
+def test_shards_with_another_kind_of_labels_are_refused(tmp_path, labels, words):
+    first = write(tmp_path / "a.h5", shard=Shard(0, 2))
+    changed = replace(DATASET, samples=tuple(replace(sample, labels=labels) for sample in DATASET.samples))
+    second = write(tmp_path / "a.h5", changed, shard=Shard(1, 2))
+    for one, other, difference in (
+        (first, second, f"{words} there, one class an image here"),
+        (second, first, f"one class an image there, {words} here"),
+    ):
+        assert refused(lambda one=one, other=other: merge([one, other], tmp_path / "m.h5")).startswith(
+            f"{other} was made otherwise than {one} ({difference}): make it again with vggfeat extract "
+        )
+
+
 def test_a_resumed_shard_must_come_from_the_same_list(tmp_path):
     path = write(tmp_path / "a.h5", shard=Shard(1, 2))
     longer = replace(DATASET, samples=(replace(DATASET.samples[0], id="new"), *DATASET.samples[1:]))
