@@ -437,12 +437,12 @@ def test_a_mask_of_rows_means_the_rows_that_it_marks(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([True, False], f"`rows` is a mask of shape (2,), {{path}} has {N} rows"),
-        (np.ones((N, 1), dtype=bool), f"`rows` is a mask of shape ({N}, 1), {{path}} has {N} rows"),
-        ([0, N, 99], f"`rows` has row {N}, {{path}} has {N} rows, counted from 0"),
-        ([3, -1], f"`rows` has row -1, {{path}} has {N} rows, counted from 0"),
-        ([0.5], "`rows` must be a list of row numbers, or a mask of all rows"),
-        (3, "`rows` must be a list of row numbers, or a mask of all rows"),
+        ([True, False], f"a mask of rows has shape (2,), {{path}} has {N} rows"),
+        (np.ones((N, 1), dtype=bool), f"a mask of rows has shape ({N}, 1), {{path}} has {N} rows"),
+        ([0, N, 99], f"row {N} is out of range: {{path}} has {N} rows, counted from 0"),
+        ([3, -1], f"row -1 is out of range: {{path}} has {N} rows, counted from 0"),
+        ([0.5], "rows must be a list of row numbers, or a mask of all rows"),
+        (3, "rows must be a list of row numbers, or a mask of all rows"),
     ],
 )
 def test_rows_that_a_file_does_not_have_are_refused_before_it_is_opened(tmp_path, rows, message):
@@ -459,7 +459,7 @@ def test_choosing_no_layer_is_refused(tmp_path):
     path = fill(tmp_path / "a.h5")
     with pytest.raises(UsageError) as error:
         read_descriptors(path).choose([])
-    assert str(error.value) == f"`layers` names none; {path} has fc7"
+    assert str(error.value) == f"no layer is named; {path} has fc7"
 
 
 def test_files_that_are_none_are_told_apart(tmp_path):

@@ -100,7 +100,7 @@ class Descriptors:
         """
         names = [layers] if isinstance(layers, str) else layers
         if not len(names):
-            raise UsageError(f"`layers` names none; {self.path} has {', '.join(layer.name for layer in self.layers)}")
+            raise UsageError(f"no layer is named; {self.path} has {', '.join(layer.name for layer in self.layers)}")
         chosen = chosen_layers(self.path, self.layers, names)
         name = LAYER_SEPARATOR.join(layer.name for layer in chosen)
         changed = {
@@ -188,13 +188,13 @@ class Descriptors:
         chosen, here = np.asarray(rows), f"{self.path} has {number_of(len(self), 'row')}"
         if chosen.dtype == bool:
             if chosen.shape != (len(self),):
-                raise UsageError(f"`rows` is a mask of shape {chosen.shape}, {here}")
+                raise UsageError(f"a mask of rows has shape {chosen.shape}, {here}")
             return np.flatnonzero(chosen)
         if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
-            raise UsageError("`rows` must be a list of row numbers, or a mask of all rows")
+            raise UsageError("rows must be a list of row numbers, or a mask of all rows")
         outside = chosen[(chosen < 0) | (chosen >= len(self))]
         if len(outside):
-            raise UsageError(f"`rows` has row {outside[0]}, {here}, counted from 0")
+            raise UsageError(f"row {outside[0]} is out of range: {here}, counted from 0")
         return chosen.astype(np.intp)
 
     def _cut(self, stored: h5py.Dataset, rows: NDArray[np.intp], columns: Sequence[slice]) -> list[NDArray[np.float32]]:
