@@ -565,6 +565,19 @@ def test_resuming_with_other_settings_is_refused(data, checkpoint, tmp_path, cap
     assert "was made with other settings" in capsys.readouterr().err
 
 
+def test_posteriors_whose_classes_changed_places_are_not_resumed(data, tmp_path):
+    """The net names no classes, so its outputs are the data set's in their order: columns would be mixed."""
+    images, out = load_dataset("ilsvrc2012", data, parts=("val",)), tmp_path / "a.h5"
+    options = {"net": narrow(names=()), "view": "center", "scales": 256, "output": out}
+    evaluate(images, **options)
+    with pytest.raises(StoreError) as error:
+        evaluate(replace(images, class_names=images.class_names[::-1]), resume=True, **options)
+    assert str(error.value) == (
+        f"{out} was made with other classes (class 0 is 'n01440764' there, 'n07583066' here): "
+        "`overwrite` describes anew, `output` names another file"
+    )
+
+
 def test_info_tells_the_command_that_makes_such_a_file_again(data, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["evaluate", "--data", str(data), "--weights", checkpoint, "--view", "center", "-o", "first.h5"]) == 0

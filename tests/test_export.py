@@ -1,8 +1,10 @@
 """Descriptor files for other tools."""
 
 import csv
+import errno
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from scipy.io import loadmat
 from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import StoreError, UsageError
+from vggfeat.errors import StoreError, UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.store import read_descriptors
 
@@ -87,6 +89,35 @@ def test_nothing_is_replaced_unasked(made, tmp_path):
     assert not (tmp_path / "feats.npy").exists()
     export(made, tmp_path / "feats.npy", overwrite=True)
     assert len(table(tmp_path / "feats.csv")) == N + 1
+
+
+def test_an_interrupted_export_leaves_the_former_matrix_and_its_names(made, tmp_path):
+    """A new CSV beside an old matrix would name wrong rows."""
+    former = write_descriptors(tmp_path / "former.h5", replace(DATASET, samples=DATASET.samples[:3]), VALUES[:3])
+    export(former, tmp_path / "feats.npy")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def stop(done, *_):
+        if done > 256:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(made, tmp_path / "feats.npy", overwrite=True, progress=stop)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_names_that_cannot_be_written_leave_the_former_matrix(made, tmp_path, monkeypatch):
+    export(made, tmp_path / "feats.npy")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vggfeat.stages.export._csv_line", full)
+    with pytest.raises(VggfeatError) as error:
+        export(made, tmp_path / "feats.npy", overwrite=True)
+    assert str(error.value) == f"{tmp_path / 'feats.csv'}: cannot write: No space left on device"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_another_suffix_is_refused(made, tmp_path):

@@ -1,5 +1,6 @@
 """Shards of a list, and the file that they become."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -17,12 +18,13 @@ from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.cli.inputs import shard_of
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import StoreError, UsageError
+from vggfeat.errors import StoreError, UsageError, VggfeatError
 from vggfeat.stages.info import info
 from vggfeat.stages.merge import merge
 from vggfeat.stages.svm import find_descriptors
 from vggfeat.store import DescriptorWriter, read_descriptors
 from vggfeat.store.pooling import Described
+from vggfeat.store.rows import RowFile
 from vggfeat.store.shards import Shard, cut, is_shard_name, whole_path
 from vggfeat.system.launch import launched
 
@@ -179,6 +181,20 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     assert merge(one, out, overwrite=True).read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize(("labels", "words"), [(None, "no labels"), ((1, -1), "a label for each class")])
+def test_shards_with_another_kind_of_labels_are_refused(tmp_path, labels, words):
+    first = write(tmp_path / "a.h5", shard=Shard(0, 2))
+    changed = replace(DATASET, samples=tuple(replace(sample, labels=labels) for sample in DATASET.samples))
+    second = write(tmp_path / "a.h5", changed, shard=Shard(1, 2))
+    for one, other, difference in (
+        (first, second, f"{words} there, one class an image here"),
+        (second, first, f"one class an image there, {words} here"),
+    ):
+        assert refused(lambda one=one, other=other: merge([one, other], tmp_path / "m.h5")).startswith(
+            f"{other} was made otherwise than {one} ({difference}): make it again with vggfeat extract "
+        )
+
+
 def test_a_resumed_shard_must_come_from_the_same_list(tmp_path):
     path = write(tmp_path / "a.h5", shard=Shard(1, 2))
     longer = replace(DATASET, samples=(replace(DATASET.samples[0], id="new"), *DATASET.samples[1:]))
@@ -288,6 +304,25 @@ def test_a_merge_stopped_half_way_leaves_no_file_and_the_next_one_is_whole(tmp_p
         assert set(tmp_path.iterdir()) == before
     assert merge(parts, out).read_bytes() == write(tmp_path / "whole.h5").read_bytes()
     assert set(tmp_path.iterdir()) == before | {out, tmp_path / "whole.h5"}, "what the killed one left is gone"
+
+
+def test_a_full_disk_is_not_blamed_on_a_shard(tmp_path, monkeypatch):
+    parts, out = shards(tmp_path / "a.h5", 2), tmp_path / "m.h5"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RowFile, "write", full)
+    assert refused(lambda: merge(parts, out), VggfeatError) == f"{out}: cannot write: No space left on device"
+    assert not out.exists()
+
+
+def test_a_progress_function_that_fails_is_not_blamed_on_a_shard(tmp_path):
+    def broken(*_):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        merge(shards(tmp_path / "a.h5", 2), tmp_path / "m.h5", progress=broken)
 
 
 def test_long_columns_are_written_in_the_writers_own_pieces(tmp_path, monkeypatch):

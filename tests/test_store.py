@@ -13,7 +13,7 @@ from needs import need
 from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import VggfeatError
+from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.stages.svm import svm
 from vggfeat.store import DescriptorWriter, read_descriptors
@@ -248,6 +248,53 @@ def test_an_existing_file_is_neither_lost_nor_mixed(tmp_path):
     assert path.read_bytes() == before
 
 
+def samples_with(row, **changes):
+    return (*DATASET.samples[:row], replace(DATASET.samples[row], **changes), *DATASET.samples[row + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_names": ("a", "c", "b")}, "classes (class 1 is 'b' there, 'c' here)"),
+        ({"class_names": ("a", "b", "c", "d")}, "classes (3 classes there, 4 here)"),
+        ({"samples": samples_with(4, labels=2)}, "labels ('i4' is 'b' there, 'c' here)"),
+        ({"samples": samples_with(4, labels=None)}, "labels (none here)"),
+        (
+            {"samples": tuple(replace(sample, labels=(1, 0, -1)) for sample in DATASET.samples)},
+            "labels (one class an image there, one for each class here)",
+        ),
+        ({"samples": samples_with(7, subset="val")}, "subsets ('i7' is in 'train' there, 'val' here)"),
+    ],
+)
+def test_a_list_that_was_annotated_anew_is_not_resumed(tmp_path, changes, message):
+    path = fill(tmp_path / "a.h5", blocks=1)
+    before = path.read_bytes()
+    assert refused(lambda: writer(path, dataset=replace(DATASET, **changes), resume=True)) == (
+        f"{path} was made with other {message}: --overwrite describes anew, -o names another file"
+    )
+    assert path.read_bytes() == before
+
+
+def test_one_of_several_labels_that_changed_is_named(tmp_path):
+    several = replace(DATASET, samples=tuple(replace(sample, labels=(1, 0, -1)) for sample in DATASET.samples))
+    path = fill(tmp_path / "a.h5", dataset=several, blocks=1)
+    corrected = list(several.samples)
+    corrected[5] = replace(corrected[5], labels=(1, 0, 1))
+    assert "other labels ('i5' is -1 for 'c' there, 1 for 'c' here)" in refused(
+        lambda: writer(path, dataset=replace(DATASET, samples=tuple(corrected)), resume=True)
+    )
+    fill(path, dataset=several, resume=True)
+    assert path.read_bytes() == fill(tmp_path / "whole.h5", dataset=several).read_bytes()
+
+
+def test_a_list_without_labels_resumes_and_one_that_got_them_does_not(tmp_path):
+    plain = replace(DATASET, samples=samples_with(0, labels=None))
+    path = fill(tmp_path / "a.h5", dataset=plain, blocks=1)
+    assert "other labels (none there)" in refused(lambda: writer(path, resume=True))
+    fill(path, dataset=plain, resume=True)
+    assert path.read_bytes() == fill(tmp_path / "whole.h5", dataset=plain).read_bytes()
+
+
 def test_overwriting_replaces_the_file(tmp_path):
     path = fill(tmp_path / "a.h5", store="float16")
     fill(path, overwrite=True)
@@ -364,6 +411,55 @@ def test_blocks_are_the_rows_in_order(tmp_path):
     assert [len(values) for values in blocks] == [3, 3, 3, 1]
     assert np.array_equal(np.concatenate(blocks), read_descriptors(path).read(), equal_nan=True)
     assert np.isnan(blocks[0][1]).all()
+
+
+def test_an_error_of_who_takes_the_blocks_is_no_damage_of_the_file(tmp_path):
+    made = read_descriptors(fill(tmp_path / "a.h5"))
+    with pytest.raises(OSError, match=r"^mine$"):
+        for _ in made.blocks(4):
+            raise OSError("mine")
+
+
+def readers(made):
+    return (made.read, made.read_parts, lambda rows: made.aggregated("average", rows))
+
+
+def test_a_mask_of_rows_means_the_rows_that_it_marks(tmp_path):
+    made = read_descriptors(fill(tmp_path / "a.h5", keep_scales=True))
+    mask = made.labels == 1
+    for read in readers(made):
+        numbered = read(np.flatnonzero(mask))
+        for one in (mask, mask.tolist()):
+            assert all(map(np.array_equal, read(one), numbered))
+    assert made.read(np.zeros(N, dtype=bool)).shape == made.read([]).shape == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([True, False], f"a mask of rows has shape (2,), {{path}} has {N} rows"),
+        (np.ones((N, 1), dtype=bool), f"a mask of rows has shape ({N}, 1), {{path}} has {N} rows"),
+        ([0, N, 99], f"row {N} is out of range: {{path}} has {N} rows, counted from 0"),
+        ([3, -1], f"row -1 is out of range: {{path}} has {N} rows, counted from 0"),
+        ([0.5], "rows must be a list of row numbers, or a mask of all rows"),
+        (3, "rows must be a list of row numbers, or a mask of all rows"),
+    ],
+)
+def test_rows_that_a_file_does_not_have_are_refused_before_it_is_opened(tmp_path, rows, message):
+    path = fill(tmp_path / "a.h5", keep_scales=True)
+    made = read_descriptors(path)
+    path.unlink()
+    for read in readers(made):
+        with pytest.raises(UsageError) as error:
+            read(rows)
+        assert str(error.value) == message.format(path=path)
+
+
+def test_choosing_no_layer_is_refused(tmp_path):
+    path = fill(tmp_path / "a.h5")
+    with pytest.raises(UsageError) as error:
+        read_descriptors(path).choose([])
+    assert str(error.value) == f"no layer is named; {path} has fc7"
 
 
 def test_files_that_are_none_are_told_apart(tmp_path):

@@ -90,20 +90,27 @@ def export(
     made = as_descriptors(descriptors)
     made = made.choose(layer) if layer else made
     warn_of_part(made)
-    names = target.with_suffix(".csv") if target.suffix == ".npy" else None
+    names = _names_beside(target) if target.suffix == ".npy" else None
     with OutputLock(target):
         for path in (target, *([] if names is None else [names])):
             if path.exists() and not overwrite:
                 raise StoreError(f"{path} exists: `overwrite` replaces it, `output` names another file")
-        if names is not None:
-            _write_csv(made, names, None, values=False)
         _WRITERS[target.suffix](made, target, callback(progress))
     return Exported(target, names, len(made), len(made) - len(made.done))
 
 
 def _write_npy(made: Descriptors, target: Path, progress: Progress | None) -> None:
-    with replacing(target) as temporary, temporary.open("wb") as stream:
-        _stream_matrix(made, stream, progress)
+    """The matrix and its file of names. Neither is replaced before both are complete: they must fit each other."""
+    with replacing(target) as temporary:
+        with temporary.open("wb") as stream:
+            _stream_matrix(made, stream, progress)
+            stream.flush()
+            os.fsync(stream.fileno())  # a disk that is full is told now, not between the two renames
+        _write_csv(made, _names_beside(target), None, values=False)
+
+
+def _names_beside(matrix: Path) -> Path:
+    return matrix.with_suffix(".csv")
 
 
 def _stream_matrix(made: Descriptors, stream: IO[bytes], progress: Progress | None) -> None:

@@ -76,6 +76,7 @@ def _in_order(heads: Sequence[Head]) -> list[Head]:
         other = by_index.setdefault(portion.shard.index, head)
         if other is not head:
             raise StoreError(f"{other.path} and {head.path} are both shard {portion.shard}: name one")
+    _check_same_kind_of_labels([head for head in heads if head.rows])
     _check_complete(by_index, list_of.shard.count, first)
     ordered = [by_index[index] for index in sorted(by_index)]
     row = 0
@@ -105,6 +106,19 @@ def _check_same_extraction(first: Head, head: Head) -> None:
             )
     if head.class_names != first.class_names:
         raise StoreError(f"{head.path} has other classes than {first.path}: {len(head.class_names)} there")
+
+
+def _check_same_kind_of_labels(heads: Sequence[Head]) -> None:
+    """A list that got or lost its labels between two shards; shards without rows have none."""
+    kinds = [head.labels[0] if head.labels else 0 for head in heads]
+    for head, kind in zip(heads, kinds, strict=True):
+        if kind != kinds[0]:
+            words = ("no labels", "one class an image", "a label for each class")
+            raise StoreError(
+                f"{head.path} was made otherwise than {heads[0].path} ({words[kind]} there, {words[kinds[0]]} here)",
+                advice="make_again",
+                command=_command(heads[0], _portion(head).shard),
+            )
 
 
 def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:

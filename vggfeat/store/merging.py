@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,22 @@ def _pieces(heads: Sequence[Head], name: str, size: int) -> Iterator[NDArray[Any
 
 def _copy_rows(head: Head, rows: RowFile, at: int, progress: Callable[[int], None]) -> int:
     """Copies a shard's rows to rows `at` and following; returns the next free row."""
+    names = [name for name in ("descriptors", "scales", "errors", "status") if name in rows]
+    with closing(_blocks(head, names)) as blocks:
+        for start, name, values in blocks:
+            if name != "errors" or (values != b"").any():  # the file stays sparse
+                rows.write(name, at + start, values)
+            if name == names[-1]:
+                progress(min(at + start + COPIED, at + head.rows))
+    return at + head.rows
+
+
+def _blocks(head: Head, names: Sequence[str]) -> Generator[tuple[int, str, NDArray[Any]], None, None]:
+    """(first row, name, values) of a shard's data sets, block by block.
+
+    A generator, so that `reading` never sees an error of its user's: a full disk is no damage of the shard.
+    """
     with reading(head.path) as shard:
-        names = [name for name in ("descriptors", "scales", "errors", "status") if name in rows]
         for start in range(0, head.rows, COPIED):
             for name in names:
-                values = shard[name][start : start + COPIED]
-                if name != "errors" or (values != b"").any():  # the file stays sparse
-                    rows.write(name, at + start, values)
-            progress(min(at + start + COPIED, at + head.rows))
-    return at + head.rows
+                yield start, name, shard[name][start : start + COPIED]

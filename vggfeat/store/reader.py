@@ -25,7 +25,8 @@ from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
 
-Rows = NDArray[np.integer[Any]] | Sequence[int] | None
+Rows = NDArray[np.integer[Any]] | NDArray[np.bool_] | Sequence[int] | None
+"""Row numbers from 0, in any order, or a mask (N,) of all rows; None for all."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,13 @@ class Descriptors:
         return self.attributes["settings"].get("normalise") == "none"
 
     def choose(self, layers: str | Sequence[str]) -> Descriptors:
-        """The same file, of which these layers alone are read, in this order. StoreError for one that it lacks."""
+        """The same file, of which these layers alone are read, in this order.
+
+        Raises StoreError for one that it lacks, UsageError without any.
+        """
         names = [layers] if isinstance(layers, str) else layers
+        if not len(names):
+            raise UsageError(f"no layer is named; {self.path} has {', '.join(layer.name for layer in self.layers)}")
         chosen = chosen_layers(self.path, self.layers, names)
         name = LAYER_SEPARATOR.join(layer.name for layer in chosen)
         changed = {
@@ -112,6 +118,11 @@ class Descriptors:
         """(n, D) float32 descriptors of these rows, all by default; rows not done are NaN.
 
         Several layers are stacked, each at unit length, and divided by the root of their number.
+
+        Args:
+            rows: their numbers from 0, in any order, or a mask of all rows, such as `made.labels == 3`.
+
+        Raises UsageError for a row that the file does not have and a mask of another length.
         """
         return joined(self._read("descriptors", rows, self._columns), raw=self._raw)
 
@@ -165,11 +176,26 @@ class Descriptors:
     def _read(self, name: str, rows: Rows, columns: Sequence[slice]) -> list[NDArray[np.float32]]:
         """These rows, all if None, of each slice of columns."""
         # HDF5 needs sorted, distinct rows.
-        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.intp)
-        unique, back = np.unique(wanted, return_inverse=True)
+        unique, back = np.unique(self._numbers(rows), return_inverse=True)
         with reading(self.path) as file:
             parts = self._cut(file[name], unique, columns)
         return parts if np.array_equal(back, np.arange(len(unique))) else [part[back] for part in parts]
+
+    def _numbers(self, rows: Rows) -> NDArray[np.intp]:
+        """The numbers of these rows, all if None. Raises UsageError unless they are rows of this file."""
+        if rows is None:
+            return np.arange(len(self))
+        chosen, here = np.asarray(rows), f"{self.path} has {number_of(len(self), 'row')}"
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise UsageError(f"a mask of rows has shape {chosen.shape}, {here}")
+            return np.flatnonzero(chosen)
+        if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
+            raise UsageError("rows must be a list of row numbers, or a mask of all rows")
+        outside = chosen[(chosen < 0) | (chosen >= len(self))]
+        if len(outside):
+            raise UsageError(f"row {outside[0]} is out of range: {here}, counted from 0")
+        return chosen.astype(np.intp)
 
     def _cut(self, stored: h5py.Dataset, rows: NDArray[np.intp], columns: Sequence[slice]) -> list[NDArray[np.float32]]:
         """These rows, ascending, of each slice of columns; those of failed and pending images are NaN.

@@ -96,6 +96,7 @@ class DescriptorWriter:
 
     def _resumed(self) -> NDArray[np.uint8]:
         """The status of each row of the existing file, which is checked to be the one to continue."""
+        labels = _label_array(self.dataset)
         file = opened(self.path, "r+")
         try:
             check_format(self.path, file)
@@ -108,6 +109,9 @@ class DescriptorWriter:
                 )
             _check_same_ids(self.path, read_text(file["ids"]), [sample.id for sample in self.dataset.samples])
             _check_same_portion(self.path, Portion.of(file.attrs), self._portion)
+            _check_same_classes(self.path, read_text(file["class_names"]), self.dataset.class_names)
+            _check_same_labels(self.path, file["labels"][:] if "labels" in file else None, labels, self.dataset)
+            _check_same_subsets(self.path, read_text(file["subset"]), self.dataset.samples)
             status: NDArray[np.uint8] = file["status"][:]
             return status
         except DAMAGE as error:
@@ -224,6 +228,49 @@ def _check_same_portion(path: Path, there: Portion | None, here: Portion | None)
             f"{path} was made from another list: it is {there or 'the whole of one'} there, "
             f"{here or 'the whole of one'} here{'' if not there or not here else ', or other ids around its own'}"
         )
+
+
+def _check_same_classes(path: Path, there: Sequence[str], here: Sequence[str]) -> None:
+    """Their order counts too: it is that of the labels' indices and of the columns of posteriors."""
+    for place, (a, b) in enumerate(zip(there, here, strict=False)):
+        if a != b:
+            raise _annotated_otherwise(path, "classes", f"class {place} is {a!r} there, {b!r} here")
+    if len(there) != len(here):
+        raise _annotated_otherwise(path, "classes", f"{number_of(len(there), 'class')} there, {len(here)} here")
+
+
+def _check_same_labels(path: Path, there: NDArray[Any] | None, here: NDArray[Any] | None, dataset: Dataset) -> None:
+    """The ids and classes are the same. Labels that were corrected since would be lost without a word."""
+    if there is None or here is None:
+        if there is not here:
+            raise _annotated_otherwise(path, "labels", "none there" if there is None else "none here")
+        return
+    if there.shape != here.shape:
+        kinds = ["one for each class" if labels.ndim == 2 else "one class an image" for labels in (there, here)]
+        raise _annotated_otherwise(path, "labels", "{} there, {} here".format(*kinds))
+    different = np.argwhere(there != here)
+    if len(different):
+        at = tuple(map(int, different[0]))
+        a, b = (_label_words(labels[at], dataset.class_names, *at[1:]) for labels in (there, here))
+        raise _annotated_otherwise(path, "labels", f"{dataset.samples[at[0]].id!r} is {a} there, {b} here")
+
+
+def _check_same_subsets(path: Path, there: Sequence[str], samples: Sequence[Sample]) -> None:
+    for a, sample in zip(there, samples, strict=True):
+        if a != sample.subset:
+            raise _annotated_otherwise(path, "subsets", f"{sample.id!r} is in {a!r} there, {sample.subset!r} here")
+
+
+def _annotated_otherwise(path: Path, what: str, difference: str) -> StoreError:
+    return StoreError(
+        f"{path} was made with other {what} ({difference}): `overwrite` describes anew, `output` names another file"
+    )
+
+
+def _label_words(label: int, names: Sequence[str], column: int | None = None) -> str:
+    if column is not None:
+        return f"{label} for {names[column]!r}"
+    return repr(names[label]) if 0 <= label < len(names) else f"class {label}"
 
 
 def _named(samples: Sequence[Sample], name: Callable[[Sample], str]) -> Iterator[NDArray[np.object_]]:
