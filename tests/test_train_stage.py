@@ -24,6 +24,7 @@ from vggfeat.stages.train import train
 from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.recipe import load_recipe
+from vggfeat.training.saving import Saver
 from vggfeat.training.state import RunState
 from vggfeat.training.watch import Watch
 
@@ -257,6 +258,43 @@ def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     longer = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "run", device="cpu", resume=True)
     whole = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "whole", device="cpu")
     assert same(weights(longer.last), weights(whole.last))
+
+
+@pytest.mark.parametrize(
+    ("output", "best", "last"), [("run", "best.pt", "last.pt"), ("net.pt", "net.pt", "net.last.pt")]
+)
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_best_net_whose_run_has_lost_its_state_is_not_replaced(tree, tmp_path, output, best, last, resume):
+    output = tmp_path / output
+    folder = RunFiles.of(output).folder
+    folder.mkdir(exist_ok=True)
+    (folder / best).write_bytes(b"weeks of work")
+    with pytest.raises(UsageError) as caught:
+        train(*tiny(tree), output=output, device="cpu", resume=resume)
+    assert str(caught.value) == (
+        f"{folder / best} exists without {folder / last}: `resume` cannot go on with it; `overwrite` begins anew"
+    )
+    assert (folder / best).read_bytes() == b"weeks of work"
+
+
+def test_a_run_that_is_killed_once_its_first_best_net_is_written_goes_on(tree, tmp_path, monkeypatch):
+    write = Saver.best
+
+    def killed(self, net):
+        write(self, net)
+        raise KeyboardInterrupt
+
+    recipe, data = tiny(tree, schedule__epochs=1)
+    monkeypatch.setattr(Saver, "best", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data, output=tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "best.pt").exists()
+    monkeypatch.undo()
+    resumed = train(recipe, data, output=tmp_path / "run", device="cpu", resume=True)
+    assert (resumed.epoch, resumed.step) == (1, 3)
+    whole = train(recipe, data, output=tmp_path / "whole", device="cpu")
+    assert same(weights(resumed.best), weights(whole.best))
+    assert measured(tmp_path / "run") == measured(tmp_path / "whole")
 
 
 def test_other_images_are_named_not_the_measure_that_follows_from_their_classes(tree, tmp_path):

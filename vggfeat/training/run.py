@@ -203,6 +203,8 @@ class Run:
         state, schedule, rate = self.state, self.recipe.schedule, self.plateau.rate
         self.watch.weights(self.net, state, rate)
         self.watch.validation(val, state, rate)
+        if self.ranks.first and not self.setup.files.last.exists():
+            self._write_last()  # a run that is killed with `best` alone could not be resumed
         train = mean_errors(torch.tensor(state.totals, dtype=torch.float64))
         state.epoch += 1
         speed = train.images / max(state.seconds, 1e-9)
