@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -445,6 +446,55 @@ def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_pat
     message = r"^2 images cannot be read, the first .*: more than the limit of 1; mend the data, or raise it"
     with pytest.raises(TrainingError, match=message):
         train(strict, data, output=tmp_path / "strict", device="cpu")
+
+
+def test_an_epoch_whose_validation_images_cannot_be_read_is_never_the_best(tree, tmp_path):
+    recipe, data = tiny(tree, schedule__epochs=3, schedule__patience=1)
+    pictures = {Path(sample.path): Path(sample.path).read_bytes() for sample in data.val}
+    for path in pictures:
+        path.write_bytes(b"")
+    reports, notes = [], []
+
+    class Mending(Observer):
+        def epoch(self, report):
+            reports.append(report)
+            if report.epoch == 2:
+                for path, picture in pictures.items():
+                    path.write_bytes(picture)
+
+        def note(self, text):
+            notes.append(text)
+
+    result = train(recipe, data, output=tmp_path / "run", device="cpu", observer=Mending())
+    assert [report.best for report in reports] == [False, False, True]
+    assert [report.next_rate for report in reports] == [recipe.sgd.learning_rate] * 3, "nor one without a gain"
+    assert notes.count("no validation image could be read: this epoch cannot be the best") == 2
+    assert torch.load(result.best, weights_only=True)["training"]["epoch"] == 3
+
+
+def test_a_run_without_a_best_net_names_none_in_python_and_its_last_in_the_command(tree, tmp_path, capsys):
+    recipe, data = tiny(tree, schedule__epochs=1)
+    cut = train(recipe, data, output=tmp_path / "cut", device="cpu", observer=Interrupting(1))
+    assert (cut.best, cut.as_json()["path"]) == (None, None)
+    for sample in load_training_set("folder", tree, fraction=0.1, seed=0).val:
+        Path(sample.path).write_bytes(b"")
+    page = ["--report", str(tmp_path / "page")]
+    arguments = ["--data", str(tree), *FLAGS[:-1], "--epochs", "1", "-o", str(tmp_path / "run"), *page]
+    assert run(["train", *arguments]) == 3
+    assert capsys.readouterr().out == f"{tmp_path}/run/last.pt\n{tmp_path}/page/index.html\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"micro_batch": -1}, "`micro_batch` -1 is not 1 or more"),
+        ({"micro_batch": 0}, "`micro_batch` 0 is not 1 or more"),
+        ({"workers": -1}, "`workers` -1 is not 0 or more"),
+    ],
+)
+def test_numbers_of_images_and_threads_that_cannot_be_are_refused(tree, tmp_path, monkeypatch, setting, message):
+    assert refused_unread(*tiny(tree), monkeypatch, output=tmp_path / "run", **setting) == message
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_dependent_weights_start_at_chance_and_bring_their_own_preprocessing(tree, tmp_path):

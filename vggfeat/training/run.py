@@ -221,9 +221,10 @@ class Run:
             seconds=state.seconds,
         )
         measure = val.measure(schedule.measure)
-        fell = self.plateau.update(measure)
+        judged = val.images > 0  # else the errors are NaN, which no later epoch would be less than
+        fell = judged and self.plateau.update(measure)
         self.latest = val
-        best = not state.best or [measure, val.loss] < state.best
+        best = judged and (not state.best or [measure, val.loss] < state.best)
         if best:
             state.best = [measure, val.loss]
             if self._collector is not None:
@@ -240,6 +241,8 @@ class Run:
         if any(self.ranks.any(rested, state.epoch >= schedule.epochs)):
             self._save_last()
         self.setup.observer.epoch(report)
+        if not judged:
+            self.setup.observer.note("no validation image could be read: this epoch cannot be the best")
         if fell:
             self.setup.observer.note(
                 f"{schedule.measure} stopped falling: the rate goes from {rate:g} to {self.plateau.rate:g}"
