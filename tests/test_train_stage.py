@@ -25,6 +25,7 @@ from vggfeat.stages.train import train
 from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.recipe import load_recipe
+from vggfeat.training.request import check_request
 from vggfeat.training.saving import Saver
 from vggfeat.training.state import RunState
 from vggfeat.training.watch import Watch
@@ -296,6 +297,50 @@ def test_a_run_that_is_killed_once_its_first_best_net_is_written_goes_on(tree, t
     whole = train(recipe, data, output=tmp_path / "whole", device="cpu")
     assert same(weights(resumed.best), weights(whole.best))
     assert measured(tmp_path / "run") == measured(tmp_path / "whole")
+
+
+OWN = '# my notes\nnet = "A"\n'
+
+
+@pytest.mark.parametrize(("output", "name"), [("own", "own/recipe.toml"), ("own/net.pt", "own/net.recipe.toml")])
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
+def test_a_recipe_is_not_replaced_by_the_run_that_it_describes(tree, tmp_path, monkeypatch, capsys, output, name, more):
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    Path(name).write_text(OWN)
+    said = f"{name}: the run would replace this recipe by its resolved form: name another `output`"
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        train(name, tree, output=output, overwrite="--overwrite" in more, resume="--resume" in more)
+    assert run(["train", "--recipe", name, *FLAGS, "--data", str(tree), "-o", output, *more]) == 2
+    assert capsys.readouterr().err == f"vggfeat: {said.replace('`output`', '-o')}\n"
+    assert Path(name).read_text() == OWN
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "metrics.jsonl", "curves.png"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_files_that_no_run_wrote_are_not_replaced_unasked(tree, tmp_path, monkeypatch, name, resume):
+    (tmp_path / name).write_text(OWN)
+    said = refused_unread(*tiny(tree), monkeypatch, output=tmp_path, resume=resume)
+    assert said == f"{tmp_path / name} exists, and no run wrote it: name another `output`, or replace it by `overwrite`"
+    assert (tmp_path / name).read_text() == OWN
+    check_request(load_recipe(), RunFiles.of(tmp_path), resume=False, overwrite=True)
+    check_request(load_recipe(), RunFiles.of(tmp_path / "net.pt"), resume=False, overwrite=False)
+
+
+def test_a_run_that_was_interrupted_before_its_first_checkpoint_is_begun_again(tree, tmp_path):
+    class Ending(Observer):
+        def step(self, report):
+            raise SystemExit
+
+    recipe, data = tiny(tree, schedule__epochs=1)
+    run_folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        train(recipe, data, output=run_folder, device="cpu", observer=Ending())
+    assert {path.name for path in run_folder.iterdir()} == {"recipe.toml"}
+    (run_folder / "metrics.jsonl").write_text("{}\n")
+    kept = (run_folder / "recipe.toml").read_text()
+    assert train(run_folder / "recipe.toml", data, output=run_folder, device="cpu").finished
+    assert (run_folder / "recipe.toml").read_text() == kept
 
 
 def test_other_images_are_named_not_the_measure_that_follows_from_their_classes(tree, tmp_path):

@@ -141,7 +141,7 @@ def train(
     _refuse_idle_flags(ctx, recipe)
     output = output or str(Path("checkpoints", recipe.name))
     # Before torch is imported, so that wrong names and missing data are reported at once.
-    check_request(recipe, RunFiles.of(output), resume=resume, overwrite=overwrite)
+    check_request(recipe, RunFiles.of(output), resume=resume, overwrite=overwrite, source=recipe_file)
     dataset = load_training_set(
         recipe.data.dataset,
         data,

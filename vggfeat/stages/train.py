@@ -111,9 +111,10 @@ def train(
     TrainingError for a loss that is not finite or does not move, and for too many unreadable images.
     """
     _check_counts(workers, micro_batch)
+    source = recipe if isinstance(recipe, str | Path) else None
     recipe = _recipe(recipe)
     files = RunFiles.of(output or Path("checkpoints", recipe.name))
-    check_request(recipe, files, resume=resume, overwrite=overwrite)
+    check_request(recipe, files, resume=resume, overwrite=overwrite, source=source)
     dataset = _images(dataset, recipe)
     place = resolve_device(device)
     recipe = _resolved(recipe, dataset, place)

@@ -97,6 +97,6 @@ class RunFiles:
 
     def clear(self) -> None:
         """Removes an earlier run's files, but no link to them; outputs of frozen layers stay, as another run may use
-        them."""
-        for path in map(followed, (self.best, self.last, self.recipe, self.metrics, self.curves)):
+        them. The recipe goes last: it tells that the others are a run's."""
+        for path in map(followed, (self.best, self.last, self.metrics, self.curves, self.recipe)):
             path.unlink(missing_ok=True)
