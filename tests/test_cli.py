@@ -463,6 +463,14 @@ def test_a_repeated_extraction_says_what_the_weights_do_not(weights, expected, f
     assert words[at : at + 2] == flags
 
 
+@pytest.mark.parametrize(("width", "text"), [(1.0, "1"), (0.5, "0.5"), (1 / 24, "0.041666666666666664")])
+def test_a_repeated_extraction_gives_the_width_exactly_and_as_short_as_it_can(width, text):
+    net = {"net": "A", "weights": "none", "weights_sha256": "0", "width": width, "preprocessing": asdict(RANDOM)}
+    words = shlex.split(extract_command(settings(nets=[net]), "images", Naming()))
+    assert words[words.index("--width") + 1] == text
+    assert float(text) == width
+
+
 @pytest.mark.parametrize(
     ("name", "advice"),
     [

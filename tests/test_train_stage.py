@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from vggfeat.stages.train import train
 from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.recipe import load_recipe
+from vggfeat.training.request import check_request
+from vggfeat.training.saving import Saver
 from vggfeat.training.state import RunState
 from vggfeat.training.watch import Watch
 
@@ -259,6 +262,87 @@ def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     assert same(weights(longer.last), weights(whole.last))
 
 
+@pytest.mark.parametrize(
+    ("output", "best", "last"), [("run", "best.pt", "last.pt"), ("net.pt", "net.pt", "net.last.pt")]
+)
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_best_net_whose_run_has_lost_its_state_is_not_replaced(tree, tmp_path, output, best, last, resume):
+    output = tmp_path / output
+    folder = RunFiles.of(output).folder
+    folder.mkdir(exist_ok=True)
+    (folder / best).write_bytes(b"weeks of work")
+    with pytest.raises(UsageError) as caught:
+        train(*tiny(tree), output=output, device="cpu", resume=resume)
+    assert str(caught.value) == (
+        f"{folder / best} exists without {folder / last}: `resume` cannot go on with it; `overwrite` begins anew"
+    )
+    assert (folder / best).read_bytes() == b"weeks of work"
+
+
+def test_a_run_that_is_killed_once_its_first_best_net_is_written_goes_on(tree, tmp_path, monkeypatch):
+    write = Saver.best
+
+    def killed(self, net):
+        write(self, net)
+        raise KeyboardInterrupt
+
+    recipe, data = tiny(tree, schedule__epochs=1)
+    monkeypatch.setattr(Saver, "best", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data, output=tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "best.pt").exists()
+    monkeypatch.undo()
+    resumed = train(recipe, data, output=tmp_path / "run", device="cpu", resume=True)
+    assert (resumed.epoch, resumed.step) == (1, 3)
+    whole = train(recipe, data, output=tmp_path / "whole", device="cpu")
+    assert same(weights(resumed.best), weights(whole.best))
+    assert measured(tmp_path / "run") == measured(tmp_path / "whole")
+
+
+OWN = '# my notes\nnet = "A"\n'
+
+
+@pytest.mark.parametrize(("output", "name"), [("own", "own/recipe.toml"), ("own/net.pt", "own/net.recipe.toml")])
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--resume"]])
+def test_a_recipe_is_not_replaced_by_the_run_that_it_describes(tree, tmp_path, monkeypatch, capsys, output, name, more):
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    Path(name).write_text(OWN)
+    said = f"{name}: the run would replace this recipe by its resolved form: name another `output`"
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        train(name, tree, output=output, overwrite="--overwrite" in more, resume="--resume" in more)
+    assert run(["train", "--recipe", name, *FLAGS, "--data", str(tree), "-o", output, *more]) == 2
+    assert capsys.readouterr().err == f"vggfeat: {said.replace('`output`', '-o')}\n"
+    assert Path(name).read_text() == OWN
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "metrics.jsonl", "curves.png"])
+@pytest.mark.parametrize("resume", [True, False])
+def test_files_that_no_run_wrote_are_not_replaced_unasked(tree, tmp_path, monkeypatch, name, resume):
+    (tmp_path / name).write_text(OWN)
+    said = refused_unread(*tiny(tree), monkeypatch, output=tmp_path, resume=resume)
+    assert said == f"{tmp_path / name} exists, and no run wrote it: name another `output`, or replace it by `overwrite`"
+    assert (tmp_path / name).read_text() == OWN
+    check_request(load_recipe(), RunFiles.of(tmp_path), resume=False, overwrite=True)
+    check_request(load_recipe(), RunFiles.of(tmp_path / "net.pt"), resume=False, overwrite=False)
+
+
+def test_a_run_that_was_interrupted_before_its_first_checkpoint_is_begun_again(tree, tmp_path):
+    class Ending(Observer):
+        def step(self, report):
+            raise SystemExit
+
+    recipe, data = tiny(tree, schedule__epochs=1)
+    run_folder = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        train(recipe, data, output=run_folder, device="cpu", observer=Ending())
+    assert {path.name for path in run_folder.iterdir()} == {"recipe.toml"}
+    (run_folder / "metrics.jsonl").write_text("{}\n")
+    kept = (run_folder / "recipe.toml").read_text()
+    assert train(run_folder / "recipe.toml", data, output=run_folder, device="cpu").finished
+    assert (run_folder / "recipe.toml").read_text() == kept
+
+
 def test_other_images_are_named_not_the_measure_that_follows_from_their_classes(tree, tmp_path):
     """Among five classes or fewer, top-5 errors are always 0, so a run takes top-1 errors."""
     recipe, data = tiny(tree, schedule__epochs=1)
@@ -407,6 +491,55 @@ def test_unreadable_images_are_told_once_and_skipped_up_to_a_limit(tree, tmp_pat
     message = r"^2 images cannot be read, the first .*: more than the limit of 1; mend the data, or raise it"
     with pytest.raises(TrainingError, match=message):
         train(strict, data, output=tmp_path / "strict", device="cpu")
+
+
+def test_an_epoch_whose_validation_images_cannot_be_read_is_never_the_best(tree, tmp_path):
+    recipe, data = tiny(tree, schedule__epochs=3, schedule__patience=1)
+    pictures = {Path(sample.path): Path(sample.path).read_bytes() for sample in data.val}
+    for path in pictures:
+        path.write_bytes(b"")
+    reports, notes = [], []
+
+    class Mending(Observer):
+        def epoch(self, report):
+            reports.append(report)
+            if report.epoch == 2:
+                for path, picture in pictures.items():
+                    path.write_bytes(picture)
+
+        def note(self, text):
+            notes.append(text)
+
+    result = train(recipe, data, output=tmp_path / "run", device="cpu", observer=Mending())
+    assert [report.best for report in reports] == [False, False, True]
+    assert [report.next_rate for report in reports] == [recipe.sgd.learning_rate] * 3, "nor one without a gain"
+    assert notes.count("no validation image could be read: this epoch cannot be the best") == 2
+    assert torch.load(result.best, weights_only=True)["training"]["epoch"] == 3
+
+
+def test_a_run_without_a_best_net_names_none_in_python_and_its_last_in_the_command(tree, tmp_path, capsys):
+    recipe, data = tiny(tree, schedule__epochs=1)
+    cut = train(recipe, data, output=tmp_path / "cut", device="cpu", observer=Interrupting(1))
+    assert (cut.best, cut.as_json()["path"]) == (None, None)
+    for sample in load_training_set("folder", tree, fraction=0.1, seed=0).val:
+        Path(sample.path).write_bytes(b"")
+    page = ["--report", str(tmp_path / "page")]
+    arguments = ["--data", str(tree), *FLAGS[:-1], "--epochs", "1", "-o", str(tmp_path / "run"), *page]
+    assert run(["train", *arguments]) == 3
+    assert capsys.readouterr().out == f"{tmp_path}/run/last.pt\n{tmp_path}/page/index.html\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"micro_batch": -1}, "`micro_batch` -1 is not 1 or more"),
+        ({"micro_batch": 0}, "`micro_batch` 0 is not 1 or more"),
+        ({"workers": -1}, "`workers` -1 is not 0 or more"),
+    ],
+)
+def test_numbers_of_images_and_threads_that_cannot_be_are_refused(tree, tmp_path, monkeypatch, setting, message):
+    assert refused_unread(*tiny(tree), monkeypatch, output=tmp_path / "run", **setting) == message
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_dependent_weights_start_at_chance_and_bring_their_own_preprocessing(tree, tmp_path):

@@ -141,7 +141,7 @@ def train(
     _refuse_idle_flags(ctx, recipe)
     output = output or str(Path("checkpoints", recipe.name))
     # Before torch is imported, so that wrong names and missing data are reported at once.
-    check_request(recipe, RunFiles.of(output), resume=resume, overwrite=overwrite)
+    check_request(recipe, RunFiles.of(output), resume=resume, overwrite=overwrite, source=recipe_file)
     dataset = load_training_set(
         recipe.data.dataset,
         data,
@@ -180,14 +180,15 @@ def train(
         with while_shown():
             say(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
         ctx.exit(INTERRUPTED)
+    made = result.best or result.last  # no best one where no validation image could be read
     page = page_of_run(folder, RunFiles.of(output), output, data, dataset, result.predicted) if folder else None
     if as_json:
         print_json(result.as_json() | ({"report": str(page)} if page else {}))
     else:
-        click.echo(result.best)
+        click.echo(made)
         if page:
             click.echo(page)
-        hint(_done(recipe), quiet, path=str(result.best), data=[] if data == "data" else ["--data", data])
+        hint(_done(recipe), quiet, path=str(made), data=[] if data == "data" else ["--data", data])
     if result.failed:
         if not quiet:
             verb = "was" if len(result.failed) == 1 else "were"

@@ -413,6 +413,12 @@ def _nets(settings: Mapping[str, Any], preprocessing: Sequence[str] | None = Non
     else:
         words += _preprocessing(settings["nets"])
     random = [net for net in settings["nets"] if net["weights"] == "none"]
-    words += ["--width", f"{random[0]['width']:g}"] if random else []
+    words += ["--width", _exact(random[0]["width"])] if random else []
     seed = random[0].get("seed", 0) if random else 0
     return [*words, "--seed", str(seed)] if seed else words
+
+
+def _exact(number: float) -> str:
+    """The shortest text that reads back as the number: 1, 0.5 or 0.041666666666666664."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ class TrainingReport:
     @property
     def best(self) -> Row | None:
         """The best epoch, as training chooses it: the loss decides between equals, then the earlier epoch."""
-        return min(self.epochs, key=lambda row: (row[f"val_{self.measure}"], row["val_loss"]), default=None)
+        judged = [row for row in self.epochs if not math.isnan(row["val_loss"])]  # some validation image was read
+        return min(judged, key=lambda row: (row[f"val_{self.measure}"], row["val_loss"]), default=None)
 
 
 def page_of_run(

@@ -37,7 +37,7 @@ class TrainResult(Result):
     """The files and the errors of a run."""
 
     best: Path | None
-    """The best checkpoint; None where the run was stopped before its first validation."""
+    """The best checkpoint; None before the first validation, and where no validation image could be read."""
     last: Path
     net: str
     finished: bool
@@ -56,7 +56,7 @@ class TrainResult(Result):
     def as_json(self) -> dict[str, Any]:
         """Plain data, under the names of the command's JSON."""
         return {
-            "path": str(self.best),
+            "path": str(self.best) if self.best else None,
             "last": str(self.last),
             "net": self.net,
             "epoch": self.epoch,
@@ -110,9 +110,11 @@ def train(
     Raises UsageError and RecipeError for settings that make no sense, WeightsError for `init.checkpoint`,
     TrainingError for a loss that is not finite or does not move, and for too many unreadable images.
     """
+    _check_counts(workers, micro_batch)
+    source = recipe if isinstance(recipe, str | Path) else None
     recipe = _recipe(recipe)
     files = RunFiles.of(output or Path("checkpoints", recipe.name))
-    check_request(recipe, files, resume=resume, overwrite=overwrite)
+    check_request(recipe, files, resume=resume, overwrite=overwrite, source=source)
     dataset = _images(dataset, recipe)
     place = resolve_device(device)
     recipe = _resolved(recipe, dataset, place)
@@ -137,6 +139,13 @@ def train(
             run.predicted,
             ranks.first,
         )
+
+
+def _check_counts(workers: int | None, micro_batch: int | None) -> None:
+    if workers is not None and workers < 0:
+        raise UsageError(f"`workers` {workers} is not 0 or more")
+    if micro_batch is not None and micro_batch < 1:
+        raise UsageError(f"`micro_batch` {micro_batch} is not 1 or more")
 
 
 def _recipe(recipe: Recipe | str | Path | Mapping[str, Any]) -> Recipe:

@@ -68,8 +68,8 @@ class RunFiles:
         return self.folder / (f"{self.stem}.{name}" if self.stem else name)
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Raises UsageError for a folder that is named like a file, and where an earlier run would be lost and neither
-        `resume` nor `overwrite` was chosen."""
+        """Raises UsageError for a folder that is named like a file, where an earlier run would be lost and neither
+        `resume` nor `overwrite` was chosen, and for one to resume whose state is gone."""
         if self.stem is None and str(self.folder) == "-":
             raise UsageError("`output=-`: a run writes several files: name a folder, or FILE.pt")
         if self.stem is None and self.folder.suffix.lower() in FILE_SUFFIXES and not self.folder.is_dir():
@@ -79,8 +79,14 @@ class RunFiles:
             )
         if resume and overwrite:
             raise UsageError("`resume` and `overwrite`: choose one")
-        there = next((path for path in (self.best, self.last) if path.exists()), None)
-        if there is not None and not (resume or overwrite):
+        if overwrite:
+            return
+        if self.best.exists() and not self.last.exists():  # a run that begins removes an earlier best net
+            raise UsageError(
+                f"{self.best} exists without {self.last}: `resume` cannot go on with it; `overwrite` begins anew"
+            )
+        if self.last.exists() and not resume:
+            there = self.best if self.best.exists() else self.last
             raise UsageError(f"{there} exists: go on with it by `resume`, or replace it by `overwrite`")
 
     def sweep(self) -> None:
@@ -91,6 +97,6 @@ class RunFiles:
 
     def clear(self) -> None:
         """Removes an earlier run's files, but no link to them; outputs of frozen layers stay, as another run may use
-        them."""
-        for path in map(followed, (self.best, self.last, self.recipe, self.metrics, self.curves)):
+        them. The recipe goes last: it tells that the others are a run's."""
+        for path in map(followed, (self.best, self.last, self.metrics, self.curves, self.recipe)):
             path.unlink(missing_ok=True)

@@ -204,6 +204,8 @@ class Run:
         state, schedule, rate = self.state, self.recipe.schedule, self.plateau.rate
         self.watch.weights(self.net, state, rate)
         self.watch.validation(val, state, rate)
+        if self.ranks.first and not self.setup.files.last.exists():
+            self._write_last()  # a run that is killed with `best` alone could not be resumed
         train = mean_errors(torch.tensor(state.totals, dtype=torch.float64))
         state.epoch += 1
         speed = train.images / max(state.seconds, 1e-9)
@@ -220,9 +222,10 @@ class Run:
             seconds=state.seconds,
         )
         measure = val.measure(schedule.measure)
-        fell = self.plateau.update(measure)
+        judged = val.images > 0  # else the errors are NaN, which no later epoch would be less than
+        fell = judged and self.plateau.update(measure)
         self.latest = val
-        best = not state.best or [measure, val.loss] < state.best
+        best = judged and (not state.best or [measure, val.loss] < state.best)
         if best:
             state.best = [measure, val.loss]
             if self._collector is not None:
@@ -239,6 +242,8 @@ class Run:
         if any(self.ranks.any(rested, state.epoch >= schedule.epochs)):
             self._save_last()
         self.setup.observer.epoch(report)
+        if not judged:
+            self.setup.observer.note("no validation image could be read: this epoch cannot be the best")
         if fell:
             self.setup.observer.note(
                 f"{schedule.measure} stopped falling: the rate goes from {rate:g} to {self.plateau.rate:g}"
