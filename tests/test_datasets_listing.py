@@ -39,6 +39,10 @@ def test_a_nul_separated_list_keeps_line_breaks_inside_names() -> None:
     assert listed(b"a\nb.jpg\0id\tc.jpg\0", nul=True) == [("a\nb.jpg", "a\nb.jpg"), ("id\tc.jpg", "id\tc.jpg")]
 
 
+def test_a_nul_separated_list_has_files_whose_names_are_blank() -> None:
+    assert listed(b" \0\0\n\0a.jpg\0", nul=True) == [(" ", " "), ("\n", "\n"), ("a.jpg", "a.jpg")]
+
+
 def test_a_list_of_users_images_honours_exif_and_has_no_labels() -> None:
     dataset = from_list(io.BytesIO(b"a.jpg\n"))
     assert (dataset.name, dataset.exif, dataset.class_names) == ("images", True, ())

@@ -637,6 +637,11 @@ def test_a_submission_has_the_five_best_classes_of_each_image_as_ilsvrcs_numbers
         assert lines[row] == [IDS[k] for k in ranked[:5]]
     assert run(["evaluate", str(kept_file), "--data", str(data), "--submission", str(tmp_path / "again.txt")]) == 3
     assert (tmp_path / "again.txt").read_bytes() == out.read_bytes()
+    capsys.readouterr()
+    other = ["--data", str(data), "--submission", str(tmp_path / "other.txt"), "--report", str(tmp_path / "page")]
+    assert run(["evaluate", str(kept_file), *other]) == 2
+    assert capsys.readouterr().err == "vggfeat: ilsvrc2012 has no labels here, so no report\n"
+    assert not (tmp_path / "other.txt").exists(), "refused before it is written"
 
 
 def test_the_devkit_names_the_classes_of_a_net_that_does_not(data, test_part):

@@ -365,6 +365,18 @@ def test_regions_of_pictures_without_boxes_are_refused_before_a_file_is_made(reg
 
 
 @pytest.mark.parametrize(
+    "options",
+    [{"weights": "oxford"}, {"width": 0.5}, {"seed": 3}, {"precision": "bf16"}, {"preprocessing": "torchvision"}],
+)
+def test_settings_of_nets_to_be_loaded_are_refused_beside_a_loaded_net(options, photos, tmp_path):
+    (name,) = options
+    with pytest.raises(UsageError) as caught:
+        vggfeat.extract(photos, output=tmp_path / "x.h5", net=narrow(), scales=224, **options)
+    assert str(caught.value) == f"a net that is loaded has its own `{name}`: leave it out, or give it to `load_net`"
+    assert vggfeat.extract(photos, output=tmp_path / "x.h5", net=narrow(), scales=224, precision="fp32").exists()
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"workers": 0}, "`workers` 0 is not 1 or more"),

@@ -234,7 +234,7 @@ def _print_bench_train(out: Console, train: dict[str, Any]) -> None:
         )
     out.print(
         f"train: net {size_words(train['net'], train['width'])}, batch {train['batch_size']}; {machine['name']}, "
-        f"{machine['threads']} threads"
+        f"{number_of(machine['threads'], 'thread')}"
     )
     show(out, table)
     out.print(f"plain torchvision loop: {_optional(train['plain_torchvision_images_per_second'], '.1f')} images/s")

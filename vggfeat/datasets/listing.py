@@ -322,7 +322,7 @@ def _listed(source: str, stream: BinaryIO, nul: bool, only_lines: bool) -> Itera
 
 
 def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, bytes]]:
-    """Numbered entries that are not blank, without their ends (LF or CRLF, or NUL)."""
+    """Numbered entries that are not blank, or with NUL not empty, without their ends (LF or CRLF, or NUL)."""
     if nul:
         entries: Iterable[bytes] = stream.read().split(b"\0")
     else:
@@ -333,7 +333,7 @@ def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, byte
             raise DatasetError(f"{source}: a UTF-16 text; save the list as UTF-8")
         if number == 1 and _is_header(text):
             raise DatasetError(f"{source}: {TABLE}")
-        if text.strip():
+        if text if nul else text.strip():  # with NUL a blank is a name
             yield number, text
 
 

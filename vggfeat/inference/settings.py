@@ -225,9 +225,12 @@ class NetChoice:
         return not any(isinstance(one, str | os.PathLike | None) for one in nets)
 
     def _check_left_out(self) -> None:
+        """Raises UsageError for what would change nothing: a loaded net keeps its own weights and number format."""
         usual = NetChoice()
+        nets: Sequence[Any] = self.net if isinstance(self.net, list | tuple) else [self.net]
+        own = all(net.precision == self.precision for net in nets)
         for name in ("weights", "width", "seed", "precision", "preprocessing"):
-            if getattr(self, name) not in (None, getattr(usual, name)):
+            if getattr(self, name) not in (None, getattr(usual, name)) and not (name == "precision" and own):
                 raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to `load_net`")
 
     @property

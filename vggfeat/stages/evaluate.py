@@ -202,11 +202,11 @@ def evaluate_files(
     fused = fuse(scored())
     if len(rows) > 1:
         rows.append(Row.of(fused))
+    if report is not None and fused.labels is None:  # before the submission is written
+        raise UsageError(f"{fused.dataset} has no labels here, so no report")
     result = _result(fused, rows, per_class, submission, numbers)
     if report is None:
         return result
-    if fused.labels is None:
-        raise UsageError(f"{fused.dataset} has no labels here, so no report")
     command = with_data(
         fuse_command([place_of(one) for one in given], {"per-class": per_class, "submission": submission}), data
     )
