@@ -26,14 +26,13 @@ def check_flags(**flags: Any) -> None:
 
 
 def with_checked_flags(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that refuses other values than True and False for its parameters annotated as flags."""
-    signature = inspect.signature(function)
-    flags = [name for name, parameter in signature.parameters.items() if parameter.annotation in _FLAGS]
+    """A function that refuses other values than True and False for its keywords annotated as flags."""
+    parameters = inspect.signature(function).parameters.items()
+    flags = [name for name, parameter in parameters if parameter.annotation in _FLAGS]
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = signature.bind_partial(*args, **kwargs).arguments
-        check_flags(**{name: given[name] for name in flags if name in given})
+        check_flags(**{name: kwargs[name] for name in flags if name in kwargs})
         return function(*args, **kwargs)
 
     return checked
