@@ -372,7 +372,7 @@ def test_settings_of_nets_to_be_loaded_are_refused_beside_a_loaded_net(options, 
     (name,) = options
     with pytest.raises(UsageError) as caught:
         vggfeat.extract(photos, output=tmp_path / "x.h5", net=narrow(), scales=224, **options)
-    assert str(caught.value) == f"a net that is loaded has its own `{name}`: leave it out, or give it to `load_net`"
+    assert str(caught.value) == f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net"
     assert vggfeat.extract(photos, output=tmp_path / "x.h5", net=narrow(), scales=224, precision="fp32").exists()
 
 

@@ -231,7 +231,7 @@ class NetChoice:
         own = all(net.precision == self.precision for net in nets)
         for name in ("weights", "width", "seed", "precision", "preprocessing"):
             if getattr(self, name) not in (None, getattr(usual, name)) and not (name == "precision" and own):
-                raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to `load_net`")
+                raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net")
 
     @property
     def has_loaded_nets(self) -> bool:
