@@ -7,6 +7,7 @@ import pytest
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.datasets.split import TrainingSet, _hold_out, data_digest, evaluation_part, own_part
 from vggfeat.errors import DatasetError, UsageError
+from vggfeat.stages.localise import _part
 
 CLASSES = ("a", "b")
 
@@ -77,3 +78,11 @@ def test_a_dataset_without_subsets_is_tested_whole_unless_the_net_was_trained_on
     assert own_part(bare, "val", [{}]) == bare
     dataset, record, held_out = trained(samples(16), 5)
     assert own_part(dataset, "val", [record]).samples == held_out
+
+
+def test_a_dataset_of_ones_own_is_localised_on_the_part_asked_for():
+    parts = ("train", "val", "val")
+    samples = tuple(Sample(f"{i}", f"{i}.jpg", 0, subset=part) for i, part in enumerate(parts))
+    assert [sample.id for sample in _part(Dataset("mine", samples, ("a",)), "val").samples] == ["1", "2"]
+    bare = Dataset("mine", tuple(replace(sample, subset="") for sample in samples), ("a",))
+    assert _part(bare, "val") == bare

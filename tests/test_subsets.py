@@ -5,19 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import clusters, write_descriptors
+from making import clusters, settings, write_descriptors
 
-from vggfeat.classifiers.estimator import LinearSVM
 from vggfeat.classifiers.protocols.rules import Rounds
 from vggfeat.classifiers.protocols.selection import _mean_curve
 from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import DatasetError, StoreError, UsageError
 from vggfeat.metrics import positive_share
-from vggfeat.nets.formats.state_dict import unwrapped
 from vggfeat.stages import svm as stage
-from vggfeat.stages.localise import _part
 from vggfeat.stages.svm import svm
-from vggfeat.system.launch import launched
+from vggfeat.store import DescriptorWriter
+from vggfeat.store.pooling import Described
 
 
 def parted(path: Path, *parts: str, net: str = "D") -> Path:
@@ -109,49 +107,8 @@ def test_a_file_without_one_of_the_layers_to_compare_is_told_before_any_fit(tmp_
 
 def write_layers(path, dataset, values):
     """A descriptor file of two layers."""
-    from making import settings
-
-    from vggfeat.store import DescriptorWriter
-    from vggfeat.store.pooling import Described
-
     made = settings(layer="pool4+pool5", scales=(256,))
     rows = np.concatenate([values[:, 0], values[:, 0]], axis=1).astype(np.float32)
     dim = values.shape[2]
     with DescriptorWriter(path, dataset, made, dim=2 * dim, layer_dims=[dim, dim]) as out:
         out.write(range(len(rows)), Described(rows, None, {}))
-
-
-def test_without_a_bias_fits_are_refined_too():
-    """In float32 a nearly singular Gram matrix leaves them far from the optimum: at gaps of 0.5 and more here."""
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((1500, 8)) @ rng.standard_normal((8, 600)) + 0.3 * rng.standard_normal((1500, 600))
-    X = (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
-    y = rng.integers(0, 6, 1500)
-    assert LinearSVM(C=3000.0, intercept_scaling=0).fit(X, y).duality_gap_.max() <= 1e-5
-
-
-def test_a_dataset_of_ones_own_is_localised_on_the_part_asked_for():
-    parts = ("train", "val", "val")
-    samples = tuple(Sample(f"{i}", f"{i}.jpg", 0, subset=part) for i, part in enumerate(parts))
-    assert [sample.id for sample in _part(Dataset("mine", samples, ("a",)), "val").samples] == ["1", "2"]
-    bare = Dataset("mine", tuple(replace(sample, subset="") for sample in samples), ("a",))
-    assert _part(bare, "val") == bare
-
-
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
-def test_torchruns_variables_are_numbers_or_named(variable, monkeypatch):
-    usual = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    for name, value in (usual | {variable: "two"}).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError) as error:
-        launched()
-    assert str(error.value) == f"the environment variable {variable} is 'two', not a whole number: unset it"
-    monkeypatch.setenv("WORLD_SIZE", "")
-    assert launched() is None
-
-
-def test_a_dict_that_holds_itself_ends():
-    looped = {"weight": 1}
-    looped["state_dict"] = looped
-    assert unwrapped(looped) is looped
-    assert unwrapped({"model": {"state_dict": {"a": 1}}}) == {"a": 1}

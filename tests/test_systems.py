@@ -31,6 +31,7 @@ from vggfeat.system import devices, files
 from vggfeat.system import locking as locks
 from vggfeat.system.devices import memory_format, resolve_device, resolve_precision
 from vggfeat.system.files import replacing, same_file
+from vggfeat.system.launch import launched
 from vggfeat.system.text import name_bytes
 from vggfeat.training import features, ranks
 from vggfeat.training.ranks import process_group
@@ -545,3 +546,15 @@ def test_several_processes_do_not_share_mps(monkeypatch):
     with pytest.raises(UsageError) as raised, process_group(MPS):
         pass
     assert str(raised.value) == ("torch.distributed has no backend for mps: start one process, or take `device=cpu`")
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
+def test_torchruns_variables_are_numbers_or_named(variable, monkeypatch):
+    usual = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (usual | {variable: "two"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as error:
+        launched()
+    assert str(error.value) == f"the environment variable {variable} is 'two', not a whole number: unset it"
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert launched() is None

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 import vggfeat
 from vggfeat.errors import UsageError, VggfeatError, WeightsError
 from vggfeat.nets.catalog import NETS, OXFORD, RANDOM, TORCHVISION, WEIGHTS, Preprocessing, scaled
+from vggfeat.nets.formats.state_dict import unwrapped
 from vggfeat.nets.identify import layer_shapes, width_of
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.reading import read_weights
@@ -906,3 +907,10 @@ def test_a_text_file_is_no_weights_file_whatever_its_suffix(tmp_path: Path, name
     (tmp_path / name).write_text(content)
     with pytest.raises(WeightsError, match=rf"/{name}: a text file; expected a weights file that vggfeat reads \("):
         load_net("A", tmp_path / name)
+
+
+def test_a_dict_that_holds_itself_ends():
+    looped = {"weight": 1}
+    looped["state_dict"] = looped
+    assert unwrapped(looped) is looped
+    assert unwrapped({"model": {"state_dict": {"a": 1}}}) == {"a": 1}

@@ -214,21 +214,23 @@ class NetChoice:
         """
         if self.net is not None and self.only_loaded_nets:
             self._check_left_out()
-        for name in self.net if isinstance(self.net, list | tuple) else [self.net]:
+        for name in self._nets:
             if isinstance(name, str | os.PathLike):
                 check_layers(named_net(name), layers)
 
     @property
+    def _nets(self) -> Sequence[Any]:
+        return self.net if isinstance(self.net, list | tuple) else [self.net]
+
+    @property
     def only_loaded_nets(self) -> bool:
         """Whether every net is loaded already."""
-        nets = self.net if isinstance(self.net, list | tuple) else [self.net]
-        return not any(isinstance(one, str | os.PathLike | None) for one in nets)
+        return not any(isinstance(one, str | os.PathLike | None) for one in self._nets)
 
     def _check_left_out(self) -> None:
         """Raises UsageError for what would change nothing: a loaded net keeps its own weights and number format."""
         usual = NetChoice()
-        nets: Sequence[Any] = self.net if isinstance(self.net, list | tuple) else [self.net]
-        own = all(net.precision == self.precision for net in nets)
+        own = all(net.precision == self.precision for net in self._nets)
         for name in ("weights", "width", "seed", "precision", "preprocessing"):
             if getattr(self, name) not in (None, getattr(usual, name)) and not (name == "precision" and own):
                 raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net")
@@ -236,8 +238,7 @@ class NetChoice:
     @property
     def has_loaded_nets(self) -> bool:
         """Whether a net is loaded already, with a precision of its own."""
-        nets = self.net if isinstance(self.net, list | tuple) else [self.net]
-        return not all(isinstance(one, str | os.PathLike | None) for one in nets)
+        return not all(isinstance(one, str | os.PathLike | None) for one in self._nets)
 
     def check_weights(self) -> None:
         """Raises `load_net`'s error for weights or a preprocessing that do not exist or do not fit; imports no torch.
