@@ -203,6 +203,8 @@ def test_the_shell_completes_commands_nets_and_data_sets():
     assert completions("vggfeat ex", 1) == ["extract", "export"]
     assert completions("vggfeat extract --net a", 3) == ["A", "A-LRN"]
     assert completions("vggfeat svm --dataset voc2012", 3) == ["voc2012", "voc2012-action"]
+    for words, position in (("extract pho", 2), ("svm -o mod", 3), ("evaluate --weights be", 3), ("info f", 2)):
+        assert completions(f"vggfeat {words}", position) == [words.split()[-1]], "the shell completes names of files"
     assert completions("vggfeat nosuch ", 2), "an unknown verb is no error while typing"
 
 

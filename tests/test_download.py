@@ -205,6 +205,19 @@ def test_offline_says_which_file_to_put_where_and_asks_nobody(
     assert published.requests == []
 
 
+@pytest.mark.parametrize("value", ["1", "yes", "2", "TRUE"])
+def test_the_commands_and_python_read_the_variable_alike(
+    published: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    monkeypatch.setenv("VGGFEAT_OFFLINE", value)
+    with pytest.raises(DownloadError) as raised:
+        load_net("D")
+    assert "fetching is forbidden (VGGFEAT_OFFLINE); put " in str(raised.value)
+    assert run(["download", "--net", "D"]) == 1
+    assert "fetching is forbidden (VGGFEAT_OFFLINE); put " in capsys.readouterr().err
+    assert published.requests == []
+
+
 def test_a_file_put_there_by_hand_is_used_and_a_wrong_one_named(published: Server) -> None:
     (row,) = catalog.weights_rows("A")
     place = cache.cached_path(row)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import pytest
 from making import striped_tree
 
+from vggfeat import read_descriptors
 from vggfeat.cli.training_display import while_shown
 from vggfeat.training import signals as training_signals
 from vggfeat.training.state import load_last
@@ -57,6 +60,73 @@ def test_a_closed_stdout_ends_quietly_with_exit_code_0(name):
     process.stdout.close()
     assert process.wait(60) == 0
     assert process.stderr.read() == b""
+
+
+EXTRACT = ["--net", "A", "--width", "0.015625", "--weights", "none", "--scales", "224", "--device", "cpu", "--no-flip"]
+
+
+FULL = Path("/dev/full")
+
+
+def extraction(photos, output, *flags):
+    return [sys.executable, "-m", "vggfeat", "extract", str(photos), *EXTRACT, "-o", str(output), *flags]
+
+
+def test_a_closed_reader_of_the_notes_ends_no_run(photos, tmp_path):
+    """`vggfeat extract .. --verbose 2>&1 | head -1`: the rest of the notes is lost, and no row."""
+    process = subprocess.Popen(
+        extraction(photos, tmp_path / "a.h5", "--verbose"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr.readline().startswith("vggfeat ")
+    process.stderr.close()
+    assert process.stdout.read() == f"{tmp_path / 'a.h5'}\n"
+    assert process.wait(60) == 0
+    assert len(read_descriptors(tmp_path / "a.h5").done) == 6
+
+
+def test_an_error_whose_reader_has_gone_keeps_its_code(tmp_path):
+    code = "import sys; sys.stdin.read(); from vggfeat.__main__ import main; sys.argv[1:] = ['info', 'no.h5']; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stderr.close()
+    process.stdin.close()
+    assert process.wait(60) == 1
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
+def test_a_log_on_a_full_disk_ends_no_run(photos, tmp_path):
+    with FULL.open("w") as full:
+        done = subprocess.run(extraction(photos, tmp_path / "a.h5", "--verbose"), stdout=subprocess.PIPE, stderr=full)
+    assert (done.returncode, done.stdout.decode()) == (0, f"{tmp_path / 'a.h5'}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes streams")
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", ">&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_no_run_and_spoil_no_file(photos, tmp_path, closed):
+    """The file made would otherwise get a closed stream's number, and what libraries print."""
+    output = tmp_path / "a.h5"
+    subprocess.run(extraction(photos, output), check=True, capture_output=True)
+    whole = output.read_bytes()
+    again = f"{shlex.join(extraction(photos, output, '--overwrite'))} {closed}"
+    done = subprocess.run(["sh", "-c", again], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else f"{output}\n")
+    assert output.read_bytes() == whole
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell closes streams")
+@pytest.mark.parametrize("flags", ["", "-u "])
+def test_a_failure_with_stderr_closed_has_its_code(tmp_path, flags):
+    command = f"{shlex.quote(sys.executable)} {flags}-m vggfeat info {shlex.quote(str(tmp_path / 'no.h5'))} 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 1
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_forced_colours_draw_no_bars_into_a_log(photos, tmp_path, variable):
+    command = extraction(photos, tmp_path / "a.h5")
+    done = subprocess.run(command, env=os.environ | {variable: "1"}, capture_output=True, text=True, check=True)
+    assert "\r" not in done.stderr and "\x1b[" not in done.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")

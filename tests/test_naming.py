@@ -1,15 +1,19 @@
 """A file records how its images, weights and calibration were named, so that commands on pages and in `info` repeat it."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import pytest
 from making import commands_on, settings
 
 from vggfeat.cli import run
+from vggfeat.datasets import listing
+from vggfeat.datasets.listing import from_list
 from vggfeat.datasets.origin import LONGEST, Origin
 from vggfeat.page.commands import extract_command, resumed
 from vggfeat.store import read_descriptors
@@ -80,6 +84,23 @@ def test_a_calibration_is_in_the_command_and_the_images_own_is_not(classes, caps
         assert ("--calibration" in words) == bool(flags)
         if flags:
             assert words[words.index("--calibration") + 1] == "some.txt"
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no /dev/fd here")
+def test_a_list_that_is_gone_is_not_named(tmp_path):
+    """`--list <(find ..)` is /dev/fd/63, another file or none at the next command."""
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    assert from_list(tmp_path / "list.txt").origin == Origin(list_file=str(tmp_path / "list.txt"))
+    with (tmp_path / "list.txt").open() as stream:
+        assert from_list(f"/dev/fd/{stream.fileno()}").origin is None
+    ends = os.pipe()
+    os.write(ends[1], b"a.jpg\n")
+    os.close(ends[1])
+    assert from_list(f"/dev/fd/{ends[0]}").samples[0].id == "a.jpg"
+    os.close(ends[0])
+    os.mkfifo(tmp_path / "fifo")
+    assert not listing._lasts(tmp_path / "fifo")
+    assert listing._lasts("https://host/list.txt")
 
 
 def test_names_that_came_from_a_pipe_or_are_very_long_are_not_recorded():

@@ -24,6 +24,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_curve, precision_recall_fscore_support
 from test_svm_stage import multi_label
 
+from vggfeat.classifiers.protocols.rules import Rounds
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset
 from vggfeat.datasets.origin import Origin
@@ -314,6 +315,26 @@ def test_a_benchmarks_page_has_the_papers_row(tmp_path: Path) -> None:
     for score in ("91.8 ± 1.0 %", "92.3 ± 0.5 %", "92.7 ± 0.5 %"):
         assert f"<td>{score}</td>" in page
     assert "Choice of C" not in page, "one C was given"
+
+
+def test_a_page_beside_the_papers_score_says_what_the_run_changed(tmp_path: Path) -> None:
+    """Fifteen training images of each class, or a single split, are another benchmark than the paper's."""
+    dataset, values_ = clusters([40, 44], name="caltech101")
+    file = write_descriptors(tmp_path / "c.h5", dataset, values_)
+    for rounds, words in (
+        (Rounds(train_per_class=15), "15 training images of each class in place of 30"),
+        (
+            Rounds(number=1, test_per_class=9),
+            "1 random split and 9 test images of each class in place of 50",
+        ),
+    ):
+        svm([file], C=1, rounds=rounds, report=tmp_path / "r")
+        page = (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+        assert f"This run changed the paper&#x27;s protocol: {words}." in page
+    svm([file], C=1, rounds=Rounds(seed=3), report=tmp_path / "r", write_splits=tmp_path / "splits.json")
+    assert "changed the paper" not in (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+    svm([file], C=1, splits=tmp_path / "splits.json", report=tmp_path / "r")
+    assert "protocol: the splits of splits.json." in (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_setting_names_layer_pooling_flips_and_view_where_not_as_usual(tmp_path: Path) -> None:

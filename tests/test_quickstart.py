@@ -73,6 +73,21 @@ def test_what_to_type_next_parses(line):
         vggfeat.get_command(None, words[0]).make_context(words[0], words[1:], parent=parent)
 
 
+def test_an_interrupted_quickstart_ends_as_every_interrupted_command(tmp_path, capsys, monkeypatch):
+    """It has no --resume; the command that was running has, in its folder."""
+
+    def stopped(self, batches, stop):
+        stop.asked = True
+        return False
+
+    monkeypatch.setattr("vggfeat.training.run.Run._updated", stopped)
+    assert run(["quickstart", "--keep", str(tmp_path / "try")]) == 130
+    said = capsys.readouterr().err
+    assert "a bug" not in said and "ended with code" not in said
+    command = said.splitlines()[-1].partition("; go on with: ")[2]
+    assert command.startswith("vggfeat train --dataset folder --data seen ") and command.endswith(" --resume")
+
+
 def test_a_folder_with_files_is_refused(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("")
     assert run(["quickstart", "--keep", str(tmp_path)]) == 1

@@ -89,6 +89,11 @@ def test_a_mistake_is_named_with_the_way_out(tmp_path, text, message):
     assert str(caught.value).startswith(message.format(file=file, folder=tmp_path))
 
 
+def test_the_mark_that_windows_editors_begin_with_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "r.toml").write_text('net = "A"\n', encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "r.toml").net == "A"
+
+
 def test_an_unknown_override_is_an_error_too():
     with pytest.raises(RecipeError, match=r"^no recipe key 'schedule.patienc'; did you mean 'schedule.patience'\?"):
         load_recipe(None, {"schedule.patienc": 3})

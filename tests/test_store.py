@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 import subprocess
@@ -16,10 +17,11 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.stages.svm import svm
-from vggfeat.store import DescriptorWriter, read_descriptors
+from vggfeat.store import DescriptorWriter, read_descriptors, schema
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
 from vggfeat.store.shards import Shard, cut
+from vggfeat.system import locking as locks
 
 N, DIMS, SCALES = 10, (3, 2), (256, 384)
 BLOCKS = [range(4), range(4, 8), range(8, N)]
@@ -340,6 +342,82 @@ def test_a_program_that_only_holds_hdf5s_own_lock_is_respected_too(tmp_path):
             check=True,
         )
     assert done.stdout == f"{path} is being written by another process: wait for it, or name another -o\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes and replaces no open file")
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_goes_while_it_is_written_is_an_error(tmp_path, how):
+    """What is written then lands in a file that nobody can open any more."""
+    path = tmp_path / "a.h5"
+    with writer(path) as out:
+        out.write(range(2), block(range(2)))
+        path.unlink()
+        if how == "replaced":
+            path.write_bytes(b"another program's")
+        assert refused(lambda: out.write(range(2, 4), block(range(2, 4)))) == (
+            f"{path} was removed or replaced while it was being written: begin it anew"
+        )
+    assert [entry.name for entry in tmp_path.iterdir()] == ([] if how == "removed" else ["a.h5"])
+
+
+def test_a_lock_file_of_another_user_is_named(tmp_path, monkeypatch):
+    lock = tmp_path / ".a.h5.lock"
+    lock.touch()
+
+    def opened(path, *args, _open=os.open):
+        if path == lock:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return _open(path, *args)
+
+    monkeypatch.setattr(os, "open", opened)
+    assert refused(lambda: writer(tmp_path / "a.h5")) == (
+        f"{lock}: Permission denied: remove this lock file if nothing writes a.h5"
+    )
+
+
+def test_folders_made_for_a_file_that_is_not_written_go_again(tmp_path):
+    with OutputLock(tmp_path / "new" / "folder" / "a.h5"):
+        assert (tmp_path / "new" / "folder").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with OutputLock(tmp_path / "new" / "a.h5"):
+        (tmp_path / "new" / "a.h5").touch()
+    assert (tmp_path / "new" / "a.h5").exists()
+
+
+def without_locks(monkeypatch):
+    """As on a file system of some clusters: neither we nor HDF5 can lock."""
+
+    def refused(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    def opened(path, mode, locking=None, _file=h5py.File):
+        if locking:
+            refused()
+        return _file(path, mode, locking=locking)
+
+    monkeypatch.setattr(locks.fcntl, "flock", refused)
+    monkeypatch.setattr(schema.h5py, "File", opened)
+
+
+@pytest.mark.skipif(locks.fcntl is None, reason="no flock here")
+def test_a_file_is_resumed_and_replaced_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
+    without_locks(monkeypatch)
+    path = fill(tmp_path / "a.h5")
+    whole = path.read_bytes()
+    fill(path, resume=True)
+    fill(path, overwrite=True)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.skipif(locks.fcntl is None, reason="no flock here")
+def test_a_download_works_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
+    without_locks(monkeypatch)
+    with locks.locked(tmp_path / "a.part", lambda: False) as stream:
+        stream.write(b"content")
+    assert (tmp_path / "a.part").read_bytes() == b"content"
+    with locks.locked(tmp_path / "a.part", lambda: True) as stream:
+        assert stream is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_cut_short_is_told_and_overwrite_replaces_it(tmp_path):

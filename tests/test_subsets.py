@@ -50,6 +50,16 @@ def test_images_without_a_subset_beside_named_ones_are_told_to_take_no_part(tmp_
     assert caplog.messages == [f"{file}: 20 images name no subset and take no part"]
 
 
+def test_a_model_that_saw_the_named_test_images_says_so(tmp_path, caplog):
+    file = parted(tmp_path / "x.h5", "train", "test")
+    told = "the model is fitted on all images, those to test on too; the score is of a fit without them"
+    svm(file, C=1)
+    svm(file, C=1, rounds=Rounds(folds=3), output=tmp_path / "folds.h5")
+    assert caplog.messages == [], "no model, or no named part"
+    svm(file, C=1, output=tmp_path / "model.h5")
+    assert caplog.messages == [told]
+
+
 def test_files_of_other_subsets_are_refused_in_either_order(tmp_path):
     one, two = parted(tmp_path / "1.h5", "train", "test"), parted(tmp_path / "2.h5", "test", "train", net="E")
     for first, second in ((one, two), (two, one)):

@@ -18,6 +18,7 @@ from making import write_descriptors
 import vggfeat
 from vggfeat import cli
 from vggfeat.classifiers.protocols.splits import shuffled
+from vggfeat.cli import run
 from vggfeat.cli.console import print_rows
 from vggfeat.datasets import Dataset, Sample, listing
 from vggfeat.datasets.split import TrainingSet, data_digest
@@ -558,3 +559,57 @@ def test_torchruns_variables_are_numbers_or_named(variable, monkeypatch):
     assert str(error.value) == f"the environment variable {variable} is 'two', not a whole number: unset it"
     monkeypatch.setenv("WORLD_SIZE", "")
     assert launched() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"WORLD_SIZE": "0"}, "the environment variable WORLD_SIZE is 0, but it is 1 or more: unset it"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "the environment variable LOCAL_WORLD_SIZE is 0, but it is 1 or more: unset it"),
+        ({"RANK": "2"}, "the environment variable RANK is 2 of WORLD_SIZE 2: unset both"),
+    ],
+)
+def test_torchruns_variables_make_sense_together(given, message, monkeypatch):
+    usual = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in (usual | given).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as error:
+        launched()
+    assert str(error.value) == message
+
+
+def test_without_a_home_folder_the_cache_is_asked_for(monkeypatch, capsys):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    for name in ("VGGFEAT_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(["download", "--net", "D", "--offline"]) == 2
+    assert capsys.readouterr().err == (
+        "vggfeat: this user has no home folder to keep downloaded weights in: set VGGFEAT_CACHE to a folder\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object", name="torch._C"),
+            "vggfeat: not enough memory to load a library (see 'ulimit -v'): libtorch_cpu.so: failed to map segment from "
+            "shared object\n",
+        ),
+        (
+            ModuleNotFoundError("No module named 'torchgen'", name="torchgen"),
+            "vggfeat: a package is missing or damaged (No module named 'torchgen'): install vggfeat again, or into a "
+            "new environment\n",
+        ),
+    ],
+)
+def test_a_package_that_cannot_be_loaded_is_no_bug_of_ours(error, line, monkeypatch, capsys):
+    def refused(*_):
+        raise error
+
+    monkeypatch.setattr("vggfeat.stages.info.info", refused)
+    assert run(["info", "a.h5"]) == 1
+    assert capsys.readouterr().err == line

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,7 @@ from PIL import Image
 
 from vggfeat.cli import run
 from vggfeat.datasets.split import load_training_set
-from vggfeat.errors import DatasetError, RecipeError, TrainingError, UsageError, VggfeatError
+from vggfeat.errors import DatasetError, RecipeError, StoreError, TrainingError, UsageError, VggfeatError
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.train import train
@@ -341,6 +342,65 @@ def test_a_run_that_was_interrupted_before_its_first_checkpoint_is_begun_again(t
     kept = (run_folder / "recipe.toml").read_text()
     assert train(run_folder / "recipe.toml", data, output=run_folder, device="cpu").finished
     assert (run_folder / "recipe.toml").read_text() == kept
+
+
+def test_a_second_run_in_the_same_output_is_refused_and_spoils_nothing(tree, tmp_path):
+    files = RunFiles.of(tmp_path / "run")
+    refusals = []
+
+    class Second(Observer):
+        def epoch(self, report):
+            part = files.folder / ".last.pt.12345678.part"  # which the first run may be writing
+            part.touch()
+            for choice in ("resume", "overwrite"):
+                with pytest.raises(StoreError) as raised:
+                    train(*tiny(tree), output=files.folder, **{choice: True}, observer=Observer())
+                refusals.append(str(raised.value))
+            assert part.exists()
+            part.unlink()
+
+    result = train(*tiny(tree), output=files.folder, observer=Second())
+    assert result.finished and result.best == files.best
+    assert set(refusals) == {
+        f"{files.best} is being written by process {os.getpid()} on {socket.gethostname()}: wait for it, or name another "
+        "`output`"
+    }
+    assert not list(files.folder.glob(".*"))
+
+
+def test_a_run_that_ended_while_another_one_began_is_not_replaced(tree, tmp_path, monkeypatch):
+    """The second run had looked for files before the first one wrote any."""
+    train(*tiny(tree), output=tmp_path / "run")
+    whole = (tmp_path / "run" / "best.pt").read_bytes()
+    monkeypatch.setattr("vggfeat.stages.train.check_request", lambda *_, **__: None)
+    with pytest.raises(UsageError) as raised:
+        train(*tiny(tree), output=tmp_path / "run")
+    assert str(raised.value) == (
+        f"{tmp_path / 'run' / 'best.pt'} exists: go on with it by `resume`, or replace it by `overwrite`"
+    )
+    assert (tmp_path / "run" / "best.pt").read_bytes() == whole
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder(tree, tmp_path):
+    with pytest.raises(VggfeatError):
+        train(*tiny(tree, init__checkpoint=str(tmp_path / "no.pt")), output=tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_damaged_lines_of_the_metrics_are_told_and_end_no_run(tree, tmp_path):
+    train(*tiny(tree), output=tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    good = metrics.read_bytes()
+    metrics.write_bytes(b'12\n{"a": 1}\n' + good + b'\xff\n{"kind": "epo')
+    said = []
+
+    class Heard(Observer):
+        def note(self, text):
+            said.append(text)
+
+    train(*tiny(tree), output=tmp_path / "run", resume=True, observer=Heard())
+    assert f"{metrics}: 4 lines could not be read and will be missing" in said
+    assert metrics.read_bytes() == good
 
 
 def test_other_images_are_named_not_the_measure_that_follows_from_their_classes(tree, tmp_path):

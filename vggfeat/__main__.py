@@ -9,6 +9,9 @@ INTERRUPTED = 130
 def main() -> None:
     """Runs the command line; Ctrl-C while Python imports it ends as Ctrl-C ends a command."""
     try:
+        from vggfeat.system.streams import settle
+
+        settle()
         from vggfeat.cli import main as run
     except KeyboardInterrupt:
         print("vggfeat: interrupted", file=sys.stderr)

@@ -165,10 +165,14 @@ def _cannot_shut_down() -> bool:
 
 
 def run(args: list[str] | None = None) -> int:
-    """Runs the command line and returns its exit code; every error is one line on stderr."""
+    """Runs the command line and returns its exit code; every error is one line on stderr.
+
+    A verb finds the words of the line in `ctx.obj`.
+    """
+    args = sys.argv[1:] if args is None else args
     try:
         with own_log():
-            code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False)
+            code = vggfeat.main(args, prog_name="vggfeat", standalone_mode=False, obj=args)
         sys.stdout.flush()
     except (_ClosedStdoutError, BrokenPipeError, SystemExit) as error:
         # rich turns a broken pipe into SystemExit.
@@ -184,7 +188,7 @@ def run(args: list[str] | None = None) -> int:
             return _without_reader()
         if debugging():
             raise
-        return _report(*_explained(error, sys.argv[1:] if args is None else args))
+        return _report(*_explained(error, args))
     return code if isinstance(code, int) else DONE
 
 
@@ -205,10 +209,19 @@ def _explained(error: Exception, args: list[str]) -> tuple[str, int]:
         return told(error), USAGE if isinstance(error, UsageError) else FAILED
     if isinstance(error, OSError):  # such as a full disk
         return f"{error.filename or 'output'}: {error.strerror or error}", FAILED
+    if isinstance(error, ImportError):
+        return _unloaded(error), FAILED
     of_machine = _of_machine(error)
     if of_machine is not None:
         return of_machine, FAILED
     return f"{type(error).__name__}: {error} (a bug in vggfeat; --debug shows where)", FAILED
+
+
+def _unloaded(error: ImportError) -> str:
+    """What to tell about a package that Python cannot load, such as one whose libraries do not fit into the memory."""
+    if "failed to map" in str(error) or "allocate memory" in str(error):
+        return f"not enough memory to load a library (see 'ulimit -v'): {error}"
+    return f"a package is missing or damaged ({error}): install vggfeat again, or into a new environment"
 
 
 def _of_machine(error: Exception) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,12 @@ _LEFT_BY_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029]")
 def stderr() -> Console:
     """A console on the current stderr, for progress, tables and notes."""
     return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def redrawn(console: Console) -> bool:
+    """Whether a console can show what is drawn over itself: a terminal, not a log whose colours are forced."""
+    forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))  # rich takes them for a terminal
+    return console.is_terminal and (console.file.isatty() or not forced)
 
 
 def note(text: str) -> None:

@@ -8,7 +8,7 @@ import click
 
 from vggfeat.cli import console, progress
 from vggfeat.cli.hints import hint
-from vggfeat.cli.options import common, data_option, refuse
+from vggfeat.cli.options import common, data_option, offline_option, refuse
 from vggfeat.cli.types import Choice, Net
 from vggfeat.datasets.archives import PUBLISHED
 from vggfeat.errors import UsageError
@@ -22,9 +22,7 @@ from vggfeat.system.bars import in_megabytes
 @click.option("--source", type=Choice(SOURCES), help="Whose weights.  [default: oxford for D and E]")
 @click.option("--dataset", type=Choice(list(PUBLISHED)), help="Fetch and unpack this set into the data root.")
 @data_option
-@click.option(
-    "--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything, only check what is here."
-)
+@offline_option("Never fetch anything, only check what is here.")
 @common
 @click.pass_context
 def download(
@@ -33,7 +31,7 @@ def download(
     source: str | None,
     dataset: str | None,
     data: str,
-    offline: bool,
+    offline: bool | None,
     as_json: bool,
     quiet: bool,
 ) -> None:

@@ -20,7 +20,7 @@ from vggfeat.cli.options import (
     reading_options,
     refuse,
 )
-from vggfeat.cli.types import SCALES, Choice, Numbers, Several
+from vggfeat.cli.types import PATH, SCALES, Choice, Numbers, Several
 from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import nearest
 from vggfeat.inference.settings import SCALE_RULES, VIEWS
@@ -42,7 +42,7 @@ class ScalesOrRule(Numbers):
 
 
 @click.command()
-@click.argument("files", cls=Several, nargs=-1, metavar="[FILES.h5 ..]")
+@click.argument("files", cls=Several, nargs=-1, type=PATH, metavar="[FILES.h5 ..]")
 @net_options(many=True, to="fuse")
 @click.option(
     "--view",
@@ -69,9 +69,13 @@ class ScalesOrRule(Numbers):
     help="val: if the data set has no such part, the images that the net's training held out.",
 )
 @click.option("--per-class", is_flag=True, help="Errors by class, and the most frequent confusions.")
-@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes per image.")
-@click.option("--report", "folder", metavar="DIR", help="Write a page with the errors and the images behind them.")
-@click.option("--output", "-o", metavar="FILE.h5", help="Keep the posteriors, to fuse them later or to resume the run.")
+@click.option("--submission", type=PATH, metavar="FILE", help="Write ILSVRC's result file: five classes per image.")
+@click.option(
+    "--report", "folder", type=PATH, metavar="DIR", help="Write a page with the errors and the images behind them."
+)
+@click.option(
+    "--output", "-o", type=PATH, metavar="FILE.h5", help="Keep the posteriors, to fuse them later or to resume the run."
+)
 @click.option("--resume", is_flag=True, help="Continue the file where it stopped, and retry failed images.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 @reading_options

@@ -8,13 +8,19 @@ from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, layer_option
+from vggfeat.cli.types import PATH
 from vggfeat.system.numbers import number_of
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", type=PATH)
 @click.option(
-    "--output", "-o", metavar="FILE", required=True, help="The file to write: .npy, .npz, .csv, .mat or .parquet."
+    "--output",
+    "-o",
+    type=PATH,
+    metavar="FILE",
+    required=True,
+    help="The file to write: .npy, .npz, .csv, .mat or .parquet.",
 )
 @layer_option("Take this layer; repeat to stack several.  [default: all]")
 @click.option("--overwrite", is_flag=True, help="Replace the file, and the names beside a matrix.")

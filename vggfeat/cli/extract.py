@@ -24,7 +24,7 @@ from vggfeat.cli.options import (
     reading_options,
     refuse,
 )
-from vggfeat.cli.types import SCALES, Choice, Layer, Several
+from vggfeat.cli.types import PATH, SCALES, Choice, Layer, Several
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
 from vggfeat.nets.layers import POOLING_MARK
 from vggfeat.store.aggregates import AGGREGATES, STORES
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # imports numpy and h5py
 
 
 @click.command()
-@click.argument("paths", cls=Several, nargs=-1, metavar="[PATHS..|-]")
+@click.argument("paths", cls=Several, nargs=-1, type=PATH, metavar="[PATHS..|-]")
 @net_options(many=True)
 @click.option(
     "--scales",
@@ -92,7 +92,9 @@ if TYPE_CHECKING:  # imports numpy and h5py
 @dataset_option("It lies under the data root and has labels.")
 @data_option
 @list_options
-@click.option("--output", "-o", metavar="FILE", help="[default: descriptors/<dataset>-<net>-<weights>-...h5]")
+@click.option(
+    "--output", "-o", type=PATH, metavar="FILE", help="[default: descriptors/<dataset>-<net>-<weights>-...h5]"
+)
 @click.option("--resume", is_flag=True, help="Continue the file where it stopped, and retry failed images.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 @click.option(
@@ -105,6 +107,7 @@ if TYPE_CHECKING:  # imports numpy and h5py
 @device_options()
 @click.option(
     "--calibration",
+    type=PATH,
     metavar="FILE",
     help="With int8: a list of images that set its steps, or descriptors to take them from.  [default: 32 of the "
     "images]",

@@ -6,10 +6,11 @@ import click
 
 from vggfeat.cli import console, listings
 from vggfeat.cli.options import common
+from vggfeat.cli.types import PATH
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", type=PATH)
 @click.option("--failed", is_flag=True, help="Print only the failed images, as id<TAB>reason.")
 @click.option("--shards", is_flag=True, help="Show the state of all shards of FILE, the output of extract --shard.")
 @common

@@ -10,7 +10,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common, data_option, device_options, reading_options, refuse
-from vggfeat.cli.types import SCALES, Choice
+from vggfeat.cli.types import PATH, SCALES, Choice
 from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
 from vggfeat.system.numbers import number_of
 
@@ -33,6 +33,7 @@ from vggfeat.system.numbers import number_of
 @click.option(
     "--posteriors",
     multiple=True,
+    type=PATH,
     metavar="FILE.h5",
     help="Guess classes by these posteriors (evaluate -o); several are averaged.",
 )
@@ -49,9 +50,11 @@ from vggfeat.system.numbers import number_of
 )
 @data_option
 @click.option("--subset", type=Choice(LOCALISED_SUBSETS), default="val", show_default=True)
-@click.option("--submission", metavar="FILE", help="Write ILSVRC's result file: five classes and boxes per image.")
-@click.option("--draw", metavar="DIR", help="Write pictures with true and predicted boxes, at most 100.")
-@click.option("--report", metavar="DIR", help="Write a page with the errors and images with their boxes.")
+@click.option(
+    "--submission", type=PATH, metavar="FILE", help="Write ILSVRC's result file: five classes and boxes per image."
+)
+@click.option("--draw", type=PATH, metavar="DIR", help="Write pictures with true and predicted boxes, at most 100.")
+@click.option("--report", type=PATH, metavar="DIR", help="Write a page with the errors and images with their boxes.")
 @reading_options
 @device_options()
 @common

@@ -10,13 +10,13 @@ from vggfeat.cli import console, progress
 from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
-from vggfeat.cli.types import Several
+from vggfeat.cli.types import PATH, Several
 from vggfeat.system.numbers import number_of
 
 
 @click.command()
-@click.argument("shards", cls=Several, nargs=-1, required=True, metavar="SHARDS..")
-@click.option("--output", "-o", metavar="FILE", required=True, help="The file to write.")
+@click.argument("shards", cls=Several, nargs=-1, required=True, type=PATH, metavar="SHARDS..")
+@click.option("--output", "-o", type=PATH, metavar="FILE", required=True, help="The file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace the file.")
 @common
 @click.pass_context

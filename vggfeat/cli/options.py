@@ -14,7 +14,7 @@ import click
 from vggfeat._version import __version__
 from vggfeat.cli.advice import in_flags
 from vggfeat.cli.recipes import options_from_recipe
-from vggfeat.cli.types import Choice, Layer, Net
+from vggfeat.cli.types import PATH, Choice, Layer, Net
 from vggfeat.datasets import NAMES
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
@@ -84,7 +84,8 @@ _NOTES = _Notes()
 @contextlib.contextmanager
 def own_log() -> Iterator[None]:
     """Undoes a command's changes to logging at its end: the process may belong to another program."""
-    levels = {name: logging.getLogger(name).level for name in ("vggfeat", "vggfeat.stages.extract")}
+    levels = {name: logging.getLogger(name).level for name in ("vggfeat", "vggfeat.stages.extract", "matplotlib")}
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells where it keeps its fonts
     try:
         yield
     finally:
@@ -121,6 +122,7 @@ def common(command: F) -> F:
     """The options of every verb: --recipe, --json, --quiet, --verbose and --debug."""
     recipe = click.option(
         "--recipe",
+        type=PATH,
         metavar="FILE",
         is_eager=True,
         expose_value=False,
@@ -153,6 +155,11 @@ def manners(command: F) -> F:
     return command
 
 
+def offline_option(help: str) -> Callable[[F], F]:
+    """--offline; None where it is not given, which leaves it to VGGFEAT_OFFLINE."""
+    return click.option("--offline", is_flag=True, default=None, help=f"{help} (also VGGFEAT_OFFLINE)")
+
+
 def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
     """--net, --weights, --preprocessing, --width, --seed and --offline.
 
@@ -164,7 +171,7 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
     def decorate(command: F) -> F:
         repeat = f" Repeat to {to} several nets." if many else ""
         for option in (
-            click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never download anything."),
+            offline_option("Never download anything."),
             click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights."),
             click.option(
                 "--width",
@@ -174,6 +181,7 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
             ),
             click.option(
                 "--preprocessing",
+                type=PATH,
                 metavar="NAME|FILE.toml",
                 multiple=many,
                 default=None,
@@ -182,6 +190,7 @@ def net_options(many: bool = False, to: str = "stack") -> Callable[[F], F]:
             ),
             click.option(
                 "--weights",
+                type=PATH,
                 metavar="NAME|FILE",
                 multiple=many,
                 default=("published",) if many else "published",
@@ -269,7 +278,9 @@ def list_options(command: F) -> F:
     """--list and -0. Without -0 a name with a tab could be id<TAB>path too; such a line is refused."""
     for option in (
         click.option("-0", "nul", is_flag=True, help="The list holds paths separated by NUL (find -print0)."),
-        click.option("--list", "list_file", metavar="FILE", help="File or URL of paths: one per line, or id<TAB>path."),
+        click.option(
+            "--list", "list_file", type=PATH, metavar="FILE", help="File or URL of paths: one per line, or id<TAB>path."
+        ),
     ):
         command = option(command)
     return command
@@ -282,6 +293,7 @@ def layer_option(help: str) -> Callable[[F], F]:
 
 data_option = click.option(
     "--data",
+    type=PATH,
     metavar="DIR",
     envvar="VGGFEAT_DATA",
     default="data",
@@ -292,6 +304,7 @@ data_option = click.option(
 
 pictures_option = click.option(
     "--data",
+    type=PATH,
     metavar="DIR",
     envvar="VGGFEAT_DATA",
     help="The data root with the pictures for the page (also VGGFEAT_DATA).  [default: as the descriptors say]",
@@ -323,11 +336,12 @@ def recorded_net_options(nets: bool = False) -> Callable[[F], F]:
             click.option(
                 "--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1, mps.  [default: the best]"
             ),
-            click.option("--offline", is_flag=True, envvar="VGGFEAT_OFFLINE", help="Never fetch anything."),
+            offline_option("Never fetch anything."),
             click.option("--seed", type=int, help="Seed of nets with random weights.  [default: the recorded one]"),
             click.option(
                 "--weights",
                 multiple=True,
+                type=PATH,
                 metavar="NAME|FILE",
                 help="Where the recorded weights are now, one per net; their hash must match.",
             ),

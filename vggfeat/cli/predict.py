@@ -12,13 +12,13 @@ from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint
 from vggfeat.cli.inputs import images_from
 from vggfeat.cli.options import common, data_option, dataset_option, list_options, recorded_net_options
-from vggfeat.cli.types import Several
+from vggfeat.cli.types import PATH, Several
 from vggfeat.errors import UsageError
 
 
 @click.command()
-@click.argument("model")
-@click.argument("paths", cls=Several, nargs=-1, metavar="[PATHS..|-]")
+@click.argument("model", type=PATH)
+@click.argument("paths", cls=Several, nargs=-1, type=PATH, metavar="[PATHS..|-]")
 @dataset_option("It lies under the data root.")
 @data_option
 @list_options
@@ -32,6 +32,7 @@ from vggfeat.errors import UsageError
 @click.option("--header", is_flag=True, help="Begin with a line of column names.")
 @click.option(
     "--preprocessing",
+    type=PATH,
     metavar="NAME|FILE.toml",
     help="What a net's weights expect of an image, if the file does not say.",
 )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from vggfeat.cli.console import note, stderr
+from vggfeat.cli.console import note, redrawn, stderr
 from vggfeat.system.bars import Pace
 
 PLAIN_INTERVAL = 10.0
@@ -68,7 +68,7 @@ class Ticker:
         counts = self._pace.counts(done, total, failed)
         if self.quiet or (total and done >= total):
             self._hide()
-        elif (console := stderr()).is_terminal:
+        elif redrawn(console := stderr()):
             bar = self._bar or self._show(console)
             bar.update(self._task, completed=done, total=total or None, counts=counts)
         elif now - self._last >= PLAIN_INTERVAL:

@@ -14,7 +14,9 @@ from typing import Any
 import click
 
 from vggfeat.cli import console, tables
+from vggfeat.cli.exit_codes import INTERRUPTED
 from vggfeat.cli.options import common
+from vggfeat.cli.types import PATH
 from vggfeat.errors import VggfeatError
 
 NARROW = ["--net", "A", "--width", "0.0625"]
@@ -43,8 +45,8 @@ NEXT = (
 
 
 @click.command()
-@click.option("--keep", metavar="DIR", help="Work in this new folder.  [default: a new temporary one]")
-@click.option("--weights", metavar="FILE", help="Use your net instead of training one.")
+@click.option("--keep", type=PATH, metavar="DIR", help="Work in this new folder.  [default: a new temporary one]")
+@click.option("--weights", type=PATH, metavar="FILE", help="Use your net instead of training one.")
 @common
 def quickstart(keep: str | None, weights: str | None, as_json: bool, quiet: bool) -> None:
     """Try it: train, extract and classify small pictures, offline.
@@ -125,6 +127,8 @@ class _Commands:
         captured = io.StringIO()
         with contextlib.redirect_stdout(captured):
             code = run([*args, "--json", *quiet])
+        if code == INTERRUPTED:  # told already
+            raise click.exceptions.Exit(INTERRUPTED)
         if code:
             raise VggfeatError(f"quickstart: '{self.commands[-1]}' ended with code {code}")
         result: dict[str, Any] = json.loads(captured.getvalue())

@@ -11,12 +11,12 @@ from vggfeat.cli.exit_codes import SKIPPED
 from vggfeat.cli.hints import hint, typed
 from vggfeat.cli.inputs import images_from, note_unread_pipe
 from vggfeat.cli.options import GIVEN, common, list_options, pictures_option, recorded_net_options, refuse
-from vggfeat.cli.types import Several
+from vggfeat.cli.types import PATH, Several
 
 
 @click.command()
-@click.argument("features", metavar="FEATURES.h5")
-@click.argument("paths", cls=Several, nargs=-1, metavar="[PATHS..|-]")
+@click.argument("features", type=PATH, metavar="FEATURES.h5")
+@click.argument("paths", cls=Several, nargs=-1, type=PATH, metavar="[PATHS..|-]")
 @list_options
 @click.option("--count", "-k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours of a picture.")
 @click.option("--at-least", type=float, default=0.98, show_default=True, help="Smallest cosine of near-duplicates.")
@@ -27,7 +27,7 @@ from vggfeat.cli.types import Several
     show_default=True,
     help="Keep at most this many pairs of near-duplicates.",
 )
-@click.option("--report", metavar="DIR", help="Write a page that shows the pictures.")
+@click.option("--report", type=PATH, metavar="DIR", help="Write a page that shows the pictures.")
 @pictures_option
 @recorded_net_options()
 @common

@@ -12,13 +12,13 @@ from vggfeat.classifiers.choices import C_GRID, LOSSES, SOLVERS
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import TYPED, common, dataset_option, layer_option, pictures_option, refuse
-from vggfeat.cli.types import SCALES, Choice, Numbers, Several
+from vggfeat.cli.types import PATH, SCALES, Choice, Numbers, Several
 from vggfeat.store.aggregates import AGGREGATES
 from vggfeat.system.files import written_at
 
 
 @click.command()
-@click.argument("files", cls=Several, nargs=-1, metavar="[FILES.h5 ..]")
+@click.argument("files", cls=Several, nargs=-1, type=PATH, metavar="[FILES.h5 ..]")
 @dataset_option("Takes descriptors/<dataset>-*.h5 if no file is named.")
 @click.option(
     "--C",
@@ -55,9 +55,9 @@ from vggfeat.system.files import written_at
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Share of your own images to test on.  [default: 0.25]",
 )
-@click.option("--splits", metavar="FILE", help="Read the splits from a file (JSON, by id).")
-@click.option("--write-splits", metavar="FILE", help="Write the splits to a file, for others to repeat.")
-@click.option("--output", "-o", metavar="FILE", help="Write the fitted model, for vggfeat predict.")
+@click.option("--splits", type=PATH, metavar="FILE", help="Read the splits from a file (JSON, by id).")
+@click.option("--write-splits", type=PATH, metavar="FILE", help="Write the splits to a file, for others to repeat.")
+@click.option("--output", "-o", type=PATH, metavar="FILE", help="Write the fitted model, for vggfeat predict.")
 @click.option(
     "--probabilities",
     is_flag=True,
@@ -69,9 +69,13 @@ from vggfeat.system.files import written_at
     metavar="GIB",
     help="Fit within this memory, by reading more descriptors than fit from a temporary file.  [default: no bound]",
 )
-@click.option("--archive", metavar="FILE.tar", help="Write the VOC-2012 server's archive (trainval/test).")
+@click.option("--archive", type=PATH, metavar="FILE.tar", help="Write the VOC-2012 server's archive (trainval/test).")
 @click.option(
-    "--report", "folder", metavar="DIR", help="Write a page with the result, its images and how to repeat it."
+    "--report",
+    "folder",
+    type=PATH,
+    metavar="DIR",
+    help="Write a page with the result, its images and how to repeat it.",
 )
 @pictures_option
 @common

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import click
 from vggfeat.cli.advice import RECIPE_FLAGS
 from vggfeat.cli.exit_codes import INTERRUPTED, SKIPPED
 from vggfeat.cli.options import data_option, dataset_option, device_options, manners, refuse
-from vggfeat.cli.types import Choice, Net
+from vggfeat.cli.types import PATH, Choice, Net
 from vggfeat.datasets.split import load_training_set
 from vggfeat.errors import UsageError
 from vggfeat.page.html import check_page
@@ -42,7 +41,9 @@ class _Side(click.ParamType):
 
 @click.command()
 @click.option("--net", metavar="NET", type=Net(), help="A, A-LRN, B, C, D, E or shallow-B.  [default: D]")
-@click.option("--recipe", "recipe_file", metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it.")
+@click.option(
+    "--recipe", "recipe_file", type=PATH, metavar="FILE", help="TOML, such as recipes/E-256.toml; flags override it."
+)
 @click.option("--task", type=Choice(TASKS), help="localise: learn boxes.  [default: classify]")
 @click.option("--head", type=Choice(HEADS), help="Boxes: one per class (pcr), or one for all (scr).  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
@@ -50,6 +51,7 @@ class _Side(click.ParamType):
 @click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers: a file, or published.")
 @click.option(
     "--preprocessing",
+    type=PATH,
     metavar="NAME|FILE.toml",
     help="What the weights of CKPT expect of an image, if the file does not say.",
 )
@@ -83,11 +85,16 @@ class _Side(click.ParamType):
 @click.option(
     "--output",
     "-o",
+    type=PATH,
     metavar="DIR|FILE.pt",
     help="[default: checkpoints/<dataset>-<net>-<S>[-<trainable>][-localise-<head>]]",
 )
 @click.option(
-    "--report", "folder", metavar="DIR", help="Write a page with the curves, the confusions and the surest mistakes."
+    "--report",
+    "folder",
+    type=PATH,
+    metavar="DIR",
+    help="Write a page with the curves, the confusions and the surest mistakes.",
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --output, or begin it.")
 @click.option("--overwrite", is_flag=True, help="Begin anew.")
@@ -178,7 +185,7 @@ def train(
         return
     if not result.finished:
         with while_shown():
-            say(f"stopped after update {result.step}; go on with: {_resuming(sys.argv)}")
+            say(f"stopped after update {result.step}; go on with: {_resuming(ctx.obj)}")
         ctx.exit(INTERRUPTED)
     made = result.best or result.last  # no best one where no validation image could be read
     page = page_of_run(folder, RunFiles.of(output), output, data, dataset, result.predicted) if folder else None
@@ -229,5 +236,5 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _resuming(arguments: list[str]) -> str:
     """The command line that resumes this run."""
-    rest = [word for word in arguments[1:] if word not in ("--overwrite", "--resume")]
+    rest = [word for word in arguments if word not in ("--overwrite", "--resume")]
     return shlex.join(["vggfeat", *rest, "--resume"])

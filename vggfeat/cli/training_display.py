@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vggfeat.cli.advice import in_flags
-from vggfeat.cli.console import note, stderr
+from vggfeat.cli.console import note, redrawn, stderr
 from vggfeat.cli.progress import PLAIN_INTERVAL, Ticker
 from vggfeat.errors import InUseError
 from vggfeat.page import plots
@@ -78,7 +78,7 @@ class TrainingDisplay(Observer):
         """Starts the live table, at the first update: a terminal shows one live display at a time."""
         self._end_bar()
         console = stderr()
-        if self._live is None and console.is_terminal and not self.quiet:
+        if self._live is None and redrawn(console) and not self.quiet:
             self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
             self._live.start()
 

@@ -29,6 +29,17 @@ class Several(click.Argument):
         return value, source
 
 
+class _PathName(click.types.StringParamType):
+    """The name of a file or folder, or a URL, taken as it is; a shell completes it among the files."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Leaves it to the shell."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+PATH = _PathName()
+
+
 class Choice(click.Choice):
     """One of several names; for another name the error suggests the nearest."""
 

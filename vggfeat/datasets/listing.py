@@ -138,9 +138,15 @@ def from_list(source: str | os.PathLike[str] | BinaryIO, *, nul: bool = False, o
     try:
         with _opened(os.fspath(source)) as stream:
             dataset = _dataset(_listed(os.fspath(source), stream, nul, only_lines))
-        return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=nul))
+        return replace(dataset, origin=Origin(list_file=os.fspath(source), nul=nul) if _lasts(source) else None)
     except OSError as error:
         raise DatasetError(f"{os.fspath(source)}: this list cannot be read: {error.strerror or error}") from error
+
+
+def _lasts(source: str | os.PathLike[str]) -> bool:
+    """Whether a list can be read again by its name: a pipe such as /dev/fd/63, of `<(find ..)`, is gone."""
+    name = os.fspath(source)
+    return is_url(name) or (Path(name).is_file() and not name.startswith(("/dev/", "/proc/")))
 
 
 def _opened(source: str) -> BinaryIO:

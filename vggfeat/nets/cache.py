@@ -27,7 +27,19 @@ class CachedFile:
 
 
 def cache_folder() -> Path:
-    """`VGGFEAT_CACHE`, or else vggfeat's folder in the user's cache folder."""
+    """`VGGFEAT_CACHE`, or else vggfeat's folder in the user's cache folder.
+
+    Raises UsageError where neither is known: in some containers the user has no home folder.
+    """
+    try:
+        return _cache_folder()
+    except RuntimeError as error:  # Path.home's
+        raise UsageError(
+            "this user has no home folder to keep downloaded weights in: set VGGFEAT_CACHE to a folder"
+        ) from error
+
+
+def _cache_folder() -> Path:
     if own := os.environ.get("VGGFEAT_CACHE"):
         return Path(own)
     if sys.platform == "win32":

@@ -94,7 +94,7 @@ def preprocessing_of(choice: str | os.PathLike[str] | Preprocessing) -> Preproce
         hint = f"; did you mean {near!r}?" if near else ""
         raise UsageError(f"no preprocessing {str(choice)!r}: no such file, and not one of {', '.join(NAMED)}{hint}")
     try:
-        return Preprocessing.from_record(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Preprocessing.from_record(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError, KeyError) as error:  # TOML's and UTF-8's errors are ValueErrors
         raise UsageError(
             f"{path}: not a preprocessing ({type(error).__name__}: {error}); it takes channels = 'RGB' or 'BGR', "

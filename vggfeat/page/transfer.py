@@ -43,6 +43,8 @@ class Report:
     """What a reader should know of them."""
     placed: maps.Placed | None = None
     """A map of the first split's test images."""
+    changes: Sequence[str] = ()
+    """What was chosen otherwise than the benchmark's protocol prescribes, in words."""
 
     @property
     def names(self) -> list[str]:
@@ -168,6 +170,8 @@ def _score(report: Report, title: str) -> Part:
         ours=0 if published else None,
     )
     notes = []
+    if published and report.changes:
+        notes.append(f"This run changed the paper's protocol: {_listed(report.changes)}.")
     if result.dataset.startswith("voc2012"):
         notes.append("This run is scored on val, whose labels are public; only VOC-2012's server has the test labels.")
     if result.std is not None:

@@ -26,7 +26,15 @@ from vggfeat.classifiers.protocols.by_layer import layer_names, scores_by_layer
 from vggfeat.classifiers.protocols.copies import Copy, copies_warning
 from vggfeat.classifiers.protocols.fusion import Features, open_features
 from vggfeat.classifiers.protocols.results import ByClass, SplitResult, SVMResult
-from vggfeat.classifiers.protocols.rules import Protocol, Rounds, make_splits, protocol_of, rows_of, server_split
+from vggfeat.classifiers.protocols.rules import (
+    ROUNDS,
+    Protocol,
+    Rounds,
+    make_splits,
+    protocol_of,
+    rows_of,
+    server_split,
+)
 from vggfeat.classifiers.protocols.selection import (
     MODEL,
     SPLIT,
@@ -63,6 +71,7 @@ from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Progress, counted, with_bar
 from vggfeat.system.files import check_apart, check_replaceable
 from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
 
@@ -175,10 +184,14 @@ def svm(
         result = replace(result, archive=str(path))
     if output is not None:
         path = _write_model(output, features, protocol, reported, outcomes[-1], of_model, result, command, step)
+        if kept is None and splits is None and _by_own_subsets(rounds or Rounds(), chosen):
+            log.warning("the model is fitted on all images, those to test on too; the score is of a fit without them")
         result = replace(result, model=str(path))
     result = replace(result, seconds=round(time.perf_counter() - start, 3))
     if report is not None:
-        result = replace(result, report=str(_write_report(report, data, features, reported, result, command)))
+        changes = _changes(protocol, rounds or Rounds(), splits)
+        path = _write_report(report, data, features, reported, result, command, changes)
+        result = replace(result, report=str(path))
     return result
 
 
@@ -384,6 +397,7 @@ def _write_report(
     outcomes: Sequence[Outcome],
     result: SVMResult,
     command: str,
+    changes: Sequence[str],
 ) -> Path:
     """Writes the report page."""
     described = [{**file.attributes, **one} for file, one in zip(features.files, result.descriptors, strict=True)]
@@ -396,11 +410,33 @@ def _write_report(
         [*(keeping_command(file, data) for file in features.files), with_data(with_report(command, folder), data)],
         [note_on(file) for file in features.files],
         _placed(features, outcomes[0]),
+        changes,
     )
     exif = bool(features.files[0].attributes["settings"]["exif"])
     naming = features.files[0].naming
     root = data_root(data, naming)
     return write_page(folder, run, Pictures.of(features.dataset, root, features.ids, exif=exif, origin=naming.origin))
+
+
+def _by_own_subsets(rounds: Rounds, chosen: Sequence[Split]) -> bool:
+    """Whether the images of a user's set name their parts, which then make its only split."""
+    return not rounds.asks and rounds.number is None and len(chosen) == 1
+
+
+def _changes(protocol: Protocol, rounds: Rounds, splits: str | Path | None) -> list[str]:
+    """What was chosen otherwise than a benchmark's protocol prescribes, in words."""
+    if not protocol.fixed:
+        return []
+    words = [] if splits is None else [f"the splits of {Path(splits).name}"]
+    if rounds.number not in (None, ROUNDS):
+        words.append(number_of(rounds.number, "random split"))
+    for part, asked, usual in (
+        ("training", rounds.train_per_class, protocol.train_per_class),
+        ("test", rounds.test_per_class, protocol.test_per_class),
+    ):
+        if asked not in (None, usual):
+            words.append(f"{number_of(asked, f'{part} image')} of each class in place of {usual or 'all others'}")
+    return words
 
 
 def _placed(features: Features, outcome: Outcome) -> Placed | None:

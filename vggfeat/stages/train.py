@@ -16,6 +16,7 @@ from vggfeat.errors import UsageError
 from vggfeat.inference.posteriors import TOP
 from vggfeat.nets.catalog import NETS
 from vggfeat.results import Result
+from vggfeat.store.locking import OutputLock
 from vggfeat.system.bars import on_screen
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.flags import with_checked_flags
@@ -122,9 +123,11 @@ def train(
         threads = default_workers(ranks.local_world) if workers is None else workers
         heard = _heard(observer, progress) if ranks.first else Observer()
         setup = RunSetup(recipe, dataset, files, ranks, threads, heard, micro_batch, save_seconds, cache)
-        run = Run(setup, begin(setup, resume))  # a signal meanwhile acts at once: there is no update to keep yet
-        with contextlib.closing(run.trainer), stop_signals() as stop:
-            finished = run.epochs(stop)
+        with OutputLock(files.best) if ranks.first else contextlib.nullcontext():
+            files.check(resume=resume, overwrite=overwrite)  # again: another run may have ended in between
+            run = Run(setup, begin(setup, resume))  # a signal meanwhile acts at once: there is no update to keep yet
+            with contextlib.closing(run.trainer), stop_signals() as stop:
+                finished = run.epochs(stop)
         state, best = run.state, files.best if files.best.exists() else None
         failed = tuple(state.failed)
         return TrainResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import socket
@@ -42,7 +43,8 @@ class OutputLock:
 
     The lock is on a small file `.<name>.lock` beside the output, which names its holder; a file left by a dead process
     blocks nobody. Unlike HDF5's lock it also covers the time before the output exists, and it works on Windows, where
-    HDF5 locks nothing. The holder removes temporary files of holders that were killed.
+    HDF5 locks nothing. The holder removes temporary files of holders that were killed, and at its end the folders that
+    it made, where they stayed empty.
 
     Raises StoreError if another process has it, naming that process, or if the folder cannot be written.
     """
@@ -51,6 +53,7 @@ class OutputLock:
         self._path = lock_path(target)
         self._handle = -1
         target = followed(target)
+        self._made = [folder for folder in target.parents if not folder.exists()]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._handle = self._locked(target)
@@ -62,11 +65,19 @@ class OutputLock:
                 discard(left)
         except OSError as error:
             self.release()  # a full disk must not keep an empty lock file
+            if self._path.exists():  # another user's, say
+                raise StoreError(
+                    f"{self._path}: {error.strerror}: remove this lock file if nothing writes {target.name}"
+                ) from error
             raise StoreError(f"{target}: cannot write here: {error.strerror}") from error
 
     def _locked(self, target: Path) -> int:
         while True:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            except FileNotFoundError:  # a holder that failed has just removed the folder that it made
+                target.parent.mkdir(parents=True, exist_ok=True)
+                continue
             try:
                 mine = take(handle)
                 name = "" if mine else _name(handle)
@@ -91,8 +102,13 @@ class OutputLock:
 
     def release(self) -> None:
         """Lets the next process write. Calling it twice is harmless."""
-        if self._handle < 0:
-            return
+        if self._handle >= 0:
+            self._unlock()
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+
+    def _unlock(self) -> None:
         if moves_open_files():  # removed while locked, so that no other process locks a file that is about to go
             remove(self._path)
         give_back(self._handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from vggfeat.errors import StoreError
 from vggfeat.store.schema import opened
-from vggfeat.system.locking import fcntl
+from vggfeat.system.locking import NO_LOCKS, fcntl, moves_open_files
 
 _NAMES = ("descriptors", "scales", "errors", "status")
 
@@ -30,6 +29,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with opened(path, "r") as file:
             self._extents = {name: _extent(path, file[name]) for name in _NAMES if name in file}
         self._stream = path.open("r+b", buffering=0)
@@ -40,7 +40,7 @@ class RowFile:
             self._stream.close()
             raise StoreError(f"{path} is open in another program: wait for it, or name another `output`") from None
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):  # a file system without locks
+            if error.errno not in NO_LOCKS:
                 raise
 
     def __contains__(self, name: str) -> bool:
@@ -55,8 +55,14 @@ class RowFile:
             data = data[self._stream.write(data) :]
 
     def sync(self) -> None:
-        """Waits until everything is on the disk; a network share may report a full disk only now."""
-        os.fsync(self._stream.fileno())
+        """Waits until everything is on the disk; a network share may report a full disk only now.
+
+        Raises StoreError for a file that was removed or replaced meanwhile: what is written into it would be lost.
+        """
+        handle = self._stream.fileno()
+        os.fsync(handle)
+        if moves_open_files() and not (self._path.exists() and os.path.samestat(os.fstat(handle), self._path.stat())):
+            raise StoreError(f"{self._path} was removed or replaced while it was being written: begin it anew")
 
     def close(self) -> None:
         """Closes the file and releases the lock."""

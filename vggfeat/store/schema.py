@@ -24,6 +24,7 @@ from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.files import folder_error
 from vggfeat.system.hdf5 import CUT_SHORT, DAMAGE, damage, is_hdf5, own_dataset, texts
+from vggfeat.system.locking import NO_LOCKS
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
@@ -176,7 +177,7 @@ class CutShortError(StoreError):
 def opened(path: Path, mode: str) -> h5py.File:
     """h5py.File with one-sentence errors. Readers take no lock, so a file being written can be read."""
     try:
-        return h5py.File(path, mode, locking=mode != "r")
+        return _file(path, mode)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -193,6 +194,16 @@ def opened(path: Path, mode: str) -> h5py.File:
         if mode != "w" and path.is_file() and not is_hdf5(path):
             raise StoreError(f"{path} is not a descriptor file (not HDF5)") from None
         raise StoreError(f"{path}: cannot open ({os_reason(error)})") from None
+
+
+def _file(path: Path, mode: str) -> h5py.File:
+    """The file, locked for writing where its file system has locks: HDF5 takes their absence for a writer."""
+    try:
+        return h5py.File(path, mode, locking=mode != "r")
+    except OSError as error:
+        if mode == "r" or error.errno not in NO_LOCKS:
+            raise
+    return h5py.File(path, mode, locking=False)
 
 
 def check_format(path: Path, file: h5py.File) -> None:

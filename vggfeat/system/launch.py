@@ -58,16 +58,24 @@ class Launch:
 
 
 def launched() -> Launch | None:
-    """This process's place among several that torchrun started; None if it runs alone."""
-    world = _number("WORLD_SIZE", 1)
+    """This process's place among several that torchrun started; None if it runs alone.
+
+    Raises UsageError for variables that torchrun does not set so.
+    """
+    world = _number("WORLD_SIZE", 1, least=1)
     if world == 1 or not os.environ.get("RANK"):
         return None
-    return Launch(_number("RANK", 0), world, _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", 1))
+    place = Launch(_number("RANK", 0), world, _number("LOCAL_RANK", 0), _number("LOCAL_WORLD_SIZE", 1, least=1))
+    if place.rank >= world:
+        raise UsageError(f"the environment variable RANK is {place.rank} of WORLD_SIZE {world}: unset both")
+    return place
 
 
-def _number(variable: str, usual: int) -> int:
+def _number(variable: str, usual: int, least: int = 0) -> int:
     """The value of one of torchrun's environment variables; empty counts as not set."""
     text = os.environ.get(variable) or str(usual)
     if not text.isdecimal():
         raise UsageError(f"the environment variable {variable} is {text!r}, not a whole number: unset it")
+    if int(text) < least:
+        raise UsageError(f"the environment variable {variable} is {text}, but it is {least} or more: unset it")
     return int(text)

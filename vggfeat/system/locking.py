@@ -141,7 +141,8 @@ def locked(name: Path, settled: Callable[[], bool]) -> Iterator[BinaryIO | None]
     while True:
         with name.open("ab+") as stream:
             if fcntl:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+                with _if_any():
+                    fcntl.flock(stream, fcntl.LOCK_EX)
                 # The former holder of the lock may have renamed or removed the file meanwhile.
                 if not name.exists() or not os.path.samestat(name.stat(), os.fstat(stream.fileno())):
                     continue

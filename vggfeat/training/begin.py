@@ -67,7 +67,10 @@ def begin(setup: RunSetup, resume: bool) -> Start:
     start = _restored(setup) if going_on else _initialised(setup)
     if setup.ranks.first:
         if going_on:
-            cut_metrics(setup.files.metrics, start.state)
+            senseless = cut_metrics(setup.files.metrics, start.state)
+            if senseless:
+                lines = number_of(senseless, "line")
+                setup.observer.note(f"{setup.files.metrics}: {lines} could not be read and will be missing")
         else:
             setup.files.clear()
         setup.files.sweep()

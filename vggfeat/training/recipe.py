@@ -265,7 +265,7 @@ def load_recipe(file: str | Path | None = None, overrides: Mapping[str, Any] | N
 def read_toml(file: Path) -> dict[str, Any]:
     """The content of a TOML file. Raises RecipeError for any other file and for one that cannot be read."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Windows' editors begin with a mark
     except OSError as error:
         raise RecipeError(f"{file}: this recipe cannot be read: {error.strerror}") from error
     except (ValueError, RuntimeError) as error:  # TOML's own, too deep, endless numbers, names with NUL

@@ -67,22 +67,33 @@ def load_last(path: Path) -> tuple[dict[str, Any], dict[str, Any], RunState]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without a last one that was cut short."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    """The lines of metrics.jsonl, without those that are none: a last one that was cut short, or a damaged one."""
+    return [row for row in map(_metrics_row, _lines(path)) if row is not None]
 
 
-def cut_metrics(path: Path, state: RunState) -> None:
-    """Drops the lines that a resumed run will write again: updates after its step, epochs after its epoch."""
+def _lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [line for line in text.split("\n") if line]
+
+
+def _metrics_row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+        return row if isinstance(row["kind"], str) and row["step"] >= 0 and row["epoch"] >= 0 else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def cut_metrics(path: Path, state: RunState) -> int:
+    """Drops the lines that a resumed run will write again: updates after its step, epochs after its epoch.
+
+    Returns the number of lines that make no sense, which are dropped too.
+    """
+    rows = read_metrics(path)
+    senseless = len(_lines(path)) - len(rows)
     kept = [
-        row
-        for row in read_metrics(path)
-        if row["step"] <= state.step and (row["kind"] != "epoch" or row["epoch"] <= state.epoch)
+        row for row in rows if row["step"] <= state.step and (row["kind"] != "epoch" or row["epoch"] <= state.epoch)
     ]
     with replacing(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8", newline="\n")
+    return senseless
