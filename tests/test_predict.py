@@ -122,7 +122,7 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: SimpleNamespace,
         predictor(made, weights=[str(made.checkpoint), str(made.checkpoint)], seed=1)
     with pytest.raises(UsageError) as wrong:
         predictor(made, weights=["none"])
-    assert str(wrong.value) == f"{made.model} needs 2 weights, 1 is given; its nets: A (none), B (b.pt)"
+    assert str(wrong.value) == f"{made.model} needs the weights of 2 nets, 1 is given; its nets: A (none), B (b.pt)"
 
 
 @pytest.mark.parametrize("kind", [str, Path])

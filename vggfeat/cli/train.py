@@ -185,7 +185,7 @@ def train(
         return
     if not result.finished:
         with while_shown():
-            say(f"stopped after update {result.step}; go on with: {_resuming(ctx.obj)}")
+            say(f"stopped after update {result.step}; {_going_on(ctx.obj)}")
         ctx.exit(INTERRUPTED)
     made = result.best or result.last  # no best one where no validation image could be read
     page = page_of_run(folder, RunFiles.of(output), output, data, dataset, result.predicted) if folder else None
@@ -234,7 +234,9 @@ def _setting(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def _resuming(arguments: list[str]) -> str:
-    """The command line that resumes this run."""
+def _going_on(arguments: list[str]) -> str:
+    """How to resume this run."""
+    if launched() is not None:
+        return "the same torchrun command with --resume goes on"
     rest = [word for word in arguments if word not in ("--overwrite", "--resume")]
-    return shlex.join(["vggfeat", *rest, "--resume"])
+    return f"go on with: {shlex.join(['vggfeat', *rest, '--resume'])}"

@@ -19,6 +19,7 @@ from vggfeat.nets.weights import NAMES, load_net
 from vggfeat.store.naming import Naming
 from vggfeat.system.bars import Fetching
 from vggfeat.system.files import is_file
+from vggfeat.system.numbers import number_of
 
 
 def recorded_extractors(
@@ -88,7 +89,9 @@ def _check_given(path: Path, nets: Sequence[Mapping[str, Any]], weights: Sequenc
     if weights and len(weights) != len(nets):
         names = ", ".join(f"{net['net']} ({net['weights']})" for net in nets)
         verb = "is" if len(weights) == 1 else "are"
-        raise UsageError(f"{path} needs {len(nets)} weights, {len(weights)} {verb} given; its nets: {names}")
+        raise UsageError(
+            f"{path} needs the weights of {number_of(len(nets), 'net')}, {len(weights)} {verb} given; its nets: {names}"
+        )
     if seed is not None and "none" not in (weights or [net["weights"] for net in nets]):
         raise UsageError(f"`seed` goes with random weights; those that {path} records are not")
     for net, name in zip(nets, weights, strict=False):  # none at all, or one each

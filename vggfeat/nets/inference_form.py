@@ -108,7 +108,7 @@ class FastConv2d(nn.Module):
 
 
 class DoneReLU(nn.ReLU):
-    """Keeps the place of a ReLU that the convolution before it has already applied."""
+    """Keeps the place of a ReLU whose work the layer before it has done: it gives no negative values."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from vggfeat.nets.inference_form import larger_of_pairs
+from vggfeat.nets.inference_form import DoneReLU, larger_of_pairs
 from vggfeat.nets.networks import VGG, weighted_layers, windows
 from vggfeat.system.devices import has_int8
 
@@ -55,8 +55,8 @@ def input_maxima(net: VGG, batches: Iterable[Tensor], *, head: bool) -> dict[str
         batches: preprocessed pictures (N, 3, H, W), on the net's device.
         head: look at the fully-connected layers too.
 
-    Rounded up to three digits, so that processors that round otherwise agree. Raises ValueError without a picture, and
-    where a value is not finite.
+    Rounded up to three digits (by up to half a percent more), so that processors that round otherwise agree. Raises
+    ValueError without a picture, and where a value is not finite.
     """
     names = byte_layers(net)
     found: dict[str, float] = {}
@@ -272,14 +272,6 @@ class Int8Linear(_Int8):
 
     def _summed(self, x: Tensor) -> Tensor:
         return F.linear(x, self._weight)
-
-
-class DoneReLU(nn.ReLU):
-    """In the place of the ReLU after a layer that gives bytes, which are not negative."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same values."""
-        return input
 
 
 class ByteMaxPool2d(nn.MaxPool2d):

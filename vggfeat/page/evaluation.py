@@ -13,7 +13,7 @@ from vggfeat.inference.posteriors import TOP
 from vggfeat.metrics import chance_topk_error, class_recalls
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
-from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section, table, tag
+from vggfeat.page.html import NONE, PAGE, Html, Part, document, error_rate, percent, section, table, tag
 from vggfeat.page.paper import CLASSIFICATION
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
@@ -65,12 +65,8 @@ def write_page(
 
 
 def _errors(row: Row) -> str:
-    top5 = "" if row.top5_error is None else f", top-5 {_percent(row.top5_error)} %"
-    return f"top-1 error {_percent(row.top1_error)} %{top5}"
-
-
-def _percent(error: float | None) -> str:
-    return NONE if error is None else f"{error:.1f}"
+    top5 = "" if row.top5_error is None else f", top-5 {error_rate(row.top5_error)} %"
+    return f"top-1 error {error_rate(row.top1_error)} %{top5}"
 
 
 def _numbers(values: Sequence[int]) -> str:
@@ -83,7 +79,7 @@ def _lead(result: Evaluation, drawn: Path | None, pictures: Pictures) -> list[Ht
     words = f"top-1 error; chance {chance_topk_error(result.classes, 1):.1f} %{random}"
     classes = number_of(result.classes, "class")
     lead = [
-        tag("p", f"{_percent(row.top1_error)} %", tag("small", words), class_="headline"),
+        tag("p", f"{error_rate(row.top1_error)} %", tag("small", words), class_="headline"),
         tag("p", f"{classes}, {number_of(row.images, 'image')}; {len(result.failed)} failed.", class_="sub"),
     ]
     if drawn is None:
@@ -106,8 +102,8 @@ def _score(result: Evaluation, title: str) -> Part:
             row.nets,
             row.view,
             _numbers(row.scales),
-            tag("td", _percent(row.top1_error), class_="top1"),
-            *([tag("td", _percent(row.top5_error), class_="top5")] if several else []),
+            tag("td", error_rate(row.top1_error), class_="top1"),
+            *([tag("td", error_rate(row.top5_error), class_="top5")] if several else []),
         )
         for row in result.rows
     ]

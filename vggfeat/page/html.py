@@ -177,6 +177,11 @@ def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
+def error_rate(error: float | None) -> str:
+    """38.04 -> 38.0: an error, which is in percent already; a dash for a missing one."""
+    return NONE if error is None else f"{error:.1f}"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """0.9181 -> 91.8; a dash for a missing value."""
     return NONE if value is None or value != value else f"{100 * value:.{digits}f}"

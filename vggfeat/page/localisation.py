@@ -14,7 +14,7 @@ from vggfeat.datasets import Sample
 from vggfeat.inference.localisation import Answer, error_of
 from vggfeat.nets.wording import net_words
 from vggfeat.page import parts
-from vggfeat.page.html import NONE, PAGE, Html, Part, breakable, document, section, table, tag
+from vggfeat.page.html import NONE, PAGE, Html, Part, breakable, document, error_rate, section, table, tag
 from vggfeat.page.pictures import Pictures
 from vggfeat.system.files import replacing
 from vggfeat.system.numbers import number_of
@@ -60,14 +60,14 @@ def write_page(
     found = [_located(sample, answers[sample.id]) for sample in samples if sample.id in answers]
     error = result["top5_error"] if result["protocol"] == "2" else result["top1_error"]
     name = "top-5" if result["protocol"] == "2" else "top-1"
-    title = f"{result['dataset']}: {name} localisation error {_percent(error)} %"
-    words = f"{name} localisation error; the whole image as the box: {_percent(result['whole_image'])} %"
+    title = f"{result['dataset']}: {name} localisation error {error_rate(error)} %"
+    words = f"{name} localisation error; the whole image as the box: {error_rate(result['whole_image'])} %"
     nets = [
         f"{net_words(net['net'], net['weights'], net['width'])} at Q {', '.join(map(str, net['scales']))}"
         for net in result["nets"]
     ]
     lead = [
-        tag("p", f"{_percent(error)} %", tag("small", words), class_="headline"),
+        tag("p", f"{error_rate(error)} %", tag("small", words), class_="headline"),
         tag(
             "p",
             f"{number_of(result['images'], 'image')} scored, {len(result['failed'])} failed; net {'; '.join(nets)}.",
@@ -83,10 +83,6 @@ def write_page(
     return path
 
 
-def _percent(error: float | None) -> str:
-    return NONE if error is None else f"{error:.1f}"
-
-
 def _located(sample: Sample, answer: Answer) -> _Located:
     true = np.array(sample.boxes, dtype=float).reshape(-1, 4) * (answer.size * 2)
     best = float(iou(answer.boxes[:1], true).max()) if len(true) else float("nan")
@@ -96,15 +92,15 @@ def _located(sample: Sample, answer: Answer) -> _Located:
 
 def _errors(result: Mapping[str, Any]) -> Part:
     rows = [
-        ("surest guess (top-1)", _percent(result["top1_error"])),
-        ("five guesses (top-5)", _percent(result["top5_error"])),
-        ("the whole image as the box", _percent(result["whole_image"])),
-        ("the mean box of the training images", _percent(result["mean_box"])),
+        ("surest guess (top-1)", error_rate(result["top1_error"])),
+        ("five guesses (top-5)", error_rate(result["top5_error"])),
+        ("the whole image as the box", error_rate(result["whole_image"])),
+        ("the mean box of the training images", error_rate(result["mean_box"])),
     ]
     caption = f"Protocol {result['protocol']}: a guess is right if the class is and the IoU is above 0.5"
     shown = [table(caption, ("answer", "error %"), [row for row in rows if row[1] != NONE])]
     if result["thresholds"]:
-        curve = [(value, _percent(error)) for value, error in result["thresholds"].items()]
+        curve = [(value, error_rate(error)) for value, error in result["thresholds"].items()]
         words = "Top-5 error on every tenth image by the match score up to which boxes merge; the chosen one is set off"
         chosen = list(result["thresholds"]).index(f"{result['threshold']:g}")
         shown.append(table(words, ("threshold", "top-5 error %"), curve, text=(), ours=chosen))
