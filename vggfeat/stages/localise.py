@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,17 +167,11 @@ def localise(
     central = protocol == "1"
     several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
     given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
-    try:
+    with _boxes_first(given):
         numbers = None if submission is None else ilsvrc_numbers(data)
         everything = dataset if isinstance(dataset, Dataset) else _read(dataset, data, subset)
-    except DatasetError:
-        _check_boxes(given)  # before anyone fetches ILSVRC for nets that cannot use it
-        raise
     everything = _part(everything, subset)
-    located = tuple(sample for sample in everything.samples if sample.boxes or subset == "test")
-    if not located:
-        images = number_of(len(everything.samples), "image")
-        raise DatasetError(f"{everything.name}: none of {images} has a box to compare with")
+    located = _located(everything, subset)
     check_replaceable(submission, is_result_file, "a result file")
     check_writable(draw and Path(draw, "picture"))
     check_page(report)
@@ -199,6 +194,7 @@ def localise(
     of_nets = scales_of_nets([own_scales(net, "single") for net in nets] if scales is None else scales, len(nets))
     class_names = heads[0].class_names
     samples = relabelled(replace(everything, samples=located), class_names)
+    flip = flip and not central
     guesses = _own_class if central else None if posteriors is None else _guesses(kept, samples, class_names)
     localiser = Localiser(
         nets,
@@ -206,7 +202,7 @@ def localise(
         view="center" if central else "dense",
         guesses=guesses,
         classifier=None if classifier is None else _loaded(classifier, device, precision),
-        flip=flip and not central,
+        flip=flip,
         exif=everything.exif,
         workers=options.threads,
     )
@@ -226,7 +222,7 @@ def localise(
         ),
         heads=tuple("pcr" if head.per_class else "scr" for head in heads),
         scales=tuple(sorted({Q for its in of_nets for Q in its})),
-        flip=flip and not central,
+        flip=flip,
         threshold=answers.threshold,
         thresholds=answers.curve,
         tried=len(samples),
@@ -246,20 +242,32 @@ def localise(
     if report is not None:
         from vggfeat.page.localisation import write_page
 
-        settings = {
-            "protocol": protocol,
-            "posteriors": [place_of(one) for one in kept],
-            "classifier": _paths(classifier),
-            "scales": [",".join(map(str, its)) for its in of_nets],
-            "no-flip": not flip and protocol != "1",
-            "threshold": threshold,
-            "subset": subset,
-        }
-        command = localise_command(_paths(weights), settings)
+        command = _command(weights, kept, classifier, result, threshold, subset)
         commands = [with_data(with_report(command, report), data)] if isinstance(dataset, str) else []
         page = write_page(report, result.as_json(), samples, answers.by_id, class_names, commands, everything.exif)
         result = replace(result, report=str(page))
     return result
+
+
+def _command(
+    weights: Any,
+    posteriors: Sequence[File],
+    classifier: Any,
+    result: Localisation,
+    threshold: float | None,
+    subset: str,
+) -> str:
+    """The command line that repeats the run."""
+    settings = {
+        "protocol": result.protocol,
+        "posteriors": [place_of(one) for one in posteriors],
+        "classifier": _paths(classifier),
+        "scales": [",".join(map(str, net.scales)) for net in result.nets],
+        "no-flip": not result.flip and result.protocol != "1",
+        "threshold": threshold,
+        "subset": subset,
+    }
+    return localise_command(_paths(weights), settings)
 
 
 def _paths(files: Any) -> list[str]:
@@ -306,10 +314,29 @@ def _part(dataset: Dataset, subset: str) -> Dataset:
     return replace(dataset, samples=tuple(sample for sample in dataset.samples if sample.subset == subset))
 
 
+def _located(dataset: Dataset, subset: str) -> tuple[Sample, ...]:
+    """The images with a box to compare with; the test set's, whose boxes only a server has. Raises DatasetError."""
+    found = tuple(sample for sample in dataset.samples if sample.boxes or subset == "test")
+    if not found:
+        images = number_of(len(dataset.samples), "image")
+        raise DatasetError(f"{dataset.name}: none of {images} has a box to compare with")
+    return found
+
+
 def _read(name: str, data: str | Path, subset: str) -> Dataset:
     if name != "ilsvrc2012":
         raise UsageError(f"{name} has no bounding boxes; localisation is scored on ilsvrc2012")
     return load_dataset(name, data, parts=(subset,), boxes=subset != "test")
+
+
+@contextlib.contextmanager
+def _boxes_first(nets: Sequence[str | os.PathLike[str] | VGG]) -> Iterator[None]:
+    """Looks at the nets where the data cannot be read: nobody should fetch ILSVRC for nets that predict no boxes."""
+    try:
+        yield
+    except DatasetError:
+        _check_boxes(nets)
+        raise
 
 
 def _check_boxes(nets: Sequence[str | os.PathLike[str] | VGG]) -> None:
