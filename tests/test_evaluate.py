@@ -24,7 +24,7 @@ from vggfeat.errors import DatasetError, StoreError, UsageError
 from vggfeat.inference.classes import aligned
 from vggfeat.inference.crops import grid_crops
 from vggfeat.inference.dense import DenseNet
-from vggfeat.inference.posteriors import Errors, Made, Posteriors, joined, scales_for
+from vggfeat.inference.posteriors import Made, Posteriors, TopKErrors, joined, scales_for
 from vggfeat.inference.scorer import Scorer
 from vggfeat.nets.catalog import NETS, RANDOM, TORCHVISION
 from vggfeat.nets.networks import VGG, glorot_
@@ -281,7 +281,7 @@ def test_errors_by_class_and_the_worst_confusions_are_the_confusion_matrixs():
 
 def test_fewer_than_five_classes_have_no_top_5_error():
     errors = posteriors(np.array([0, 1]), [[0.9, 0.1], [0.8, 0.2]], ("a", "b")).errors()
-    assert errors == Errors(2, 50.0, None)
+    assert errors == TopKErrors(2, 50.0, None)
 
 
 def test_failed_images_are_listed_and_never_counted(data, checkpoint, capsys):

@@ -121,7 +121,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Errors:
+class TopKErrors:
     """Errors in %, over the images that have posteriors."""
 
     images: int
@@ -163,7 +163,7 @@ class Posteriors:
         failed = np.array([id in self.failures for id in self.ids], dtype=bool)
         return ~failed
 
-    def errors(self) -> Errors:
+    def errors(self) -> TopKErrors:
         """Top-1 and top-5 error of the images that have posteriors."""
         done = self.done
         count, top1, top5 = int(done.sum()), None, None
@@ -171,7 +171,7 @@ class Posteriors:
             labels, values = self.labels[done], self.values[done]
             top1 = percent(topk_error(labels, values, 1))
             top5 = percent(topk_error(labels, values, TOP)) if len(self.class_names) > TOP else None
-        return Errors(count, top1, top5)
+        return TopKErrors(count, top1, top5)
 
     def per_class(self) -> tuple[dict[str, float | None], tuple[Confusion, ...]]:
         """Top-1 error in % by class (None without images), and the most frequent confusions.

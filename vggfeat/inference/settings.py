@@ -68,8 +68,8 @@ VIEWS: tuple[View, ...] = get_args(View)
 ScaleRule = Literal["single", "multi"]
 SCALE_RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 
-Protocol = Literal["1", "2"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+LocalisationProtocol = Literal["1", "2"]
+PROTOCOLS: tuple[LocalisationProtocol, ...] = get_args(LocalisationProtocol)
 
 Scales = int | Sequence[int] | Sequence[Sequence[int]]
 """One or several smallest sides Q in pixels for all nets, or a list of them for each net."""

@@ -33,7 +33,7 @@ class Guessed(Protocol):
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """Images with the class that a net gave each, without the other classes' scores."""
 
     ids: Sequence[str]
@@ -90,7 +90,7 @@ def confusion(splits: Sequence[Guessed], num_classes: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusedPair:
     """Images of one class that were taken for another."""
 
     true: int
@@ -103,7 +103,7 @@ class Confusion:
     """Some of them, surest mistakes first."""
 
 
-def most_confused(splits: Sequence[Guessed], num_classes: int, pairs: int, images: int) -> list[Confusion]:
+def most_confused(splits: Sequence[Guessed], num_classes: int, pairs: int, images: int) -> list[ConfusedPair]:
     """The pairs of classes with the largest shares of the true class's images; among equals the larger count first."""
     counts = confusion(splits, num_classes)
     totals = counts.sum(axis=1)
@@ -114,7 +114,7 @@ def most_confused(splits: Sequence[Guessed], num_classes: int, pairs: int, image
     for true, guess in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[true, guess]:
             ids = _surest(splits, int(true), int(guess), images)
-            found.append(Confusion(int(true), int(guess), int(wrong[true, guess]), int(totals[true]), ids))
+            found.append(ConfusedPair(int(true), int(guess), int(wrong[true, guess]), int(totals[true]), ids))
     return found
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vggfeat.nets.wording import nets_words
 from vggfeat.page import plots
 from vggfeat.page.commands import notes_on
-from vggfeat.page.evidence import Confusion, Guessed, Scored, Shown, best, confusion, most_confused, worst
+from vggfeat.page.evidence import ConfusedPair, Guessed, Scored, Shown, best, confusion, most_confused, worst
 from vggfeat.page.html import NONE, Html, Part, bar, commands, percent, section, table, tag
 from vggfeat.page.pictures import Pictures
 
@@ -124,7 +124,7 @@ def _mistakes(names: Sequence[str], counts: NDArray[np.int64], kind: str) -> Htm
     return table(caption, ("class", "right", "taken for"), rows, text=(0, 2), class_="wide")
 
 
-def _pair(names: Sequence[str], pair: Confusion, pictures: Pictures) -> Sequence[Any]:
+def _pair(names: Sequence[str], pair: ConfusedPair, pictures: Pictures) -> Sequence[Any]:
     share = f"{percent(pair.count / pair.of)} % ({pair.count} of {pair.of})"
     return (
         names[pair.true],

@@ -17,7 +17,7 @@ from vggfeat.nets.wording import size_words
 from vggfeat.page import parts, plots
 from vggfeat.page.commands import next_commands, resumed, train_command
 from vggfeat.page.curves import Row, curves_figure, epochs_of
-from vggfeat.page.evidence import Answers
+from vggfeat.page.evidence import Predictions
 from vggfeat.page.html import PAGE, Html, Part, commands, document, percent, section, table, tag
 from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.system.files import replacing
@@ -41,7 +41,7 @@ class Judged:
 
     names: Sequence[str]
     """K classes."""
-    answers: Answers
+    answers: Predictions
     """Of the images that could be read."""
     pictures: Pictures
     """Their thumbnails."""
@@ -54,7 +54,7 @@ class Judged:
         guesses = predicted.guesses.numpy()
         rows = np.flatnonzero(guesses >= 0)
         unread = len(guesses) - len(rows)
-        answers = Answers(
+        answers = Predictions(
             [dataset.val[row].id for row in rows],
             np.array([dataset.val[row].labels for row in rows], dtype=np.int64),
             guesses[rows],

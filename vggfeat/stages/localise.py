@@ -18,9 +18,9 @@ from vggfeat.errors import DatasetError, UsageError
 from vggfeat.inference.classes import columns_of, relabelled
 from vggfeat.inference.posteriors import TOP, fuse, joined, own_scales
 from vggfeat.inference.settings import (
+    LocalisationProtocol,
     LocalisedSubset,
     NetChoice,
-    Protocol,
     RunOptions,
     Scales,
     scales_of_nets,
@@ -62,7 +62,7 @@ class Localisation(Result):
     """What `localise` found; errors in %, None where nothing could be scored."""
 
     dataset: str
-    protocol: Protocol
+    protocol: LocalisationProtocol
     nets: tuple[LocalisingNet, ...]
     heads: tuple[str, ...]
     """ "pcr" (a box a class) or "scr" (one box for all), a net each."""
@@ -116,7 +116,7 @@ def localise(
     data: str | Path = "data",
     subset: LocalisedSubset = "val",
     weights: Files | VGG | Sequence[VGG],
-    protocol: Protocol = "2",
+    protocol: LocalisationProtocol = "2",
     scales: Scales | None = None,
     posteriors: File | Sequence[File] | None = None,
     classifier: str | os.PathLike[str] | VGG | None = None,
