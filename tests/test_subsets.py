@@ -50,6 +50,25 @@ def test_images_without_a_subset_beside_named_ones_are_told_to_take_no_part(tmp_
     assert caplog.messages == [f"{file}: 20 images name no subset and take no part"]
 
 
+def test_a_seed_that_would_change_nothing_is_refused(tmp_path):
+    file = parted(tmp_path / "x.h5", "train", "val", "test")
+    with pytest.raises(UsageError) as error:
+        svm(file, C=1, rounds=Rounds(seed=1))
+    assert str(error.value) == f"the images of {file} name their validation part too: `seed` would change nothing"
+    dataset, values = clusters([30, 30], name="voc2007")
+    labels = np.array([[1, -1], [-1, 1]], dtype=np.int8)
+    samples = tuple(
+        replace(sample, labels=labels[i % 2], subset=("train", "val", "test")[i % 3])
+        for i, sample in enumerate(dataset.samples)
+    )
+    voc = write_descriptors(tmp_path / "v.h5", replace(dataset, samples=samples), values)
+    with pytest.raises(UsageError) as error:
+        svm(voc, C=1, rounds=Rounds(seed=1))
+    assert str(error.value) == "voc2007 prescribes its validation images too: `seed` would change nothing"
+    two = parted(tmp_path / "y.h5", "train", "test")
+    assert svm(two, C=[0.1, 1], rounds=Rounds(seed=1)).splits[0].val, "which draws them"
+
+
 def test_a_model_that_saw_the_named_test_images_says_so(tmp_path, caplog):
     file = parted(tmp_path / "x.h5", "train", "test")
     told = "the model is fitted on all images, those to test on too; the score is of a fit without them"

@@ -125,6 +125,9 @@ def make_splits(features: Features, protocol: Protocol, rounds: Rounds) -> list[
                     f"the images of {features.files[0].path} name their subsets: "
                     "`number` goes with `test_fraction` or `train_per_class`"
                 )
+            if own[0] and rounds.seed:
+                path = features.files[0].path
+                raise UsageError(f"the images of {path} name their validation part too: `seed` would change nothing")
             return [given_split(features, *own, seed=rounds.seed)]
     rows = np.flatnonzero(features.described)
     groups = strata([features.ids[row] for row in rows], features.labels[rows], features.class_names)
@@ -148,6 +151,8 @@ def _check_rounds(protocol: Protocol, rounds: Rounds, dataset: str) -> None:
         raise UsageError(
             f"{dataset} prescribes one split: `number`, `train_per_class` and `test_per_class` do not fit it"
         )
+    if protocol.given is not None and protocol.given[0] and rounds.seed:
+        raise UsageError(f"{dataset} prescribes its validation images too: `seed` would change nothing")
     if rounds.folds is not None and rounds.number is not None:
         raise UsageError("`number` goes with random splits, not with `folds`")
     per_class = rounds.train_per_class is not None
