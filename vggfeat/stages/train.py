@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from vggfeat.training.begin import begin
 from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import BarObserver, Errors, Observer
 from vggfeat.training.predicted import Predicted
-from vggfeat.training.ranks import process_group
+from vggfeat.training.ranks import Ranks, process_group
 from vggfeat.training.recipe import Recipe, load_recipe
 from vggfeat.training.request import check_request
 from vggfeat.training.run import Run
@@ -123,8 +123,7 @@ def train(
         threads = default_workers(ranks.local_world) if workers is None else workers
         heard = _heard(observer, progress) if ranks.first else Observer()
         setup = RunSetup(recipe, dataset, files, ranks, threads, heard, micro_batch, save_seconds, cache)
-        with OutputLock(files.best) if ranks.first else contextlib.nullcontext():
-            files.check(resume=resume, overwrite=overwrite)  # again: another run may have ended in between
+        with _alone(files, ranks, resume=resume, overwrite=overwrite):
             run = Run(setup, begin(setup, resume))  # a signal meanwhile acts at once: there is no update to keep yet
             with contextlib.closing(run.trainer), stop_signals() as stop:
                 finished = run.epochs(stop)
@@ -142,6 +141,17 @@ def train(
             run.predicted,
             ranks.first,
         )
+
+
+@contextlib.contextmanager
+def _alone(files: RunFiles, ranks: Ranks, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """The first process's lock on the run's files, which it checks again: another run may have ended in between."""
+    if not ranks.first:
+        yield
+        return
+    with OutputLock(files.best):
+        files.check(resume=resume, overwrite=overwrite)
+        yield
 
 
 def _check_counts(workers: int | None, micro_batch: int | None) -> None:

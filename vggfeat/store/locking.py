@@ -75,8 +75,10 @@ class OutputLock:
         while True:
             try:
                 handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            except FileNotFoundError:  # a holder that failed has just removed the folder that it made
-                target.parent.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError:
+                if target.parent.is_dir():
+                    raise
+                target.parent.mkdir(parents=True, exist_ok=True)  # a holder that failed has removed what it made
                 continue
             try:
                 mine = take(handle)

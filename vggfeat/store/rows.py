@@ -59,10 +59,18 @@ class RowFile:
 
         Raises StoreError for a file that was removed or replaced meanwhile: what is written into it would be lost.
         """
-        handle = self._stream.fileno()
-        os.fsync(handle)
-        if moves_open_files() and not (self._path.exists() and os.path.samestat(os.fstat(handle), self._path.stat())):
+        os.fsync(self._stream.fileno())
+        if moves_open_files() and not self._has_its_name():
             raise StoreError(f"{self._path} was removed or replaced while it was being written: begin it anew")
+
+    def _has_its_name(self) -> bool:
+        """Whether the path still leads to the open file. Some network shares number a file anew at each look."""
+        try:
+            open_, there = os.fstat(self._stream.fileno()), self._path.stat()
+        except FileNotFoundError:
+            return False
+        alike = (open_.st_size, open_.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+        return os.path.samestat(open_, there) or alike
 
     def close(self) -> None:
         """Closes the file and releases the lock."""
