@@ -21,6 +21,7 @@ from vggfeat.errors import StoreError, VggfeatError
 from vggfeat.inference.drawing import draw_boxes
 from vggfeat.inference.localisation import Answer
 from vggfeat.inference.submission import is_result_file
+from vggfeat.page import html
 from vggfeat.page.html import is_page
 from vggfeat.stages.svm import svm
 from vggfeat.store.locking import OutputLock
@@ -34,6 +35,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8 a picture")
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("<title>My site</title>")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "confusion.png").write_bytes(b"\x89PNG my own")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,6 +54,10 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ("svm a.h5 --C 1 --report site", "site/index.html exists and is not a page of vggfeat's"),
         ("similar a.h5 --report site", "site/index.html exists and is not a page of vggfeat's"),
         ("evaluate a.h5 --report site", "site/index.html exists and is not a page of vggfeat's"),
+        (
+            "svm a.h5 --C 1 --report figures",
+            "figures/confusion.png exists and is not a plot of a page of vggfeat's",
+        ),
     ],
 )
 def test_a_file_of_another_kind_is_not_replaced(folder: Path, command: str, message: str, capsys) -> None:
@@ -58,6 +65,12 @@ def test_a_file_of_another_kind_is_not_replaced(folder: Path, command: str, mess
     assert run(command.split()) == 1
     assert capsys.readouterr().err == f"vggfeat: {message}, so it is not replaced: name another file\n"
     assert contents(folder) == before
+
+
+def test_the_names_of_all_plots_are_kept_from_replacing_others() -> None:
+    """A training run's curves may lie in its folder before its page does."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in Path(html.__file__).parent.glob("*.py"))
+    assert {*re.findall(r'\.save\(folder, "([^"]+)"', sources)} == {*html.PLOTS, "curves"}
 
 
 def test_what_an_earlier_run_wrote_is_replaced(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vggfeat._version import __version__
 from vggfeat.page.style import STYLE
-from vggfeat.system.files import check_replaceable
+from vggfeat.system.files import check_replaceable, is_file
 from vggfeat.system.text import printable
 
 
@@ -22,6 +22,9 @@ class Html(str):
 
 PAGE = "index.html"
 """File name of a report page in its folder."""
+
+PLOTS = ("validation", "layers", "classes", "confusion", "precision-recall")
+"""Names of the plots that a page has beside it as .svg and .png; a training run's curves may be there without a page."""
 
 NONE = "-"
 """Content of a cell without a value."""
@@ -148,8 +151,16 @@ def is_page(path: Path) -> bool:
 
 
 def check_page(folder: str | Path | None) -> None:
-    """Raises VggfeatError where no page can be written into the folder, or one of another program lies there."""
-    check_replaceable(folder and Path(folder, PAGE), is_page, "a page of vggfeat's")
+    """Raises VggfeatError where no page can be written into the folder, or where it would replace what is no page of ours:
+    that of another program, or a picture with a plot's name."""
+    if not folder:
+        return
+    check_replaceable(Path(folder, PAGE), is_page, "a page of vggfeat's")
+    if is_file(Path(folder, PAGE)):  # whose plots they are
+        return
+    for plot in PLOTS:
+        for path in (Path(folder, f"{plot}.svg"), Path(folder, f"{plot}.png")):
+            check_replaceable(path, lambda _: False, "a plot of a page of vggfeat's")
 
 
 def document(title: str, lead: Iterable[Any], sections: Sequence[Part]) -> str:
