@@ -24,7 +24,7 @@ PAGE = "index.html"
 """File name of a report page in its folder."""
 
 PLOTS = ("validation", "layers", "classes", "confusion", "precision-recall")
-"""Names of the plots that a page has beside it as .svg and .png; a training run's curves may be there without a page."""
+"""Names of the plots beside a page, as .svg and .png; a training run's curves may lie there without a page."""
 
 NONE = "-"
 """Content of a cell without a value."""
@@ -151,8 +151,10 @@ def is_page(path: Path) -> bool:
 
 
 def check_page(folder: str | Path | None) -> None:
-    """Raises VggfeatError where no page can be written into the folder, or where it would replace what is no page of ours:
-    that of another program, or a picture with a plot's name."""
+    """Raises VggfeatError where a page cannot be written into the folder, or would replace what is not ours.
+
+    That is a page of another program, or a picture that has a plot's name.
+    """
     if not folder:
         return
     check_replaceable(Path(folder, PAGE), is_page, "a page of vggfeat's")
