@@ -31,7 +31,7 @@ def one(**changes: Any) -> Sample:
         (of(one(id="a\0b")), "sample 0 has the id 'a\\x00b': give a text without NUL"),
         (of(one(path=3)), "'i': int is not a path"),
         (of(one(), one()), "the id 'i' occurs twice: ids tell the images apart"),
-        (of(one(), classes=("a", "b", "a")), "the class 'a' occurs twice in `class_names`"),
+        (of(one(), classes=("a", "b", "a")), "the class 'a' occurs twice among the class names"),
         (of(one(subset="validation")), "'i' is in the subset 'validation': give 'train', 'val', 'test' or ''"),
         (of(one(labels=3)), "'i' has the label 3: classes are counted from 0 to 2"),
         (of(one(labels=-1)), "'i' has the label -1: classes are counted from 0 to 2"),

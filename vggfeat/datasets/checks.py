@@ -23,7 +23,7 @@ def checked(dataset: Dataset) -> Dataset:
     names = list(dataset.class_names)
     twice = _first_repeated(names)
     if twice is not None:
-        raise UsageError(f"the class {twice!r} occurs twice in `class_names`")
+        raise UsageError(f"the class {twice!r} occurs twice among the class names")
     samples = tuple(_checked(row, sample, len(names)) for row, sample in enumerate(dataset.samples))
     twice = _first_repeated([sample.id for sample in samples])
     if twice is not None:
