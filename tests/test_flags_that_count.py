@@ -1,5 +1,6 @@
 """A flag that would change nothing in a run is refused in one line, before anything is read or made."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -146,6 +147,17 @@ def test_rounds_that_cannot_be_are_refused(fields: dict[str, object], message: s
 def test_rounds_take_numpys_numbers(own: Path) -> None:
     rounds = Rounds(number=np.int64(2), train_per_class=np.int32(5), seed=np.uint8(3))
     assert svm([own], C=1, rounds=rounds)["mean"] == svm([own], C=1, rounds=Rounds(2, 3, train_per_class=5))["mean"]
+    kinds = (np.int64(2), np.int64(3), None, np.int32(5), np.uint8(1), np.float32(0.5))
+    assert json.dumps(dataclasses.asdict(Rounds(*kinds))) == json.dumps(
+        dataclasses.asdict(Rounds(2, 3, None, 5, 1, 0.5))
+    )
+
+
+def test_splits_of_numpys_numbers_are_written(own: Path, tmp_path: Path) -> None:
+    rounds = Rounds(folds=np.int64(3), seed=np.int64(2))
+    result = svm([own], C=1, rounds=rounds, write_splits=tmp_path / "splits.json")
+    assert [split["seed"] for split in json.loads(json.dumps(result.as_json()))["splits"]] == [2, 2, 2]
+    assert svm([own], C=1, splits=tmp_path / "splits.json")["mean"] == result["mean"]
 
 
 @pytest.mark.parametrize("C", [np.logspace(-2, 1, 4), [0.01, 0.1, 1, 10], (0.01, 0.1, 1.0, 10.0)])

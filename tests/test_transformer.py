@@ -350,3 +350,24 @@ def test_its_output_has_names_and_a_container():
     steps = make_pipeline(features, "passthrough").set_output(transform="default")
     assert isinstance(steps.fit(picture).transform(picture), np.ndarray)
     assert steps.get_feature_names_out().tolist() == names.tolist()
+
+
+def test_numpys_numbers_serve_a_transformer(paths: list[Path]) -> None:
+    options = {**NARROW, "width": np.float32(1 / 32), "seed": np.int64(0), "flip": np.True_, "workers": np.int64(1)}
+    options |= {"aggregate": np.str_("max"), "precision": np.str_("fp32")}
+    plain = VGGFeatures(**NARROW, aggregate="max", precision="fp32")
+    assert np.array_equal(VGGFeatures(**options).fit_transform(paths[:2]), plain.fit_transform(paths[:2]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": None}, "`seed` None is not a whole number"),
+        ({"width": "x"}, "`width` 'x' is not a number"),
+        ({"flip": "no"}, "`flip` 'no' is not True or False"),
+    ],
+)
+def test_values_of_another_kind_are_named(paths: list[Path], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(**{**NARROW, **options}).fit(paths)
+    assert str(caught.value) == message

@@ -96,10 +96,10 @@ class ModelError(VggfeatError):
     """A fitted model file cannot be read or does not suit the descriptors."""
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """The error for a name that is not among the valid ones; it suggests the nearest and lists them all."""
     choices = list(valid)
-    near = nearest(name, choices)
+    near = nearest(name, choices) if isinstance(name, str) else None
     hint = f"did you mean {near!r}? " if near else ""
     return UsageError(f"no {kind} {name!r}; {hint}valid: {', '.join(choices)}")
 

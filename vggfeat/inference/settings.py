@@ -17,9 +17,10 @@ from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.system.bars import Fetching, Progress
-from vggfeat.system.flags import check_flags
+from vggfeat.system.flags import checked_flags
 from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import one_of, real, whole
 
 if TYPE_CHECKING:
     from vggfeat.nets.networks import VGG
@@ -120,23 +121,25 @@ class DescriptorSettings:
     normalise: Normalisation = "l2"
 
     def __post_init__(self) -> None:
-        check_flags(flip=self.flip, exif=self.exif, pre_relu=self.pre_relu)
+        plain: dict[str, Any] = {**checked_flags(flip=self.flip, exif=self.exif, pre_relu=self.pre_relu)}
         if self.view == "center":
             check_scales(self.scales, what="the central crop")
         elif self.has_head:
             check_scales(self.scales)
         else:
             check_scales(self.scales, STRIDE, "layers up to pool5")
-        for kind, value, valid in (
-            ("aggregation", self.aggregate, AGGREGATES),
-            ("region", self.region, REGIONS),
-            ("pooling", self.pool, POOLINGS),
-            ("view", self.view, DESCRIPTOR_VIEWS),
-            ("normalisation", self.normalise, NORMALISATIONS),
-            *(("layer", without_pooling(layer), LAYERS) for layer in self.layers),
-        ):
-            if value not in valid:
-                raise unknown_name(kind, value, valid)
+        names: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+            ("aggregate", "aggregation", AGGREGATES),
+            ("region", "region", REGIONS),
+            ("pool", "pooling", POOLINGS),
+            ("view", "view", DESCRIPTOR_VIEWS),
+            ("normalise", "normalisation", NORMALISATIONS),
+        )
+        plain |= {name: one_of(kind, getattr(self, name), valid) for name, kind, valid in names}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        for layer in self.layers:
+            one_of("layer", without_pooling(layer), LAYERS)
         if not self.layers:
             raise UsageError("no layer: name at least one, such as fc7")
         if len(set(self.layers)) < len(self.layers):
@@ -205,6 +208,11 @@ class NetChoice:
     fetching: Fetching | None = None
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None
     """What the weights expect of an image, one for all nets or one each; None: what the weights say."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole("seed", self.seed))
+        if self.width is not None:
+            object.__setattr__(self, "width", real("width", self.width))
 
     def check_names(self, layers: Sequence[str] = ()) -> None:
         """Raises UsageError for a name that is not in Table 1, and for layers that a named net does not have.
@@ -287,6 +295,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UsageError("`resume` and `overwrite`: choose one")
+        for name in ("workers", "max_read_failures"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"`workers` {self.workers} is not 1 or more")
         if self.max_read_failures < 0:

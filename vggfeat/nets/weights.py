@@ -28,6 +28,7 @@ from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.hashes import digests_ahead
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import real, whole
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,9 @@ def load_net(
     if net is not None:
         net = os.fspath(net)
         named_net(net)
+    seed = whole("seed", seed)
+    width = None if width is None else real("width", width)
+    num_classes = None if num_classes is None else whole("num_classes", num_classes)
     place = resolve_device(device)
     number_format = resolve_precision(precision, place)
     chosen = None if preprocessing is None else preprocessing_of(preprocessing)
