@@ -192,3 +192,22 @@ def test_settings_alone_are_told_before_scikit_learn_is_imported(own: Path, comm
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert done.stderr.startswith(f"vggfeat: {message}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "data"}, "`data` goes with `report`"),
+        ({"progress": "x"}, "`progress` 'x' is not True, False or a function"),
+        ({"progress": 3}, "`progress` 3 is not True, False or a function"),
+    ],
+)
+def test_svm_refuses_what_would_change_nothing(own: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        svm([own], C=1, **options)
+    assert str(caught.value) == message
+
+
+def test_a_data_root_in_the_environment_needs_no_report(own: Path, monkeypatch) -> None:
+    monkeypatch.setenv("VGGFEAT_DATA", "data")
+    assert run(["svm", str(own), "--C", "1"]) == 0

@@ -438,3 +438,18 @@ def test_many_failed_images_are_counted_and_the_rest_is_in_the_json(
         (tmp_path / f"{number:02}.png").write_bytes(b"no picture")
     assert run(["predict", str(made.model), str(tmp_path), *weights(made)]) == 3
     assert capsys.readouterr().err.endswith("12 of 12 images skipped (2 more with --json)\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "`workers` 0 is not 1 or more"),
+        ({"workers": -3}, "`workers` -3 is not 1 or more"),
+        ({"progress": "x"}, "`progress` 'x' is not True, False or a function"),
+        ({"progress": 3}, "`progress` 3 is not True, False or a function"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(made: SimpleNamespace, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        predict(made.model, made.root / "tree", **options)
+    assert str(caught.value) == message

@@ -498,6 +498,34 @@ def test_an_error_of_who_takes_the_blocks_is_no_damage_of_the_file(tmp_path):
             raise OSError("mine")
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_a_size_of_blocks_that_cannot_be_is_no_damage_of_the_file(tmp_path, size):
+    fill(tmp_path / "f.h5")
+    made = read_descriptors(tmp_path / "f.h5")
+    with pytest.raises(UsageError) as caught:
+        next(made.blocks(size))
+    assert str(caught.value) == f"`size` {size} is not a whole number of 1 or more"
+    with pytest.raises(UsageError) as caught:
+        next(made.blocks(1, -1))
+    assert str(caught.value) == "`start` -1 is not a whole number of 0 or more"
+
+
+def test_descriptors_that_do_not_fit_into_memory_are_no_damage_of_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "f.h5"
+    fill(path, keep_scales=True)
+    made = read_descriptors(path)
+
+    def full(self, *_):
+        raise MemoryError("Unable to allocate 30. GiB")
+
+    monkeypatch.setattr(type(made), "_cut", full)
+    for read in (made.read, made.read_parts, lambda: next(made.blocks())):
+        assert refused(read) == (
+            f"{path}: too large to read at once (Unable to allocate 30. GiB): take fewer rows at a time, as "
+            "Descriptors.blocks does"
+        )
+
+
 def readers(made):
     return (made.read, made.read_parts, lambda rows: made.aggregated("average", rows))
 

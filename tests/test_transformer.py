@@ -371,3 +371,27 @@ def test_values_of_another_kind_are_named(paths: list[Path], options: dict[str, 
     with pytest.raises(UsageError) as caught:
         VGGFeatures(**{**NARROW, **options}).fit(paths)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": "oxford"}, {"width": 0.5}, {"seed": 3}, {"precision": "bf16"}, {"preprocessing": "torchvision"}],
+)
+def test_settings_of_nets_to_be_loaded_are_refused_beside_a_loaded_net(
+    paths: list[Path], options: dict[str, Any]
+) -> None:
+    net = vggfeat.load_net("A", None, width=1 / 32, device="cpu", precision="fp32")
+    wrong = clone(VGGFeatures(net, scales=(224,), **options))  # at their use, as scikit-learn sets them at any time
+    for use in (wrong.fit, wrong.transform):
+        with pytest.raises(UsageError) as caught:
+            use(paths)
+        (name,) = options
+        assert str(caught.value) == f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net"
+    assert VGGFeatures(net, None, scales=(224,), width=1 / 32, precision="fp32").fit(paths).n_features_out_ == 128
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_numbers_of_workers_below_1_are_refused(paths: list[Path], workers: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(**NARROW, workers=workers).fit(paths)
+    assert str(caught.value) == f"`workers` {workers} is not 1 or more"

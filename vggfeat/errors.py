@@ -39,6 +39,9 @@ class InUseError(VggfeatError):
         super().__init__(f"{path}: cannot replace it; is it open in another program? The result is in {kept}")
         self.path, self.kept = path, kept
 
+    def __reduce__(self) -> tuple[type[InUseError], tuple[Path, Path]]:
+        return type(self), (self.path, self.kept)
+
 
 class UsageError(VggfeatError):
     """A wrong request: an unknown name, or settings that contradict each other (exit code 2)."""

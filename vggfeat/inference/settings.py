@@ -238,9 +238,10 @@ class NetChoice:
     def _check_left_out(self) -> None:
         """Raises UsageError for what would change nothing: a loaded net keeps its own weights and number format."""
         usual = NetChoice()
-        own = all(net.precision == self.precision for net in self._nets)
         for name in ("weights", "width", "seed", "precision", "preprocessing"):
-            if getattr(self, name) not in (None, getattr(usual, name)) and not (name == "precision" and own):
+            given = getattr(self, name)
+            own = name in ("precision", "width") and all(getattr(net, name) == given for net in self._nets)
+            if given not in (None, getattr(usual, name)) and not own:
                 raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net")
 
     @property

@@ -135,6 +135,8 @@ def svm(
     start = time.perf_counter()
     if not isinstance(rounds, Rounds | None):
         raise UsageError(f"{type(rounds).__name__} is not Rounds: give vggfeat.Rounds(folds=3), say")
+    if data is not None and report is None:
+        raise UsageError("`data` goes with `report`")
     opened = _files(files)
     layers = ((layer,) if isinstance(layer, str) else layer) or _chosen_layers(opened)
     paths = [place_of(one) for one in opened]

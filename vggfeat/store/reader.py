@@ -19,9 +19,10 @@ from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
 from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import Aggregate, combine
-from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
+from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading, reading_rows
 from vggfeat.store.shards import Portion
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import whole
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +97,12 @@ class Descriptors:
     def choose(self, layers: str | Sequence[str]) -> Descriptors:
         """The same file, of which these layers alone are read, in this order.
 
-        Raises StoreError for one that it lacks, UsageError without any.
+        Raises StoreError for one that it lacks, UsageError without any and for one that is named twice.
         """
         names = [layers] if isinstance(layers, str) else layers
         if not len(names):
             raise UsageError(f"no layer is named; {self.path} has {', '.join(layer.name for layer in self.layers)}")
-        chosen = chosen_layers(self.path, self.layers, names)
+        chosen = chosen_layers(self.path, self.layers, names, narrowed=bool(self.stored))
         name = LAYER_SEPARATOR.join(layer.name for layer in chosen)
         changed = {
             "layer": name,
@@ -128,7 +129,8 @@ class Descriptors:
 
     def blocks(self, size: int = 256, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The descriptors from row `start` on as (at most `size`, D) float32, for large files; see `read`."""
-        with reading(self.path) as file:
+        size, start = whole("size", size, 1), whole("start", start, 0)
+        with reading_rows(self.path) as file:
             for first in range(start, len(self), size):
                 some = np.arange(first, min(first + size, len(self)))
                 yield joined(self._cut(file["descriptors"], some, self._columns), raw=self._raw)
@@ -177,7 +179,7 @@ class Descriptors:
         """These rows, all if None, of each slice of columns."""
         # HDF5 needs sorted, distinct rows.
         unique, back = np.unique(self._numbers(rows), return_inverse=True)
-        with reading(self.path) as file:
+        with reading_rows(self.path) as file:
             parts = self._cut(file[name], unique, columns)
         return parts if np.array_equal(back, np.arange(len(unique))) else [part[back] for part in parts]
 
