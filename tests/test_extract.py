@@ -421,7 +421,7 @@ def test_numpys_values_are_as_good_as_pythons(photos, tmp_path):
         ({"width": "x"}, "`width` 'x' is not a number"),
         ({"seed": None}, "`seed` None is not a whole number"),
         ({"seed": 1.5}, "`seed` 1.5 is not a whole number"),
-        ({"progress": "x"}, "`progress` 'x' is not True, False or a function"),
+        ({"progress": "x"}, "progress 'x' is not True, False or a function"),
         ({"aggregate": 1}, "no aggregation 1; valid: stack, average, max"),
         ({"precision": None}, "no precision None; valid: auto, fp32, tf32, bf16, fp16, int8"),
     ],

@@ -198,8 +198,8 @@ def test_settings_alone_are_told_before_scikit_learn_is_imported(own: Path, comm
     ("options", "message"),
     [
         ({"data": "data"}, "`data` goes with `report`"),
-        ({"progress": "x"}, "`progress` 'x' is not True, False or a function"),
-        ({"progress": 3}, "`progress` 3 is not True, False or a function"),
+        ({"progress": "x"}, "progress 'x' is not True, False or a function"),
+        ({"progress": 3}, "progress 3 is not True, False or a function"),
     ],
 )
 def test_svm_refuses_what_would_change_nothing(own: Path, options: dict[str, object], message: str) -> None:

@@ -445,8 +445,8 @@ def test_many_failed_images_are_counted_and_the_rest_is_in_the_json(
     [
         ({"workers": 0}, "`workers` 0 is not 1 or more"),
         ({"workers": -3}, "`workers` -3 is not 1 or more"),
-        ({"progress": "x"}, "`progress` 'x' is not True, False or a function"),
-        ({"progress": 3}, "`progress` 3 is not True, False or a function"),
+        ({"progress": "x"}, "progress 'x' is not True, False or a function"),
+        ({"progress": 3}, "progress 3 is not True, False or a function"),
     ],
 )
 def test_options_that_cannot_be_are_refused(made: SimpleNamespace, options: dict[str, Any], message: str) -> None:

@@ -144,9 +144,9 @@ def similar(
     of_pictures = {"count": count, "weights": weights or None, "seed": seed, "device": device, "precision": precision}
     of_pictures |= {"workers": workers, "exif": exif}
     if images is None:
-        _check_left_out(of_pictures, "pictures: give `images`")
+        _check_left_out(of_pictures, "pictures: name some")
     else:
-        _check_left_out({"at_least": at_least, "most": most}, "a file alone: leave `images` out")
+        _check_left_out({"at_least": at_least, "most": most}, "a file alone: leave the pictures out")
     if report is None:
         _check_left_out({"data": data}, "`report`")
     check_page(report)

@@ -133,7 +133,7 @@ def checked_progress(progress: Progress | bool | None) -> Progress | bool | None
     try:
         return checked_flags(progress=progress)["progress"]
     except UsageError:
-        raise UsageError(f"`progress` {progress!r} is not True, False or a function") from None
+        raise UsageError(f"progress {progress!r} is not True, False or a function") from None
 
 
 def callback(progress: Progress | bool | None) -> Progress | None:
