@@ -423,10 +423,13 @@ def test_numpys_values_are_as_good_as_pythons(photos, tmp_path):
         ({"seed": 1.5}, "`seed` 1.5 is not a whole number"),
         ({"progress": "x"}, "progress 'x' is not True, False or a function"),
         ({"aggregate": 1}, "no aggregation 1; valid: stack, average, max"),
+        ({"net": 5}, "int is not a net: give a name of Table 1, such as D, or what load_net gave"),
+        ({"net": []}, "no net: name at least one, such as D"),
+        ({"shard": (1, 2)}, "shard (1, 2): expected a number and how many there are, such as 3/16"),
         ({"precision": None}, "no precision None; valid: auto, fp32, tf32, bf16, fp16, int8"),
     ],
 )
 def test_values_of_another_kind_are_named(options, message, photos, tmp_path):
     with pytest.raises(UsageError) as caught:
-        vggfeat.extract(photos, output=tmp_path / "x.h5", net="A", weights="none", **options)
+        vggfeat.extract(photos, **{"output": tmp_path / "x.h5", "net": "A", "weights": "none", **options})
     assert str(caught.value) == message

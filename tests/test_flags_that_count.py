@@ -199,6 +199,10 @@ def test_settings_alone_are_told_before_scikit_learn_is_imported(own: Path, comm
     [
         ({"data": "data"}, "`data` goes with `report`"),
         ({"progress": "x"}, "progress 'x' is not True, False or a function"),
+        ({"solver": "x"}, "no solver 'x'; valid: auto, newton, liblinear"),
+        ({"loss": "x"}, "no loss 'x'; valid: squared_hinge, hinge"),
+        ({"max_memory": "1"}, "`max_memory` '1' is not a number"),
+        ({"max_memory": 0}, "`max_memory` 0 is not above 0"),
         ({"progress": 3}, "progress 3 is not True, False or a function"),
     ],
 )
@@ -206,6 +210,14 @@ def test_svm_refuses_what_would_change_nothing(own: Path, options: dict[str, obj
     with pytest.raises(UsageError) as caught:
         svm([own], C=1, **options)
     assert str(caught.value) == message
+
+
+def test_what_is_no_descriptor_file_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        svm(None)
+    assert str(caught.value) == (
+        "NoneType is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
+    )
 
 
 def test_a_data_root_in_the_environment_needs_no_report(own: Path, monkeypatch) -> None:

@@ -235,3 +235,18 @@ def test_localisation_error_refuses_what_makes_no_sense(arguments: tuple, messag
     with pytest.raises(ValueError) as caught:
         localisation_error(*arguments)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("truth", "placed", "message"),
+    [
+        ([0, 0, 1, math.nan], [0, 0, 1, 1], "true boxes of image 0: boxes must be finite numbers"),
+        ([0, 0, 1, math.inf], [0, 0, 1, 1], "true boxes of image 0: boxes must be finite numbers"),
+        ([0, 0, 1], [0, 0, 1, 1], "true boxes of image 0: boxes (1, 3) must be (N, 4)"),
+        ([0, 0, 1, 1], [0, 0, 1, math.inf], "a box of image 0 is infinite"),
+    ],
+)
+def test_localisation_error_refuses_boxes_that_are_none(truth: list[float], placed: list[float], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        localisation_error([0], [[truth]], [[0]], [[placed]], 1)
+    assert str(caught.value) == message

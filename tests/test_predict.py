@@ -24,6 +24,7 @@ from vggfeat.cli import run
 from vggfeat.cli.console import print_json, print_rows
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
+from vggfeat.inference.prediction import Prediction
 from vggfeat.inference.recorded import recorded_extractors
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
@@ -438,6 +439,12 @@ def test_many_failed_images_are_counted_and_the_rest_is_in_the_json(
         (tmp_path / f"{number:02}.png").write_bytes(b"no picture")
     assert run(["predict", str(made.model), str(tmp_path), *weights(made)]) == 3
     assert capsys.readouterr().err.endswith("12 of 12 images skipped (2 more with --json)\n")
+
+
+def test_a_number_of_best_classes_is_whole() -> None:
+    with pytest.raises(UsageError) as caught:
+        Prediction("a", np.zeros(3, np.float32)).best(("a", "b", "c"), 2.5)  # type: ignore[arg-type]
+    assert str(caught.value) == "`count` 2.5 is not a whole number"
 
 
 @pytest.mark.parametrize(

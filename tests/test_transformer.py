@@ -364,6 +364,10 @@ def test_numpys_numbers_serve_a_transformer(paths: list[Path]) -> None:
     [
         ({"seed": None}, "`seed` None is not a whole number"),
         ({"width": "x"}, "`width` 'x' is not a number"),
+        (
+            {"net": torch.nn.ReLU()},
+            "torch.nn.modules.activation.ReLU is not a net: give a name of Table 1, such as D, or what load_net gave",
+        ),
         ({"flip": "no"}, "`flip` 'no' is not True or False"),
     ],
 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import UsageError
 from vggfeat.results import short_repr
+from vggfeat.system.values import whole
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +32,7 @@ class Prediction:
 
         Empty for an image without scores. Raises UsageError for a count below 0.
         """
-        if count is not None and count < 0:
+        if count is not None and whole("count", count) < 0:
             raise UsageError(f"`count` {count} is not 0 or more")
         if self.scores is None:
             return []

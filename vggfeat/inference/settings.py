@@ -12,7 +12,7 @@ from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import STRIDE
 from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
-from vggfeat.nets.sources import check_weights, named_net, paired
+from vggfeat.nets.sources import check_weights, named_net, not_a_net, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
@@ -220,6 +220,11 @@ class NetChoice:
         So too for what is about nets that are still to be loaded, beside one that is. Reads and fetches nothing, and
         imports no torch.
         """
+        if not self._nets:
+            raise UsageError("no net: name at least one, such as D")
+        for one in self._nets:
+            if not isinstance(one, str | os.PathLike | None) and not hasattr(one, "preprocessing"):
+                raise not_a_net(one)
         if self.net is not None and self.only_loaded_nets:
             self._check_left_out()
         for name in self._nets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -260,6 +260,15 @@ File = str | os.PathLike[str] | Descriptors
 """A descriptor file by its path, or opened."""
 
 
+def as_file(given: object) -> File:
+    """What names a descriptor file or is one. Raises UsageError for anything else."""
+    if isinstance(given, str | os.PathLike | Descriptors):
+        return given
+    raise UsageError(
+        f"{type(given).__name__} is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
+    )
+
+
 def as_descriptors(given: File) -> Descriptors:
     """A descriptor file as it is now; of an opened one those layers that were chosen.
 
@@ -268,11 +277,7 @@ def as_descriptors(given: File) -> Descriptors:
     if isinstance(given, Descriptors):
         now = read_descriptors(given.path)
         return now if now.layers == given.layers else now.choose([layer.name for layer in given.layers])
-    if isinstance(given, str | os.PathLike):
-        return read_descriptors(given)
-    raise UsageError(
-        f"{type(given).__name__} is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
-    )
+    return read_descriptors(as_file(given))  # type: ignore[arg-type]
 
 
 def warn_of_part(made: Descriptors) -> None:
@@ -282,8 +287,9 @@ def warn_of_part(made: Descriptors) -> None:
 
 
 def files_in(given: File | Sequence[File]) -> list[File]:
-    """One file or several, as a list."""
-    return [given] if isinstance(given, str | os.PathLike | Descriptors) else list(given)
+    """One file or several, as a list. Raises UsageError for what is neither."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | Descriptors)
+    return list(given) if several else [as_file(given)]  # type: ignore[arg-type]
 
 
 def place_of(file: File) -> Path:
