@@ -441,6 +441,12 @@ def test_many_failed_images_are_counted_and_the_rest_is_in_the_json(
     assert capsys.readouterr().err.endswith("12 of 12 images skipped (2 more with --json)\n")
 
 
+def test_predictions_are_compared_and_hashed_by_identity() -> None:
+    one, other = (Prediction("a", np.zeros(3, np.float32)) for _ in range(2))
+    assert one == one != other
+    assert len({one, other}) == 2
+
+
 def test_a_number_of_best_classes_is_whole() -> None:
     with pytest.raises(UsageError) as caught:
         Prediction("a", np.zeros(3, np.float32)).best(("a", "b", "c"), 2.5)  # type: ignore[arg-type]

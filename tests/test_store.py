@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.stages.svm import svm
-from vggfeat.store import DescriptorWriter, read_descriptors, schema
+from vggfeat.store import DescriptorWriter, as_descriptors, read_descriptors, schema
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
 from vggfeat.store.shards import Shard, cut
@@ -524,6 +525,27 @@ def test_descriptors_that_do_not_fit_into_memory_are_no_damage_of_the_file(tmp_p
             f"{path}: too large to read at once (Unable to allocate 30. GiB): take fewer rows at a time, as "
             "Descriptors.blocks does"
         )
+
+
+def test_an_opened_file_is_read_from_another_working_directory_too(tmp_path, monkeypatch):
+    fill(tmp_path / "f.h5", keep_scales=True)
+    monkeypatch.chdir(tmp_path)
+    made = read_descriptors("f.h5")
+    values = made.read()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert made.path == Path("f.h5")
+    assert np.array_equal(made.read(), values, equal_nan=True)
+    assert np.array_equal(next(made.blocks()), values, equal_nan=True)
+    assert len(made.read_parts()[0]) == len(made.errors() | dict.fromkeys(made.ids)) == len(made)
+    assert len(as_descriptors(made)) == len(made)
+
+
+def test_opened_files_are_compared_and_hashed_by_identity(tmp_path):
+    fill(tmp_path / "f.h5")
+    one, other = read_descriptors(tmp_path / "f.h5"), read_descriptors(tmp_path / "f.h5")
+    assert one == one != other
+    assert len({one, one, other}) == 2
 
 
 def readers(made):

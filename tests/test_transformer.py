@@ -122,6 +122,11 @@ VALUES = (
             "image 0 (0): Tensor is not an image: give a Pillow image or an array, tensor.permute(1, 2, 0).numpy() makes "
             f"one; {VALUES}",
         ),
+        (
+            [torch.zeros(40, 50, 3)],
+            ImageError,
+            "image 0 (0): Tensor is not an image: give a Pillow image or an array, tensor.numpy() makes one; " + VALUES,
+        ),
         (Image.new("RGB", (40, 50)), UsageError, "VGGFeatures takes a list of images, not one: [Image]"),
     ],
 )

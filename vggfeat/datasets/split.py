@@ -34,6 +34,10 @@ class TrainingSet:
     origin: Origin | None = field(default=None, compare=False)
     """None for samples that a program made."""
 
+    def __repr__(self) -> str:
+        parts = f"{number_of(len(self.train), 'image')} to train on, {len(self.val)} to validate with"
+        return f"<TrainingSet {self.name}: {parts}, {number_of(len(self.class_names), 'class')}>"
+
 
 def data_digest(dataset: TrainingSet) -> str:
     """A hash of the images' ids, labels and order and of the class names."""

@@ -15,7 +15,7 @@ from vggfeat.results import short_repr
 from vggfeat.system.values import whole
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)  # arrays have no single answer to ==
 class Prediction:
     """The scores of one image, or the reason why it has none."""
 

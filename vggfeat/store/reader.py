@@ -30,7 +30,7 @@ Rows = NDArray[np.integer[Any]] | NDArray[np.bool_] | Sequence[int] | None
 """Row numbers from 0, in any order, or a mask (N,) of all rows; None for all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Descriptors:
     """A descriptor file's contents; the descriptors are read on demand."""
 
@@ -47,9 +47,16 @@ class Descriptors:
     """Those that are read; `choose` takes some of them."""
     stored: str = ""
     """The `layer` of the whole file where `choose` took only some of its layers; else empty."""
+    absolute: Path = Path()
+    """Where the file lies, whatever the working directory is later."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def place(self) -> Path:
+        """The path as it was given, while that leads to the file; else the absolute one."""
+        return self.path if self.path.absolute() == self.absolute else self.absolute
 
     def __repr__(self) -> str:
         return f"<Descriptors {self.path}: {len(self)} x {self.dim}, {self.attributes['dataset']}, net {self.nets}>"
@@ -130,7 +137,7 @@ class Descriptors:
     def blocks(self, size: int = 256, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The descriptors from row `start` on as (at most `size`, D) float32, for large files; see `read`."""
         size, start = whole("size", size, 1), whole("start", start, 0)
-        with reading_rows(self.path) as file:
+        with reading_rows(self.place) as file:
             for first in range(start, len(self), size):
                 some = np.arange(first, min(first + size, len(self)))
                 yield joined(self._cut(file["descriptors"], some, self._columns), raw=self._raw)
@@ -171,7 +178,7 @@ class Descriptors:
 
     def errors(self) -> dict[str, str]:
         """The reason of each failed row, by id."""
-        with reading(self.path) as file:
+        with reading(self.place) as file:
             reasons = read_text(file["errors"])
         return {self.ids[row]: reasons[row] for row in np.flatnonzero(self.status == FAILED)}
 
@@ -179,7 +186,7 @@ class Descriptors:
         """These rows, all if None, of each slice of columns."""
         # HDF5 needs sorted, distinct rows.
         unique, back = np.unique(self._numbers(rows), return_inverse=True)
-        with reading_rows(self.path) as file:
+        with reading_rows(self.place) as file:
             parts = self._cut(file[name], unique, columns)
         return parts if np.array_equal(back, np.arange(len(unique))) else [part[back] for part in parts]
 
@@ -253,6 +260,7 @@ def read_descriptors(path: str | os.PathLike[str]) -> Descriptors:
             tuple(read_text(file["class_names"])),
             attributes,
             stored_layers(attributes),
+            absolute=path.absolute(),
         )
 
 
@@ -275,7 +283,7 @@ def as_descriptors(given: File) -> Descriptors:
     Raises UsageError for anything else than a file, and what `read_descriptors` raises.
     """
     if isinstance(given, Descriptors):
-        now = read_descriptors(given.path)
+        now = read_descriptors(given.place)
         return now if now.layers == given.layers else now.choose([layer.name for layer in given.layers])
     return read_descriptors(as_file(given))  # type: ignore[arg-type]
 
@@ -294,7 +302,7 @@ def files_in(given: File | Sequence[File]) -> list[File]:
 
 def place_of(file: File) -> Path:
     """Where a file lies."""
-    return file.path if isinstance(file, Descriptors) else Path(file)
+    return file.place if isinstance(file, Descriptors) else Path(file)
 
 
 def _labels(file: h5py.File) -> NDArray[Any] | None:
