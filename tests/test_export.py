@@ -249,3 +249,14 @@ def test_what_is_missing_or_too_large_is_said(made, tmp_path, monkeypatch):
         export(made, tmp_path / "feats.mat")
     assert str(error.value) == f"{tmp_path}/feats.mat: 600 x 5 values are too large for MATLAB's format: write .npy"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["feats.h5"]
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b"])
+def test_an_id_with_a_line_end_is_one_field_for_every_reader(tmp_path, name):
+    """csv of Python 3.12 and older leaves a carriage return unquoted, and readers take it for the end of the line."""
+    samples = tuple(Sample(name if i == 1 else f"i{i}", "x", i % 2) for i in range(4))
+    path = write_descriptors(tmp_path / "d.h5", Dataset("toy", samples, ("a", "b")), np.ones((4, 1, 3)))
+    export(path, tmp_path / "d.csv")
+    with (tmp_path / "d.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.reader(stream))
+    assert [row[0] for row in rows] == ["id", "i0", name, "i2", "i3"]

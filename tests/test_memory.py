@@ -51,3 +51,33 @@ def test_freed_memory_is_a_surplus_until_it_is_released() -> None:
     assert freed - before > 0.9 * LARGE
     assert kept == pytest.approx(freed, abs=LARGE / 10)
     assert released - before < LARGE // 10
+
+
+def test_what_a_program_frees_after_an_extraction_goes_back_to_the_system() -> None:
+    """Its own large arrays too: else the process would hold for ever the most that it ever had."""
+    before, freed = run(
+        "memory.keep_freed_memory()",
+        "memory.keep_freed_memory()  # another extraction in the same process",
+        "memory.keep_no_longer()",
+        "memory.keep_no_longer()",
+        "print(surplus(memory._LIBRARY))",
+        f"used = np.ones({LARGE}, dtype=np.uint8)",
+        "on_top = np.ones(1000)",
+        "del used",
+        "print(surplus(memory._LIBRARY))",
+    )
+    assert freed - before < LARGE // 10
+
+
+def test_memory_is_kept_until_the_last_of_several_extractions_ends() -> None:
+    before, freed = run(
+        "memory.keep_freed_memory()",
+        "memory.keep_freed_memory()",
+        "memory.keep_no_longer()",
+        "print(surplus(memory._LIBRARY))",
+        f"used = np.ones({LARGE}, dtype=np.uint8)",
+        "on_top = np.ones(1000)",
+        "del used",
+        "print(surplus(memory._LIBRARY))",
+    )
+    assert freed - before > LARGE // 2

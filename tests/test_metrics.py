@@ -250,3 +250,10 @@ def test_localisation_error_refuses_boxes_that_are_none(truth: list[float], plac
     with pytest.raises(ValueError) as caught:
         localisation_error([0], [[truth]], [[0]], [[placed]], 1)
     assert str(caught.value) == message
+
+
+def test_booleans_are_no_labels_of_an_average_precision():
+    """False would be 0, which is difficult: no negative image would be left, and every ranking perfect."""
+    with pytest.raises(ValueError) as error:
+        average_precision(np.array([True, False, False]), [0.1, 0.9, 0.5])
+    assert str(error.value) == "labels are 1, 0 (difficult) or -1, not booleans: give np.where(labels, 1, -1)"

@@ -1,12 +1,18 @@
+import copy
+import hashlib
+import pickle
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from torch import nn
 
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import NETS, net_spec
 from vggfeat.nets.networks import VGG, gaussian_, glorot_, weighted_layers
+from vggfeat.nets.weights import load_net
 
 TABLE_2 = {
     "A": 132_863_336,
@@ -172,3 +178,46 @@ def test_a_net_without_its_top_has_torchvisions_features_alone():
     assert [layer.weight.shape for layer in weighted_layers(net)] == [
         p.shape for p in theirs.parameters() if p.ndim == 4
     ]
+
+
+CHANGES = {
+    "training": lambda net: torch.optim.SGD(net.parameters(), lr=0.1).step(),
+    "load_state_dict": lambda net: net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()}),
+    "one weight by hand": lambda net: net.classifier[0].weight.view(-1)[1:2].add_(1),
+    "no_grad": lambda net: net.features[0].weight.mul_(2),
+    "data": lambda net: setattr(net.features[0].weight, "data", net.features[0].weight.data.flip(1)),
+    "another layer": lambda net: net.classifier.__setitem__(0, nn.Linear(net.classifier[0].in_features, 64)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_changed_since_they_were_read_are_no_longer_the_files(tmp_path, change):
+    """Else descriptors of one net would be recorded as another's, and `predict` would describe with the file's."""
+    net = load_net("A", None, width=1 / 64, device="cpu")
+    net.save(tmp_path / "net.pt")
+    net = load_net(weights=tmp_path / "net.pt", device="cpu")
+    ours = hashlib.sha256((tmp_path / "net.pt").read_bytes()).hexdigest()
+    assert net.fingerprint() == ours
+    assert copy.deepcopy(net).fingerprint() == pickle.loads(pickle.dumps(net)).fingerprint() == ours
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.no_grad():
+        CHANGES[change](net)
+    assert net.fingerprint() != ours
+    net.load_state_dict(load_net(weights=tmp_path / "net.pt", device="cpu").state_dict())
+    assert net.fingerprint() != ours, "torch counted the changes"
+
+
+def test_torchs_default_dtype_changes_no_net(tmp_path):
+    expected = load_net("A", None, width=1 / 64, seed=3, device="cpu")
+    expected.save(tmp_path / "net.pt")
+    before = torch.get_default_dtype()
+    for dtype in (torch.float64, torch.bfloat16):
+        try:
+            torch.set_default_dtype(dtype)
+            found = [load_net("A", None, width=1 / 64, seed=3, device="cpu"), load_net(weights=tmp_path / "net.pt")]
+        finally:
+            torch.set_default_dtype(before)
+        for net in found:
+            for name, value in net.state_dict().items():
+                assert value.dtype == torch.float32 and torch.equal(value, expected.state_dict()[name])

@@ -22,6 +22,7 @@ from vggfeat.store import DescriptorWriter, as_descriptors, read_descriptors, sc
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
 from vggfeat.store.shards import Shard, cut
+from vggfeat.store.writer import check_output
 from vggfeat.system import locking as locks
 
 N, DIMS, SCALES = 10, (3, 2), (256, 384)
@@ -701,3 +702,55 @@ def test_a_file_that_may_not_be_read_is_named_with_the_reason(tmp_path, monkeypa
     for command in ("info", "predict"):
         assert run([command, str(path), *([str(path)] if command == "predict" else [])]) == 1
         assert capsys.readouterr().err == f"vggfeat: {path}: Permission denied\n"
+
+
+@pytest.mark.parametrize("change", ["order", "labels", "settings"])
+def test_an_opened_file_that_was_replaced_is_told_and_not_mixed_with_it(tmp_path, change):
+    """Its new rows would be read under the old ids and labels."""
+    path = fill(tmp_path / "a.h5")
+    made = read_descriptors(path)
+    fill(path, overwrite=True)
+    assert np.array_equal(made.read(), VALUES), "the same images, labels and settings again"
+    samples = DATASET.samples
+    changed = {
+        "order": {"dataset": replace(DATASET, samples=samples[::-1])},
+        "labels": {"dataset": replace(DATASET, samples=(replace(samples[0], labels=2), *samples[1:]))},
+        "settings": {"settings": SETTINGS | {"flip": not SETTINGS["flip"]}},
+    }
+    fill(path, overwrite=True, **changed[change])
+    for reading in (made.read, lambda: made.read([0]), lambda: next(made.blocks()), made.errors):
+        assert refused(reading) == f"{path} has been replaced since it was opened: open it again"
+
+
+def test_a_file_that_is_still_filled_is_the_same_file(tmp_path):
+    path = fill(tmp_path / "a.h5", blocks=1)
+    made = read_descriptors(path)
+    fill(path, resume=True)
+    assert np.isnan(made.read()).any(), "as it was opened"
+    assert np.array_equal(read_descriptors(path).read(), VALUES)
+
+
+def test_an_unknown_aggregation_or_scale_is_refused(tmp_path):
+    made = read_descriptors(fill(tmp_path / "a.h5", keep_scales=True))
+    for call, message in (
+        (lambda: made.aggregated("mean"), "no aggregation 'mean'; valid: stack, average, max"),
+        (lambda: svm(made, C=1.0, aggregate="mean"), "no aggregation 'mean'; valid: stack, average, max"),
+        (lambda: made.aggregated("max", scales=[256, 999]), f"{made.path} has no scale 999; it has 256, 384"),
+        (lambda: made.aggregated("max", scales=[]), "no scales: name at least one smallest side, such as 256"),
+    ):
+        assert refused(call) == message
+    assert np.array_equal(made.aggregated("max", scales=256), made.aggregated("max", scales=[256]))
+
+
+@pytest.mark.parametrize("name", ["picture.h5", "model.h5"])
+def test_overwriting_replaces_no_file_of_another_kind(tmp_path, name):
+    path = tmp_path / name
+    if name == "model.h5":
+        svm(fill(tmp_path / "a.h5"), C=1.0, output=path)
+    else:
+        path.write_bytes(b"\xff\xd8 a picture")
+    before = path.read_bytes()
+    message = f"{path} exists and is not a descriptor file, so it is not replaced: name another file"
+    assert refused(lambda: check_output(path, overwrite=True)) == message
+    assert refused(lambda: fill(path, overwrite=True)) == message
+    assert path.read_bytes() == before

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,13 @@ import pytest
 from estimator_checks import failed_checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_info
 
 from vggfeat.classifiers import gram_engine, newton, primal_engine
+from vggfeat.classifiers.blas import blas_threads
 from vggfeat.classifiers.estimator import LinearSVM, SVMPath
 from vggfeat.classifiers.groups import run_groups
 from vggfeat.classifiers.limits import Limits
@@ -595,3 +599,29 @@ def test_bench_descriptors_are_rectified_unit_and_a_quarter_filled():
     X, _, weight = bench_svm.problem(bench_svm.Size(classes=4, dim=300, per_class=50))
     assert weight is None and (X >= 0).all() and 0.24 < (X > 0).mean() < 0.28
     np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, atol=1e-5)
+
+
+def test_fits_in_several_threads_leave_blas_as_it_was():
+    """Each block of threadpoolctl's restores what it found, which may be the limit of another one."""
+    before = blas_numbers()
+    overlapping = threading.Barrier(2)
+
+    def limited(number):
+        with blas_threads(number):
+            overlapping.wait()
+            if number == 2:  # ends last
+                time.sleep(0.3)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(limited, [1, 2]))
+        assert blas_numbers() == before
+        X, y = make_classification(300, 40, random_state=0)
+        list(pool.map(lambda C: LinearSVM(C=C).fit(X, y), [0.01, 0.1, 1, 10] * 3))
+        assert blas_numbers() == before
+    with blas_threads(1):
+        assert blas_numbers() == {1}
+    assert blas_numbers() == before
+
+
+def blas_numbers():
+    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}

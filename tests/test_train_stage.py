@@ -500,7 +500,9 @@ def test_a_trained_net_that_fits_nothing_is_refused_before_a_picture_is_read(tre
     VGG("A", width=1 / 32, num_classes=3).save(tmp_path / "wide.pt")
     recipe, data = tiny(tree, init__checkpoint=str(tmp_path / "wide.pt"))
     said = refused_unread(recipe, data, monkeypatch, output=tmp_path / "run")
-    assert said == "no layer of wide.pt (A, width 0.03125) fits net A of width 0.015625; both need the same `width`"
+    assert (
+        said == "no layer of wide.pt (A, width 0.03125) fits net A of width 0.015625: give `net=A` and `width=0.03125`"
+    )
     (tmp_path / "text.h5").write_text("a text")
     recipe, _ = tiny(tree, init__checkpoint=str(tmp_path / "text.h5"))
     assert "text.h5: a text file; expected a weights file" in refused_unread(

@@ -404,3 +404,25 @@ def test_numbers_of_workers_below_1_are_refused(paths: list[Path], workers: int)
     with pytest.raises(UsageError) as caught:
         VGGFeatures(**NARROW, workers=workers).fit(paths)
     assert str(caught.value) == f"`workers` {workers} is not 1 or more"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_iterator_is_read_once(paths: list[Path], precision: str) -> None:
+    options = NARROW | {"precision": precision}
+    expected = VGGFeatures(**options).fit_transform(paths)
+    assert np.array_equal(VGGFeatures(**options).fit_transform(iter(paths)), expected)
+
+
+def test_fit_reads_a_weights_file_that_has_changed(paths: list[Path], tmp_path: Path) -> None:
+    """As a worker of a grid search does, which gets the name alone."""
+    for seed in (1, 2):
+        vggfeat.load_net("A", None, width=1 / 32, seed=seed, device="cpu").save(tmp_path / f"{seed}.pt")
+    net = tmp_path / "net.pt"
+    net.write_bytes((tmp_path / "1.pt").read_bytes())
+    step = VGGFeatures(None, net, scales=224, device="cpu")
+    first = step.fit_transform(paths)
+    (tmp_path / "2.pt").replace(net)
+    assert np.array_equal(step.transform(paths), first), "what was fitted"
+    second = step.fit_transform(paths)
+    assert not np.allclose(second, first)
+    assert np.array_equal(pickle.loads(pickle.dumps(step)).fit_transform(paths), second)

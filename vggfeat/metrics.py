@@ -61,6 +61,8 @@ def _ranked_input(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int6
     truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if truth.ndim != 1 or truth.shape != values.shape:
         raise ValueError(f"labels {truth.shape} and scores {values.shape} must be two vectors of one length")
+    if truth.dtype == bool:
+        raise ValueError("labels are 1, 0 (difficult) or -1, not booleans: give np.where(labels, 1, -1)")
     if not np.isin(truth, (-1, 0, 1)).all():
         raise ValueError("labels must be 1, 0 (difficult) or -1")
     if np.isnan(values).any():

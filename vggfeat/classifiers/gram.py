@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from vggfeat.classifiers.blas import blas_threads
 from vggfeat.classifiers.kernels import add_squares, inverse_of_positive, solve_positive
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.objective import Array, Double, row_dot
@@ -65,7 +65,7 @@ class Gram:
             basis = rng.standard_normal((self.n, min(self.n, self.limits.ritz + 8))).astype(self.dtype)
             for _ in range(2):
                 image = self.product(basis.T).T
-                with threadpool_limits(1, "blas"):  # threads cost more than they save in small calls
+                with blas_threads(1):  # threads cost more than they save in small calls
                     basis = np.linalg.qr(image)[0]
             image = self.product(basis.T).T
             if not np.isfinite(image).all():  # an overflow: no preconditioner, and the gaps will tell

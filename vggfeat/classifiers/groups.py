@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+
+from vggfeat.classifiers.blas import blas_threads
 
 R = TypeVar("R")
 Group = NDArray[np.intp]
@@ -40,7 +41,7 @@ def run_groups(
             raise CancelledError
         heard.put(number)
 
-    with threadpool_limits(max(1, cores // workers), "blas"), ThreadPoolExecutor(workers) as pool:
+    with blas_threads(max(1, cores // workers)), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(run, group, count) for group in groups]
         try:
             _hear(heard, futures, progress)

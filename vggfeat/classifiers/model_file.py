@@ -55,7 +55,7 @@ class Model:
         return f"<Model: {number_of(len(self.class_names), 'class')}, {number_of(self.coef.shape[1], 'feature')}>"
 
     def scores(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, D) descriptors -> (n, K) signed distances from each class's hyperplane, in units of the margin.
+        """(n, D) descriptors -> (n, K) scores w x + b: 0 on the class's hyperplane, 1 and -1 on its margins.
 
         Raises ModelError for descriptors of another length.
         """

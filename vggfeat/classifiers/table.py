@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from vggfeat.classifiers import kernels
+from vggfeat.classifiers.blas import blas_threads
 from vggfeat.classifiers.objective import Array, Double
 
 Real = TypeVar("Real", np.float32, np.float64)
@@ -86,7 +87,8 @@ class Table:
         if self._gram is None:
             self._gram = np.zeros((self.dim, self.dim), dtype=np.float32)
             # Waking BLAS's threads takes up to 60 ms where numpy's own, of another copy of BLAS, are still awake.
-            with threadpool_limits(1 if self.n * self.dim**2 < FEW_PRODUCTS else None, "blas"):
+            few = self.n * self.dim**2 < FEW_PRODUCTS
+            with blas_threads(1) if few else contextlib.nullcontext():
                 self.add_squares(self._gram, np.arange(self.n), 2)
         return self._gram
 

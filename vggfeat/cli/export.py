@@ -32,7 +32,7 @@ def export(
     """Write descriptors as a NumPy, CSV, MATLAB or Parquet file, for other tools.
 
     FILE.npy is an (N, D) float32 matrix for numpy.load, with FILE.csv beside it: one line per image, in the matrix's
-    order, with the columns id, label, subset, status. FILE.csv has these columns, then f0, f1 and so on, for R and
+    order, with the columns id, label (if all have one), subset, status. FILE.csv has these columns, then f0, f1 and so on, for R and
     pandas. FILE.npz and FILE.mat hold descriptors, ids, labels, class_names, subset, status and errors as arrays;
     FILE.parquet has the columns id, label, subset, status, error, descriptor. A multi-label set has a column
     label.<class> for each class, with 1, 0 (difficult) or -1. The labels of .npz are class numbers from 0, those of

@@ -115,7 +115,8 @@ def print_shards(result: ShardsInfo) -> None:
             print(f"  {len(open_) - COMMANDS} more (--json has all)")
     elif counts["shards_done"] == len(result.shards):
         pattern = str(Shard.parse(result.shards[0].shard).pattern(Path(result.output)))
-        print(f"\nnext: {printable(merging(pattern, result.output))}")
+        again = " --overwrite" if Path(result.output).exists() else ""
+        print(f"\nnext: {printable(merging(pattern, result.output))}{again}")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

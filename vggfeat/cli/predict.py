@@ -60,8 +60,8 @@ def predict(
     MODEL is a checkpoint that train wrote, or a file that svm -o wrote. Prints id<TAB>class<TAB>score, best class
     first. Ids and classes with control characters (tabs, line breaks) or a quote at the beginning are written as JSON
     strings. A net's score is the probability of the class, from the whole image and its mirror image. A fitted model
-    describes images as it records; its score is the signed distance from the class's hyperplane, or with
-    --probabilities the calibrated probability.
+    describes images as it records; its score is w x + b, which is 0 on the class's hyperplane and 1 on its margin, or
+    with --probabilities the calibrated probability.
 
     \b
     Examples:

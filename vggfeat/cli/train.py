@@ -48,7 +48,11 @@ class _Side(click.ParamType):
 @click.option("--head", type=Choice(HEADS), help="Boxes: one per class (pcr), or one for all (scr).  [default: pcr]")
 @dataset_option(" [default: ilsvrc2012]")
 @data_option
-@click.option("--init-from", metavar="CKPT", help="Start from a trained net's layers: a file, or published.")
+@click.option(
+    "--init-from",
+    metavar="CKPT",
+    help="Start from a trained net's layers: a file of this --net and --width, or published.",
+)
 @click.option(
     "--preprocessing",
     type=PATH,

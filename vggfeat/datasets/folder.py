@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vggfeat.datasets.checks import checked
 from vggfeat.datasets.listing import COLUMNS, NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
@@ -133,7 +134,7 @@ def as_dataset(images: Images, *, labelled: bool = False) -> Dataset:
     Raises UsageError for pictures in memory, which have no path to be their id.
     """
     if isinstance(images, Dataset):
-        return images
+        return checked(images)
     if hasattr(images, "columns"):
         raise UsageError("a table is not a list of images: pass its column of paths, such as table['path']")
     one = isinstance(images, str | os.PathLike) or not isinstance(images, Iterable)

@@ -46,7 +46,9 @@ would have 330 million; a panorama of 12:1 at Q = 768 still passes."""
 
 # Pillow warns of sizes that are errors here, and of oddities beside the pixels. Set once and for Pillow alone: filters
 # belong to the whole process, so decoding threads that set and restore them would lose others' filters.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# Last, so that a program that makes this one an error, as Pillow advises, keeps that.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
 
 CAPTION_SIZE = 16
 """Height of letters on drawn pictures, in pixels."""

@@ -15,7 +15,7 @@ from vggfeat.datasets.outage import never_read, until_outage
 from vggfeat.inference.settings import RunOptions
 from vggfeat.store import FAILED, PENDING, DescriptorWriter
 from vggfeat.store.pooling import Described
-from vggfeat.system.memory import keep_freed_memory, release_free_memory
+from vggfeat.system.memory import keep_freed_memory, keep_no_longer
 
 if TYPE_CHECKING:  # imports torch
     from vggfeat.inference.runner import Found, Runner, Work
@@ -56,7 +56,17 @@ def describe_blocks(
     Raises OutageError for a picture that is not read in half an hour.
     """
     blocks = blocks_of(len(samples)) if blocks is None else blocks
+    patience = PATIENCE if patience is None else patience
     keep_freed_memory()
+    try:
+        yield from _described(runner, samples, blocks, resumable, patience)
+    finally:
+        keep_no_longer()
+
+
+def _described(
+    runner: Runner[Work, Found], samples: Sequence[Sample], blocks: Sequence[range], resumable: bool, patience: float
+) -> Iterator[tuple[range, Found]]:
     decoded_ahead, running_ahead = (4, 1) if runner.in_background else (1, 0)
     decoding = deque(runner.prepare(samples[rows.start : rows.stop]) for rows in blocks[:decoded_ahead])
     running: deque[tuple[range, Decoded, Work]] = deque()
@@ -64,7 +74,7 @@ def describe_blocks(
         for following in blocks[number + decoded_ahead : number + decoded_ahead + 1]:
             decoding.append(runner.prepare(samples[following.start : following.stop]))
         prepared = decoding.popleft()
-        _name_the_slow(samples[rows.start : rows.stop], prepared, resumable, PATIENCE if patience is None else patience)
+        _name_the_slow(samples[rows.start : rows.stop], prepared, resumable, patience)
         decoded, rescaled = collected(prepared)
         running.append((rows, decoded, runner.run(rescaled)))
         if len(running) > running_ahead:
@@ -72,7 +82,6 @@ def describe_blocks(
             yield done, runner.gather(decoded, work)
     for done, decoded, work in running:
         yield done, runner.gather(decoded, work)
-    release_free_memory()
 
 
 def _name_the_slow(

@@ -190,7 +190,7 @@ class DenseNet:
     @torch.inference_mode()
     def pooled(self, pictures: Sequence[Picture], *, flip: bool = False) -> list[Tensor]:
         """(N, D) of each layer, on the net's device; on a GPU perhaps still being computed."""
-        pooled = [torch.empty(len(pictures), dim, device=self.device) for dim in self.dims]
+        pooled = [torch.empty(len(pictures), dim, dtype=torch.float32, device=self.device) for dim in self.dims]
         for row, found in self._maps(pictures, flip, self._reductions):
             for layer, out in zip(self.layers, pooled, strict=True):
                 out[row] = found[layer]

@@ -21,8 +21,8 @@ class Prediction:
 
     id: str
     scores: NDArray[np.float32] | None
-    """(K,) one a class: its probability, or for a fitted model that was asked for scores the signed distance from the
-    class's hyperplane in units of the margin."""
+    """(K,) one a class: its probability, or for a fitted model that was asked for scores w x + b, which is 0 on
+    the class's hyperplane and 1 on its margin."""
     error: str = ""
 
     __repr__ = short_repr

@@ -26,10 +26,12 @@ from vggfeat.inference.settings import (
     PreprocessingLike,
     RunOptions,
 )
+from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Bar, on_screen
+from vggfeat.system.files import is_file
 
 
 class VGGFeatures(TransformerMixin, BaseEstimator):
@@ -111,6 +113,10 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> VGGFeatures:
         """Checks the settings and loads the net. Raises UsageError or WeightsError."""
+        stamp = _stamp(self.weights)
+        if getattr(self, "_read", None) != stamp:  # another file has that name since
+            self._read = stamp
+            self.__dict__.pop("_key", None)
         net = self._loaded()
         if net.precision == "int8":
             self._calibrate(net, samples_of(X, self.exif))
@@ -119,6 +125,12 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         self._layer_dims = dict(zip(self._settings().layers, extractor.layer_dims, strict=True))
         extractor.close()
         return self
+
+    def fit_transform(self, X: Iterable[Any], y: Any = None) -> NDArray[np.float32]:
+        """(n, D) float32 descriptors; see `transform`. X may be an iterator: it is read once."""
+        samples = samples_of(X, self.exif)
+        found: NDArray[np.float32] = self.fit(samples).transform(samples)
+        return found
 
     def transform(self, X: Iterable[Any]) -> NDArray[np.float32]:
         """(n, D) float32 descriptors.
@@ -201,7 +213,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the weights: a pickled pipeline names them, and loads them when it is used."""
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_net", "_key")}
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_net", "_key", "_read")}
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect: images, not rows of numbers, and nothing to fit."""
@@ -213,3 +225,11 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     def _more_tags(self) -> dict[str, Any]:  # the same, before scikit-learn 1.6
         return {"X_types": ["string"], "requires_fit": False, "no_validation": True, "stateless": True}
+
+
+def _stamp(weights: Any) -> tuple[int, ...]:
+    """What tells a weights file from another one of its name; () for published and random weights."""
+    if weights is None or str(weights) in WEIGHTS_NAMES or not is_file(weights):
+        return ()
+    found = os.stat(weights)  # noqa: PTH116 - also takes a str
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

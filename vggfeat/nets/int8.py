@@ -212,10 +212,10 @@ def _sums_are_right(kind: type[Int8Conv2d] | type[Int8Linear], out_step: float |
     """Whether an operator's values equal those of whole numbers in float32, where all of these are exact."""
     layer: Any  # without random values: torch's generator stays as it is
     if kind is Int8Conv2d:
-        layer = skip_init(nn.Conv2d, TRIED_INPUTS, TRIED_OUTPUTS, 3, padding=1)
+        layer = skip_init(nn.Conv2d, TRIED_INPUTS, TRIED_OUTPUTS, 3, padding=1, dtype=torch.float32)
         shape: tuple[int, ...] = (3, TRIED_INPUTS, 3, 3)
     else:
-        layer = skip_init(nn.Linear, TRIED_INPUTS, TRIED_OUTPUTS)
+        layer = skip_init(nn.Linear, TRIED_INPUTS, TRIED_OUTPUTS, dtype=torch.float32)
         shape = (3, TRIED_INPUTS)
     x = (torch.arange(math.prod(shape)) * 91 % (LEVELS + 1)).to(torch.uint8).view(shape)
     x[0] = LEVELS  # pairs of products that overflow 16 bits
@@ -223,9 +223,9 @@ def _sums_are_right(kind: type[Int8Conv2d] | type[Int8Linear], out_step: float |
     weight = torch.arange(layer.weight.numel()).view(layer.weight.shape) * 37 % LEVELS - WEIGHT_LEVELS
     weight[0] = WEIGHT_LEVELS
     weight.flatten(1)[:, 0] = WEIGHT_LEVELS  # each channel's largest, so that its step is the factor below
-    factors = 1.0 + torch.arange(TRIED_OUTPUTS) % 2
+    factors = torch.arange(TRIED_OUTPUTS, dtype=torch.float32) % 2 + 1
     layer.weight.copy_(weight * factors.view(-1, *[1] * (weight.dim() - 1)))
-    layer.bias.copy_(torch.arange(TRIED_OUTPUTS) - 4.0)
+    layer.bias.copy_(torch.arange(TRIED_OUTPUTS, dtype=torch.float32) - 4)
     ours, exact = (kind(layer, TRIED_STEP, out_step, native=native)(x.clone()) for native in (True, False))
     return ours.dtype == exact.dtype and torch.allclose(ours.float(), exact.float(), rtol=1e-6, atol=0)
 

@@ -81,7 +81,9 @@ class VGG(nn.Module):
         self.class_names = class_names
         self.weights_name = "none"
         self.weights_sha256: str | None = None
-        """Hash of the file that the values came from; None: hash the tensors (`fingerprint`)."""
+        """Hash of the file that the values came from (`came_from`); None: hash the tensors (`fingerprint`)."""
+        self._read: tuple[bytes, dict[int, int]] = (b"", {})
+        """Of the values that came from that file: `_samples` and `_versions`."""
         self.seed: int | None = None
         """Seed of `glorot_`, where the values are random."""
         self.origin: Known | None = None
@@ -98,13 +100,13 @@ class VGG(nn.Module):
             return
         hidden = scaled(FC_CHANNELS, width)
         self.classifier = nn.Sequential(
-            nn.Linear(channels * POOLED_SIDE**2, hidden),
+            nn.Linear(channels * POOLED_SIDE**2, hidden, dtype=torch.float32),
             nn.ReLU(inplace=True),
             nn.Dropout(0.5),
-            nn.Linear(hidden, hidden),
+            nn.Linear(hidden, hidden, dtype=torch.float32),
             nn.ReLU(inplace=True),
             nn.Dropout(0.5),
-            nn.Linear(hidden, num_classes),
+            nn.Linear(hidden, num_classes, dtype=torch.float32),
         )
 
     def __repr__(self) -> str:  # torch's lists every layer
@@ -163,15 +165,28 @@ class VGG(nn.Module):
         out: Tensor = self.classifier[: HEAD_DEPTHS[layer]](windows)
         return out
 
+    def came_from(self, name: str, sha256: str) -> None:
+        """Records the file that the values, as they are now, came from."""
+        self.weights_name, self.weights_sha256 = name, sha256
+        self._read = _samples(self), _versions(self)
+
     def fingerprint(self) -> str:
-        """The sha256 of the file that the weights came from, or else of the tensors."""
-        if self.weights_sha256 is not None:
+        """The sha256 of the file that the weights came from; of the tensors, where there is none or they have changed.
+
+        They change by training of one's own, by `load_state_dict` and by hand, of which the net is not told.
+        """
+        if self.weights_sha256 is not None and self._is_as_read():
             return self.weights_sha256
         digest = hashlib.sha256()
         for name, tensor in self.state_dict().items():
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
         return digest.hexdigest()
+
+    def _is_as_read(self) -> bool:
+        samples, versions = self._read
+        written = any(versions.get(key, version) != version for key, version in _versions(self).items())
+        return not written and _samples(self) == samples
 
     def checkpoint(self) -> dict[str, Any]:
         """The net as plain data and tensors, readable by torch.load(..., weights_only=True)."""
@@ -191,6 +206,21 @@ class VGG(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Writes a vggfeat checkpoint, whole or not at all, and returns its path."""
         return write_checkpoint(path, self.checkpoint())
+
+
+SAMPLED = 1 << 12
+"""About how many values of a tensor tell whether it has changed."""
+
+
+def _samples(net: VGG) -> bytes:
+    """Some values of each tensor, evenly over it: training changes nearly all, and to hash all takes half a second."""
+    some = (p.detach().flatten()[:: max(1, p.numel() // SAMPLED)] for p in net.parameters())
+    return b"".join(values.float().cpu().numpy().tobytes() for values in some)
+
+
+def _versions(net: VGG) -> dict[int, int]:
+    """How often each tensor was written in place, as torch counts; a copy of the net has other tensors."""
+    return {id(p): 0 if p.is_inference() else p._version for p in net.parameters()}
 
 
 @torch.fx.wrap  # one step of a trace, which cannot follow the comparison
@@ -236,7 +266,7 @@ def _trunk(spec: NetSpec, width: float) -> tuple[nn.Sequential, int]:
         else:
             out = scaled(layer.channels, width)
             modules += [
-                nn.Conv2d(channels, out, layer.kernel, padding=layer.kernel // 2),
+                nn.Conv2d(channels, out, layer.kernel, padding=layer.kernel // 2, dtype=torch.float32),
                 nn.ReLU(inplace=True),
             ]
             channels = out

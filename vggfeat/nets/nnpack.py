@@ -69,8 +69,10 @@ def is_available() -> bool:
     if _library() is None:
         return False
     generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.rand(shape, generator=generator) - 0.5 for shape in ((1, 3, 5, 9), (4, 3, 3, 3)))
-    bias = torch.arange(4.0)
+    x, weight = (
+        torch.rand(shape, generator=generator, dtype=torch.float32) - 0.5 for shape in ((1, 3, 5, 9), (4, 3, 3, 3))
+    )
+    bias = torch.arange(4.0, dtype=torch.float32)
     try:
         found = convolve(x, transformed_filters(weight), bias, rectify=True)
     except RuntimeError:  # another NNPACK, which lacks what is asked of it

@@ -17,10 +17,10 @@ class InputScaling:
     """
 
     def __init__(self, expected: Preprocessing, device: torch.device | str = "cpu") -> None:
-        std = torch.tensor(expected.std, device=device)
+        std = torch.tensor(expected.std, dtype=torch.float32, device=device)
         self._bgr = expected.channels == "BGR"
         self._factor = expected.scale / std
-        self._offset = torch.tensor(expected.mean, device=device) / std
+        self._offset = torch.tensor(expected.mean, dtype=torch.float32, device=device) / std
 
     def __call__(self, pixels: Tensor, axis: int = -1) -> Tensor:
         """RGB values 0 to 255 of any type, channels along an axis -> float32, in the weights' channel order."""

@@ -104,7 +104,7 @@ def load_net(
             file = published_file(net or "D", str(weights), offline=offline, progress=told)
         model = build(str(file.path), read_weights(file.path), file.row.net)
         model.preprocessing = file.row.preprocessing
-        model.weights_name, model.weights_sha256 = file.row.source, file.sha256
+        model.came_from(file.row.source, file.sha256)
     else:
         if net is not None:
             check_layers(net_spec(net), layers)
@@ -166,8 +166,9 @@ def _unprepared(path: Path, net: str | None) -> tuple[VGG, Contents]:
     hashed = digests_ahead(path, "sha256")
     content = read_weights(path)
     model = build(str(path), content, net)
-    model.weights_name, model.weights_sha256 = path.name, hashed.result()["sha256"]
-    model.origin = recognised(path, content, model.weights_sha256)
+    sha256 = hashed.result()["sha256"]
+    model.came_from(path.name, sha256)
+    model.origin = recognised(path, content, sha256)
     return model, content
 
 
@@ -177,7 +178,13 @@ def _random(net: str, width: float | None, num_classes: int | None, seed: int) -
     with torch.device("meta"):  # torch's own initial values would cost seconds and be overwritten
         model = VGG(net, width=width, num_classes=num_classes)
     # As Module.to_empty does, which imports sympy on its way and so takes seconds.
-    model.load_state_dict({name: torch.empty(value.shape) for name, value in model.state_dict().items()}, assign=True)
+    model.load_state_dict(
+        {
+            name: torch.empty(value.shape, dtype=torch.float32, device="cpu")
+            for name, value in model.state_dict().items()
+        },
+        assign=True,
+    )
     return glorot_(model, seed)
 
 

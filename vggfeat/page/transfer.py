@@ -24,7 +24,7 @@ from vggfeat.system.numbers import number_of
 CURVES = 24
 """Most classes with a curve of precision over recall."""
 
-_SCORES = "Test images of the first split with their scores: the signed distance from the class's hyperplane"
+_SCORES = "Test images of the first split with their scores w x + b: 0 on the class's hyperplane, 1 on its margin"
 
 
 @dataclass(frozen=True)

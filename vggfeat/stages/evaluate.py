@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vggfeat.datasets import Dataset
+from vggfeat.datasets.checks import checked
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES, until_outage
 from vggfeat.datasets.split import Subset, evaluation_part, load_evaluation_set, own_part
@@ -119,7 +120,7 @@ def evaluate(
         raise UsageError("`submission` goes with `dataset=ilsvrc2012`")
     check_apart(output=output, submission=submission)
     numbers = None if submission is None else ilsvrc_numbers(data)
-    images = dataset if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
+    images = checked(dataset) if isinstance(dataset, Dataset) else load_evaluation_set(dataset, data, subset)
     _check_labels(images, output, per_class, submission, report)
     check_replaceable(submission, is_result_file, "a result file")
     check_page(report)

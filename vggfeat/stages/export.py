@@ -290,5 +290,6 @@ def _names(made: Descriptors, labels: _Labels, row: int) -> list[str]:
 
 def _csv_line(fields: list[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(fields)
-    return line.getvalue()
+    # With "\n" as its line end, csv of Python 3.12 and older leaves a "\r" unquoted, which readers take for a line end.
+    csv.writer(line, lineterminator="\r\n").writerow(fields)
+    return line.getvalue().removesuffix("\r\n") + "\n"

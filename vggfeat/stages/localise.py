@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vggfeat.datasets import Dataset, Sample, load_dataset
+from vggfeat.datasets.checks import checked
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.errors import DatasetError, UsageError
@@ -169,7 +170,7 @@ def localise(
     given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
     with _boxes_first(given):
         numbers = None if submission is None else ilsvrc_numbers(data)
-        everything = dataset if isinstance(dataset, Dataset) else _read(dataset, data, subset)
+        everything = checked(dataset) if isinstance(dataset, Dataset) else _read(dataset, data, subset)
     everything = _part(everything, subset)
     located = _located(everything, subset)
     check_replaceable(submission, is_result_file, "a result file")

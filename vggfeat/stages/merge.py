@@ -12,10 +12,10 @@ from vggfeat.page.commands import shard_command
 from vggfeat.store import Descriptors, File, files_in, place_of
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, merge_files, read_head
-from vggfeat.store.schema import first_difference
+from vggfeat.store.schema import first_difference, is_descriptor_file
 from vggfeat.store.shards import Portion, Shard, whole_path
 from vggfeat.system.bars import Progress, callback, with_bar
-from vggfeat.system.files import same_file
+from vggfeat.system.files import check_replaceable, same_file
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
 
@@ -55,6 +55,7 @@ def merge(
     with OutputLock(target):
         if target.exists() and not overwrite:
             raise StoreError(f"{target} exists: `overwrite` replaces it")
+        check_replaceable(target, is_descriptor_file, "a descriptor file")
         heads = _in_order([read_head(path) for path in paths])
         tick = callback(progress) or (lambda done, total, failed: None)
         merge_files(heads, target, lambda done, total: tick(done, total, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from vggfeat.nets.wording import nets_words
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
 from vggfeat.store.naming import Naming
-from vggfeat.store.pooling import Aggregate, combine
+from vggfeat.store.pooling import Aggregate, as_scales, check_aggregate, check_distinct_scales, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading, reading_rows
 from vggfeat.store.shards import Portion
 from vggfeat.system.numbers import number_of
@@ -47,6 +48,8 @@ class Descriptors:
     """Those that are read; `choose` takes some of them."""
     stored: str = ""
     """The `layer` of the whole file where `choose` took only some of its layers; else empty."""
+    identity: tuple[int, int, int] = (0, 0, 0)
+    """Device and number of the file that was opened, and when it was last written: numbers are given anew."""
     absolute: Path = Path()
     """Where the file lies, whatever the working directory is later."""
 
@@ -137,7 +140,7 @@ class Descriptors:
     def blocks(self, size: int = 256, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The descriptors from row `start` on as (at most `size`, D) float32, for large files; see `read`."""
         size, start = whole("size", size, 1), whole("start", start, 0)
-        with reading_rows(self.place) as file:
+        with self._reading() as file:
             for first in range(start, len(self), size):
                 some = np.arange(first, min(first + size, len(self)))
                 yield joined(self._cut(file["descriptors"], some, self._columns), raw=self._raw)
@@ -152,8 +155,12 @@ class Descriptors:
     def aggregated(
         self, aggregate: Aggregate, rows: Rows = None, scales: Sequence[int] | None = None
     ) -> NDArray[np.float32]:
-        """(n, D') descriptors with the kept scales, or some of them, aggregated otherwise than in the file."""
-        layers = self._parts(rows, scales)
+        """(n, D') descriptors with the kept scales, or some of them, aggregated otherwise than in the file.
+
+        Raises UsageError for an unknown aggregation, StoreError for a scale that the file does not have.
+        """
+        check_aggregate(aggregate)
+        layers = self._parts(rows, None if scales is None else as_scales(scales))
         return joined([combine(parts, aggregate, raw=self._raw) for parts in layers], raw=self._raw)
 
     @property
@@ -166,6 +173,7 @@ class Descriptors:
         if not self.attributes["keep_scales"]:
             raise StoreError(f"{self.path} keeps no single scales: extract with `keep_scales`")
         kept = self.attributes["scales"]
+        check_kept_scales(self, scales)
         places = [place for place, Q in enumerate(kept) if scales is None or Q in scales]
         columns = []
         for layer in self.layers:
@@ -178,7 +186,7 @@ class Descriptors:
 
     def errors(self) -> dict[str, str]:
         """The reason of each failed row, by id."""
-        with reading(self.place) as file:
+        with self._reading() as file:
             reasons = read_text(file["errors"])
         return {self.ids[row]: reasons[row] for row in np.flatnonzero(self.status == FAILED)}
 
@@ -186,9 +194,20 @@ class Descriptors:
         """These rows, all if None, of each slice of columns."""
         # HDF5 needs sorted, distinct rows.
         unique, back = np.unique(self._numbers(rows), return_inverse=True)
-        with reading_rows(self.place) as file:
+        with self._reading() as file:
             parts = self._cut(file[name], unique, columns)
         return parts if np.array_equal(back, np.arange(len(unique))) else [part[back] for part in parts]
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[h5py.File]:
+        """The file, which must still be the one that was opened: other images would get these ids and labels."""
+        with reading_rows(self.place) as file:
+            if _identity(self.place) != self.identity:
+                now = read_descriptors(self.place)
+                same = now.attributes["fingerprint"] == self.attributes["fingerprint"] and now.ids == self.ids
+                if not (same and now.class_names == self.class_names and _equal(now.labels, self.labels)):
+                    raise StoreError(f"{self.path} has been replaced since it was opened: open it again")
+            yield file
 
     def _numbers(self, rows: Rows) -> NDArray[np.intp]:
         """The numbers of these rows, all if None. Raises UsageError unless they are rows of this file."""
@@ -229,6 +248,26 @@ class Descriptors:
         return parts
 
 
+def check_kept_scales(file: Descriptors, scales: Sequence[int] | None) -> None:
+    """Raises UsageError unless there is a scale and none is named twice, StoreError for one that the file lacks."""
+    if scales is not None:
+        check_distinct_scales(scales)
+    for Q in scales or ():
+        if Q not in file.attributes["scales"]:
+            there = ", ".join(map(str, file.attributes["scales"]))
+            raise StoreError(f"{file.path} has no scale {Q}; it has {there}")
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What tells a file from one that has replaced it."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _equal(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
+
+
 def _runs(slices: Sequence[slice]) -> list[list[slice]]:
     """Slices in groups, each of which covers one span without gaps, in order."""
     runs: list[list[slice]] = []
@@ -260,6 +299,7 @@ def read_descriptors(path: str | os.PathLike[str]) -> Descriptors:
             tuple(read_text(file["class_names"])),
             attributes,
             stored_layers(attributes),
+            identity=_identity(path),
             absolute=path.absolute(),
         )
 

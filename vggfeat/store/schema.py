@@ -219,6 +219,17 @@ def _file(path: Path, mode: str) -> h5py.File:
     return h5py.File(path, mode, locking=False)
 
 
+def is_descriptor_file(path: Path) -> bool:
+    """Whether `overwrite` may replace a file: one of ours, or an HDF5 file that is too damaged to tell."""
+    if not is_hdf5(path):
+        return False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except DAMAGE:
+        return True
+
+
 def check_format(path: Path, file: h5py.File) -> None:
     """Raises StoreError for other files, a newer format, and data sets stored outside of the file."""
     found = file.attrs.get("format")

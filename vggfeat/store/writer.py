@@ -30,6 +30,7 @@ from vggfeat.store.schema import (
     attributes_of,
     check_format,
     first_difference,
+    is_descriptor_file,
     opened,
     os_reason,
     read_text,
@@ -39,7 +40,7 @@ from vggfeat.store.schema import (
     write_all,
 )
 from vggfeat.store.shards import Portion
-from vggfeat.system.files import check_writable, exists, is_file, replacing
+from vggfeat.system.files import check_replaceable, check_writable, exists, is_file, replacing
 from vggfeat.system.hdf5 import DAMAGE, damage, is_hdf5, written
 from vggfeat.system.numbers import number_of
 
@@ -211,6 +212,8 @@ def check_output(path: str | Path, *, resume: bool = False, overwrite: bool = Fa
 def _check_replaceable(path: Path, resume: bool, overwrite: bool) -> None:
     if path.is_file() and not (resume or overwrite):
         raise StoreError(f"{path} exists: `resume` goes on with it, `overwrite` replaces it")
+    if overwrite:
+        check_replaceable(path, is_descriptor_file, "a descriptor file")
 
 
 def _check_same_ids(path: Path, there: list[str], here: list[str]) -> None:
@@ -283,4 +286,4 @@ def _label_array(dataset: Dataset) -> NDArray[Any] | None:
     labels = [sample.labels for sample in dataset.samples]
     if not labels or any(label is None for label in labels):
         return None
-    return np.asarray(labels, dtype=np.int64 if isinstance(labels[0], int) else np.int8)
+    return np.asarray(labels, dtype=np.int8 if isinstance(labels[0], tuple) else np.int64)

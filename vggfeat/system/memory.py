@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
 from pathlib import Path
 
 # malloc.h's names.
 _M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 _M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
+
+_MOST_MAPPED, _LARGE = 65536, 32 << 20
+"""glibc's number of mapped blocks, and the size of a block to map that its own threshold reaches in time."""
 
 
 class _Mallinfo2(ctypes.Structure):
@@ -53,21 +58,38 @@ def _glibc() -> ctypes.CDLL | None:
 _LIBRARY = _glibc()
 
 
-_keeping = False
+_keepers, _has_kept, _lock = 0, False, threading.Lock()
 
 
 def keeps_freed_memory() -> bool:
-    """Whether this process's heap has been told to; the way back to glibc's own rules is closed."""
-    return _keeping
+    """Whether this process's heap has been told to: even afterwards glibc's thresholds do not follow the program."""
+    return _has_kept
 
 
 def keep_freed_memory() -> None:
-    """Makes every block come from the heap, which keeps freed memory until `release_free_memory`."""
-    global _keeping
+    """Makes every block come from the heap, which keeps freed memory until `release_free_memory`.
+
+    For each call one of `keep_no_longer` ends it.
+    """
+    global _keepers, _has_kept
     if _LIBRARY is not None:
-        _keeping = True
-        _LIBRARY.mallopt(_M_MMAP_MAX, 0)
-        _LIBRARY.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        with _lock:
+            _keepers, _has_kept = _keepers + 1, True
+            _LIBRARY.mallopt(_M_MMAP_MAX, 0)
+            _LIBRARY.mallopt(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def keep_no_longer() -> None:
+    """Gives freed memory back to the system again, as glibc does by itself: a program's own large arrays too."""
+    global _keepers
+    if _LIBRARY is not None:
+        with _lock:
+            _keepers -= 1
+            if _keepers == 0:
+                _LIBRARY.mallopt(_M_MMAP_MAX, _MOST_MAPPED)
+                _LIBRARY.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+                _LIBRARY.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
+    release_free_memory()
 
 
 def release_free_memory(beyond: int = 0) -> None:

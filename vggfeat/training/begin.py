@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from vggfeat.datasets.split import data_digest
 from vggfeat.errors import DatasetError, RecipeError
@@ -116,7 +117,8 @@ def _initialised(setup: RunSetup) -> Start:
 def _empty_net(setup: RunSetup) -> VGG:
     task, recipe = setup.task, setup.recipe
     names = () if task.needs_boxes else setup.dataset.class_names  # one name an output, where that is a class
-    return VGG(recipe.net, width=recipe.width, num_classes=task.outputs, class_names=names)
+    with torch.random.fork_rng(devices=[]):  # torch's own initial values, which are replaced, must not move a caller's
+        return VGG(recipe.net, width=recipe.width, num_classes=task.outputs, class_names=names)
 
 
 def _colours(setup: RunSetup) -> Colours:

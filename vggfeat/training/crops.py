@@ -133,9 +133,9 @@ class CropLoader:
         n = len(jobs)
         return Batch(
             torch.zeros(n, INPUT_SIDE, INPUT_SIDE, 3, dtype=torch.uint8, pin_memory=self.pin),
-            torch.zeros(n, 3),
+            torch.zeros(n, 3, dtype=torch.float32),
             torch.zeros(n, dtype=torch.int64),
-            torch.zeros(n),
+            torch.zeros(n, dtype=torch.float32),
             jobs[0].step,
             jobs[0].position,
             [],
@@ -144,7 +144,7 @@ class CropLoader:
 
     def _no_boxes(self, jobs: Sequence[Job]) -> Tensor:
         most = max([1, *(len(job.sample.boxes) for job in jobs if job.sample is not None)])
-        return torch.full((len(jobs), most, 4), torch.nan, pin_memory=self.pin)
+        return torch.full((len(jobs), most, 4), torch.nan, dtype=torch.float32, pin_memory=self.pin)
 
     def _fill(self, batch: Batch, jobs: Sequence[Job], start: int) -> None:
         """Reads the jobs' images into the batch's places from `start` on."""

@@ -61,8 +61,9 @@ class TrainingForm(nn.Module):
 
     def frozen_shape(self) -> tuple[int, ...]:
         """Shape of the frozen part's output for one crop."""
-        weight = next(self.net.parameters())
-        return tuple(self.frozen(torch.zeros(1, 3, INPUT_SIDE, INPUT_SIDE, device=weight.device)).shape[1:])
+        device = next(self.net.parameters()).device
+        crop = torch.zeros(1, 3, INPUT_SIDE, INPUT_SIDE, dtype=torch.float32, device=device)
+        return tuple(self.frozen(crop).shape[1:])
 
     def _through(self, x: Tensor, steps: Sequence[nn.Module], places: range, masks: Sequence[Tensor] | None) -> Tensor:
         for place in places:

@@ -45,7 +45,7 @@ def copy_layers(net: VGG, source: VGG, *, but: Sequence[str] = ()) -> list[str]:
     if not copied:
         raise WeightsError(
             f"no layer of {source.weights_name} ({source.net}, width {source.width:g}) fits net {net.net} of width "
-            f"{net.width:g}; both need the same `width`"
+            f"{net.width:g}: give `net={source.net}` and `width={source.width:g}`"
         )
     if "conv1_1" in copied:
         net.preprocessing = source.preprocessing

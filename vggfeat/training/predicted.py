@@ -59,12 +59,12 @@ class Collector:
 
     def gathered(self, ranks: Ranks, epoch: int) -> Predicted:
         """The predictions of all processes, each of which validated every `world`-th image. All of them call it."""
-        mine = torch.cat(self._parts).cpu() if self._parts else torch.empty(0, 3)
+        mine = torch.cat(self._parts).cpu() if self._parts else torch.empty(0, 3, dtype=torch.float32)
         return _interleaved(ranks.gathered([mine]), epoch)
 
 
 def _interleaved(parts: Sequence[Tensor], epoch: int) -> Predicted:
-    rows = torch.empty(sum(map(len, parts)), 3)
+    rows = torch.empty(sum(map(len, parts)), 3, dtype=torch.float32)
     for rank, part in enumerate(parts):
         rows[rank :: len(parts)] = part
     return Predicted(epoch, rows[:, 0].long(), rows[:, 1].clone(), rows[:, 2].clone())

@@ -129,7 +129,7 @@ class Run:
         """The remaining updates of an epoch; False where they were cut short."""
         state = self.state
         end = (state.epoch + 1) * self.setup.steps
-        pending = torch.zeros(4, device=self.ranks.device)
+        pending = torch.zeros(4, dtype=torch.float32, device=self.ranks.device)
         since, begin = 0, time.monotonic()
         while state.step < end:
             batch = next(batches)

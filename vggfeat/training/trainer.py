@@ -30,7 +30,7 @@ from vggfeat.system.devices import (
     release_cached_memory,
     tf32,
 )
-from vggfeat.system.memory import keep_freed_memory
+from vggfeat.system.memory import keep_freed_memory, keep_no_longer
 from vggfeat.training.crops import Batch
 from vggfeat.training.fitting import Portions
 from vggfeat.training.form import TrainingForm
@@ -82,7 +82,8 @@ class Trainer:
         self.net, self.sgd, self.seed, self.ranks = net, sgd, seed, ranks
         self.task = task or Classification(net.num_classes)
         device = ranks.device
-        if device.type == "cpu":  # gradients and activations come and go with every update
+        self._keeps = device.type == "cpu"  # where gradients and activations come and go with every update
+        if self._keeps:
             keep_freed_memory()
         net.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
         self.amp = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -111,7 +112,7 @@ class Trainer:
             self.parallel = DistributedDataParallel(self.form, device_ids=index)
 
     def close(self) -> None:
-        """Lets go of the other processes, before their group ends.
+        """Lets go of freed memory, and of the other processes before their group ends.
 
         DDP keeps the group. If it were the last to do so, Python would end the group's threads while holding the lock
         that one of them may wait for: such a run of torch 2.4 never ended.
@@ -119,6 +120,9 @@ class Trainer:
         if self.parallel is not self.form:
             self.parallel = self.form
             gc.collect()  # DDP refers to itself
+        if self._keeps:
+            self._keeps = False
+            keep_no_longer()
 
     @property
     def micro_batch(self) -> int:
@@ -159,7 +163,7 @@ class Trainer:
         """Sets the gradients of a batch; returns its totals."""
         self.optimizer.zero_grad(set_to_none=True)
         n = len(batch.labels)
-        found = torch.zeros(4, device=self.ranks.device)
+        found = torch.zeros(4, dtype=torch.float32, device=self.ranks.device)
         for part in self._portions.of(n):
             # Gradients cross processes once an update, with the last micro-batch.
             quiet = isinstance(self.parallel, DistributedDataParallel) and part.stop < n
@@ -260,14 +264,14 @@ class Trainer:
         device = self.ranks.device
         blank = Batch(
             torch.zeros(images, 224, 224, 3, dtype=torch.uint8),
-            torch.zeros(images, 3),
+            torch.zeros(images, 3, dtype=torch.float32),
             torch.zeros(images, dtype=torch.int64),
-            torch.zeros(images),
+            torch.zeros(images, dtype=torch.float32),
             0,
             0,
             [],
-            torch.zeros(images, 1, 4) if self.task.needs_boxes else None,
-            torch.zeros(images, *self.form.frozen_shape()) if self.computed else None,
+            torch.zeros(images, 1, 4, dtype=torch.float32) if self.task.needs_boxes else None,
+            torch.zeros(images, *self.form.frozen_shape(), dtype=torch.float32) if self.computed else None,
         )
         held: list[Tensor] = []
         try:

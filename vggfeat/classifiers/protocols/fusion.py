@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, StoreError
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
-from vggfeat.store.pooling import Aggregate, aggregated_dim, check_distinct_scales
+from vggfeat.store.pooling import Aggregate, aggregated_dim, check_aggregate
 from vggfeat.store.provenance import LATER
+from vggfeat.store.reader import check_kept_scales
 from vggfeat.store.shards import whole_path
 from vggfeat.system.numbers import number_of
 
@@ -151,6 +152,8 @@ def open_features(
     Raises StoreError or DatasetError, naming the file and the first offending id, for a file that is unfinished, has no
     labels, is of another data set, is given twice, lacks scales or layers, or has other ids or labels than the first.
     """
+    if aggregate is not None:
+        check_aggregate(aggregate)
     files = [read_descriptors(path) for path in paths]
     if layers:
         files = [file.choose(layers) for file in files]
@@ -184,12 +187,7 @@ def _as_stored(file: Descriptors, used: dict[str, Any]) -> bool:
 
 
 def _check_scales(file: Descriptors, aggregate: Aggregate | None, scales: Sequence[int] | None) -> None:
-    if scales is not None:
-        check_distinct_scales(scales)
-    for Q in scales or ():
-        if Q not in file.attributes["scales"]:
-            there = ", ".join(map(str, file.attributes["scales"]))
-            raise StoreError(f"{file.path} has no scale {Q}; it has {there}")
+    check_kept_scales(file, scales)
     if not file.attributes["keep_scales"] and not _as_stored(file, _pooling(file, aggregate, scales)):
         asked = "`aggregate`" if scales is None else "`scales`"
         raise StoreError(f"{file.path} keeps no single scales, so {asked} cannot change it: extract with `keep_scales`")

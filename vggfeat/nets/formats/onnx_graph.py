@@ -141,14 +141,16 @@ class _Graph:
         bias = self._constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         matrix = matrix.T if settings.get("transB") else matrix  # (in, out)
         if self.channels_last and self.layers:
-            ordered = Layer.from_hwio("", torch.from_numpy(matrix.copy()), torch.zeros(0), self.layers[-1:])
+            ordered = Layer.from_hwio(
+                "", torch.from_numpy(matrix.copy()), torch.zeros(0, dtype=torch.float32), self.layers[-1:]
+            )
             matrix = ordered.weight.numpy().T
         self.channels_last = False
         self._add(node, np.ascontiguousarray(matrix.T), bias)
 
     def _add(self, node: Any, weight: Array, bias: Array | None) -> None:
         values = torch.from_numpy(np.array(weight, np.float32))
-        zeros = torch.zeros(len(values))
+        zeros = torch.zeros(len(values), dtype=torch.float32)
         self.layers.append(Layer(node.input[1], values, zeros if bias is None else _flat(bias)))
         self.open_output = node.output[0] if bias is None else ""
 
