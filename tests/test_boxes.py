@@ -57,6 +57,24 @@ def test_iou_of_no_boxes_is_empty():
     assert iou(random_boxes(3), []).shape == (3, 0)
 
 
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[0, 0, 4]], "boxes (1, 3) must be (N, 4)"),
+        ([[0, 0, 4, 4, 0, 0, 4, 4]], "boxes (1, 8) must be (N, 4)"),
+        ([[[0, 0, 4, 4]]], "boxes (1, 1, 4) must be (N, 4)"),
+        (3, "boxes () must be (N, 4)"),
+        ([[0, 0, 4, math.nan]], "boxes must be finite numbers"),
+        ([[0, 0, 4, math.inf]], "boxes must be finite numbers"),
+    ],
+)
+def test_iou_refuses_what_are_no_boxes(boxes, message):
+    for pair in ((boxes, [[0, 0, 4, 4]]), ([[0, 0, 4, 4]], boxes)):
+        with pytest.raises(ValueError) as caught:
+            iou(*pair)
+        assert str(caught.value) == message
+
+
 def test_visible_is_the_share_inside_and_its_area():
     share, area = visible([[0, 0, 4, 2], [6, 6, 10, 10], [3, 3, 3, 9]], [2, 0, 8, 8])
     assert share == pytest.approx([0.5, 0.25, 0])

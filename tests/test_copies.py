@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,6 +135,27 @@ def test_svm_reports_each_pair_that_a_split_separates(doubled, tmp_path):
     assert {frozenset((copy.test, copy.train)) for copy in result.copies} == apart
     assert str(caught[0].message) == copies_warning(result.copies)
     assert result.as_json()["copies"][0] == vars(result.copies[0])
+
+
+def test_the_warning_points_at_the_line_that_called_svm(doubled):
+    """It used to point into the library, whose decorators lie between the two."""
+    with pytest.warns(UserWarning, match="the same picture seems to be") as caught:
+        svm(doubled, C=1.0)
+        svm(doubled, C=1.0, progress=lambda done, total, failed: None)
+    assert [warning.filename for warning in caught] == [__file__] * 2
+    assert caught[1].lineno == caught[0].lineno + 1
+
+
+def test_the_command_is_the_caller_of_its_own_fits(doubled, monkeypatch):
+    seen = []
+
+    def warn(message, category=UserWarning, stacklevel=1):
+        seen.append(Path(sys._getframe(stacklevel).f_code.co_filename).parts[-2:])
+
+    monkeypatch.setattr(warnings, "warn", warn)
+    assert run(["svm", str(doubled), "--C", "1"]) == 0
+    assert ("cli", "svm.py") in seen
+    assert ("stages", "svm.py") not in seen
 
 
 def test_the_command_warns_and_goes_on(doubled, tmp_path, capsys):

@@ -210,6 +210,9 @@ def test_a_tar_file_that_is_damaged_half_way_is_refused(root):
 
 def test_parts_and_boxes_are_chosen_by_name_for_ilsvrc_alone(root):
     assert {sample.subset for sample in load_dataset("ilsvrc2012", root.parent, parts=["val"]).samples} == {"val"}
+    assert load_dataset("ilsvrc2012", root.parent, parts="val") == load_dataset(
+        "ilsvrc2012", root.parent, parts=["val"]
+    )
     for options, name in (({"parts": ["val"]}, "parts"), ({"boxes": True}, "boxes")):
         with pytest.raises(UsageError, match=f"^`{name}` goes with ilsvrc2012, not with folder$"):
             load_dataset("folder", root / "train", **options)

@@ -57,6 +57,19 @@ def test_a_matrix_and_its_names(made, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["feats.csv", "feats.h5", "feats.npy"]
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".mat"])
+def test_an_error_of_the_callers_progress_is_not_one_of_writing(made, tmp_path, suffix):
+    lost = BrokenPipeError(errno.EPIPE, "the display has gone")
+
+    def progress(done, total, failed):
+        raise lost
+
+    with pytest.raises(BrokenPipeError) as caught:
+        export(made, tmp_path / f"x{suffix}", progress=progress)
+    assert caught.value is lost
+    assert [entry.name for entry in tmp_path.iterdir()] == ["feats.h5"]
+
+
 def test_csv_has_names_and_values_that_float32_survives(made, tmp_path):
     done = export(made, tmp_path / "out.csv")
     assert (done.names, done.missing) == (None, 2)

@@ -398,3 +398,38 @@ def test_settings_that_cannot_be_are_refused_in_python_as_on_the_command_line(
         vggfeat.extract(photos, output="x.h5", net="A", weights="none", **options)
     assert str(caught.value) == message
     assert not (tmp_path / "x.h5").exists()
+
+
+def test_numpys_values_are_as_good_as_pythons(photos, tmp_path):
+    """Each of them used to pass the checks and to fail later, as JSON, in torch or in HDF5."""
+    plain = {"net": "A", "weights": "none", "width": 0.0625, "seed": 3, "scales": 224, "workers": 1}
+    plain |= {"flip": True, "exif": False, "pre_relu": True, "keep_scales": True, "precision": "fp32"}
+    plain |= {"aggregate": "max", "pool": "max", "view": "dense", "normalise": "none", "region": "image"}
+    kinds = {bool: np.bool_, int: np.int64, float: np.float32, str: np.str_}
+    given = {name: kinds[type(value)](value) for name, value in plain.items()}
+    made = vggfeat.read_descriptors(vggfeat.extract(photos, output=tmp_path / "a.h5", **given))
+    same = vggfeat.read_descriptors(vggfeat.extract(photos, output=tmp_path / "b.h5", **plain))
+    assert made.attributes == same.attributes
+    assert np.array_equal(made.read(), same.read())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": "2"}, "`workers` '2' is not a whole number"),
+        ({"max_read_failures": 1.5}, "`max_read_failures` 1.5 is not a whole number"),
+        ({"width": "x"}, "`width` 'x' is not a number"),
+        ({"seed": None}, "`seed` None is not a whole number"),
+        ({"seed": 1.5}, "`seed` 1.5 is not a whole number"),
+        ({"progress": "x"}, "progress 'x' is not True, False or a function"),
+        ({"aggregate": 1}, "no aggregation 1; valid: stack, average, max"),
+        ({"net": 5}, "int is not a net: give a name of Table 1, such as D, or what load_net gave"),
+        ({"net": []}, "no net: name at least one, such as D"),
+        ({"shard": (1, 2)}, "shard (1, 2): expected a number and how many there are, such as 3/16"),
+        ({"precision": None}, "no precision None; valid: auto, fp32, tf32, bf16, fp16, int8"),
+    ],
+)
+def test_values_of_another_kind_are_named(options, message, photos, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        vggfeat.extract(photos, **{"output": tmp_path / "x.h5", "net": "A", "weights": "none", **options})
+    assert str(caught.value) == message

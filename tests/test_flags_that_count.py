@@ -1,5 +1,6 @@
 """A flag that would change nothing in a run is refused in one line, before anything is read or made."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -146,6 +147,17 @@ def test_rounds_that_cannot_be_are_refused(fields: dict[str, object], message: s
 def test_rounds_take_numpys_numbers(own: Path) -> None:
     rounds = Rounds(number=np.int64(2), train_per_class=np.int32(5), seed=np.uint8(3))
     assert svm([own], C=1, rounds=rounds)["mean"] == svm([own], C=1, rounds=Rounds(2, 3, train_per_class=5))["mean"]
+    kinds = (np.int64(2), np.int64(3), None, np.int32(5), np.uint8(1), np.float32(0.5))
+    assert json.dumps(dataclasses.asdict(Rounds(*kinds))) == json.dumps(
+        dataclasses.asdict(Rounds(2, 3, None, 5, 1, 0.5))
+    )
+
+
+def test_splits_of_numpys_numbers_are_written(own: Path, tmp_path: Path) -> None:
+    rounds = Rounds(folds=np.int64(3), seed=np.int64(2))
+    result = svm([own], C=1, rounds=rounds, write_splits=tmp_path / "splits.json")
+    assert [split["seed"] for split in json.loads(json.dumps(result.as_json()))["splits"]] == [2, 2, 2]
+    assert svm([own], C=1, splits=tmp_path / "splits.json")["mean"] == result["mean"]
 
 
 @pytest.mark.parametrize("C", [np.logspace(-2, 1, 4), [0.01, 0.1, 1, 10], (0.01, 0.1, 1.0, 10.0)])
@@ -180,3 +192,34 @@ def test_settings_alone_are_told_before_scikit_learn_is_imported(own: Path, comm
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert done.stderr.startswith(f"vggfeat: {message}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "data"}, "`data` goes with `report`"),
+        ({"progress": "x"}, "progress 'x' is not True, False or a function"),
+        ({"solver": "x"}, "no solver 'x'; valid: auto, newton, liblinear"),
+        ({"loss": "x"}, "no loss 'x'; valid: squared_hinge, hinge"),
+        ({"max_memory": "1"}, "`max_memory` '1' is not a number"),
+        ({"max_memory": 0}, "`max_memory` 0 is not above 0"),
+        ({"progress": 3}, "progress 3 is not True, False or a function"),
+    ],
+)
+def test_svm_refuses_what_would_change_nothing(own: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        svm([own], C=1, **options)
+    assert str(caught.value) == message
+
+
+def test_what_is_no_descriptor_file_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        svm(None)
+    assert str(caught.value) == (
+        "NoneType is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
+    )
+
+
+def test_a_data_root_in_the_environment_needs_no_report(own: Path, monkeypatch) -> None:
+    monkeypatch.setenv("VGGFEAT_DATA", "data")
+    assert run(["svm", str(own), "--C", "1"]) == 0

@@ -25,7 +25,7 @@ from vggfeat.datasets.images import decode
 from vggfeat.datasets.listing import from_list, from_paths
 from vggfeat.datasets.split import load_training_set
 from vggfeat.datasets.tars import members
-from vggfeat.errors import DatasetError, ImageError
+from vggfeat.errors import DatasetError, ImageError, UsageError
 from vggfeat.store import Descriptors
 
 
@@ -623,3 +623,18 @@ def test_a_chain_of_name_headers_is_damage(tmp_path: Path) -> None:
     kept, lost = members(str(tmp_path / "t.tar"))
     assert (kept.name, kept.error) == ("a.jpg", "")
     assert lost.error.startswith("damaged after a.jpg: maximum recursion depth exceeded")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fraction": 1.5}, "the fraction 1.5 to hold out is not between 0 and 1"),
+        ({"fraction": -0.1}, "the fraction -0.1 to hold out is not between 0 and 1"),
+        ({"fraction": "x"}, "`fraction` 'x' is not a number"),
+        ({"seed": -1}, "`seed` -1 is not a whole number of 0 or more"),
+    ],
+)
+def test_a_held_out_part_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_training_set("folder", tmp_path, **options)
+    assert str(caught.value) == message

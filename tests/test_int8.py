@@ -308,6 +308,27 @@ def test_a_list_or_a_descriptor_file_sets_the_ranges(photos: Path, tmp_path: Pat
     assert maxima(written(photos, tmp_path / "d.h5", calibration=tmp_path / "a.h5")) == maxima(one)
 
 
+def test_paths_set_the_ranges_as_the_file_that_lists_them(photos: Path, tmp_path: Path) -> None:
+    paths = sorted(photos.glob("*.jpg"))[:2]
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in paths))
+    one = written(photos, tmp_path / "a.h5", calibration=tmp_path / "list.txt")
+    assert maxima(written(photos, tmp_path / "b.h5", calibration=paths)) == maxima(one)
+    assert written(photos, tmp_path / "b.h5", calibration=paths, resume=True).naming.calibration.startswith(
+        "a program's list of 2 images (sha256 "
+    )
+    with pytest.raises(
+        UsageError, match=r"b\.h5 was calibrated on a program's list of 2 images \(sha256 \w+\), not on "
+    ):
+        written(photos, tmp_path / "b.h5", calibration=paths[:1], resume=True)
+    for given, message in (
+        ([], "`calibration` names no image to calibrate on"),
+        (5, "`calibration` is a int, not a file or a list of paths"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            written(photos, tmp_path / "c.h5", calibration=given)
+        assert str(caught.value) == message
+
+
 def test_images_that_cannot_be_read_do_not_calibrate(photos: Path, tmp_path: Path) -> None:
     expected = maxima(written(photos, tmp_path / "a.h5"))
     (photos / "bad.jpg").write_bytes(b"no picture")

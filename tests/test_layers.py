@@ -467,6 +467,24 @@ def test_a_damaged_list_of_layers_is_refused(several, tmp_path, name, message):
     assert str(caught.value) == f"{tmp_path / 'bad.h5'}: damaged descriptor file ({message})"
 
 
+def test_a_layer_that_is_chosen_twice_is_refused_as_in_extract(several):
+    whole, _, _ = several
+    name = whole.layers[0].name
+    with pytest.raises(UsageError) as caught:
+        whole.choose([name, name])
+    assert str(caught.value) == f"layers {name}, {name}: one is named twice"
+
+
+def test_a_narrowed_file_says_that_it_was_narrowed(several, tmp_path):
+    whole, _, _ = several
+    first, other = (layer.name for layer in whole.layers[:2])
+    with pytest.raises(StoreError) as caught:
+        vggfeat.export(whole.choose(first), tmp_path / "x.npy", layer=other)
+    assert str(caught.value) == (
+        f"{whole.path} was opened and narrowed to {first}: choose {other} from the whole file, by its path"
+    )
+
+
 # The command line, pipelines, models
 
 FLAGS = ["--net", "A", "--weights", "none", "--width", "0.0625", "--precision", "fp32", "--scales", "224"]

@@ -237,6 +237,21 @@ def test_localisation_error_refuses_what_makes_no_sense(arguments: tuple, messag
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("truth", "placed", "message"),
+    [
+        ([0, 0, 1, math.nan], [0, 0, 1, 1], "true boxes of image 0: boxes must be finite numbers"),
+        ([0, 0, 1, math.inf], [0, 0, 1, 1], "true boxes of image 0: boxes must be finite numbers"),
+        ([0, 0, 1], [0, 0, 1, 1], "true boxes of image 0: boxes (1, 3) must be (N, 4)"),
+        ([0, 0, 1, 1], [0, 0, 1, math.inf], "a box of image 0 is infinite"),
+    ],
+)
+def test_localisation_error_refuses_boxes_that_are_none(truth: list[float], placed: list[float], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        localisation_error([0], [[truth]], [[0]], [[placed]], 1)
+    assert str(caught.value) == message
+
+
 def test_booleans_are_no_labels_of_an_average_precision():
     """False would be 0, which is difficult: no negative image would be left, and every ranking perfect."""
     with pytest.raises(ValueError) as error:

@@ -12,8 +12,9 @@ from PIL import Image
 
 import vggfeat
 from vggfeat.classifiers.model_file import read_model
-from vggfeat.datasets import load_dataset
+from vggfeat.datasets import Sample, load_dataset
 from vggfeat.datasets.folder import as_dataset
+from vggfeat.datasets.split import TrainingSet
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.prediction import Prediction
 from vggfeat.inference.settings import scales_of_nets
@@ -258,6 +259,12 @@ def test_scales_that_are_no_whole_numbers_are_told_what_to_pass(scales, photos, 
     with pytest.raises(UsageError) as caught:
         vggfeat.extract(photos, scales=scales, output=tmp_path / "d.h5", **NET)
     assert str(caught.value) == f"scales {scales!r}: give whole numbers of pixels, such as 256 or (256, 384, 512)"
+
+
+def test_a_training_set_is_counted_not_listed(photos):
+    samples = tuple(Sample(f"{i}.jpg", str(photos / f"{i}.jpg"), i % 2) for i in range(4))
+    made = TrainingSet("folder", samples[:3], samples[3:], ("a", "b"), exif=True, held_out=True)
+    assert repr(made) == "<TrainingSet folder: 3 images to train on, 1 to validate with, 2 classes>"
 
 
 def test_long_parts_of_predictions_and_neighbours_are_counted():

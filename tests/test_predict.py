@@ -24,6 +24,7 @@ from vggfeat.cli import run
 from vggfeat.cli.console import print_json, print_rows
 from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
+from vggfeat.inference.prediction import Prediction
 from vggfeat.inference.recorded import recorded_extractors
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
@@ -438,3 +439,30 @@ def test_many_failed_images_are_counted_and_the_rest_is_in_the_json(
         (tmp_path / f"{number:02}.png").write_bytes(b"no picture")
     assert run(["predict", str(made.model), str(tmp_path), *weights(made)]) == 3
     assert capsys.readouterr().err.endswith("12 of 12 images skipped (2 more with --json)\n")
+
+
+def test_predictions_are_compared_and_hashed_by_identity() -> None:
+    one, other = (Prediction("a", np.zeros(3, np.float32)) for _ in range(2))
+    assert one == one != other
+    assert len({one, other}) == 2
+
+
+def test_a_number_of_best_classes_is_whole() -> None:
+    with pytest.raises(UsageError) as caught:
+        Prediction("a", np.zeros(3, np.float32)).best(("a", "b", "c"), 2.5)  # type: ignore[arg-type]
+    assert str(caught.value) == "`count` 2.5 is not a whole number"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "`workers` 0 is not 1 or more"),
+        ({"workers": -3}, "`workers` -3 is not 1 or more"),
+        ({"progress": "x"}, "progress 'x' is not True, False or a function"),
+        ({"progress": 3}, "progress 3 is not True, False or a function"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(made: SimpleNamespace, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        predict(made.model, made.root / "tree", **options)
+    assert str(caught.value) == message

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vggfeat
-from vggfeat.system.flags import check_flags
+from vggfeat.system.flags import checked_flags
 
 FUNCTIONS = {
     "evaluate",
@@ -171,7 +171,7 @@ def test_a_flag_takes_true_and_false_alone(name, flag):
 
 
 def test_numbers_that_are_true_or_false_count_as_flags():
-    check_flags(a=np.True_, b=np.False_, c=1, d=0, e=None, f=True)
+    checked_flags(a=np.True_, b=np.False_, c=1, d=0, e=None, f=True)
     for value in ("", 2, 1.0, [], np.array([True])):
         with pytest.raises(vggfeat.errors.UsageError):
-            check_flags(flag=value)
+            checked_flags(flag=value)

@@ -136,6 +136,35 @@ def test_wrong_numbers_are_refused(library, args, message, code, capfd):
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("pictures", "options", "message"),
+    [
+        (False, {"count": 5}, "`count` goes with pictures: name some"),
+        (False, {"seed": 0}, "`seed` goes with pictures: name some"),
+        (False, {"weights": "published"}, "`weights` goes with pictures: name some"),
+        (False, {"exif": False}, "`exif` goes with pictures: name some"),
+        (False, {"data": "data"}, "`data` goes with `report`"),
+        (True, {"at_least": 0.9}, "`at_least` goes with a file alone: leave the pictures out"),
+        (True, {"most": 5}, "`most` goes with a file alone: leave the pictures out"),
+        (True, {"workers": -3}, "`workers` -3 is not 1 or more"),
+        (True, {"count": 2.5}, "`count` 2.5 is not a whole number"),
+        (True, {"progress": "x"}, "progress 'x' is not True, False or a function"),
+        (False, {"most": 2.5}, "`most` 2.5 is not a whole number"),
+        (False, {"at_least": "a"}, "`at_least` 'a' is not a number"),
+    ],
+)
+def test_arguments_that_would_change_nothing_or_cannot_be_are_refused(library, pictures, options, message):
+    root, features = library
+    with pytest.raises(UsageError) as caught:
+        similar(features, *([str(root / "5.png")] if pictures else []), **options)
+    assert str(caught.value) == message
+
+
+def test_a_data_root_in_the_environment_needs_no_report(library, monkeypatch):
+    monkeypatch.setenv("VGGFEAT_DATA", str(library[0]))
+    assert run(["similar", str(library[1]), "--at-least", "0.9"]) == 0
+
+
 def test_files_without_descriptors_are_refused(tmp_path):
     dataset, values = clusters([2])
     empty = write_descriptors(tmp_path / "empty.h5", dataset, values, pending=[0, 1])

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.stages.svm import svm
-from vggfeat.store import DescriptorWriter, read_descriptors, schema
+from vggfeat.store import DescriptorWriter, as_descriptors, read_descriptors, schema
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
 from vggfeat.store.shards import Shard, cut
@@ -497,6 +498,55 @@ def test_an_error_of_who_takes_the_blocks_is_no_damage_of_the_file(tmp_path):
     with pytest.raises(OSError, match=r"^mine$"):
         for _ in made.blocks(4):
             raise OSError("mine")
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_a_size_of_blocks_that_cannot_be_is_no_damage_of_the_file(tmp_path, size):
+    fill(tmp_path / "f.h5")
+    made = read_descriptors(tmp_path / "f.h5")
+    with pytest.raises(UsageError) as caught:
+        next(made.blocks(size))
+    assert str(caught.value) == f"`size` {size} is not a whole number of 1 or more"
+    with pytest.raises(UsageError) as caught:
+        next(made.blocks(1, -1))
+    assert str(caught.value) == "`start` -1 is not a whole number of 0 or more"
+
+
+def test_descriptors_that_do_not_fit_into_memory_are_no_damage_of_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "f.h5"
+    fill(path, keep_scales=True)
+    made = read_descriptors(path)
+
+    def full(self, *_):
+        raise MemoryError("Unable to allocate 30. GiB")
+
+    monkeypatch.setattr(type(made), "_cut", full)
+    for read in (made.read, made.read_parts, lambda: next(made.blocks())):
+        assert refused(read) == (
+            f"{path}: too large to read at once (Unable to allocate 30. GiB): take fewer rows at a time, as "
+            "Descriptors.blocks does"
+        )
+
+
+def test_an_opened_file_is_read_from_another_working_directory_too(tmp_path, monkeypatch):
+    fill(tmp_path / "f.h5", keep_scales=True)
+    monkeypatch.chdir(tmp_path)
+    made = read_descriptors("f.h5")
+    values = made.read()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert made.path == Path("f.h5")
+    assert np.array_equal(made.read(), values, equal_nan=True)
+    assert np.array_equal(next(made.blocks()), values, equal_nan=True)
+    assert len(made.read_parts()[0]) == len(made.errors() | dict.fromkeys(made.ids)) == len(made)
+    assert len(as_descriptors(made)) == len(made)
+
+
+def test_opened_files_are_compared_and_hashed_by_identity(tmp_path):
+    fill(tmp_path / "f.h5")
+    one, other = read_descriptors(tmp_path / "f.h5"), read_descriptors(tmp_path / "f.h5")
+    assert one == one != other
+    assert len({one, one, other}) == 2
 
 
 def readers(made):

@@ -4,6 +4,7 @@ import ast
 import errno
 import io
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -22,7 +23,7 @@ from vggfeat.cli import run
 from vggfeat.cli.console import print_rows
 from vggfeat.datasets import Dataset, Sample, listing
 from vggfeat.datasets.split import TrainingSet, data_digest
-from vggfeat.errors import DatasetError, TrainingError, UsageError, VggfeatError
+from vggfeat.errors import DatasetError, InUseError, TrainingError, UsageError, VggfeatError
 from vggfeat.stages.bench import svm as bench
 from vggfeat.store import locking
 from vggfeat.store.locking import OutputLock
@@ -613,3 +614,9 @@ def test_a_package_that_cannot_be_loaded_is_no_bug_of_ours(error, line, monkeypa
     monkeypatch.setattr("vggfeat.stages.info.info", refused)
     assert run(["info", "a.h5"]) == 1
     assert capsys.readouterr().err == line
+
+
+def test_the_error_of_a_file_in_use_passes_between_processes():
+    error = pickle.loads(pickle.dumps(InUseError(Path("a.pt"), Path("a.x.pt"))))
+    assert (type(error), error.path, error.kept) == (InUseError, Path("a.pt"), Path("a.x.pt"))
+    assert str(error) == "a.pt: cannot replace it; is it open in another program? The result is in a.x.pt"

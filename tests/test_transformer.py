@@ -122,6 +122,11 @@ VALUES = (
             "image 0 (0): Tensor is not an image: give a Pillow image or an array, tensor.permute(1, 2, 0).numpy() makes "
             f"one; {VALUES}",
         ),
+        (
+            [torch.zeros(40, 50, 3)],
+            ImageError,
+            "image 0 (0): Tensor is not an image: give a Pillow image or an array, tensor.numpy() makes one; " + VALUES,
+        ),
         (Image.new("RGB", (40, 50)), UsageError, "VGGFeatures takes a list of images, not one: [Image]"),
     ],
 )
@@ -350,6 +355,55 @@ def test_its_output_has_names_and_a_container():
     steps = make_pipeline(features, "passthrough").set_output(transform="default")
     assert isinstance(steps.fit(picture).transform(picture), np.ndarray)
     assert steps.get_feature_names_out().tolist() == names.tolist()
+
+
+def test_numpys_numbers_serve_a_transformer(paths: list[Path]) -> None:
+    options = {**NARROW, "width": np.float32(1 / 32), "seed": np.int64(0), "flip": np.True_, "workers": np.int64(1)}
+    options |= {"aggregate": np.str_("max"), "precision": np.str_("fp32")}
+    plain = VGGFeatures(**NARROW, aggregate="max", precision="fp32")
+    assert np.array_equal(VGGFeatures(**options).fit_transform(paths[:2]), plain.fit_transform(paths[:2]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": None}, "`seed` None is not a whole number"),
+        ({"width": "x"}, "`width` 'x' is not a number"),
+        (
+            {"net": torch.nn.ReLU()},
+            "torch.nn.modules.activation.ReLU is not a net: give a name of Table 1, such as D, or what load_net gave",
+        ),
+        ({"flip": "no"}, "`flip` 'no' is not True or False"),
+    ],
+)
+def test_values_of_another_kind_are_named(paths: list[Path], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(**{**NARROW, **options}).fit(paths)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": "oxford"}, {"width": 0.5}, {"seed": 3}, {"precision": "bf16"}, {"preprocessing": "torchvision"}],
+)
+def test_settings_of_nets_to_be_loaded_are_refused_beside_a_loaded_net(
+    paths: list[Path], options: dict[str, Any]
+) -> None:
+    net = vggfeat.load_net("A", None, width=1 / 32, device="cpu", precision="fp32")
+    wrong = clone(VGGFeatures(net, scales=(224,), **options))  # at their use, as scikit-learn sets them at any time
+    for use in (wrong.fit, wrong.transform):
+        with pytest.raises(UsageError) as caught:
+            use(paths)
+        (name,) = options
+        assert str(caught.value) == f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net"
+    assert VGGFeatures(net, None, scales=(224,), width=1 / 32, precision="fp32").fit(paths).n_features_out_ == 128
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_numbers_of_workers_below_1_are_refused(paths: list[Path], workers: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(**NARROW, workers=workers).fit(paths)
+    assert str(caught.value) == f"`workers` {workers} is not 1 or more"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -914,3 +914,9 @@ def test_a_dict_that_holds_itself_ends():
     looped["state_dict"] = looped
     assert unwrapped(looped) is looped
     assert unwrapped({"model": {"state_dict": {"a": 1}}}) == {"a": 1}
+
+
+def test_one_layer_may_be_named_alone() -> None:
+    assert load_net("A", None, width=1 / 64, layers="fc7").net == "A"
+    with pytest.raises(UsageError, match=r"net A \(VGG-11\) has no layer 'conv9_9'; it has conv1_1, "):
+        load_net("A", None, width=1 / 64, layers="conv9_9")

@@ -50,9 +50,11 @@ def clip(boxes: ArrayLike, size: tuple[float, float]) -> Boxes:
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> Boxes:
-    """Intersection over union of each pair: (N, 4) and (M, 4) -> (N, M). Two boxes without area overlap by 0."""
-    one, other = _floats(a).reshape(-1, 1, 4), _floats(b).reshape(1, -1, 4)
-    return _iou(one, other)
+    """Intersection over union of each pair: (N, 4) and (M, 4) -> (N, M). Two boxes without area overlap by 0.
+
+    One box (4,) is a list of one. Raises ValueError for other shapes and values that are NaN or infinite.
+    """
+    return _iou(_list_of(a)[:, None], _list_of(b)[None])
 
 
 def visible(boxes: ArrayLike, windows: ArrayLike) -> tuple[Boxes, Boxes]:
@@ -231,6 +233,18 @@ def _intersection(a: Boxes, b: Boxes) -> Boxes:
 def _area(boxes: Boxes) -> Boxes:
     product: Boxes = np.maximum(boxes[..., 2:] - boxes[..., :2], 0.0).prod(axis=-1)
     return product
+
+
+def _list_of(boxes: ArrayLike) -> Boxes:
+    """Finite boxes (N, 4), of one box (4,) or of none as well."""
+    values = _floats(boxes)
+    if not values.size:
+        return np.empty((0, 4))
+    if values.ndim > 2 or values.shape[-1:] != (4,):
+        raise ValueError(f"boxes {values.shape} must be (N, 4)")
+    if not np.isfinite(values).all():
+        raise ValueError("boxes must be finite numbers")
+    return values.reshape(-1, 4)
 
 
 def _floats(values: Any) -> Boxes:

@@ -39,6 +39,9 @@ class InUseError(VggfeatError):
         super().__init__(f"{path}: cannot replace it; is it open in another program? The result is in {kept}")
         self.path, self.kept = path, kept
 
+    def __reduce__(self) -> tuple[type[InUseError], tuple[Path, Path]]:
+        return type(self), (self.path, self.kept)
+
 
 class UsageError(VggfeatError):
     """A wrong request: an unknown name, or settings that contradict each other (exit code 2)."""
@@ -96,10 +99,10 @@ class ModelError(VggfeatError):
     """A fitted model file cannot be read or does not suit the descriptors."""
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UsageError:
     """The error for a name that is not among the valid ones; it suggests the nearest and lists them all."""
     choices = list(valid)
-    near = nearest(name, choices)
+    near = nearest(name, choices) if isinstance(name, str) else None
     hint = f"did you mean {near!r}? " if near else ""
     return UsageError(f"no {kind} {name!r}; {hint}valid: {', '.join(choices)}")
 

@@ -155,7 +155,7 @@ def localisation_error(
         boxes: (N, K, 4) their boxes, in the unit of `truth`.
         k: how many guesses count, from 1 to K.
 
-    Raises ValueError for shapes that do not fit and coordinates that are NaN.
+    Raises ValueError for shapes that do not fit and coordinates that are NaN or infinite.
     """
     own, guessed, placed = _classes(labels, "labels"), np.asarray(classes), np.asarray(boxes, dtype=np.float64)
     if guessed.ndim != 2 or placed.shape != (*guessed.shape, 4) or not len(own) == len(truth) == len(guessed):
@@ -167,12 +167,22 @@ def localisation_error(
         raise ValueError(f"k = {k} is not between 1 and the number of guesses, {guessed.shape[1]}")
     if np.isnan(placed).any():
         raise ValueError(f"a box of image {int(np.isnan(placed).any(axis=(1, 2)).argmax())} is NaN")
+    if np.isinf(placed).any():
+        raise ValueError(f"a box of image {int(np.isinf(placed).any(axis=(1, 2)).argmax())} is infinite")
     if own.size == 0:
         return float("nan")
     hits = guessed[:, :k] == own[:, None]  # (N, k)
     for image, there in enumerate(truth):
-        hits[image] &= (iou(placed[image, :k], there) > CORRECT_IOU).any(axis=1)
+        hits[image] &= (_overlaps(placed[image, :k], there, image) > CORRECT_IOU).any(axis=1)
     return float(np.mean(~hits.any(axis=1)))
+
+
+def _overlaps(placed: NDArray[np.float64], there: ArrayLike, image: int) -> NDArray[np.float64]:
+    """IoU of an image's guessed boxes and its true ones. Raises ValueError, naming the image."""
+    try:
+        return iou(placed, there)
+    except ValueError as error:
+        raise ValueError(f"true boxes of image {image}: {error}") from None
 
 
 def positive_share(labels: NDArray[np.integer]) -> NDArray[np.float64]:

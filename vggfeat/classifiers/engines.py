@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 from vggfeat.classifiers.engine import Engine, Problem
 from vggfeat.classifiers.gram_engine import GramEngine
 from vggfeat.classifiers.liblinear_engine import LiblinearEngine
 from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.primal_engine import PrimalEngine
+from vggfeat.system.callers import warn_caller
 
 
 def choose_engine(problem: Problem, loss: str, solver: str) -> Engine:
@@ -20,13 +19,12 @@ def choose_engine(problem: Problem, loss: str, solver: str) -> Engine:
             return PrimalEngine(problem)
         if solver == "newton" or n <= limits.gram_rows:
             return GramEngine(problem)
-        warnings.warn(
+        warn_caller(
             f"{n} rows are more than the {limits.gram_rows} whose Gram matrix fits in memory: "
-            "fitting with LIBLINEAR, one class after another",
-            stacklevel=4,
+            "fitting with LIBLINEAR, one class after another"
         )
     elif solver == "auto":
-        warnings.warn("the plain hinge is fitted with LIBLINEAR, one class after another", stacklevel=4)
+        warn_caller("the plain hinge is fitted with LIBLINEAR, one class after another")
     return LiblinearEngine(problem, loss)
 
 

@@ -11,7 +11,6 @@ each fit proves that it found the optimum.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
@@ -34,6 +33,7 @@ from vggfeat.classifiers.objective import SILENT
 from vggfeat.classifiers.sigmoids import probabilities
 from vggfeat.classifiers.targets import SPARSE, encode_labels, sample_weights, unit_costs
 from vggfeat.classifiers.validation import validated
+from vggfeat.system.callers import warn_caller
 from vggfeat.system.numbers import number_of
 
 
@@ -328,12 +328,11 @@ class SVMPath:
         """Issues a ConvergenceWarning if a gap is above the engine's limit."""
         open_ = gap > self.engine.open_above
         if open_.any():
-            warnings.warn(
+            warn_caller(
                 f"{np.count_nonzero(open_)} of {number_of(len(gap), 'fit')} stopped short of the optimum: the largest "
                 f"relative duality gap is {np.nanmax(gap):.1e}, tol is {self.estimator.tol:.0e}; "
                 "scale the features or lower C",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _grid(self, Cs: Iterable[float | ArrayLike]) -> list[NDArray[np.float64]]:

@@ -32,7 +32,7 @@ _IN_COMMANDS = ("naming", "made_by")
 """Entries of a record that the commands show better."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """One-vs-rest linear classifiers on descriptors."""
 

@@ -63,6 +63,9 @@ def similar(
         note_unread_pipe()
     if not options["report"]:
         refuse(ctx, ["data"], "--report")
+        options["data"] = None  # VGGFEAT_DATA's
+    for name in OF_PAIRS if paths or list_file else OF_PICTURES:  # their defaults
+        options.pop(name, None)
     images = images_from(paths, list_file, nul, None) if paths or list_file else None
     with progress.Ticker("similar", quiet, unit="compared") as tick:
         result = run(features, images, progress=tick, **options)

@@ -112,6 +112,7 @@ def svm(
         number = None  # a recipe's, for its other runs
     if folder is None:
         refuse(ctx, ["data"], "--report")
+        options["data"] = None  # VGGFEAT_DATA's
     from vggfeat.store import check_readable
     from vggfeat.store.finding import find_descriptors
 

@@ -30,7 +30,7 @@ NAMES = tuple(_READERS)
 
 @with_checked_flags
 def load_dataset(
-    name: str, data_root: str | Path, *, parts: Sequence[str] | None = None, boxes: bool = False
+    name: str, data_root: str | Path, *, parts: str | Sequence[str] | None = None, boxes: bool = False
 ) -> Dataset:
     """Reads a data set from disk: its samples with labels, boxes and subsets, and its classes.
 
@@ -38,7 +38,7 @@ def load_dataset(
         name: "caltech101", "caltech256", "voc2007", "voc2012", "voc2012-action", "ilsvrc2012" or "folder".
         data_root: the folder that holds `caltech101/`, `VOCdevkit/` and so on; for "folder" the `<class>/*.jpg`
             tree itself, or a CSV of path,label.
-        parts: those of ilsvrc2012 to list, among "train", "val" and "test"; by default "train" and "val".
+        parts: those of ilsvrc2012 to list, one or several of "train", "val" and "test"; by default "train" and "val".
         boxes: read the bounding boxes of ilsvrc2012 too.
 
     Raises UsageError for an unknown name and for parts or boxes of another data set, DatasetError if the data are
@@ -46,6 +46,7 @@ def load_dataset(
     """
     if name not in _READERS:
         raise unknown_name("data set", name, NAMES)
+    parts = (parts,) if isinstance(parts, str) else parts
     options = ({} if parts is None else {"parts": tuple(parts)}) | ({"boxes": True} if boxes else {})
     if options and name != "ilsvrc2012":
         raise UsageError(f"`{next(iter(options))}` goes with ilsvrc2012, not with {name}")

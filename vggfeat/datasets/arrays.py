@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,18 @@ def not_a_picture(source: object) -> ImageError:
     """The error for what is neither an array nor a Pillow image, such as a tensor."""
     advice = "or a path"
     if hasattr(source, "permute"):
-        first = getattr(source, "ndim", 3) == 3
+        first = _channels_first(getattr(source, "shape", (3, 0, 0)))
         advice = f"tensor.{'permute(1, 2, 0).' if first else ''}numpy() makes one"
     elif isinstance(source, tuple | list):
         advice = "or a path, such as its first item if that is the image and the others are labels"
     return ImageError(
         f"{type(source).__name__} is not an image: give a Pillow image or an array, {advice}; {TAKEN}; {SCALING}"
     )
+
+
+def _channels_first(shape: Sequence[int]) -> bool:
+    """Whether a tensor of three axes has its channels before its rows, as most have; (H, W, 3) has them last."""
+    return len(shape) == 3 and not (shape[2] in FROM_FILES and shape[0] not in FROM_FILES)
 
 
 def _is_picture(array: NDArray[Any]) -> bool:

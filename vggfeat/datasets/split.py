@@ -17,6 +17,7 @@ from vggfeat.errors import DatasetError, UsageError, unknown_name
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes
+from vggfeat.system.values import real, whole
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class TrainingSet:
     """Whether the validation part was drawn from the training images."""
     origin: Origin | None = field(default=None, compare=False)
     """None for samples that a program made."""
+
+    def __repr__(self) -> str:
+        parts = f"{number_of(len(self.train), 'image')} to train on, {len(self.val)} to validate with"
+        return f"<TrainingSet {self.name}: {parts}, {number_of(len(self.class_names), 'class')}>"
 
 
 def data_digest(dataset: TrainingSet) -> str:
@@ -57,10 +62,12 @@ def load_training_set(
         seed: draws these images.
         boxes: for localisation; images without a bounding box are left out.
 
-    Raises DatasetError for data that are missing or too few, UsageError for a multi-label data set and for
-    localisation on one without boxes.
+    Raises DatasetError for data that are missing or too few, UsageError for a multi-label data set, for localisation
+    on one without boxes, and for a fraction that is not between 0 and 1.
     """
-    root = Path(data)
+    root, seed = Path(data), whole("seed", seed, 0)
+    if not 0 < real("fraction", fraction) < 1:
+        raise UsageError(f"the fraction {fraction!r} to hold out is not between 0 and 1")
     dataset = _located(name, data) if boxes else load_dataset(name, data)
     if any(not isinstance(sample.labels, int) for sample in dataset.samples):
         raise UsageError(f"{name} has several labels an image; training takes data sets with one class an image")

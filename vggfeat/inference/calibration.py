@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from vggfeat.datasets import Sample, images
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, StoreError, UsageError
-from vggfeat.inference.examples import GOES_WITH_INT8, CalibrationLike, listed_examples
+from vggfeat.inference.examples import GOES_WITH_INT8, CalibrationLike, calibration_name, listed_examples
 from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling
@@ -68,7 +69,7 @@ def calibrate(
     if resumed is not None and resumed.is_file() and _taken_from(resumed, waiting, head):
         _check_same_source(resumed, source)
         return
-    if source is not None and is_hdf5(source):
+    if isinstance(source, str | os.PathLike) and is_hdf5(source):
         if not _taken_from(Path(source), waiting, head):
             raise UsageError(f"{source} has no ranges of these nets: give descriptors of theirs in int8, or a list")
         return
@@ -90,9 +91,10 @@ def _check_same_source(resumed: Path, source: CalibrationLike) -> None:
         return
     with reading(resumed) as file:
         recorded = Naming.of(dict(file.attrs)).calibration
-    if not recorded or not same_file(recorded, Path(source)):
+    name = calibration_name(source)
+    if not recorded or not (recorded == name or same_file(recorded, name)):
         raise UsageError(
-            f"{resumed} was calibrated on {recorded or 'its own images'}, not on {source}: leave out `calibration`, "
+            f"{resumed} was calibrated on {recorded or 'its own images'}, not on {name}: leave out `calibration`, "
             "`overwrite` replaces the file, `output` names another"
         )
 

@@ -25,7 +25,7 @@ VALIDATION_STEP = 10
 """Every tenth image, evenly over the list, chooses the threshold and is left out of the errors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """What was found for one image: (k,) classes and (k, 4) boxes in pixels."""
 

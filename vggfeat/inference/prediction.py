@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import UsageError
 from vggfeat.results import short_repr
+from vggfeat.system.values import whole
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)  # arrays have no single answer to ==
 class Prediction:
     """The scores of one image, or the reason why it has none."""
 
@@ -31,7 +32,7 @@ class Prediction:
 
         Empty for an image without scores. Raises UsageError for a count below 0.
         """
-        if count is not None and count < 0:
+        if count is not None and whole("count", count) < 0:
             raise UsageError(f"`count` {count} is not 0 or more")
         if self.scores is None:
             return []

@@ -12,14 +12,15 @@ from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import STRIDE
 from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
-from vggfeat.nets.sources import check_weights, named_net, paired
+from vggfeat.nets.sources import check_weights, named_net, not_a_net, paired
 from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.system.bars import Fetching, Progress
-from vggfeat.system.flags import check_flags
+from vggfeat.system.flags import checked_flags
 from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import one_of, real, whole
 
 if TYPE_CHECKING:
     from vggfeat.nets.networks import VGG
@@ -120,23 +121,25 @@ class DescriptorSettings:
     normalise: Normalisation = "l2"
 
     def __post_init__(self) -> None:
-        check_flags(flip=self.flip, exif=self.exif, pre_relu=self.pre_relu)
+        plain: dict[str, Any] = {**checked_flags(flip=self.flip, exif=self.exif, pre_relu=self.pre_relu)}
         if self.view == "center":
             check_scales(self.scales, what="the central crop")
         elif self.has_head:
             check_scales(self.scales)
         else:
             check_scales(self.scales, STRIDE, "layers up to pool5")
-        for kind, value, valid in (
-            ("aggregation", self.aggregate, AGGREGATES),
-            ("region", self.region, REGIONS),
-            ("pooling", self.pool, POOLINGS),
-            ("view", self.view, DESCRIPTOR_VIEWS),
-            ("normalisation", self.normalise, NORMALISATIONS),
-            *(("layer", without_pooling(layer), LAYERS) for layer in self.layers),
-        ):
-            if value not in valid:
-                raise unknown_name(kind, value, valid)
+        names: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+            ("aggregate", "aggregation", AGGREGATES),
+            ("region", "region", REGIONS),
+            ("pool", "pooling", POOLINGS),
+            ("view", "view", DESCRIPTOR_VIEWS),
+            ("normalise", "normalisation", NORMALISATIONS),
+        )
+        plain |= {name: one_of(kind, getattr(self, name), valid) for name, kind, valid in names}
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        for layer in self.layers:
+            one_of("layer", without_pooling(layer), LAYERS)
         if not self.layers:
             raise UsageError("no layer: name at least one, such as fc7")
         if len(set(self.layers)) < len(self.layers):
@@ -206,12 +209,22 @@ class NetChoice:
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None
     """What the weights expect of an image, one for all nets or one each; None: what the weights say."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole("seed", self.seed))
+        if self.width is not None:
+            object.__setattr__(self, "width", real("width", self.width))
+
     def check_names(self, layers: Sequence[str] = ()) -> None:
         """Raises UsageError for a name that is not in Table 1, and for layers that a named net does not have.
 
         So too for what is about nets that are still to be loaded, beside one that is. Reads and fetches nothing, and
         imports no torch.
         """
+        if not self._nets:
+            raise UsageError("no net: name at least one, such as D")
+        for one in self._nets:
+            if not isinstance(one, str | os.PathLike | None) and not hasattr(one, "preprocessing"):
+                raise not_a_net(one)
         if self.net is not None and self.only_loaded_nets:
             self._check_left_out()
         for name in self._nets:
@@ -230,9 +243,10 @@ class NetChoice:
     def _check_left_out(self) -> None:
         """Raises UsageError for what would change nothing: a loaded net keeps its own weights and number format."""
         usual = NetChoice()
-        own = all(net.precision == self.precision for net in self._nets)
         for name in ("weights", "width", "seed", "precision", "preprocessing"):
-            if getattr(self, name) not in (None, getattr(usual, name)) and not (name == "precision" and own):
+            given = getattr(self, name)
+            own = name in ("precision", "width") and all(getattr(net, name) == given for net in self._nets)
+            if given not in (None, getattr(usual, name)) and not own:
                 raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net")
 
     @property
@@ -287,6 +301,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UsageError("`resume` and `overwrite`: choose one")
+        for name in ("workers", "max_read_failures"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"`workers` {self.workers} is not 1 or more")
         if self.max_read_failures < 0:

@@ -17,14 +17,21 @@ from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.calibration import calibrate
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.image_lists import samples_of
-from vggfeat.inference.settings import DescriptorSettings, DescriptorView, Normalisation, Pooling, PreprocessingLike
+from vggfeat.inference.settings import (
+    DescriptorSettings,
+    DescriptorView,
+    NetChoice,
+    Normalisation,
+    Pooling,
+    PreprocessingLike,
+    RunOptions,
+)
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Bar, on_screen
 from vggfeat.system.files import is_file
-from vggfeat.system.launch import default_workers
 
 
 class VGGFeatures(TransformerMixin, BaseEstimator):
@@ -168,7 +175,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         )
 
     def _extractor(self) -> Extractor:
-        return Extractor([self._loaded()], self._settings(), workers=self.workers or default_workers())
+        return Extractor([self._loaded()], self._settings(), workers=RunOptions(self.workers).threads)
 
     def _calibrate(self, net: VGG, samples: Sequence[Sample]) -> None:
         settings = self._settings()
@@ -193,10 +200,11 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
 
     def _loaded(self) -> VGG:
         """The net, loaded once for its parameters."""
-        if isinstance(self.net, VGG):
-            return self.net
         names = ("preprocessing", "width", "seed", "device", "precision", "offline")
         options = {name: getattr(self, name) for name in names}
+        if isinstance(self.net, VGG):
+            NetChoice(self.net, self.weights, **options).check_names()
+            return self.net
         key = (self.net, self.weights, *options.values())
         if getattr(self, "_key", None) != key:
             self._net, self._key = load_net(self.net, self.weights, **options, progress=self.progress), key

@@ -20,6 +20,8 @@ SUFFIXES = (".pt", ".pth", ".safetensors", ".h5", ".keras", ".caffemodel", ".onn
 
 def named_net(name: str | os.PathLike[str]) -> NetSpec:
     """The net of that name, where a file may be given as `weights`. Raises UsageError, which says so of a file."""
+    if not isinstance(name, str | os.PathLike):
+        raise not_a_net(name)
     name = os.fspath(name)
     try:
         return net_spec(name)
@@ -27,6 +29,13 @@ def named_net(name: str | os.PathLike[str]) -> NetSpec:
         if Path(name).suffix.lower() not in SUFFIXES and not is_file(name):
             raise
     raise UsageError(f"no net {name!r}; a file is given as `weights={name!r}`")
+
+
+def not_a_net(given: object) -> UsageError:
+    """The error for what is no net, such as a model of torchvision's."""
+    kind = type(given)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return UsageError(f"{name} is not a net: give a name of Table 1, such as D, or what load_net gave")
 
 
 def existing(weights: str | os.PathLike[str], names: Sequence[str] = WEIGHTS_NAMES) -> Path:

@@ -28,6 +28,7 @@ from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.hashes import digests_ahead
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import real, whole
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def load_net(
     device: str | torch.device | None = None,
     precision: str = "auto",
     preprocessing: str | os.PathLike[str] | Preprocessing | None = None,
-    layers: Sequence[str] = (),
+    layers: str | Sequence[str] = (),
     seed: int = 0,
     offline: bool | None = None,
     progress: Fetching | bool | None = True,
@@ -66,8 +67,8 @@ def load_net(
             "torchvision-features", "vgg-face", "vgg-face-rgb", "places205", a TOML file with the fields of
             `vggfeat.nets.preprocessing.Preprocessing`, or one such object. None is what the file, its values or its
             layout say.
-        layers: names of the layers that will be asked for, such as "conv5_3" or "fc7"; wrong ones are refused before
-            anything is fetched or read.
+        layers: one or several names of layers that will be asked for, such as "conv5_3" or "fc7"; wrong ones are
+            refused before anything is fetched or read.
         seed: of random weights.
         offline: forbids fetching; None asks VGGFEAT_OFFLINE.
         progress: while weights are fetched: True, a bar on terminals and in notebooks; False, none; or a function,
@@ -83,8 +84,12 @@ def load_net(
         DownloadError: published weights that are not in the cache and cannot be fetched.
     """
     if net is not None:
-        net = os.fspath(net)
         named_net(net)
+        net = os.fspath(net)
+    layers = (layers,) if isinstance(layers, str) else layers
+    seed = whole("seed", seed)
+    width = None if width is None else real("width", width)
+    num_classes = None if num_classes is None else whole("num_classes", num_classes)
     place = resolve_device(device)
     number_format = resolve_precision(precision, place)
     chosen = None if preprocessing is None else preprocessing_of(preprocessing)

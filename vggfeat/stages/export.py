@@ -95,8 +95,33 @@ def export(
         for path in (target, *([] if names is None else [names])):
             if path.exists() and not overwrite:
                 raise StoreError(f"{path} exists: `overwrite` replaces it, `output` names another file")
-        _WRITERS[target.suffix](made, target, callback(progress))
+        try:
+            _WRITERS[target.suffix](made, target, _apart(callback(progress)))
+        except _ProgressError as error:
+            raise error.cause from None
     return Exported(target, names, len(made), len(made) - len(made.done))
+
+
+class _ProgressError(Exception):
+    """An OSError of the caller's own function, apart from those of the files."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _apart(progress: Progress | None) -> Progress | None:
+    """The caller's function, whose OSErrors would be taken for those of writing."""
+    if progress is None:
+        return None
+
+    def tick(done: int, total: int, failed: int) -> None:
+        try:
+            progress(done, total, failed)
+        except OSError as error:
+            raise _ProgressError(error) from error
+
+    return tick
 
 
 def _write_npy(made: Descriptors, target: Path, progress: Progress | None) -> None:

@@ -13,7 +13,7 @@ from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
-from vggfeat.inference.examples import GOES_WITH_INT8, listed_examples
+from vggfeat.inference.examples import GOES_WITH_INT8, CalibrationLike, calibration_name, listed_examples
 from vggfeat.inference.settings import (
     DescriptorSettings,
     DescriptorView,
@@ -71,7 +71,7 @@ def extract(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
-    calibration: str | os.PathLike[str] | None = None,
+    calibration: CalibrationLike = None,
     preprocessing: PreprocessingLike | Sequence[PreprocessingLike] = None,
     workers: int | None = None,
     offline: bool | None = None,
@@ -111,8 +111,9 @@ def extract(
         max_megapixels: images of more million pixels fail.
         width, seed: of nets with random weights.
         device, precision, offline: as `load_net` takes them.
-        calibration: with precision "int8", a list of images whose maps set the steps of 8 bits, or a descriptor file
-            whose steps count; by default 32 of the images themselves, evenly spaced (of the whole list for a shard).
+        calibration: with precision "int8", the images whose maps set the steps of 8 bits: their paths, or a file that
+            lists them; or a descriptor file whose steps count. By default 32 of the images themselves, evenly spaced
+            (of the whole list for a shard).
         preprocessing: what the weights expect of an image, as `load_net` takes it; one for all nets, or one a net.
         workers: threads that decode ahead of the net; as many as there are cores by default.
         progress: True, a bar on terminals and in notebooks; False, none; or a function, called with (rows done, rows,
@@ -131,7 +132,7 @@ def extract(
     dataset = as_dataset(images, labelled=True)
     if not dataset.samples:
         raise UsageError("no images to extract from")
-    part = Shard.parse(shard) if isinstance(shard, str) else shard
+    part = shard if isinstance(shard, Shard | None) else Shard.parse(shard)
     whole = dataset.samples
     portion: Portion | None = None
     if part is not None:
@@ -157,7 +158,7 @@ def extract(
     from vggfeat.inference.extractor import Extractor
 
     nets = choice.load(layers)
-    naming = Naming(dataset.origin, weights_files(weights, len(nets)), "" if calibration is None else str(calibration))
+    naming = Naming(dataset.origin, weights_files(weights, len(nets)), calibration_name(calibration))
     path = _part_of(default_output(dataset.name, nets, settings) if output is None else output, part)
     calibrate(
         nets,

@@ -14,13 +14,12 @@ from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.prediction import Prediction, is_net
-from vggfeat.inference.settings import PreprocessingLike, RecordedWeights, in_place_of_recorded
+from vggfeat.inference.settings import PreprocessingLike, RecordedWeights, RunOptions, in_place_of_recorded
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
-from vggfeat.system.bars import Bar, Progress, callback, on_screen
+from vggfeat.system.bars import Bar, Progress, callback, checked_progress, on_screen
 from vggfeat.system.files import folder_error, is_file
 from vggfeat.system.flags import with_checked_flags
-from vggfeat.system.launch import default_workers
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
     from vggfeat.inference.net_predictor import NetPredictor
@@ -177,6 +176,7 @@ def predict(
 
     Raises ModelError for the model, UsageError for options that do not fit it, WeightsError for its nets.
     """
+    progress = checked_progress(progress)
     if not isinstance(model, str | os.PathLike):
         raise UsageError(f"{type(model).__name__} is not a model: give the file of a trained net or of a fitted model")
     images = as_dataset(images)
@@ -188,7 +188,7 @@ def predict(
         "max_megapixels": max_megapixels,
         "device": device,
         "precision": precision,
-        "workers": workers or default_workers(),
+        "workers": RunOptions(workers).threads,
     }
     others = in_place_of_recorded(weights)
     predictor: Predictor | NetPredictor

@@ -17,7 +17,7 @@ from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
-from vggfeat.inference.settings import RecordedWeights, in_place_of_recorded
+from vggfeat.inference.settings import RecordedWeights, RunOptions, in_place_of_recorded
 from vggfeat.page import parts, similarity
 from vggfeat.page.commands import data_root, keeping_command, note_on, similar_command, with_data, with_report
 from vggfeat.page.html import Part, check_page
@@ -28,8 +28,8 @@ from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.store.reader import warn_of_part
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.flags import with_checked_flags
-from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import real, whole
 
 Match = tuple[str, float]
 """(id, cosine)."""
@@ -90,9 +90,9 @@ def similar(
     features: File,
     images: Images | None = None,
     *,
-    count: int = 10,
-    at_least: float = 0.98,
-    most: int = 10_000,
+    count: int | None = None,
+    at_least: float | None = None,
+    most: int | None = None,
     report: str | Path | None = None,
     data: str | Path | None = None,
     exif: bool | None = None,
@@ -114,9 +114,9 @@ def similar(
         features: a file of descriptors: its path, or what `read_descriptors` gave.
         images: the pictures: paths of images, folders and tar files, or a Dataset. None compares all images of the file
             with one another.
-        count: neighbours of each picture.
-        at_least: the smallest cosine of near-duplicates.
-        most: pairs of near-duplicates that are kept, the most similar ones.
+        count: neighbours of each picture; 10 by default.
+        at_least: the smallest cosine of near-duplicates; 0.98 by default.
+        most: pairs of near-duplicates that are kept, the most similar ones; 10,000 by default.
         report: folder for a page that shows the pictures.
         data: the data root, where the page looks for the file's images; by default where the file says that they were,
             else "data".
@@ -140,9 +140,17 @@ def similar(
     warn_of_part(held)
     if not len(held.done):
         raise StoreError(f"{held.path} holds no descriptor yet")
-    if count < 1 or most < 1:
-        raise UsageError("`count` and `most` start at 1")
+    numbers = _Numbers.of(count, at_least, most)
+    of_pictures = {"count": count, "weights": weights or None, "seed": seed, "device": device, "precision": precision}
+    of_pictures |= {"workers": workers, "exif": exif}
+    if images is None:
+        _check_left_out(of_pictures, "pictures: name some")
+    else:
+        _check_left_out({"at_least": at_least, "most": most}, "a file alone: leave the pictures out")
+    if report is None:
+        _check_left_out({"data": data}, "`report`")
     check_page(report)
+    threads = RunOptions(workers).threads
     queries = None if images is None else as_dataset(images)
     options = {
         "exif": exif,
@@ -151,16 +159,18 @@ def similar(
         "seed": seed,
         "device": device,
         "precision": precision,
-        "workers": workers or default_workers(),
+        "workers": threads,
         "offline": offline,
     }
     tick = callback(progress) or (lambda done, total, failed: None)
     if queries is None:
-        found, chosen = _within(held, at_least, most, tick), {"at-least": at_least, "most": most}
-        measure = f"cosine of at least {at_least:g}; at most {number_of(most, 'pair')}"
+        least, pairs = numbers.at_least, numbers.most
+        found, chosen = _within(held, least, pairs, tick), {"at-least": least, "most": pairs}
+        measure = f"cosine of at least {least:g}; at most {number_of(pairs, 'pair')}"
     else:
-        found, chosen = _neighbours(held, queries, count, tick, options), {"count": count, **_in_flags(options)}
-        measure = f"cosine; the {number_of(count, 'nearest image')} of each picture"
+        chosen = {"count": numbers.count, **_in_flags(options)}
+        found = _neighbours(held, queries, numbers.count, tick, options)
+        measure = f"cosine; the {number_of(numbers.count, 'nearest image')} of each picture"
     if report is None:
         return found
     asked = None if queries is None else Pictures(queries.samples, exif=queries.exif)
@@ -168,6 +178,34 @@ def similar(
     lines = [keeping_command(held, data), with_data(with_report(command, report), data)]
     made = _made(held, measure, lines, [note_on(held), note])
     return replace(found, report=similarity.write_page(report, found.as_json(), asked, _pictures(held, data), made))
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """How much is found, where nothing is given."""
+
+    count: int = 10
+    at_least: float = 0.98
+    most: int = 10_000
+
+    @staticmethod
+    def of(count: int | None, at_least: float | None, most: int | None) -> _Numbers:
+        usual = _Numbers()
+        numbers = _Numbers(
+            usual.count if count is None else whole("count", count),
+            usual.at_least if at_least is None else real("at_least", at_least),
+            usual.most if most is None else whole("most", most),
+        )
+        if numbers.count < 1 or numbers.most < 1:
+            raise UsageError("`count` and `most` start at 1")
+        return numbers
+
+
+def _check_left_out(options: Mapping[str, Any], what: str) -> None:
+    """Raises UsageError for an option that is given where it would change nothing, saying with what it goes."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"`{name}` goes with {what}")
 
 
 def _in_flags(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import logging
 import os
 import platform
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -69,6 +68,7 @@ from vggfeat.store import Descriptors, File, files_in, place_of
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Progress, counted, with_bar
+from vggfeat.system.callers import warn_caller
 from vggfeat.system.files import check_apart, check_replaceable
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
@@ -135,6 +135,8 @@ def svm(
     start = time.perf_counter()
     if not isinstance(rounds, Rounds | None):
         raise UsageError(f"{type(rounds).__name__} is not Rounds: give vggfeat.Rounds(folds=3), say")
+    if data is not None and report is None:
+        raise UsageError("`data` goes with `report`")
     opened = _files(files)
     layers = ((layer,) if isinstance(layer, str) else layer) or _chosen_layers(opened)
     paths = [place_of(one) for one in opened]
@@ -174,7 +176,7 @@ def svm(
     if by_layer:
         result = replace(result, by_layer=tuple(scores_by_layer(features, chosen, settings, step)))
     if result.copies:
-        warnings.warn(copies_warning(result.copies), stacklevel=3)  # the caller, beyond the bar
+        warn_caller(copies_warning(result.copies))
     command = _command(features, settings, rounds or Rounds(), splits, by_layer)
     if archive is not None:
         assert protocol.archive is not None  # _server_split has refused the others

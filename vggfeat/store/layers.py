@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vggfeat.errors import StoreError
+from vggfeat.errors import StoreError, UsageError
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.pooling import Array, aggregated_dim, stack_unit
 from vggfeat.system.numbers import number_of
@@ -51,13 +51,25 @@ def stored_layers(attributes: Mapping[str, Any]) -> tuple[StoredLayer, ...]:
     return tuple(found)
 
 
-def chosen_layers(path: object, there: Sequence[StoredLayer], names: Sequence[str]) -> tuple[StoredLayer, ...]:
-    """The layers of these names, in this order. Raises StoreError for one that the file does not have."""
+def chosen_layers(
+    path: object, there: Sequence[StoredLayer], names: Sequence[str], *, narrowed: bool = False
+) -> tuple[StoredLayer, ...]:
+    """The layers of these names, in this order. Raises StoreError for one that is not there, UsageError for a second.
+
+    `narrowed`: the file may have others, which an earlier choice left out.
+    """
     by_name = {layer.name: layer for layer in there}
     for name in names:
+        if name not in by_name and narrowed:
+            kept = ", ".join(by_name)
+            raise StoreError(
+                f"{path} was opened and narrowed to {kept}: choose {name} from the whole file, by its path"
+            )
         if name not in by_name:
             raise StoreError(f"{path} has no layer {name}; it has {', '.join(by_name)}")
-    return tuple(by_name[name] for name in dict.fromkeys(names))
+    if len(set(names)) < len(names):
+        raise UsageError(f"layers {', '.join(names)}: one is named twice")
+    return tuple(by_name[name] for name in names)
 
 
 def joined(parts: Sequence[Array], *, raw: bool) -> Array:

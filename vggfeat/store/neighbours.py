@@ -25,7 +25,7 @@ ROUNDING = 1e-6
 """What float32 may take from a cosine: equal descriptors are similar to 1 within this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Neighbours:
     """The most similar rows of a file to each of n queries, best first; equal ones in the file's order."""
 
@@ -35,7 +35,7 @@ class Neighbours:
     """(n, k)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs of rows, most similar first, then in the file's order."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
 from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import Aggregate, as_scales, check_aggregate, check_distinct_scales, combine
-from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading
+from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading, reading_rows
 from vggfeat.store.shards import Portion
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import whole
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ Rows = NDArray[np.integer[Any]] | NDArray[np.bool_] | Sequence[int] | None
 """Row numbers from 0, in any order, or a mask (N,) of all rows; None for all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Descriptors:
     """A descriptor file's contents; the descriptors are read on demand."""
 
@@ -49,9 +50,16 @@ class Descriptors:
     """The `layer` of the whole file where `choose` took only some of its layers; else empty."""
     identity: tuple[int, int, int] = (0, 0, 0)
     """Device and number of the file that was opened, and when it was last written: numbers are given anew."""
+    absolute: Path = Path()
+    """Where the file lies, whatever the working directory is later."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def place(self) -> Path:
+        """The path as it was given, while that leads to the file; else the absolute one."""
+        return self.path if self.path.absolute() == self.absolute else self.absolute
 
     def __repr__(self) -> str:
         return f"<Descriptors {self.path}: {len(self)} x {self.dim}, {self.attributes['dataset']}, net {self.nets}>"
@@ -99,12 +107,12 @@ class Descriptors:
     def choose(self, layers: str | Sequence[str]) -> Descriptors:
         """The same file, of which these layers alone are read, in this order.
 
-        Raises StoreError for one that it lacks, UsageError without any.
+        Raises StoreError for one that it lacks, UsageError without any and for one that is named twice.
         """
         names = [layers] if isinstance(layers, str) else layers
         if not len(names):
             raise UsageError(f"no layer is named; {self.path} has {', '.join(layer.name for layer in self.layers)}")
-        chosen = chosen_layers(self.path, self.layers, names)
+        chosen = chosen_layers(self.path, self.layers, names, narrowed=bool(self.stored))
         name = LAYER_SEPARATOR.join(layer.name for layer in chosen)
         changed = {
             "layer": name,
@@ -131,6 +139,7 @@ class Descriptors:
 
     def blocks(self, size: int = 256, start: int = 0) -> Iterator[NDArray[np.float32]]:
         """The descriptors from row `start` on as (at most `size`, D) float32, for large files; see `read`."""
+        size, start = whole("size", size, 1), whole("start", start, 0)
         with self._reading() as file:
             for first in range(start, len(self), size):
                 some = np.arange(first, min(first + size, len(self)))
@@ -192,11 +201,11 @@ class Descriptors:
     @contextlib.contextmanager
     def _reading(self) -> Iterator[h5py.File]:
         """The file, which must still be the one that was opened: other images would get these ids and labels."""
-        with reading(self.path) as file:
-            if _identity(self.path) != self.identity:
-                whole = read_descriptors(self.path)
-                same = whole.attributes["fingerprint"] == self.attributes["fingerprint"] and whole.ids == self.ids
-                if not (same and whole.class_names == self.class_names and _equal(whole.labels, self.labels)):
+        with reading_rows(self.place) as file:
+            if _identity(self.place) != self.identity:
+                now = read_descriptors(self.place)
+                same = now.attributes["fingerprint"] == self.attributes["fingerprint"] and now.ids == self.ids
+                if not (same and now.class_names == self.class_names and _equal(now.labels, self.labels)):
                     raise StoreError(f"{self.path} has been replaced since it was opened: open it again")
             yield file
 
@@ -291,11 +300,21 @@ def read_descriptors(path: str | os.PathLike[str]) -> Descriptors:
             attributes,
             stored_layers(attributes),
             identity=_identity(path),
+            absolute=path.absolute(),
         )
 
 
 File = str | os.PathLike[str] | Descriptors
 """A descriptor file by its path, or opened."""
+
+
+def as_file(given: object) -> File:
+    """What names a descriptor file or is one. Raises UsageError for anything else."""
+    if isinstance(given, str | os.PathLike | Descriptors):
+        return given
+    raise UsageError(
+        f"{type(given).__name__} is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
+    )
 
 
 def as_descriptors(given: File) -> Descriptors:
@@ -304,13 +323,9 @@ def as_descriptors(given: File) -> Descriptors:
     Raises UsageError for anything else than a file, and what `read_descriptors` raises.
     """
     if isinstance(given, Descriptors):
-        now = read_descriptors(given.path)
+        now = read_descriptors(given.place)
         return now if now.layers == given.layers else now.choose([layer.name for layer in given.layers])
-    if isinstance(given, str | os.PathLike):
-        return read_descriptors(given)
-    raise UsageError(
-        f"{type(given).__name__} is not a descriptor file: give its path, or what vggfeat.read_descriptors gave"
-    )
+    return read_descriptors(as_file(given))  # type: ignore[arg-type]
 
 
 def warn_of_part(made: Descriptors) -> None:
@@ -320,13 +335,14 @@ def warn_of_part(made: Descriptors) -> None:
 
 
 def files_in(given: File | Sequence[File]) -> list[File]:
-    """One file or several, as a list."""
-    return [given] if isinstance(given, str | os.PathLike | Descriptors) else list(given)
+    """One file or several, as a list. Raises UsageError for what is neither."""
+    several = isinstance(given, Iterable) and not isinstance(given, str | Descriptors)
+    return list(given) if several else [as_file(given)]  # type: ignore[arg-type]
 
 
 def place_of(file: File) -> Path:
     """Where a file lies."""
-    return file.path if isinstance(file, Descriptors) else Path(file)
+    return file.place if isinstance(file, Descriptors) else Path(file)
 
 
 def _labels(file: h5py.File) -> NDArray[Any] | None:

@@ -164,6 +164,19 @@ def reading(path: Path) -> Iterator[h5py.File]:
         file.close()
 
 
+@contextmanager
+def reading_rows(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading descriptors: their claimed sizes are checked, so a lack of memory is no damage."""
+    with reading(path) as file:
+        try:
+            yield file
+        except MemoryError as error:
+            why = f" ({error})" if str(error) else ""
+            raise StoreError(
+                f"{path}: too large to read at once{why}: take fewer rows at a time, as Descriptors.blocks does"
+            ) from error
+
+
 def check_readable(path: str | Path) -> None:
     """Raises StoreError for a file that is missing or is not a descriptor file."""
     with reading(Path(path)):

@@ -30,9 +30,9 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     @staticmethod
-    def parse(text: str) -> Shard:
+    def parse(text: object) -> Shard:
         """`3/16`. Raises UsageError for anything else."""
-        match = re.fullmatch(r"(\d+)/([1-9]\d*)", text)
+        match = re.fullmatch(r"(\d+)/([1-9]\d*)", text) if isinstance(text, str) else None
         if match is None:
             raise UsageError(f"shard {text!r}: expected a number and how many there are, such as 3/16")
         return Shard(int(match[1]), int(match[2]))

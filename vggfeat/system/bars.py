@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
+from vggfeat.errors import UsageError
 from vggfeat.system.numbers import number_of
 
 P = ParamSpec("P")
@@ -123,6 +124,18 @@ class Bar:
         sys.stderr.flush()
 
 
+def checked_progress(progress: Progress | bool | None) -> Progress | bool | None:
+    """A function's `progress`, a flag as Python's own. Raises UsageError unless it is a flag or a function."""
+    if progress is None or callable(progress):
+        return progress
+    from vggfeat.system.flags import checked_flags  # and with it NumPy, which a command's help does without
+
+    try:
+        return checked_flags(progress=progress)["progress"]
+    except UsageError:
+        raise UsageError(f"progress {progress!r} is not True, False or a function") from None
+
+
 def callback(progress: Progress | bool | None) -> Progress | None:
     """A function's `progress` inside of it: the function to call, if any."""
     return progress if callable(progress) else None
@@ -165,6 +178,8 @@ def with_bar(what: str, unit: str = "image") -> Callable[[Callable[P, R]], Calla
 
         @functools.wraps(function)
         def shown(*args: P.args, **kwargs: P.kwargs) -> R:
+            if "progress" in kwargs:
+                kwargs["progress"] = checked_progress(kwargs["progress"])  # type: ignore[arg-type]
             if kwargs.get("progress", True) is not True or not on_screen():
                 return function(*args, **kwargs)
             with Bar(what, unit) as bar, Bar("fetch", "MB") as fetched:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from vggfeat.errors import UsageError, unknown_name
+from vggfeat.errors import UsageError
 from vggfeat.system.numbers import number_of
 from vggfeat.system.precisions import PRECISIONS, Precision
 from vggfeat.system.processor import has_arithmetic
+from vggfeat.system.values import one_of
 
 log = logging.getLogger(__name__)
 _OUT_OF_MEMORY = (
@@ -65,8 +66,7 @@ def resolve_precision(precision: str, device: torch.device, *, training: bool = 
         if training and device.type == "mps":
             return "fp32"
         return "bf16" if _native(device, "bf16") else "fp32"
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
+    precision = one_of("precision", precision, PRECISIONS)
     if precision == "tf32" and not (device.type == "cuda" and _capability(device) >= 8):
         raise UsageError(
             f"`precision=tf32` needs a CUDA device of capability 8 or later, not {device}: "

@@ -18,21 +18,25 @@ _FLAGS = ("bool", "bool | None")
 """Annotations of parameters that are flags."""
 
 
-def check_flags(**flags: Any) -> None:
-    """Raises UsageError for a value that is not True, False (or 1, 0) or None."""
+def checked_flags(**flags: Any) -> dict[str, bool | None]:
+    """The flags as plain True, False or None. Raises UsageError for a value that is not one of these, or 1 or 0."""
     for name, value in flags.items():
         if value is not None and not (isinstance(value, int | np.bool_) and value in (0, 1)):
             raise UsageError(f"`{name}` {value!r} is not True or False")
+    return {name: None if value is None else bool(value) for name, value in flags.items()}
 
 
 def with_checked_flags(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that refuses other values than True and False for its keywords annotated as flags."""
+    """A function that refuses other values than True and False for its keywords annotated as flags.
+
+    Inside of it they are Python's own: NumPy's would be no JSON.
+    """
     parameters = inspect.signature(function).parameters.items()
     flags = [name for name, parameter in parameters if parameter.annotation in _FLAGS]
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_flags(**{name: kwargs[name] for name in flags if name in kwargs})
+        kwargs.update(checked_flags(**{name: kwargs[name] for name in flags if name in kwargs}))
         return function(*args, **kwargs)
 
     return checked

@@ -22,6 +22,7 @@ from vggfeat.classifiers.protocols.splits import (
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.metrics import Definition
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import whole
 
 log = logging.getLogger(__name__)
 
@@ -92,11 +93,11 @@ class Rounds:
             value = getattr(self, name)
             if value is None and name != "seed":
                 continue
-            if not isinstance(value, numbers.Integral) or value < least:
-                raise UsageError(f"`{name}` {value!r} is not a whole number of {least} or more")
+            object.__setattr__(self, name, whole(name, value, least))
         share = self.test_fraction
         if share is not None and not (isinstance(share, numbers.Real) and 0 < share < 1):
             raise UsageError(f"`test_fraction` {share!r} is not between 0 and 1")
+        object.__setattr__(self, "test_fraction", None if share is None else float(share))
 
     @property
     def asks(self) -> bool:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.classifiers.choices import C_GRID
+from vggfeat.classifiers.choices import C_GRID, LOSSES, SOLVERS
 from vggfeat.errors import UsageError
 from vggfeat.metrics import Definition
+from vggfeat.system.values import one_of, real
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Settings:
     """GiB that the fits may take; None: whatever they take with all descriptors in memory."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "solver", one_of("solver", self.solver, SOLVERS))
+        object.__setattr__(self, "loss", one_of("loss", self.loss, LOSSES))
+        if self.max_memory is not None:
+            object.__setattr__(self, "max_memory", real("max_memory", self.max_memory))
+            if not real("max_memory", self.max_memory) > 0:
+                raise UsageError(f"`max_memory` {self.max_memory:g} is not above 0")
         if not self.Cs or not all(0 < C < float("inf") for C in self.Cs):
             raise UsageError(f"`C={','.join(f'{C:g}' for C in self.Cs)}`: every value must be above 0 and finite")
         if list(self.Cs) != sorted(set(self.Cs)):
