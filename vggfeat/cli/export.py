@@ -35,9 +35,9 @@ def export(
     order, with the columns id, label (if all images have one), subset, status. FILE.csv has these columns, then f0, f1
     and so on, for R and pandas. FILE.npz and FILE.mat hold descriptors, ids, labels, class_names, subset, status and
     errors as arrays; FILE.parquet has the columns id, label, subset, status, error, descriptor. A multi-label set has a
-    column label.<class> for each class, with 1, 0 (difficult) or -1. The labels of .npz are class numbers from 0, those of
-    .mat from 1, so that class_names{labels(i)} is a name in MATLAB. All rows of the descriptor file keep their place:
-    one that failed or is pending is NaN in arrays, empty in tables, and the exit code is 3.
+    column label.<class> for each class, with 1, 0 (difficult) or -1. The labels of .npz are class numbers from 0, those
+    of .mat from 1, so that class_names{labels(i)} is a name in MATLAB. All rows of the descriptor file keep their
+    place: one that failed or is pending is NaN in arrays, empty in tables, and the exit code is 3.
 
     \b
     Examples:
