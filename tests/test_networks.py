@@ -221,3 +221,37 @@ def test_torchs_default_dtype_changes_no_net(tmp_path):
         for net in found:
             for name, value in net.state_dict().items():
                 assert value.dtype == torch.float32 and torch.equal(value, expected.state_dict()[name])
+
+
+def test_a_saved_net_has_the_classes_of_a_last_layer_of_the_users_own(tmp_path):
+    net = glorot_(VGG("A", width=1 / 16, num_classes=3, class_names=("a", "b", "c"))).eval()
+    net.classifier[6] = nn.Linear(256, 7)
+    again = load_net(None, net.save(tmp_path / "a.pt"), device="cpu")
+    assert (again.num_classes, again.class_names) == (7, ())
+    assert torch.equal(again.classifier[6].weight, net.classifier[6].weight)
+
+
+def test_a_net_that_could_not_be_loaded_again_is_not_saved(tmp_path):
+    net = glorot_(VGG("A", width=1 / 16, num_classes=3))
+    net.classifier[6] = nn.Linear(128, 7)
+    with pytest.raises(UsageError) as caught:
+        net.save(tmp_path / "a.pt")
+    assert str(caught.value) == (
+        "the net is no longer A, width 1/16, random weights: classifier.6.weight has shape (7, 128), not (7, 256); "
+        "torch.save keeps the state dict of any net"
+    )
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_the_dense_form_names_a_layer_and_a_size_that_it_cannot_take():
+    net = VGG("A", width=1 / 16).eval()
+    with pytest.raises(UsageError) as caught:
+        net.dense(torch.zeros(1, 3, 224, 224), "pool5")
+    assert str(caught.value) == "no fully-connected layer 'pool5'; valid: fc6, fc7, scores"
+    for height, width in ((100, 100), (192, 300)):
+        with pytest.raises(ValueError) as small:
+            net.dense(torch.zeros(1, 3, height, width))
+        message = f"the dense form takes images of 224 pixels or more a side, not {height}x{width}"
+        assert str(small.value) == message
+    with torch.inference_mode():
+        assert net.dense(torch.zeros(1, 3, 193, 224)).shape == (1, 1, 1, 256)

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vggfeat.errors import UsageError, VggfeatError
+from vggfeat.errors import UsageError, VggfeatError, unknown_name
 from vggfeat.nets.catalog import (
     FC_CHANNELS,
     INPUT_SIDE,
     LRN,
     NUM_CLASSES,
     RANDOM,
+    STRIDE,
     NetSpec,
     Preprocessing,
     net_spec,
@@ -145,8 +146,13 @@ class VGG(nn.Module):
         """Fully-convolutional form (Sect. 3.2): (N, 3, H, W), H and W at least 224 -> map (N, h, w, D).
 
         "fc6" and "fc7" are after their ReLU; "scores" before the soft-max. Dropout is the module's own: call
-        `eval()` first.
+        `eval()` first. Raises UsageError for another layer, ValueError for images that are too small.
         """
+        _check_head_layer(layer)
+        self.need(layer)
+        if min(images.shape[-2:]) <= (POOLED_SIDE - 1) * STRIDE:  # its pooled map has no 7x7 window
+            height, width = images.shape[-2:]
+            raise ValueError(f"the dense form takes images of 224 pixels or more a side, not {height}x{width}")
         return self.dense_head(self.features(images), layer)
 
     def dense_head(self, pooled: Tensor, layer: Layer = "fc7") -> Tensor:
@@ -161,6 +167,7 @@ class VGG(nn.Module):
 
     def head(self, windows: Tensor, layer: Layer = "fc7") -> Tensor:
         """The fully-connected layers on unfolded windows: (M, C 7 7) -> (M, D)."""
+        _check_head_layer(layer)
         self.need(layer)
         out: Tensor = self.classifier[: HEAD_DEPTHS[layer]](windows)
         return out
@@ -189,15 +196,22 @@ class VGG(nn.Module):
         return not written and _samples(self) == samples
 
     def checkpoint(self) -> dict[str, Any]:
-        """The net as plain data and tensors, readable by torch.load(..., weights_only=True)."""
+        """The net as plain data and tensors, readable by torch.load(..., weights_only=True).
+
+        A last layer that was put in place of the former one counts with its own outputs, which have no names. Raises
+        UsageError where other layers have changed, which `load_net` could not read.
+        """
+        last = self.classifier[-1] if self.has_top else None
+        classes = last.out_features if isinstance(last, nn.Linear) else self.num_classes
+        _check_shapes(self, classes)
         return {
             "format": CHECKPOINT_FORMAT,
             "format_version": CHECKPOINT_VERSION,
             "net": self.net,
             "width": self.width,
-            "num_classes": self.num_classes,
+            "num_classes": classes,
             "preprocessing": dataclasses.asdict(self.preprocessing),
-            "class_names": list(self.class_names),
+            "class_names": list(self.class_names) if classes == self.num_classes else [],
             "training": self.training_record,
             # Plain contiguous tensors: the memory format belongs to the machine that runs them.
             "state_dict": {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()},
@@ -206,6 +220,25 @@ class VGG(nn.Module):
     def save(self, path: str | Path) -> Path:
         """Writes a vggfeat checkpoint, whole or not at all, and returns its path."""
         return write_checkpoint(path, self.checkpoint())
+
+
+def _check_head_layer(layer: str) -> None:
+    if layer not in HEAD_DEPTHS:
+        raise unknown_name("fully-connected layer", layer, HEAD_DEPTHS)
+
+
+def _check_shapes(net: VGG, classes: int) -> None:
+    """Raises UsageError unless a net's tensors are those of its name and width, with so many classes."""
+    with torch.device("meta"):
+        usual = VGG(net.net, width=net.width, num_classes=max(classes, 1), top=net.has_top).state_dict()
+    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    for name in (*usual, *own):
+        there = None if name not in usual else tuple(usual[name].shape)
+        if own.get(name) != there:
+            raise UsageError(
+                f"the net is no longer {net_words(net.net, net.weights_name, net.width)}: {name} has shape "
+                f"{own.get(name)}, not {there}; torch.save keeps the state dict of any net"
+            )
 
 
 SAMPLED = 1 << 12
