@@ -53,31 +53,18 @@ def test_freed_memory_is_a_surplus_until_it_is_released() -> None:
     assert released - before < LARGE // 10
 
 
-def test_what_a_program_frees_after_an_extraction_goes_back_to_the_system() -> None:
+@pytest.mark.parametrize(("ended", "kept"), [(1, True), (2, False)], ids=["one is running", "both have ended"])
+def test_what_a_program_frees_goes_back_to_the_system_when_the_last_extraction_has_ended(
+    ended: int, kept: bool
+) -> None:
     """Its own large arrays too: else the process would hold for ever the most that it ever had."""
     before, freed = run(
-        "memory.keep_freed_memory()",
-        "memory.keep_freed_memory()  # another extraction in the same process",
-        "memory.keep_no_longer()",
-        "memory.keep_no_longer()",
+        *["memory.keep_freed_memory()"] * 2,
+        *["memory.keep_no_longer()"] * ended,
         "print(surplus(memory._LIBRARY))",
         f"used = np.ones({LARGE}, dtype=np.uint8)",
         "on_top = np.ones(1000)",
         "del used",
         "print(surplus(memory._LIBRARY))",
     )
-    assert freed - before < LARGE // 10
-
-
-def test_memory_is_kept_until_the_last_of_several_extractions_ends() -> None:
-    before, freed = run(
-        "memory.keep_freed_memory()",
-        "memory.keep_freed_memory()",
-        "memory.keep_no_longer()",
-        "print(surplus(memory._LIBRARY))",
-        f"used = np.ones({LARGE}, dtype=np.uint8)",
-        "on_top = np.ones(1000)",
-        "del used",
-        "print(surplus(memory._LIBRARY))",
-    )
-    assert freed - before > LARGE // 2
+    assert (freed - before > LARGE // 2) == kept
