@@ -8,10 +8,8 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
-from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.datasets.sample import SUBSETS, Dataset, Sample
 from vggfeat.errors import UsageError
-
-SUBSETS = ("", "train", "val", "test")
 
 
 def checked(dataset: Dataset) -> Dataset:
@@ -49,7 +47,7 @@ def _checked(row: int, sample: Any, classes: int) -> Sample:
         raise UsageError(f"sample {row} has the id {sample.id!r}: give a text without NUL")
     if not isinstance(sample.path, str | os.PathLike):
         raise UsageError(f"{sample.id!r}: {type(sample.path).__name__} is not a path")
-    if sample.subset not in SUBSETS:
+    if sample.subset not in ("", *SUBSETS):
         raise UsageError(f"{sample.id!r} is in the subset {sample.subset!r}: give 'train', 'val', 'test' or ''")
     labels = _labels(sample, classes)
     path = os.fspath(sample.path)

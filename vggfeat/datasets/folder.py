@@ -14,7 +14,7 @@ from pathlib import Path
 from vggfeat.datasets.checks import checked
 from vggfeat.datasets.listing import COLUMNS, NAME, LeftOut, from_paths, images_under, is_image, labelled_tree
 from vggfeat.datasets.origin import Origin
-from vggfeat.datasets.sample import Dataset, Sample
+from vggfeat.datasets.sample import SUBSETS, Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError
 from vggfeat.system.files import exists
 from vggfeat.system.numbers import number_of
@@ -24,7 +24,6 @@ Images = Dataset | str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 log = logging.getLogger(__name__)
 
-SUBSETS = ("train", "val", "test")
 _PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of a split's folders, and of subsets in a CSV -> subset."""
 

@@ -58,6 +58,9 @@ def read_url(url: str) -> bytes:
         raise ReadError(f"{error.strerror or error}") from None
 
 
+SUBSETS = ("train", "val", "test")
+"""What a data set's parts are called."""
+
 MAX_MEGAPIXELS = 100.0
 """Default limit on an image's million pixels: 300 MB decoded. Most larger ones are decompression bombs."""
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.errors import UsageError, unknown_name
+from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import INPUT_SIDE
 from vggfeat.store.aggregates import AGGREGATES as AGGREGATES
 from vggfeat.store.aggregates import Aggregate as Aggregate
+from vggfeat.system.values import one_of
 
 Array = NDArray[np.float32]
 
@@ -64,18 +65,12 @@ def pool_flips(image: Array, mirrored: Array) -> Array:
     return (image + mirrored) * np.float32(0.5)
 
 
-def check_aggregate(aggregate: str) -> None:
-    """Raises UsageError for an unknown aggregation."""
-    if aggregate not in AGGREGATES:
-        raise unknown_name("aggregation", str(aggregate), AGGREGATES)
-
-
 def pool_scales(per_scale: Array, aggregate: Aggregate) -> Array:
     """(N, S, D) -> (N, S * D) stacked in the order of the scales, or (N, D) averaged or maximised over them.
 
     Raises UsageError for another aggregation.
     """
-    check_aggregate(aggregate)
+    one_of("aggregation", aggregate, AGGREGATES)
     if aggregate == "stack":
         n, scales, dim = per_scale.shape
         return per_scale.reshape(n, scales * dim)

@@ -19,11 +19,11 @@ from vggfeat.nets.wording import nets_words
 from vggfeat.store.aggregates import LAYER_SEPARATOR
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
 from vggfeat.store.naming import Naming
-from vggfeat.store.pooling import Aggregate, as_scales, check_aggregate, check_distinct_scales, combine
+from vggfeat.store.pooling import AGGREGATES, Aggregate, as_scales, check_distinct_scales, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading, reading_rows
 from vggfeat.store.shards import Portion
 from vggfeat.system.numbers import number_of
-from vggfeat.system.values import whole
+from vggfeat.system.values import one_of, whole
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class Descriptors:
 
         Raises UsageError for an unknown aggregation, StoreError for a scale that the file does not have.
         """
-        check_aggregate(aggregate)
+        one_of("aggregation", aggregate, AGGREGATES)
         layers = self._parts(rows, None if scales is None else as_scales(scales))
         return joined([combine(parts, aggregate, raw=self._raw) for parts in layers], raw=self._raw)
 

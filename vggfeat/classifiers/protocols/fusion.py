@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import DatasetError, StoreError
 from vggfeat.store import DONE, PENDING, Descriptors, read_descriptors
-from vggfeat.store.pooling import Aggregate, aggregated_dim, check_aggregate
+from vggfeat.store.pooling import AGGREGATES, Aggregate, aggregated_dim
 from vggfeat.store.provenance import LATER
 from vggfeat.store.reader import check_kept_scales
 from vggfeat.store.shards import whole_path
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import one_of
 
 ROWS_AT_ONCE = 512
 """Rows read at once, so that a file is never whole in memory beside the result."""
@@ -153,7 +154,7 @@ def open_features(
     labels, is of another data set, is given twice, lacks scales or layers, or has other ids or labels than the first.
     """
     if aggregate is not None:
-        check_aggregate(aggregate)
+        one_of("aggregation", aggregate, AGGREGATES)
     files = [read_descriptors(path) for path in paths]
     if layers:
         files = [file.choose(layers) for file in files]
