@@ -213,6 +213,8 @@ def test_parts_and_boxes_are_chosen_by_name_for_ilsvrc_alone(root):
     assert load_dataset("ilsvrc2012", root.parent, parts="val") == load_dataset(
         "ilsvrc2012", root.parent, parts=["val"]
     )
+    with pytest.raises(UsageError, match=r"^`parts` 5 is neither a name nor several names$"):
+        load_dataset("ilsvrc2012", root.parent, parts=5)
     for options, name in (({"parts": ["val"]}, "parts"), ({"boxes": True}, "boxes")):
         with pytest.raises(UsageError, match=f"^`{name}` goes with ilsvrc2012, not with folder$"):
             load_dataset("folder", root / "train", **options)

@@ -230,6 +230,20 @@ def test_batch_normalisation_is_refused(tmp_path: Path) -> None:
         load_net("A", tmp_path / "bn.pth")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"progress": "x"}, "progress 'x' is not True, False or a function"),
+        ({"layers": 5}, "`layers` 5 is neither a name nor several names"),
+        ({"weights": 3.5}, "`weights` 3.5 is neither a name nor a path"),
+    ],
+)
+def test_a_net_is_not_made_from_values_of_another_kind(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_net("A", **{"weights": None, "width": 0.0625, **options})
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("row", [row for row in WEIGHTS if row.source == "torchvision"], ids=lambda row: row.net)
 def test_the_catalogs_torchvision_rows_are_torchvisions(row: Any) -> None:
     depth = {"A": 11, "B": 13, "D": 16, "E": 19}[row.net]

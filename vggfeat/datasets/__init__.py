@@ -11,6 +11,7 @@ from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.values import several
 
 __all__ = ["NAMES", "Dataset", "Sample", "load_dataset"]
 
@@ -46,8 +47,7 @@ def load_dataset(
     """
     if name not in _READERS:
         raise unknown_name("data set", name, NAMES)
-    parts = (parts,) if isinstance(parts, str) else parts
-    options = ({} if parts is None else {"parts": tuple(parts)}) | ({"boxes": True} if boxes else {})
+    options = ({} if parts is None else {"parts": several("parts", parts)}) | ({"boxes": True} if boxes else {})
     if options and name != "ilsvrc2012":
         raise UsageError(f"`{next(iter(options))}` goes with ilsvrc2012, not with {name}")
     module, function = _READERS[name]

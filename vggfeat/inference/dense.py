@@ -34,6 +34,7 @@ from vggfeat.system.devices import (
     tf32,
 )
 from vggfeat.system.memory import release_free_memory
+from vggfeat.system.values import several
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class DenseNet:
         most_padding: float | None = None,
         few_shapes: bool | None = None,
     ) -> None:
-        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        self.layers = several("layers", layers)
         for layer in self.layers:
             net.need(layer)
         self.precision = net.precision

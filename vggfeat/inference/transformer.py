@@ -32,6 +32,7 @@ from vggfeat.nets.weights import load_net
 from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Bar, on_screen
 from vggfeat.system.files import is_file
+from vggfeat.system.values import several
 
 
 class VGGFeatures(TransformerMixin, BaseEstimator):
@@ -185,7 +186,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         self.input_maxima_ = net.input_maxima
 
     def _settings(self) -> DescriptorSettings:
-        layers = (self.layer,) if isinstance(self.layer, str) else tuple(self.layer)
+        layers = several("layer", self.layer)
         return DescriptorSettings(
             as_scales(self.scales),
             self.aggregate,

@@ -43,6 +43,8 @@ def existing(weights: str | os.PathLike[str], names: Sequence[str] = WEIGHTS_NAM
 
     `names`: what may be given besides a file, for the message.
     """
+    if not isinstance(weights, str | os.PathLike):
+        raise UsageError(f"`weights` {weights!r} is neither a name nor a path")
     path = Path(weights)
     if is_file(path):
         return path

@@ -23,12 +23,12 @@ from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
 from vggfeat.nets.sources import check_published, existing, named_net, paired
 from vggfeat.nets.wording import net_words
-from vggfeat.system.bars import Fetching, fetching_bar
+from vggfeat.system.bars import Fetching, checked_progress, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.hashes import digests_ahead
 from vggfeat.system.numbers import number_of
-from vggfeat.system.values import real, whole
+from vggfeat.system.values import real, several, whole
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ def load_net(
     if net is not None:
         named_net(net)
         net = os.fspath(net)
-    layers = (layers,) if isinstance(layers, str) else layers
+    layers = several("layers", layers)
+    progress = checked_progress(progress)
     seed = whole("seed", seed)
     width = None if width is None else real("width", width)
     num_classes = None if num_classes is None else whole("num_classes", num_classes)

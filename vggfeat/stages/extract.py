@@ -34,6 +34,7 @@ from vggfeat.store.shards import Portion, Shard, cut
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import several
 
 if TYPE_CHECKING:  # torch, which only a run that can begin imports
     from vggfeat.inference.settings import NetLike
@@ -138,7 +139,7 @@ def extract(
     if part is not None:
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
     exif = dataset.exif if exif is None else exif
-    layers = (layer,) if isinstance(layer, str) else tuple(layer)
+    layers = several("layer", layer)
     settings = DescriptorSettings(
         as_scales(scales), aggregate, flip, layers, region, exif, pool, view, pre_relu, normalise
     )

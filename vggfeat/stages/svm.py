@@ -72,6 +72,7 @@ from vggfeat.system.callers import warn_caller
 from vggfeat.system.files import check_apart, check_replaceable
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
+from vggfeat.system.values import several
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ def svm(
     if data is not None and report is None:
         raise UsageError("`data` goes with `report`")
     opened = _files(files)
-    layers = ((layer,) if isinstance(layer, str) else layer) or _chosen_layers(opened)
+    layers = several("layer", layer) or _chosen_layers(opened)
     paths = [place_of(one) for one in opened]
     chosen_scales = None if scales is None else as_scales(scales)
     features = open_features(paths or [find_descriptors(dataset)], dataset, aggregate, chosen_scales, layers)

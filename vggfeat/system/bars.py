@@ -20,6 +20,7 @@ from vggfeat.system.numbers import number_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Told = TypeVar("Told", bound=Callable[..., None])
 
 Progress = Callable[[int, int, int], None]
 """Called with (done, in all, failed)."""
@@ -124,7 +125,7 @@ class Bar:
         sys.stderr.flush()
 
 
-def checked_progress(progress: Progress | bool | None) -> Progress | bool | None:
+def checked_progress(progress: Told | bool | None) -> Told | bool | None:
     """A function's `progress`, a flag as Python's own. Raises UsageError unless it is a flag or a function."""
     if progress is None or callable(progress):
         return progress
@@ -180,6 +181,9 @@ def with_bar(what: str, unit: str = "image") -> Callable[[Callable[P, R]], Calla
         def shown(*args: P.args, **kwargs: P.kwargs) -> R:
             if "progress" in kwargs:
                 kwargs["progress"] = checked_progress(kwargs["progress"])  # type: ignore[arg-type]
+            fetching = kwargs.get("fetching")
+            if fetching is not None and not callable(fetching):
+                raise UsageError(f"`fetching` {fetching!r} is not a function")
             if kwargs.get("progress", True) is not True or not on_screen():
                 return function(*args, **kwargs)
             with Bar(what, unit) as bar, Bar("fetch", "MB") as fetched:

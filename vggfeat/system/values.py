@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from vggfeat.errors import UsageError, unknown_name
@@ -23,6 +23,14 @@ def real(name: str, value: Any) -> float:
     if isinstance(value, numbers.Real):
         return float(value)
     raise UsageError(f"`{name}` {value!r} is not a number")
+
+
+def several(name: str, value: Any) -> tuple[str, ...]:
+    """A parameter's names, of which it takes one or several. Raises UsageError unless all are strings."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(one, str) for one in names):
+        raise UsageError(f"`{name}` {value!r} is neither a name nor several names")
+    return names
 
 
 def one_of(kind: str, value: Any, valid: Sequence[Name]) -> Name:
