@@ -159,6 +159,14 @@ def test_coordinates_are_weighted_by_the_windows_merged():
     assert rating == pytest.approx([0.7])
 
 
+def test_of_pairs_that_match_equally_well_the_first_is_merged():
+    """Box 4 matches box 1 as well as the merged box 2 does, which stands before it."""
+    boxes = [[0, 0, 2, 2], [1, 0.25, 3, 2.25], [1, -0.25, 3, 1.75], [-1, 0, 1, 2]]
+    kept, rating = merge(boxes, [1, 2, 4, 8], 1.2)
+    assert kept == pytest.approx(np.array([[-1, 0, 1, 2], [2 / 3, 0, 8 / 3, 2]]))
+    assert rating.tolist() == [8, 7]
+
+
 def test_agreement_of_many_windows_beats_one_sure_one():
     lone, crowd = [50, 50, 60, 60], [0, 0, 10, 10]
     kept, rating = merge([lone, crowd, crowd, crowd], [0.5, 0.2, 0.2, 0.2], 0.3)

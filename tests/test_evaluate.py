@@ -24,7 +24,8 @@ from vggfeat.errors import DatasetError, StoreError, UsageError
 from vggfeat.inference.classes import aligned
 from vggfeat.inference.crops import grid_crops
 from vggfeat.inference.dense import DenseNet
-from vggfeat.inference.posteriors import Made, Posteriors, TopKErrors, joined, scales_for
+from vggfeat.inference.posteriors import Made, Posteriors, TopKErrors, joined
+from vggfeat.inference.scales import scales_for
 from vggfeat.inference.scorer import Scorer
 from vggfeat.nets.catalog import NETS, RANDOM, TORCHVISION
 from vggfeat.nets.networks import VGG, glorot_

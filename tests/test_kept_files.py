@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from making import clusters, write_descriptors
+from PIL import Image
 
 from vggfeat.classifiers.model_file import is_model
 from vggfeat.classifiers.protocols.splits import FORMAT, is_splits
@@ -171,6 +172,15 @@ def test_a_picture_is_not_replaced_by_its_drawing(folder: Path) -> None:
     failed = draw_boxes(folder, [sample], {"cat.jpg": answer}, ["cat"], exif=True)
     assert failed == {"cat.jpg": "a picture of the data set has the drawing's name: name another folder"}
     assert contents(folder) == before
+
+
+def test_pictures_whose_names_differ_by_their_suffix_alone_have_a_drawing_each(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "picture.png")
+    samples = [Sample(id, str(tmp_path / "picture.png")) for id in ("a/x.png", "a/x.JPEG", "a_x.jpg", "y.png")]
+    answers = {one.id: Answer((4, 4), np.array([0]), np.array([[0.0, 0, 2, 2]])) for one in samples}
+    assert draw_boxes(tmp_path / "drawn", samples, answers, ["cat"], exif=True) == {}
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert drawn == ["a_x-2.jpg", "a_x-3.jpg", "a_x.jpg", "y.jpg"]
 
 
 @pytest.mark.parametrize(

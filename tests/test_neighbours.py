@@ -45,6 +45,16 @@ def test_blocks_change_no_neighbour(features, monkeypatch):
     assert np.array_equal(nearest(features, queries, 6).rows, whole.rows)
 
 
+def test_parts_of_the_queries_change_no_neighbour(features, monkeypatch):
+    queries = features.read([row for row in features.done if row != 20])
+    whole = nearest(features, queries, 6)
+    monkeypatch.setattr(neighbours, "QUERIES", 7)
+    parts = nearest(features, queries, 6)
+    assert np.array_equal(parts.rows, whole.rows)
+    assert np.allclose(parts.cosines, whole.cosines, atol=1e-6)
+    assert nearest(features, queries[:0], 6).rows.shape[0] == 0
+
+
 def test_queries_of_another_length_are_refused(features):
     with pytest.raises(StoreError, match=r"queries of 3 values, the descriptors of .*f\.h5 have 20"):
         nearest(features, np.ones((1, 3)), 1)

@@ -18,7 +18,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.stages.svm import svm
-from vggfeat.store import DescriptorWriter, as_descriptors, read_descriptors, schema
+from vggfeat.store import DONE, FAILED, DescriptorWriter, as_descriptors, read_descriptors, schema
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.pooling import Described, combine
 from vggfeat.store.shards import Shard, cut
@@ -107,6 +107,38 @@ def test_float16_halves_the_file_and_rounds(tmp_path):
     made = read_descriptors(fill(tmp_path / "a.h5", store="float16"))
     assert made.read().dtype == np.float32
     assert np.array_equal(made.read(), VALUES.astype(np.float16).astype(np.float32))
+
+
+def test_a_value_that_float16_cannot_hold_fails_its_row(tmp_path):
+    """Kept scales are a layer's own values: infinity used to stand in a row that counted as done."""
+    with writer(tmp_path / "a.h5", store="float16", keep_scales=True, overwrite=True) as out:
+        for rows in out.pending(BLOCKS):
+            described = block(rows)
+            if 1 in rows:
+                described.scales[1 - rows.start, 2] = 70_000
+            out.write(rows, described)
+    made = read_descriptors(tmp_path / "a.h5")
+    assert made.errors() == {"i1": "a value above 65,504, the greatest of float16: float32 holds it"}
+    assert np.isnan(made.read([1])).all()
+    others = [row for row in range(N) if row != 1]
+    assert made.done.tolist() == others
+    assert np.isfinite(made.aggregated("average", rows=others)).all()
+
+
+def test_a_scale_that_is_not_kept_need_not_fit_float16(tmp_path):
+    with writer(tmp_path / "a.h5", store="float16") as out:
+        for rows in out.pending(BLOCKS):
+            described = block(rows)
+            described.scales[:] = 70_000
+            out.write(rows, described)
+    assert len(read_descriptors(tmp_path / "a.h5").done) == N
+
+
+def test_a_row_without_a_descriptor_has_failed_whatever_the_reason_says(tmp_path):
+    with writer(tmp_path / "a.h5") as out:
+        for rows in out.pending(BLOCKS):
+            out.write(rows, block(rows, {0: ""} if 0 in rows else None))
+    assert read_descriptors(tmp_path / "a.h5").status.tolist() == [FAILED] + [DONE] * (N - 1)
 
 
 class Asked:

@@ -561,6 +561,15 @@ def test_an_empty_grid_and_bad_rows_are_value_errors():
         path.scores([1], np.ones(3, dtype=bool), [0])
     with pytest.raises(ValueError, match="rows must be a list of at least one row index"):
         path.scores([1], [], [0])
+    for rows, message in (
+        ([0.9, 1.9], "rows must be a list of row numbers, or a mask of all rows"),
+        ([-1, 2], "row -1 is out of range: X has 12 rows, counted from 0"),
+        ([3, 12], "row 12 is out of range: X has 12 rows, counted from 0"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            path.scores([1], rows, [0])
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            path.fit(1, rows)
 
 
 def test_scoring_before_fitting_is_an_error():

@@ -67,7 +67,8 @@ def visible(boxes: ArrayLike, windows: ArrayLike) -> tuple[Boxes, Boxes]:
 def merge(boxes: ArrayLike, scores: ArrayLike, threshold: float) -> tuple[Boxes, NDArray[np.float64]]:
     """Greedy merging of OverFeat (Sermanet et al. 2014, Sect. 4.4), whose match score this project defines.
 
-    The pair of boxes with the smallest match score is replaced by one box, until that score is above the threshold.
+    The pair of boxes with the smallest match score, the first of equal ones, is replaced by one box, until that score
+    is above the threshold.
     The match score is the distance of the centres in units of sqrt(mean area), plus 1 - IoU. A merged box has the
     mean coordinates of all its members, equally weighted, and the sum of their scores.
 

@@ -14,6 +14,9 @@ from vggfeat.errors import unknown_name
 
 Definition = Literal["voc2007", "voc2010"]
 
+TOP = 5
+"""Classes a guess may name (ILSVRC's main measure), and a line of a submission does."""
+
 RECALL_STEPS = 10
 """VOC 2007 reads the precision at recalls 0/10, 1/10 .. 10/10."""
 

@@ -15,7 +15,7 @@ _before: threadpool_limits | None = None
 
 @contextlib.contextmanager
 def blas_threads(number: int) -> Iterator[None]:
-    """At most so many threads for each call of BLAS until the block ends.
+    """Limits each call of BLAS to `number` threads until the block ends.
 
     The number is the whole process's, and blocks of several threads of a program, such as joblib's, overlap. Each
     restores what it found, which may be another's limit, so the last of them to end restores what the first one found.

@@ -35,6 +35,7 @@ from vggfeat.classifiers.targets import SPARSE, encode_labels, sample_weights, u
 from vggfeat.classifiers.validation import validated
 from vggfeat.system.callers import warn_caller
 from vggfeat.system.numbers import number_of
+from vggfeat.system.row_numbers import row_numbers
 
 
 def _calibrates(svm: LinearSVM) -> bool:
@@ -356,14 +357,10 @@ class SVMPath:
         return [solutions[at] for at in nearest]
 
     def _rows(self, rows: ArrayLike) -> NDArray[np.intp]:
-        chosen = np.asarray(rows)
-        if chosen.dtype == bool:
-            if chosen.shape != (len(self.X),):
-                raise ValueError(f"a mask of rows has shape {chosen.shape}, X has {number_of(len(self.X), 'row')}")
-            chosen = np.flatnonzero(chosen)
-        if chosen.ndim != 1 or not len(chosen):
+        chosen = row_numbers(rows, len(self.X), "X")
+        if not len(chosen):
             raise ValueError("rows must be a list of at least one row index, or a mask")
-        return chosen.astype(np.intp)
+        return chosen
 
 
 def _check_parameters(svm: LinearSVM) -> None:

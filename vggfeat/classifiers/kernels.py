@@ -29,7 +29,7 @@ MODULES = {
 RIDGES = (1e2, 1e4, 1e6)
 """What the diagonal of a system that cannot be factorised grows by, in roundings of its trace."""
 MOST_LOCKED = 600
-"""Up to so many unknowns, for which it takes 60 to 90 us, a substitution keeps Python's lock."""
+"""Substitutions of at most this many unknowns (60 to 90 us) keep Python's lock."""
 
 
 def solve_positive(build: Callable[[], Array], target: Array) -> Array:

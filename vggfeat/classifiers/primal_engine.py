@@ -15,7 +15,7 @@ from vggfeat.classifiers.table import Table
 from vggfeat.system.launch import available_cores
 
 SAMPLED_ROWS, SHARE, SAMPLE_TOL = 16_000, 8, 1e-2
-"""From so many rows on, a cold fit begins at one of every SHARE-th row, of this relative gap."""
+"""With SAMPLED_ROWS rows or more, a cold fit starts from the solution on every SHARE-th row, to the gap SAMPLE_TOL."""
 
 
 class PrimalEngine(WeightsEngine):

@@ -16,7 +16,7 @@ from vggfeat.classifiers.objective import Array, Double
 Real = TypeVar("Real", np.float32, np.float64)
 
 FEW_PRODUCTS = 2e9
-"""Up to so many products, which take one core with AVX2 about 30 ms, X'X is summed by one thread."""
+"""Up to this many products (30 ms on one core with AVX2), one thread sums X'X."""
 
 
 class Table:

@@ -27,7 +27,7 @@ from vggfeat.cli.options import (
 from vggfeat.cli.types import PATH, SCALES, Choice, Layer, Several
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
 from vggfeat.nets.layers import POOLING_MARK
-from vggfeat.store.aggregates import AGGREGATES, STORES
+from vggfeat.store.choices import AGGREGATES, STORES
 from vggfeat.store.shards import Shard, whole_path
 from vggfeat.system.bars import in_megabytes
 from vggfeat.system.launch import launched

@@ -13,7 +13,7 @@ from vggfeat.cli import console, progress, tables
 from vggfeat.cli.hints import hint
 from vggfeat.cli.options import TYPED, common, dataset_option, layer_option, pictures_option, refuse
 from vggfeat.cli.types import PATH, SCALES, Choice, Numbers, Several
-from vggfeat.store.aggregates import AGGREGATES
+from vggfeat.store.choices import AGGREGATES
 from vggfeat.system.files import written_at
 
 

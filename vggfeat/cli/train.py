@@ -166,7 +166,7 @@ def train(
     from vggfeat.cli.console import note, print_json, say
     from vggfeat.cli.hints import hint
     from vggfeat.cli.training_display import TrainingDisplay, while_shown
-    from vggfeat.inference.posteriors import TOP
+    from vggfeat.metrics import TOP
     from vggfeat.page.training import page_of_run
     from vggfeat.stages.train import train as run
 

@@ -66,7 +66,7 @@ def collected(started: Sequence[Future[T]]) -> tuple[Decoded, list[T]]:
         try:
             pictures[row] = future.result()
         except ImageError as error:
-            failures[row] = str(error)
+            failures[row] = str(error) or "cannot be used"  # no text is no reason, and would count as none
             if isinstance(error, ReadError):
                 unread.add(row)
     return Decoded(len(started), list(pictures), failures, frozenset(unread)), list(pictures.values())

@@ -95,8 +95,8 @@ def decode(
 
     Grey, palette, CMYK and 16-bit pictures are converted; transparency becomes white; the first frame of an animation
     counts. What lies beside the pixels costs nothing: damaged text, profiles and EXIF are ignored, and a JPEG file
-    that lacks its end mark alone is read with a warning. Viewers that differ: the majority of browsers, OpenCV and
-    ImageMagick is followed.
+    that lacks its end mark alone is read with a warning. Where viewers differ, decoding follows the majority of
+    browsers, OpenCV and ImageMagick.
 
     Args:
         source: the picture.

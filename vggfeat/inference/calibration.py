@@ -13,7 +13,7 @@ from torch import Tensor
 from vggfeat.datasets import Sample, images
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ImageError, StoreError, UsageError
-from vggfeat.inference.examples import GOES_WITH_INT8, CalibrationLike, calibration_name, listed_examples
+from vggfeat.inference.calibration_list import GOES_WITH_INT8, CalibrationLike, calibration_name, listed_examples
 from vggfeat.nets.int8 import input_maxima, is_calibrated
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.scaling import InputScaling

@@ -14,9 +14,8 @@ from vggfeat.datasets.outage import until_outage
 from vggfeat.errors import DatasetError
 from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.localiser import Localiser, best_boxes
-from vggfeat.inference.posteriors import TOP
 from vggfeat.inference.settings import RunOptions
-from vggfeat.metrics import localisation_error, percent
+from vggfeat.metrics import TOP, localisation_error, percent
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
 """Match scores up to which boxes may be merged; the validation part says which is best."""

@@ -15,13 +15,13 @@ from vggfeat.boxes import Boxes, best_merged, clip, from_targets
 from vggfeat.datasets import Sample
 from vggfeat.datasets.decoding import Decoded
 from vggfeat.datasets.images import rescaled_size
-from vggfeat.errors import UsageError
+from vggfeat.errors import ImageError, UsageError
 from vggfeat.inference.classes import columns_of
 from vggfeat.inference.crops import centre_crop
 from vggfeat.inference.dense import DenseNet
-from vggfeat.inference.posteriors import TOP
 from vggfeat.inference.runner import Rescaled, Runner, Wanted
 from vggfeat.inference.settings import Scales, scales_of_nets
+from vggfeat.metrics import TOP
 from vggfeat.nets.catalog import INPUT_SIDE, STRIDE
 from vggfeat.nets.networks import VGG
 from vggfeat.system.numbers import number_of
@@ -182,7 +182,10 @@ class Localiser(Runner[Outputs, Located]):
             if not all(np.isfinite(values).all() for values in (*scores, *(v for net in outputs for v in net))):
                 failures[decoded.rows[row]] = "the net's outputs are not finite"
                 continue
-            found.append(self._candidates(sample, size, outputs, scores))
+            try:
+                found.append(self._candidates(sample, size, outputs, scores))
+            except ImageError as error:  # its classes are not known
+                failures[decoded.rows[row]] = str(error)
         return Located(found, failures, decoded.unread)
 
     def _maps(self, net: DenseNet, rescaled: Sequence[Rescaled], Q: int, mirrored: bool) -> list[Tensor]:

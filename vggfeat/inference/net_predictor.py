@@ -11,8 +11,8 @@ from vggfeat.datasets import Sample
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError
 from vggfeat.inference.blocks import describe_blocks
-from vggfeat.inference.posteriors import scales_for, training_scale
 from vggfeat.inference.prediction import Prediction
+from vggfeat.inference.scales import scales_for, training_scale
 from vggfeat.inference.scorer import Scorer
 from vggfeat.inference.settings import PreprocessingLike
 from vggfeat.nets.weights import load_net
@@ -71,8 +71,9 @@ class NetPredictor:
         """The predictions of these images, in their order, block by block."""
         for rows, found in describe_blocks(self._scorer, samples):
             for place, row in enumerate(rows):
-                error = found.failures.get(place)
-                yield Prediction(samples[row].id, None if error else found.descriptors[place], error or "")
+                failed = place in found.failures
+                descriptor = None if failed else found.descriptors[place]
+                yield Prediction(samples[row].id, descriptor, found.failures.get(place, ""))
 
     def close(self) -> None:
         """Ends the decoding threads."""

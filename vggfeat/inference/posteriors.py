@@ -1,4 +1,4 @@
-"""Class posteriors: the scales at which nets are tested, files, fusion and errors (Sect. 3.2, 4).
+"""Class posteriors: files, fusion and errors (Sect. 3.2, 4).
 
 A posteriors file is a descriptor file whose layer is "posteriors": one row an image, one column a class.
 """
@@ -7,74 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vggfeat.classifiers.protocols.fusion import check_distinct, match_rows
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.inference.settings import ScaleRule
-from vggfeat.metrics import class_recalls, confusion_matrix, percent, topk_error
+from vggfeat.metrics import TOP, class_recalls, confusion_matrix, percent, topk_error
 from vggfeat.nets.wording import nets_words
-from vggfeat.store import PENDING, Descriptors, File, as_descriptors
+from vggfeat.store import Descriptors, File, as_descriptors
+from vggfeat.store.choices import POSTERIORS
+from vggfeat.store.matching import check_distinct, check_finished, match_rows
 from vggfeat.system.numbers import number_of
-
-if TYPE_CHECKING:  # imports torch
-    from vggfeat.nets.networks import VGG
-
-LAYER = "posteriors"
-"""The `layer` of a file of posteriors."""
-
-JITTER = 32
-"""How far below and above a fixed training scale the multi-scale rule goes, in pixels."""
-
-PUBLISHED_S = {"oxford": (256, 512), "oxford-keras": (256, 512), "torchvision": (256, 256)}
-"""Training scales of published weights. Oxford released the jittered nets (Table 4); torchvision's training knows no S,
-but its publishers test at 256."""
-
-TOP = 5
-"""Classes a guess may name (ILSVRC's main measure), and a line of a submission does."""
 
 CONFUSIONS = 10
 """Pairs of classes that a report of confusions names."""
-
-
-def scales_for(S: tuple[int, int], rule: ScaleRule) -> tuple[int, ...]:
-    """Smallest sides Q at which to test a net that was trained at smallest sides from S[0] to S[1] (Sect. 4.1, 4.2).
-
-    "single": S where it is fixed, else the middle of its range. "multi": S - 32, S, S + 32 where it is fixed, else the
-    range's ends and middle.
-    """
-    low, high = S
-    middle = (low + high) // 2
-    if rule == "single":
-        return (middle,)
-    return (low - JITTER, low, low + JITTER) if low == high else (low, middle, high)
-
-
-def training_scale(weights: str, record: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Least and greatest S that a net was trained at, from its weights' name and its checkpoint's training record.
-
-    None where neither says it.
-    """
-    if weights in PUBLISHED_S:
-        return PUBLISHED_S[weights]
-    recipe = record.get("recipe")
-    augment = recipe.get("augment") if isinstance(recipe, Mapping) else None
-    S = augment.get("S") if isinstance(augment, Mapping) else None
-    sound = isinstance(S, list | tuple) and len(S) == 2 and all(isinstance(side, int) for side in S)
-    return (S[0], S[1]) if sound else None  # type: ignore[index]
-
-
-def own_scales(net: VGG, rule: ScaleRule) -> tuple[int, ...]:
-    """Smallest sides Q at which to test a net. Raises UsageError for one that does not say how it was trained."""
-    S = training_scale(net.weights_name, net.training_record)
-    if S is None:
-        raise UsageError(
-            f"net {net.net} ({net.weights_name}) does not say at which scale it was trained: give `scales`, such as 256"
-        )
-    return scales_for(S, rule)
 
 
 @dataclass(frozen=True)
@@ -227,7 +174,7 @@ def joined(given: Sequence[File]) -> Iterator[Posteriors]:
     files = [as_descriptors(one) for one in given]
     for file in files:
         _check(file)
-    check_distinct(files, LAYER)
+    check_distinct(files, POSTERIORS)
     matches = [match_rows(files[0], file) for file in files]
     return (_member(file, rows) for file, rows in zip(files, matches, strict=True))
 
@@ -249,16 +196,11 @@ def _member(file: Descriptors, rows: NDArray[np.intp]) -> Posteriors:
 
 
 def _check(file: Descriptors) -> None:
-    layer = file.attributes["layer"]
-    if layer != LAYER:
-        raise StoreError(f"{file.path} holds {layer} descriptors, no posteriors", advice="posteriors")
-    pending = int((file.status == PENDING).sum())
-    if pending:
-        verb = "is" if pending == 1 else "are"
+    if not file.holds_posteriors:
         raise StoreError(
-            f"{file.path} is not finished: {pending} of {number_of(len(file), 'image')} {verb} still to do; "
-            "run the same evaluation with `resume`"
+            f"{file.path} holds {file.attributes['layer']} descriptors, no posteriors", advice="posteriors"
         )
+    check_finished(file, "run the same evaluation")
     k = len(file.class_names)
     labels = file.labels
     out_of_range = labels is not None and (labels.ndim != 1 or bool(((labels < 0) | (labels >= k)).any()))

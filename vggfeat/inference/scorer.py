@@ -17,10 +17,10 @@ from vggfeat.errors import unknown_name
 from vggfeat.inference.crops import GRID, centre_crop, grid_crops
 from vggfeat.inference.dense import DenseNet
 from vggfeat.inference.extractor import net_provenance
-from vggfeat.inference.posteriors import LAYER
 from vggfeat.inference.runner import Rescaled, Runner
 from vggfeat.inference.settings import VIEWS, View
 from vggfeat.nets.networks import VGG
+from vggfeat.store.choices import POSTERIORS
 from vggfeat.store.pooling import Described, check_scales
 
 
@@ -81,7 +81,7 @@ class Scorer(Runner[Tensor, Described]):
             "view": self.view,
             "flip": self.view != "center",
             "aggregate": "average",
-            "layer": LAYER,
+            "layer": POSTERIORS,
             "region": "image",
             "exif": self.exif,
         }

@@ -13,7 +13,7 @@ from vggfeat.nets.catalog import STRIDE
 from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
 from vggfeat.nets.preprocessing import Preprocessing, preprocessing_of
 from vggfeat.nets.sources import check_weights, named_net, not_a_net, paired
-from vggfeat.store.aggregates import AGGREGATES, LAYER_SEPARATOR, Aggregate
+from vggfeat.store.choices import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
 from vggfeat.system.bars import Fetching, Progress

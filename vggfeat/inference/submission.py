@@ -10,7 +10,8 @@ import numpy as np
 
 from vggfeat.datasets import Sample
 from vggfeat.inference.classes import class_numbers
-from vggfeat.inference.posteriors import TOP, Posteriors
+from vggfeat.inference.posteriors import Posteriors
+from vggfeat.metrics import TOP
 from vggfeat.system.files import replacing
 
 if TYPE_CHECKING:  # it brings torch

@@ -26,7 +26,7 @@ times as large as the net's own."""
 
 
 def method(channels: int, out_channels: int, positions: int) -> Method:
-    """The fastest way to convolve a map of so many positions.
+    """The fastest way to convolve a map of this many positions.
 
     Measured on 2 cores with AVX2 (`bench convolutions`; recipes/RESULTS.md).
     """

@@ -55,7 +55,7 @@ def input_maxima(net: VGG, batches: Iterable[Tensor], *, head: bool) -> dict[str
         batches: preprocessed pictures (N, 3, H, W), on the net's device.
         head: look at the fully-connected layers too.
 
-    Rounded up to three digits (by up to half a percent more), so that processors that round otherwise agree. Raises
+    Rounded up to three digits (by less than one percent), so that processors that round otherwise agree. Raises
     ValueError without a picture, and where a value is not finite.
     """
     names = byte_layers(net)

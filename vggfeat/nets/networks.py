@@ -228,7 +228,7 @@ def _check_head_layer(layer: str) -> None:
 
 
 def _check_shapes(net: VGG, classes: int) -> None:
-    """Raises UsageError unless a net's tensors are those of its name and width, with so many classes."""
+    """Raises UsageError unless a net's tensors are those of its name and width, with this many classes."""
     with torch.device("meta"):
         usual = VGG(net.net, width=net.width, num_classes=max(classes, 1), top=net.has_top).state_dict()
     own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}

@@ -32,7 +32,7 @@ def named_net(name: str | os.PathLike[str]) -> NetSpec:
 
 
 def not_a_net(given: object) -> UsageError:
-    """The error for what is no net, such as a model of torchvision's."""
+    """The error for an object that is not a net, such as a model of torchvision's."""
     kind = type(given)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return UsageError(f"{name} is not a net: give a name of Table 1, such as D, or what load_net gave")

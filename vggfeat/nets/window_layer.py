@@ -41,7 +41,7 @@ class WindowLayer:
         self.linear = linear
 
     def __call__(self, pooled: Sequence[Tensor]) -> Tensor:
-        """The layer's values before its ReLU, by the faster way for so many windows."""
+        """The layer's values before its ReLU, by the faster way for this many windows."""
         if is_worth_it(pooled):
             return self._by_tiles(pooled)
         return self.linear(torch.cat([windows(one) for one in pooled]))

@@ -17,7 +17,7 @@ from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.layers import POOLING_MARK
 from vggfeat.nets.preprocessing import NAMED, RANDOM
 from vggfeat.store import Descriptors
-from vggfeat.store.aggregates import LAYER_SEPARATOR
+from vggfeat.store.choices import LAYER_SEPARATOR
 from vggfeat.store.naming import Naming
 from vggfeat.store.shards import Shard, whole_path
 from vggfeat.system.files import exists
@@ -28,7 +28,7 @@ from vggfeat.training.recipe import Recipe, completed, load_recipe
 def making_command(made: Descriptors) -> str:
     """The command line that reproduces a file of descriptors or posteriors."""
     settings, dataset = made.made_by, str(made.attributes["dataset"])
-    if made.attributes["layer"] == "posteriors":
+    if made.holds_posteriors:
         return evaluate_command(settings, dataset, made.naming, str(made.path))
     if made.portion is not None:
         return shard_command(settings, dataset, made.naming, whole_path(made.path), made.portion.shard)

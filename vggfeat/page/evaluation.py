@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from vggfeat.inference.evaluation import Evaluation, Row
-from vggfeat.inference.posteriors import TOP
-from vggfeat.metrics import chance_topk_error, class_recalls
+from vggfeat.metrics import TOP, chance_topk_error, class_recalls
 from vggfeat.page import parts, plots
 from vggfeat.page.evidence import Scored
 from vggfeat.page.html import NONE, PAGE, Html, Part, document, error_rate, percent, section, table, tag

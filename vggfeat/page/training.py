@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vggfeat.datasets.split import TrainingSet
-from vggfeat.inference.posteriors import TOP
-from vggfeat.metrics import chance_topk_error
+from vggfeat.metrics import TOP, chance_topk_error
 from vggfeat.nets.wording import size_words
 from vggfeat.page import parts, plots
 from vggfeat.page.commands import next_commands, resumed, train_command

@@ -17,7 +17,7 @@ from vggfeat.page.html import NONE, PAGE, Html, Part, document, percent, section
 from vggfeat.page.paper import TRANSFER, transfer_table
 from vggfeat.page.pictures import Pictures
 from vggfeat.page.similarity import pairs_table
-from vggfeat.store.aggregates import LAYER_SEPARATOR
+from vggfeat.store.choices import LAYER_SEPARATOR
 from vggfeat.system.files import replacing
 from vggfeat.system.numbers import number_of
 

@@ -19,8 +19,9 @@ from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import describe_blocks, fill
 from vggfeat.inference.classes import aligned
 from vggfeat.inference.evaluation import Evaluation, Row
-from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined, own_scales
+from vggfeat.inference.posteriors import Made, Posteriors, fuse, joined
 from vggfeat.inference.prediction import is_net
+from vggfeat.inference.scales import own_scales
 from vggfeat.inference.settings import (
     SCALE_RULES,
     VIEWS,

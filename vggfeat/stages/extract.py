@@ -13,7 +13,7 @@ from vggfeat.datasets.outage import MAX_READ_FAILURES
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
-from vggfeat.inference.examples import GOES_WITH_INT8, CalibrationLike, calibration_name, listed_examples
+from vggfeat.inference.calibration_list import GOES_WITH_INT8, CalibrationLike, calibration_name, listed_examples
 from vggfeat.inference.settings import (
     DescriptorSettings,
     DescriptorView,
@@ -26,7 +26,7 @@ from vggfeat.inference.settings import (
     WeightsLike,
 )
 from vggfeat.store import FAILED, DescriptorWriter, check_output
-from vggfeat.store.aggregates import STORES, Aggregate
+from vggfeat.store.choices import STORES, Aggregate
 from vggfeat.store.finding import FOLDER
 from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales

@@ -11,8 +11,7 @@ import h5py
 
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, UnknownFormError, VggfeatError
-from vggfeat.inference.posteriors import TOP
-from vggfeat.metrics import chance_topk_error
+from vggfeat.metrics import TOP, chance_topk_error
 from vggfeat.nets.wording import nets_words
 from vggfeat.page.commands import (
     extract_command,
@@ -26,6 +25,7 @@ from vggfeat.page.commands import (
 )
 from vggfeat.results import Result
 from vggfeat.store import DONE, FAILED, PENDING, read_descriptors
+from vggfeat.store.choices import POSTERIORS
 from vggfeat.store.merging import Head
 from vggfeat.store.naming import NAMES, Naming
 from vggfeat.store.shard_states import ShardState, State, shard_states
@@ -177,7 +177,7 @@ _STATUS = {"done": DONE, "pending": PENDING, "failed": FAILED}
 
 def _descriptors(path: Path) -> Info:
     made = read_descriptors(path)
-    kind = "posteriors" if made.attributes["layer"] == "posteriors" else "descriptors"
+    kind = POSTERIORS if made.holds_posteriors else "descriptors"
     facts = {
         "nets": made.nets,
         "rows": len(made),

@@ -15,9 +15,10 @@ from vggfeat.datasets import Dataset, Sample, load_dataset
 from vggfeat.datasets.checks import checked
 from vggfeat.datasets.ilsvrc import ilsvrc_numbers
 from vggfeat.datasets.outage import MAX_READ_FAILURES
-from vggfeat.errors import DatasetError, UsageError
+from vggfeat.errors import DatasetError, ImageError, UsageError
 from vggfeat.inference.classes import columns_of, relabelled
-from vggfeat.inference.posteriors import TOP, fuse, joined, own_scales
+from vggfeat.inference.posteriors import fuse, joined
+from vggfeat.inference.scales import own_scales
 from vggfeat.inference.settings import (
     LocalisationProtocol,
     LocalisedSubset,
@@ -27,6 +28,7 @@ from vggfeat.inference.settings import (
     scales_of_nets,
 )
 from vggfeat.inference.submission import is_result_file, write_boxes
+from vggfeat.metrics import TOP
 from vggfeat.page.commands import localise_command, with_data, with_report
 from vggfeat.page.html import check_page
 from vggfeat.results import Result
@@ -365,20 +367,21 @@ def _own_class(sample: Sample) -> Guesses:
 def _guesses(
     files: Sequence[File], samples: Sequence[Sample], class_names: Sequence[str]
 ) -> Callable[[Sample], Guesses]:
-    """Protocol 2: the five best classes of posteriors that were kept.
+    """Protocol 2: the five best classes of posteriors that were kept; an image that failed there fails here, too.
 
-    Raises DatasetError for an image that the files have no posteriors of.
+    Raises DatasetError for an image that the files do not have.
     """
     paths = [place_of(file) for file in files]
     fused = fuse(joined(files))
     columns = columns_of(class_names, fused.class_names, ", ".join(map(str, paths)))
-    rows = {id: row for row, id in enumerate(fused.ids) if id not in fused.failures}
+    rows = {id: row for row, id in enumerate(fused.ids)}
     missing = next((sample.id for sample in samples if sample.id not in rows), None)
     if missing is not None:
-        reason = fused.failures.get(missing, "not in the file")
-        raise DatasetError(f"{paths[0]} has no posteriors of {missing}: {reason}")
+        raise DatasetError(f"{paths[0]} has no posteriors of {missing}: not in the file")
 
     def of(sample: Sample) -> Guesses:
+        if sample.id in fused.failures:
+            raise ImageError(f"no posteriors: {fused.failures[sample.id]}")
         posteriors = fused.values[rows[sample.id]][columns].astype(np.float64)
         best = np.argsort(-posteriors, kind="stable")[:TOP]
         return best, posteriors[best]

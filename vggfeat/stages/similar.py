@@ -135,7 +135,7 @@ def similar(
     ModelError where its nets cannot be had.
     """
     held = as_descriptors(features)
-    if held.attributes["layer"] == "posteriors":
+    if held.holds_posteriors:
         raise StoreError(f"{held.path} holds class posteriors, not descriptors")
     warn_of_part(held)
     if not len(held.done):

@@ -13,7 +13,7 @@ import torch
 
 from vggfeat.datasets.split import TrainingSet, load_training_set
 from vggfeat.errors import UsageError
-from vggfeat.inference.posteriors import TOP
+from vggfeat.metrics import TOP
 from vggfeat.nets.catalog import NETS
 from vggfeat.results import Result
 from vggfeat.store.locking import OutputLock

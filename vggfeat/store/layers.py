@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vggfeat.errors import StoreError, UsageError
-from vggfeat.store.aggregates import LAYER_SEPARATOR
+from vggfeat.store.choices import LAYER_SEPARATOR
 from vggfeat.store.pooling import Array, aggregated_dim, stack_unit
 from vggfeat.system.numbers import number_of
 

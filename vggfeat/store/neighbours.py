@@ -1,4 +1,4 @@
-"""Similar descriptors in a file, by cosine, in bounded memory however many rows it has."""
+"""Similar descriptors in a file, by cosine, in bounded memory however many rows and queries there are."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ MEMORY = 1 << 30
 
 TILE = 4096
 """Most rows of a block that is read from the file, and so the sides of one product of cosines (64 MiB)."""
+
+QUERIES = 512
+"""Queries whose cosines to a block are sorted at once, so that memory does not grow with the queries either."""
 
 ROUNDING = 1e-6
 """What float32 may take from a cosine: equal descriptors are similar to 1 within this."""
@@ -69,15 +72,21 @@ def nearest(
             f"queries of {number_of(queries.shape[1], 'value')}, the descriptors of {features.path} have {features.dim}"
         )
     units = _units(np.asarray(queries, dtype=np.float32))
-    best = Neighbours(np.empty((len(units), 0), np.int64), np.empty((len(units), 0), np.float32))
+    parts = [units[start : start + QUERIES] for start in range(0, len(units), QUERIES)] or [units]
+    best = [Neighbours(np.empty((len(part), 0), np.int64), np.empty((len(part), 0), np.float32)) for part in parts]
     for rows, block in _blocks(features, tile_of(features.dim)):
-        cosines = np.concatenate([best.cosines, np.minimum(units @ block.T, np.float32(1))], axis=1)
-        candidates = np.concatenate([best.rows, np.broadcast_to(rows, (len(units), len(rows)))], axis=1)
-        order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-        best = Neighbours(np.take_along_axis(candidates, order, 1), np.take_along_axis(cosines, order, 1))
+        best = [_better(one, part, rows, block, k) for one, part in zip(best, parts, strict=True)]
         if progress is not None:
             progress(int(rows[-1]) + 1, len(features))
-    return best
+    return Neighbours(np.concatenate([one.rows for one in best]), np.concatenate([one.cosines for one in best]))
+
+
+def _better(best: Neighbours, units: Float, rows: NDArray[np.int64], block: Float, k: int) -> Neighbours:
+    """The k best of those found so far and of a block's rows."""
+    cosines = np.concatenate([best.cosines, np.minimum(units @ block.T, np.float32(1))], axis=1)
+    candidates = np.concatenate([best.rows, np.broadcast_to(rows, (len(units), len(rows)))], axis=1)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return Neighbours(np.take_along_axis(candidates, order, 1), np.take_along_axis(cosines, order, 1))
 
 
 def near_duplicates(

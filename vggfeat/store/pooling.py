@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import UsageError
 from vggfeat.nets.catalog import INPUT_SIDE
-from vggfeat.store.aggregates import AGGREGATES as AGGREGATES
-from vggfeat.store.aggregates import Aggregate as Aggregate
+from vggfeat.store.choices import AGGREGATES as AGGREGATES
+from vggfeat.store.choices import Aggregate as Aggregate
 from vggfeat.system.values import one_of
 
 Array = NDArray[np.float32]
@@ -31,6 +31,19 @@ class Described:
     """Failed rows whose bytes could not be read (ReadError)."""
     by_layer: Array | None = None
     """(N, D) with each layer's descriptor at unit length, as a file keeps several; None where there is one layer."""
+
+
+BEYOND_FLOAT16 = "a value above 65,504, the greatest of float16: float32 holds it"
+"""Why a row fails."""
+
+
+def beyond_float16(parts: Iterable[Array]) -> NDArray[np.bool_]:
+    """(N,) whether a row of one of these (N, D) has a finite value that float16 would make infinite.
+
+    Descriptors have unit length, but kept scales are a layer's own values.
+    """
+    with np.errstate(over="ignore"):
+        return np.any([(np.isinf(part.astype(np.float16)) & np.isfinite(part)).any(axis=1) for part in parts], axis=0)
 
 
 def as_scales(scales: int | Sequence[int]) -> tuple[int, ...]:

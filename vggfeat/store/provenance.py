@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from vggfeat.store.choices import POSTERIORS
+
 _NET = {"net": str, "weights": str, "weights_sha256": str, "width": float, "preprocessing": dict}
 _SETTINGS = {
     "nets": list,
@@ -26,7 +28,7 @@ def check_provenance(recorded: Any) -> None:
     """Raises ValueError, naming the entry, unless the data are what `Extractor.provenance` records."""
     _check_types("settings", recorded, _SETTINGS)
     _check_types("settings", recorded, {name: kind for name, kind in LATER.items() if name in recorded})
-    posteriors = recorded["layer"] == "posteriors"
+    posteriors = recorded["layer"] == POSTERIORS
     if posteriors:
         _check_types("settings", recorded, {"view": str})
     for net in recorded["nets"]:

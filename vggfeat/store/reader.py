@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.nets.wording import nets_words
-from vggfeat.store.aggregates import LAYER_SEPARATOR
+from vggfeat.store.choices import LAYER_SEPARATOR, POSTERIORS
 from vggfeat.store.layers import StoredLayer, chosen_layers, joined, stored_layers
 from vggfeat.store.naming import Naming
 from vggfeat.store.pooling import AGGREGATES, Aggregate, as_scales, check_distinct_scales, combine
 from vggfeat.store.schema import DONE, FAILED, plain_attributes, read_text, reading, reading_rows
 from vggfeat.store.shards import Portion
 from vggfeat.system.numbers import number_of
+from vggfeat.system.row_numbers import row_numbers
 from vggfeat.system.values import one_of, whole
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Descriptors:
     stored: str = ""
     """The `layer` of the whole file where `choose` took only some of its layers; else empty."""
     identity: tuple[int, int, int] = (0, 0, 0)
-    """Device and number of the file that was opened, and when it was last written: numbers are given anew."""
+    """(st_dev, st_ino, st_mtime_ns) of the file that was opened; the time too, because inode numbers are reused."""
     absolute: Path = Path()
     """Where the file lies, whatever the working directory is later."""
 
@@ -73,6 +74,11 @@ class Descriptors:
     def done(self) -> NDArray[np.intp]:
         """(n,) the rows that hold a descriptor, ascending."""
         return np.flatnonzero(self.status == DONE)
+
+    @property
+    def holds_posteriors(self) -> bool:
+        """Whether the rows are class posteriors (`vggfeat evaluate`), not descriptors."""
+        return bool(self.attributes["layer"] == POSTERIORS)
 
     @property
     def dim(self) -> int:
@@ -213,17 +219,10 @@ class Descriptors:
         """The numbers of these rows, all if None. Raises UsageError unless they are rows of this file."""
         if rows is None:
             return np.arange(len(self))
-        chosen, here = np.asarray(rows), f"{self.path} has {number_of(len(self), 'row')}"
-        if chosen.dtype == bool:
-            if chosen.shape != (len(self),):
-                raise UsageError(f"a mask of rows has shape {chosen.shape}, {here}")
-            return np.flatnonzero(chosen)
-        if chosen.ndim != 1 or (len(chosen) and chosen.dtype.kind not in "iu"):
-            raise UsageError("rows must be a list of row numbers, or a mask of all rows")
-        outside = chosen[(chosen < 0) | (chosen >= len(self))]
-        if len(outside):
-            raise UsageError(f"row {outside[0]} is out of range: {here}, counted from 0")
-        return chosen.astype(np.intp)
+        try:
+            return row_numbers(rows, len(self), str(self.path))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
     def _cut(self, stored: h5py.Dataset, rows: NDArray[np.intp], columns: Sequence[slice]) -> list[NDArray[np.float32]]:
         """These rows, ascending, of each slice of columns; those of failed and pending images are NaN.

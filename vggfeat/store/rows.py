@@ -41,6 +41,7 @@ class RowFile:
             raise StoreError(f"{path} is open in another program: wait for it, or name another `output`") from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
+                self._stream.close()
                 raise
 
     def __contains__(self, name: str) -> bool:

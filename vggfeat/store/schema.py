@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vggfeat._version import __version__
 from vggfeat.errors import StoreError
+from vggfeat.store.choices import POSTERIORS
 from vggfeat.store.layers import StoredLayer, stored_layers
 from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
@@ -127,7 +128,7 @@ def attributes_of(
         "preprocessing": json.dumps([net["preprocessing"] for net in nets], sort_keys=True),
         "layer_dims": np.asarray(layer_dims),
         **{name: settings[name] for name in copied},
-        **({} if settings["layer"] == "posteriors" else {name: settings[name] for name in LATER if name in settings}),
+        **({} if settings["layer"] == POSTERIORS else {name: settings[name] for name in LATER if name in settings}),
         **dict(sorted(versions.items())),
         **naming.attributes(),
         **(portion.attributes() if portion is not None else {}),

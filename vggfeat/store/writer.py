@@ -16,7 +16,7 @@ from vggfeat.datasets import Dataset, Sample
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.naming import Naming
-from vggfeat.store.pooling import Described
+from vggfeat.store.pooling import BEYOND_FLOAT16, Described, beyond_float16
 from vggfeat.store.rows import RowFile
 from vggfeat.store.schema import (
     DONE,
@@ -161,19 +161,23 @@ class DescriptorWriter:
         assert self._rows is not None
         todo = np.flatnonzero(self.status[rows.start : rows.stop] != DONE)
         target = todo + rows.start
-        values = described.descriptors if described.by_layer is None else described.by_layer
-        reasons = [described.failures.get(int(row), "") for row in todo]
+        parts = {"descriptors": described.descriptors if described.by_layer is None else described.by_layer}
+        if "scales" in self._rows:
+            parts["scales"] = described.scales
+        beyond = beyond_float16(parts.values()) if self._settings["store"] == "float16" else np.zeros(len(rows), bool)
+        failures = described.failures | dict.fromkeys(np.flatnonzero(beyond).tolist(), BEYOND_FLOAT16)
+        reasons = [failures.get(row, "") for row in todo.tolist()]
         try:
-            for row in todo:
-                self._rows.write("descriptors", rows.start + int(row), values[row])
-                if "scales" in self._rows:
-                    self._rows.write("scales", rows.start + int(row), described.scales[row])
+            for row in todo.tolist():
+                for name, part in parts.items():
+                    values = np.full_like(part[row], np.nan) if beyond[row] else part[row]
+                    self._rows.write(name, rows.start + row, values)
             if any(reasons) or (self.status[target] == FAILED).any():
-                for row, reason in zip(target, text_bytes(reasons), strict=True):
-                    self._rows.write("errors", int(row), np.array(reason[:MAX_REASON]))
+                for place, reason in zip(target, text_bytes(reasons), strict=True):
+                    self._rows.write("errors", int(place), np.array(reason[:MAX_REASON]))
             self._rows.sync()
             status = self.status[rows.start : rows.stop].copy()
-            status[todo] = [FAILED if reason else DONE for reason in reasons]
+            status[todo] = [FAILED if row in failures else DONE for row in todo.tolist()]
             self._rows.write("status", rows.start, status)
             self.status[rows.start : rows.stop] = status
         except OSError as error:

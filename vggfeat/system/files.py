@@ -32,8 +32,8 @@ def replacing(path: str | Path, patience: float = PATIENCE) -> Iterator[Path]:
 
     A link stays, and what it points to is replaced.
 
-    Raises InUseError in that case, and VggfeatError, naming `path`, if the folder cannot be written or `path` is itself
-    a folder, or a device or pipe, which the file would take the place of.
+    Raises InUseError if Windows still refuses after `patience` seconds, and VggfeatError, naming `path`, if the folder
+    cannot be written or `path` is itself a folder, or a device or pipe, which the file would take the place of.
     """
     target = _target(path)
     temporary = _beside(target)

@@ -24,7 +24,7 @@ def digests(path: str | Path, *algorithms: str) -> dict[str, str]:
 
 
 def digests_ahead(path: str | Path, *algorithms: str) -> Future[dict[str, str]]:
-    """The same in a thread, while the file is read for its content; nothing waits for it where that fails."""
+    """The same in a thread, while the caller reads the file; if that fails, nothing waits for the thread."""
     future: Future[dict[str, str]] = Future()
 
     def work() -> None:

@@ -101,8 +101,8 @@ def release_free_memory(beyond: int = 0) -> None:
 def _resident_beyond_use(library: ctypes.CDLL) -> int:
     """Bytes of freed memory that the process still holds, and some of Python's own.
 
-    glibc also counts as free what it has returned to the system already. To go by that would be to return memory after
-    every picture, once it has been much: a third of the time of short passes went into mapping it anew.
+    glibc also counts as free what it has returned to the system already. To go by that would return memory
+    after every picture once the count is large: a third of the time of short passes went into mapping it anew.
     """
     used = library.mallinfo2()
     try:

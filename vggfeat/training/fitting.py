@@ -32,12 +32,12 @@ class Portions:
         self.images, self.device = images, device
 
     def of(self, total: int) -> Iterator[slice]:
-        """The parts of so many images."""
+        """The slices of `total` images, each of at most `images`."""
         for start in range(0, total, self.images):
             yield slice(start, min(start + self.images, total))
 
     def fitted(self, work: Callable[[], T], total: int) -> T:
-        """What `work` on so many images gives; it takes them as `of` says, and begins anew with half as many at a time.
+        """Runs `work`, which takes `total` images by `of`; where memory is full, again with half as many at a time.
 
         Raises torch's error where one image at a time is too much.
         """

@@ -34,8 +34,8 @@ METRICS_EVERY = 100
 VALIDATION_BATCH = 64
 
 SAVING_SHARE = 10
-"""An epoch ends without writing the last checkpoint if that took more than this fraction of the time since: short
-epochs of a large net would do little else."""
+"""An epoch ends without writing the last checkpoint unless this many times the duration of the last save has passed
+since: short epochs of a large net would do little else."""
 
 
 class Run:

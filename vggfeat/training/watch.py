@@ -106,7 +106,7 @@ class Watch:
         )
 
     def memory(self, ranks: Ranks, state: RunState, images: int) -> TrainingError:
-        """The error for a device whose memory is full with so many images at a time, and fewer cannot be tried."""
+        """The error for a device whose memory is full with `images` at a time, which cannot be split further."""
         smaller = "take a smaller `micro_batch`" if images > 1 else "take another `device` or a smaller `width`"
         at_a_time = f"{images} images" if images > 1 else "one image"
         return TrainingError(
