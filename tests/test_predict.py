@@ -26,6 +26,7 @@ from vggfeat.datasets import Dataset, load_dataset
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.prediction import Prediction
 from vggfeat.inference.recorded import recorded_extractors
+from vggfeat.inference.settings import Overrides
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.extract import extract
@@ -59,8 +60,10 @@ def net(name: str, seed: int = 0) -> VGG:
 
 
 def predictor(made: SimpleNamespace, model: Path | None = None, **options: Any) -> Predictor:
+    probabilities = options.pop("probabilities", False)
     options.setdefault("weights", ["none", str(made.checkpoint)])
-    return Predictor(model or made.model, device="cpu", workers=1, **options)
+    overrides = Overrides(device="cpu", workers=1, **options)
+    return Predictor(model or made.model, probabilities=probabilities, overrides=overrides)
 
 
 def test_images_get_the_scores_of_their_own_descriptors(made: SimpleNamespace) -> None:
@@ -144,7 +147,7 @@ def test_weights_for_a_net_with_random_ones_are_told_to_be_left_out(made: Simple
     assert str(caught.value) == f"{random}give `weights=none` for this net"
     one = read_model(made.model).inputs[:1]
     with pytest.raises(ModelError) as caught:
-        recorded_extractors(made.model, one, dataset="folder", weights=[str(made.checkpoint)])
+        recorded_extractors(made.model, one, dataset="folder", overrides=Overrides(weights=[str(made.checkpoint)]))
     assert str(caught.value) == f"{random}leave `weights` out"
     assert caplog.text == ""
 
@@ -152,11 +155,13 @@ def test_weights_for_a_net_with_random_ones_are_told_to_be_left_out(made: Simple
 def test_weights_are_read_where_they_were_and_asked_for_where_they_are_gone(made: SimpleNamespace) -> None:
     samples = made.dataset.samples[:2]
     expected = [one.scores.tolist() for one in predictor(made).predict(samples)]
-    assert [one.scores.tolist() for one in Predictor(made.model, device="cpu").predict(samples)] == expected
+    assert [
+        one.scores.tolist() for one in Predictor(made.model, overrides=Overrides(device="cpu")).predict(samples)
+    ] == expected
     gone = made.checkpoint.rename(made.root / "elsewhere.pt")
     try:
         with pytest.raises(ModelError) as caught:
-            Predictor(made.model, device="cpu")
+            Predictor(made.model, overrides=Overrides(device="cpu"))
     finally:
         gone.rename(made.checkpoint)
     assert str(caught.value) == f"{made.model} needs the weights b.pt of net B: give the file with `weights`"
@@ -166,7 +171,7 @@ def test_weights_are_read_where_they_were_and_asked_for_where_they_are_gone(made
         with pytest.raises(
             ModelError, match=r"was made with weights b\.pt of sha256 .*: give the file with `weights`$"
         ):
-            Predictor(made.model, device="cpu")
+            Predictor(made.model, overrides=Overrides(device="cpu"))
     finally:
         gone.rename(made.checkpoint)
 

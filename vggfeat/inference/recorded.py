@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vggfeat.datasets import Dataset
-from vggfeat.datasets.sample import MAX_MEGAPIXELS, OWN
+from vggfeat.datasets.sample import OWN
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.extractor import Extractor
-from vggfeat.inference.settings import DescriptorSettings, RecordedWeights, in_place_of_recorded
+from vggfeat.inference.settings import DescriptorSettings, Overrides
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.nets.weights import NAMES, load_net
@@ -29,14 +29,7 @@ def recorded_extractors(
     dataset: str,
     namings: Sequence[Naming] = (),
     images: Dataset | None = None,
-    exif: bool | None = None,
-    max_megapixels: float = MAX_MEGAPIXELS,
-    weights: RecordedWeights = (),
-    seed: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    offline: bool | None = None,
-    workers: int = 2,
+    overrides: Overrides | None = None,
     progress: Fetching | None = None,
 ) -> list[Extractor]:
     """One extractor for each of the records in a file; a net that several of them share is loaded once.
@@ -47,22 +40,16 @@ def recorded_extractors(
         dataset: name of the data set that the records are of.
         namings: where the weights of each record were read, if that is known: they are looked for there.
         images: the new images.
-        exif: apply the EXIF orientation; None: as recorded, if the records are of a user's own pictures, else as for
-            `images`, because a benchmark's record says nothing of other pictures.
-        max_megapixels: images of more million pixels fail.
-        weights: names or files in place of the recorded ones, one a net in their order; the hash must be the same.
-        seed: of nets with random weights; None is the recorded one.
-        device, precision, offline: as `load_net` takes them; None is the recorded precision.
-        workers: decoding threads of each extractor.
+        overrides: what is chosen in place of the record; by default nothing.
         progress: called with (bytes, total) while weights are fetched.
 
     Raises ModelError where the weights are not those of the record, UsageError for a number of weights that is not that
     of the nets, and for a seed without random weights.
     """
-    weights = in_place_of_recorded(weights)
+    own = overrides or Overrides()
     nets = [net for one in inputs for net in one["nets"]]
-    _check_given(path, nets, weights, seed)
-    given = iter(weights) if weights else itertools.repeat(None)
+    _check_given(path, nets, own.weights, own.seed)
+    given = iter(own.weights) if own.weights else itertools.repeat(None)
     places = itertools.chain.from_iterable(_places(inputs, namings))
     loaded: dict[tuple[str, str], VGG] = {}
     extractors = []
@@ -70,17 +57,18 @@ def recorded_extractors(
         its_nets = []
         for net in one["nets"]:
             # All of the record: files of the same weights may be other nets (A-LRN) or expect other input.
-            key = (json.dumps(net, sort_keys=True), precision or one["precision"])
+            key = (json.dumps(net, sort_keys=True), own.precision or one["precision"])
             name: str | None = next(given)
             place = next(places)
             if key not in loaded:
-                options: dict[str, Any] = {"device": device, "precision": key[1]}
-                options |= {"offline": offline, "progress": progress}
-                loaded[key] = _recorded_net(path, net, name, place if is_file(place) else None, seed=seed, **options)
+                options: dict[str, Any] = {"device": own.device, "precision": key[1]}
+                options |= {"offline": own.offline, "progress": progress}
+                known = place if is_file(place) else None
+                loaded[key] = _recorded_net(path, net, name, known, seed=own.seed, **options)
             its_nets.append(loaded[key])
         recorded = one["exif"] if dataset in OWN or images is None else images.exif
-        settings = DescriptorSettings.of(one, recorded if exif is None else exif)
-        extractors.append(Extractor(its_nets, settings, workers=workers, max_megapixels=max_megapixels))
+        settings = DescriptorSettings.of(one, recorded if own.exif is None else own.exif)
+        extractors.append(Extractor(its_nets, settings, workers=own.workers, max_megapixels=own.max_megapixels))
     return extractors
 
 

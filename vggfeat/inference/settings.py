@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vggfeat.datasets.outage import MAX_READ_FAILURES
+from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.nets.catalog import STRIDE
 from vggfeat.nets.layers import HIDDEN, LAYERS, POOLING_MARK, check_layers, has_relu, without_pooling
@@ -91,6 +92,29 @@ def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
         what = number_of(len(lists), "list of scales", "lists of scales")
         raise UsageError(f"{what} for {number_of(nets, 'net')}: give one for all, or one for each net")
     return lists * nets if len(lists) == 1 else lists
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What may be chosen where new images are described as a file records."""
+
+    exif: bool | None = None
+    """Apply the EXIF orientation; None: as recorded, if the records are of a user's own pictures, else as for the new
+    images, because a benchmark's record says nothing of other pictures."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Images of more million pixels fail."""
+    weights: Sequence[str] = ()
+    """Names or files in place of the recorded ones, one a net in their order; the hash must be the same."""
+    seed: int | None = None
+    """Of nets with random weights; None is the recorded one."""
+    device: str | None = None
+    """As `load_net` takes it."""
+    precision: str | None = None
+    """As `load_net` takes it; None is the recorded one."""
+    offline: bool | None = None
+    """As `load_net` takes it."""
+    workers: int = 2
+    """Decoding threads of each extractor."""
 
 
 def in_place_of_recorded(weights: RecordedWeights | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vggfeat.classifiers.model_file import Model, read_model
 from vggfeat.datasets import Dataset, Sample
@@ -14,7 +14,7 @@ from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import ModelError, UsageError
 from vggfeat.inference.blocks import blocks_of, describe_blocks
 from vggfeat.inference.prediction import Prediction, is_net
-from vggfeat.inference.settings import PreprocessingLike, RecordedWeights, RunOptions, in_place_of_recorded
+from vggfeat.inference.settings import Overrides, PreprocessingLike, RecordedWeights, RunOptions, in_place_of_recorded
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
 from vggfeat.system.bars import Bar, Progress, callback, checked_progress, on_screen
@@ -31,13 +31,21 @@ class Predictor:
     Args:
         model: a file that `svm` wrote (`output`).
         probabilities: give class probabilities in place of scores.
-        options: those of `vggfeat.inference.recorded.recorded_extractors`.
+        images: the new images, whose orientation may count.
+        overrides: what is chosen in place of the model's record.
 
     Raises ModelError where the weights are not those that the descriptors were made with, or for a model without the
     probabilities that are asked for.
     """
 
-    def __init__(self, model: str | Path, *, probabilities: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        probabilities: bool = False,
+        images: Dataset | None = None,
+        overrides: Overrides | None = None,
+    ) -> None:
         self.path = Path(model)
         self.model: Model = read_model(model)
         self.class_names = self.model.class_names
@@ -48,7 +56,12 @@ class Predictor:
         from vggfeat.inference.recorded import recorded_extractors
 
         self._extractors = recorded_extractors(
-            self.path, self.model.inputs, dataset=dataset, namings=self.model.namings, **options
+            self.path,
+            self.model.inputs,
+            dataset=dataset,
+            namings=self.model.namings,
+            images=images,
+            overrides=overrides,
         )
 
     def _uncalibrated(self) -> ModelError:
@@ -184,25 +197,27 @@ def predict(
         raise UsageError("no images to predict")
     if os.path.isdir(model):  # noqa: PTH112 - no error for a name that no system allows
         raise folder_error(ModelError, Path(model), (".h5", ".pt", ".pth"), "models or nets", advice="")
-    shared: dict[str, Any] = {
-        "max_megapixels": max_megapixels,
-        "device": device,
-        "precision": precision,
-        "workers": RunOptions(workers).threads,
-    }
-    others = in_place_of_recorded(weights)
+    threads, others = RunOptions(workers).threads, in_place_of_recorded(weights)
     predictor: Predictor | NetPredictor
     if is_net(model):
         _check_net(model, others, seed)
         from vggfeat.inference.net_predictor import NetPredictor
 
         oriented = images.exif if exif is None else exif
-        predictor = NetPredictor(model, exif=oriented, preprocessing=preprocessing, **shared)
+        predictor = NetPredictor(
+            model,
+            exif=oriented,
+            device=device,
+            precision=precision,
+            preprocessing=preprocessing,
+            workers=threads,
+            max_megapixels=max_megapixels,
+        )
     else:
         if preprocessing is not None:
             raise UsageError(f"`preprocessing` goes with a net; {model} is a fitted model, which records its nets'")
-        recorded = {"images": images, "exif": exif, "weights": others, "seed": seed, "offline": offline}
-        predictor = Predictor(model, probabilities=probabilities, **recorded, **shared)
+        overrides = Overrides(exif, max_megapixels, others, seed, device, precision, offline, threads)
+        predictor = Predictor(model, probabilities=probabilities, images=images, overrides=overrides)
     return Predictions(predictor, model, images, progress)
 
 

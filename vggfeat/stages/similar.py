@@ -17,7 +17,7 @@ from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.datasets.sample import MAX_MEGAPIXELS
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.inference.blocks import describe_blocks
-from vggfeat.inference.settings import RecordedWeights, RunOptions, in_place_of_recorded
+from vggfeat.inference.settings import Overrides, RecordedWeights, RunOptions, in_place_of_recorded
 from vggfeat.page import parts, similarity
 from vggfeat.page.commands import data_root, keeping_command, note_on, similar_command, with_data, with_report
 from vggfeat.page.html import Part, check_page
@@ -150,26 +150,17 @@ def similar(
     if report is None:
         _check_left_out({"data": data}, "`report`")
     check_page(report)
-    threads = RunOptions(workers).threads
     queries = None if images is None else as_dataset(images)
-    options = {
-        "exif": exif,
-        "max_megapixels": max_megapixels,
-        "weights": in_place_of_recorded(weights),
-        "seed": seed,
-        "device": device,
-        "precision": precision,
-        "workers": threads,
-        "offline": offline,
-    }
+    named = in_place_of_recorded(weights)
+    overrides = Overrides(exif, max_megapixels, named, seed, device, precision, offline, RunOptions(workers).threads)
     tick = callback(progress) or (lambda done, total, failed: None)
     if queries is None:
         least, pairs = numbers.at_least, numbers.most
         found, chosen = _within(held, least, pairs, tick), {"at-least": least, "most": pairs}
         measure = f"cosine of at least {least:g}; at most {number_of(pairs, 'pair')}"
     else:
-        chosen = {"count": numbers.count, **_in_flags(options)}
-        found = _neighbours(held, queries, numbers.count, tick, options)
+        chosen = {"count": numbers.count, **_in_flags(overrides)}
+        found = _neighbours(held, queries, numbers.count, tick, overrides)
         measure = f"cosine; the {number_of(numbers.count, 'nearest image')} of each picture"
     if report is None:
         return found
@@ -208,15 +199,15 @@ def _check_left_out(options: Mapping[str, Any], what: str) -> None:
             raise UsageError(f"`{name}` goes with {what}")
 
 
-def _in_flags(options: Mapping[str, Any]) -> dict[str, Any]:
+def _in_flags(overrides: Overrides) -> dict[str, Any]:
     """The options that change what is found, by flag; those at their defaults are left out."""
-    exif, most = options["exif"], options["max_megapixels"]
+    most = overrides.max_megapixels
     return {
-        "weights": options["weights"],
-        "seed": options["seed"],
-        "precision": options["precision"],
-        "exif": exif,
-        "no-exif": exif is False,
+        "weights": overrides.weights,
+        "seed": overrides.seed,
+        "precision": overrides.precision,
+        "exif": overrides.exif,
+        "no-exif": overrides.exif is False,
         "max-megapixels": None if most == MAX_MEGAPIXELS else f"{most:g}",
     }
 
@@ -242,7 +233,7 @@ def _within(held: Descriptors, at_least: float, most: int, tick: Progress) -> Si
     )
 
 
-def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, options: dict[str, Any]) -> Similar:
+def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, overrides: Overrides) -> Similar:
     from vggfeat.inference.recorded import recorded_extractors
 
     if not images.samples:
@@ -253,7 +244,7 @@ def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, 
         dataset=str(held.attributes["dataset"]),
         namings=[held.naming],
         images=images,
-        **options,
+        overrides=overrides,
     )
     failures: dict[int, str] = {}
     described = []
