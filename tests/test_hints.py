@@ -7,6 +7,7 @@ import shutil
 import click
 import pytest
 from making import clusters, write_descriptors
+from PIL import Image
 
 from vggfeat.cli import run, vggfeat
 from vggfeat.cli.hints import NEXT, hint
@@ -61,6 +62,29 @@ def test_after_an_extraction_without_any_descriptor_come_the_reasons(tmp_path, m
     (tmp_path / "a.jpg").write_text("no picture")
     assert run(["extract", "a.jpg", *NET, "-o", "a.h5"]) == 3
     assert capsys.readouterr().err.endswith("1 of 1 image skipped\nnext: vggfeat info --failed a.h5\n")
+
+
+@pytest.mark.parametrize(("sizes", "following"), [([1], "export"), ([4, 2], "export"), ([3, 3], "svm")])
+def test_a_fit_is_suggested_only_of_classes_that_it_could_score(tmp_path, monkeypatch, capsys, sizes, following):
+    monkeypatch.chdir(tmp_path)
+    for name, size in zip("ab", sizes, strict=False):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(size):
+            Image.new("RGB", (40, 40), (40 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    layer = [*NET, "--layer", "pool5", "--scales", "32"]
+    assert run(["extract", "--dataset", "folder", "--data", "photos", *layer, "-o", "-z.h5"]) == 0
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"next: vggfeat {following} ./-z.h5 ")
+    assert run(["svm", "./-z.h5", "--C", "1", "--num-splits", "1"]) == (0 if following == "svm" else 1)
+
+
+def test_the_commands_of_files_that_begin_with_a_dash_name_no_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dataset, values = clusters([20, 25])
+    write_descriptors(tmp_path / "-d.h5", dataset, values)
+    assert run(["svm", "--C", "1", "--num-splits", "1", "-o", "-m.h5", "--", "-d.h5"]) == 0
+    assert capsys.readouterr().err.endswith("next: vggfeat predict ./-m.h5 PICTURES\n")
+    assert run(["info", "--", "-m.h5"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip().startswith("vggfeat svm ./-d.h5 ")
 
 
 @pytest.mark.parametrize(

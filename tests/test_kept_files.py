@@ -155,6 +155,17 @@ def test_the_standard_output_is_no_place_for_a_file(folder: Path) -> None:
     assert done.stderr == "vggfeat: /dev/stdout: cannot write: it is a device or a pipe, name a file\n"
 
 
+@pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="no /dev/null here")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["info"], 1), (["svm"], 1), (["export", "-o", "x.npy"], 1), (["predict"], 1), (["similar"], 1)],
+)
+def test_a_device_is_named_as_no_regular_file(folder: Path, command: list[str], code: int, capsys) -> None:
+    more = ["cat.jpg"] if command[0] == "predict" else []
+    assert run([*command, "/dev/null", *more]) == code
+    assert capsys.readouterr().err == "vggfeat: /dev/null: not a regular file\n"
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".mat", ".parquet"])
 def test_descriptors_are_not_given_the_name_of_another_format(folder: Path, suffix: str, capsys) -> None:
     assert run(["extract", "cat.jpg", "-o", f"new/my feats{suffix}"]) == 2

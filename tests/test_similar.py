@@ -179,6 +179,23 @@ def test_files_without_descriptors_are_refused(tmp_path):
         similar(full, count=0)
 
 
+def test_pictures_without_boxes_are_not_compared_with_descriptors_of_boxes(library, tmp_path, capfd):
+    """Each picture failed, and the next command was the same search with a page."""
+    dataset, values = clusters([3, 4])
+    file = write_descriptors(tmp_path / "box.h5", dataset, values, region="box")
+    assert run(["similar", str(file), str(library[0] / "1.png")]) == 2
+    assert capfd.readouterr().err == (
+        f"vggfeat: {file} describes persons' boxes (--region box), which these pictures do not have: leave the pictures "
+        "out, or extract with --region image\n"
+    )
+
+
+def test_no_page_is_suggested_where_every_picture_has_failed(library, tmp_path, capfd):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    assert run(["similar", str(library[1]), str(tmp_path / "bad.jpg")]) == 3
+    assert "next:" not in capfd.readouterr().err
+
+
 def test_the_next_command_is_the_same_search_with_a_page(library, tmp_path, monkeypatch, capfd):
     root, features = library
     monkeypatch.chdir(tmp_path)

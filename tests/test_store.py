@@ -15,7 +15,7 @@ from needs import need
 from vggfeat.cli import run
 from vggfeat.cli.advice import told
 from vggfeat.datasets import Dataset, Sample
-from vggfeat.errors import UsageError, VggfeatError
+from vggfeat.errors import StoreError, UsageError, VggfeatError
 from vggfeat.stages.export import export
 from vggfeat.stages.svm import svm
 from vggfeat.store import DONE, FAILED, DescriptorWriter, as_descriptors, read_descriptors, schema
@@ -139,6 +139,20 @@ def test_a_row_without_a_descriptor_has_failed_whatever_the_reason_says(tmp_path
         for rows in out.pending(BLOCKS):
             out.write(rows, block(rows, {0: ""} if 0 in rows else None))
     assert read_descriptors(tmp_path / "a.h5").status.tolist() == [FAILED] + [DONE] * (N - 1)
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("locking", [None, False, True])
+def test_a_file_that_the_program_itself_has_open_is_read(tmp_path, mode, locking):
+    """HDF5 opens a file twice only with the same setting of locks: a notebook's own h5py.File was an error."""
+    path = fill(tmp_path / "a.h5")
+    with h5py.File(path, mode, locking=locking):
+        assert np.array_equal(read_descriptors(path).read(), VALUES)
+        locked = mode == "r+" and locking  # by the program's own lock, which looks like another's
+        why = "another program: wait for it, or name another `output`" if locked else "this program: close it first"
+        with pytest.raises(StoreError, match=f"^{path} is open in {why}$"):
+            writer(path, resume=True)
+    writer(path, resume=True).close()
 
 
 class Asked:

@@ -27,7 +27,7 @@ from vggfeat.classifiers.limits import Limits
 from vggfeat.classifiers.model_file import read_model
 from vggfeat.classifiers.primal_engine import PrimalEngine
 from vggfeat.classifiers.protocols.fusion import open_features
-from vggfeat.classifiers.protocols.rules import Rounds
+from vggfeat.classifiers.protocols.rules import Rounds, make_splits, protocol_of
 from vggfeat.classifiers.protocols.selection import choose
 from vggfeat.classifiers.protocols.splits import read_splits
 from vggfeat.cli import run
@@ -453,6 +453,36 @@ def test_descriptors_that_are_nan_or_missing_or_unlabelled_are_errors(tmp_path: 
     assert message(StoreError, [tmp_path / "none.h5"]) == f"{tmp_path}/none.h5: no such file"
 
 
+@pytest.mark.parametrize("rounds", [Rounds(number=4), Rounds(folds=3)])
+def test_a_rare_tag_is_scored_where_it_has_an_image_to_train_on(tmp_path: Path, caplog, rounds: Rounds) -> None:
+    dataset, values = multi_label(60, ("a", "b"), ("",))
+    tagged = tuple(
+        replace(sample, labels=(*sample.labels, 1 if row == 7 else -1)) for row, sample in enumerate(dataset.samples)
+    )
+    file = write_descriptors(
+        tmp_path / "tags.h5", replace(dataset, samples=tagged, class_names=("a", "b", "rare")), values
+    )
+    plain = svm(write_descriptors(tmp_path / "plain.h5", dataset, values), C=(0.1, 1.0), rounds=rounds)
+    result = svm(file, C=(0.1, 1.0), rounds=rounds, output=tmp_path / "model.h5")
+    assert np.isnan(result.per_class["rare"]), "an image to train on leaves none to test on"
+    assert result.mean == pytest.approx(np.mean([result.per_class["a"], result.per_class["b"]]), abs=0.02)
+    assert len(plain.per_class) == 2
+    untrained = [one for one in result.splits if "00007" in one_test(file, rounds, one.seed, one.fold)]
+    assert len([text for text in caplog.messages if "rare" in text]) == len(untrained)
+    for one, text in zip(untrained, caplog.messages, strict=True):
+        which = f"seed {one.seed}" if one.fold is None else f"fold {one.fold}"
+        assert text == f"the split of {which} has no image to train on of 1 class, so no score there: rare"
+    assert untrained or rounds.folds is None
+    assert read_model(tmp_path / "model.h5").class_names == ("a", "b", "rare")
+
+
+def one_test(file: Path, rounds: Rounds, seed: int | None, fold: int | None) -> tuple[str, ...]:
+    """The test part of one split."""
+    features = open_features([file], "folder")
+    found = make_splits(features, protocol_of("folder"), rounds)
+    return next(split.test for split in found if (split.seed, split.fold) == (seed, fold))
+
+
 def test_a_class_with_too_few_images_is_an_error(tmp_path: Path) -> None:
     dataset, values = clusters([40, 30], name="caltech101")
     few = write_descriptors(tmp_path / "few.h5", dataset, values)
@@ -468,6 +498,12 @@ def test_a_class_with_too_few_images_is_an_error(tmp_path: Path) -> None:
     samples = tuple(Sample(f"{i}", "x", tuple(map(int, row))) for i, row in enumerate(labels))
     empty = write_descriptors(tmp_path / "empty.h5", Dataset("folder", samples, ("a", "b")), values)
     assert message(DatasetError, [empty]) == "class 'b' has no training image with a descriptor"
+    parts = ["train", "val"] * 15 + ["test"] * 10
+    named = tuple(replace(one, subset=part) for part, one in zip(parts, samples, strict=True))
+    labels[35, 1] = 1
+    voc = tuple(replace(one, labels=tuple(map(int, row))) for one, row in zip(named, labels, strict=True))
+    lacking = write_descriptors(tmp_path / "voc.h5", Dataset("voc2007", voc, ("a", "b")), values)
+    assert message(DatasetError, [lacking], C=1.0) == "class 'b' has no training image with a descriptor"
 
 
 @pytest.mark.parametrize(

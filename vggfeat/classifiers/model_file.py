@@ -17,8 +17,8 @@ from vggfeat.errors import ModelError
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import check_provenance
-from vggfeat.system.files import replacing
-from vggfeat.system.hdf5 import DAMAGE, damage, is_hdf5, own_dataset, texts, written
+from vggfeat.system.files import exists, is_file, replacing
+from vggfeat.system.hdf5 import DAMAGE, damage, is_hdf5, is_open_here, open_to_read, own_dataset, texts, written
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
 
@@ -116,7 +116,7 @@ def write_model(path: str | Path, model: Model) -> Path:
 def is_model(path: Path) -> bool:
     """Whether a file is a model of any version."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_to_read(path) as file:
             return bool(file.attrs.get("format") == MODEL_FORMAT)
     except DAMAGE:
         return False
@@ -125,14 +125,18 @@ def is_model(path: Path) -> bool:
 def read_model(path: str | Path) -> Model:
     """Reads a model. Raises ModelError for another kind of file, a newer format, or damage."""
     path = Path(path)
+    if exists(path) and not is_file(path) and not path.is_dir():
+        raise ModelError(f"{path}: not a regular file")
     if not path.is_file():
         raise ModelError(f"{path}: no such file", advice="model", path=path)
     if not is_hdf5(path):
         raise ModelError(f"{path} is not a model of vggfeat's (not HDF5)")
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_to_read(path) as file:
             return _read(path, file)
     except DAMAGE as error:
+        if is_open_here(error):
+            raise ModelError(f"{path} is open in this program: close it first") from None
         raise ModelError(f"{path}: damaged model file ({damage(error)})") from error
 
 

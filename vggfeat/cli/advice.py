@@ -6,6 +6,7 @@ import re
 import shlex
 
 from vggfeat.errors import VggfeatError
+from vggfeat.system.text import as_argument
 
 FLAGS = {
     "output": "-o",
@@ -78,12 +79,12 @@ def word(name: str, text: str) -> str:
     """A fact as words of a shell; a command is one already, and `shards` is a pattern."""
     if name == "command":
         return text
-    return shell_pattern(text) if name == "shards" else shlex.quote(text)
+    return shell_pattern(text) if name == "shards" else shlex.quote(as_argument(text))
 
 
 def shell_pattern(text: str) -> str:
     """A pattern as a word of a shell: its stars stay outside of the quotes."""
-    return "*".join(shlex.quote(part) if part else "" for part in text.split("*"))
+    return "*".join(shlex.quote(part) if part else "" for part in as_argument(text).split("*"))
 
 
 def merging(shards: str, output: str) -> str:

@@ -25,6 +25,7 @@ from vggfeat.cli.options import (
     refuse,
 )
 from vggfeat.cli.types import PATH, SCALES, Choice, Layer, Several
+from vggfeat.datasets.sample import OWN
 from vggfeat.inference.settings import DESCRIPTOR_VIEWS, NORMALISATIONS, POOLINGS, REGIONS
 from vggfeat.nets.layers import POOLING_MARK
 from vggfeat.store.choices import AGGREGATES, STORES
@@ -206,4 +207,12 @@ def _done(made: Descriptors) -> str:
     """What was extracted, by its name in hints.NEXT."""
     if len(made.errors()) == len(made):
         return "extract failed"
-    return "extract" if made.labels is None else "extract labelled"
+    return "extract labelled" if _serve_svm(made) else "extract"
+
+
+def _serve_svm(made: Descriptors) -> bool:
+    """Whether `svm` could score the file: one's own classes are at least two, of three images each without subsets."""
+    if made.labels is None or made.labels.ndim > 1 or made.attributes["dataset"] not in OWN:
+        return made.labels is not None
+    sizes = [(made.labels[made.done] == k).sum() for k in range(len(made.class_names))]
+    return len(sizes) > 1 and min(sizes) >= (1 if any(made.subset) else 3)

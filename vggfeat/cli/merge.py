@@ -12,6 +12,7 @@ from vggfeat.cli.hints import hint
 from vggfeat.cli.options import common
 from vggfeat.cli.types import PATH, Several
 from vggfeat.system.numbers import number_of
+from vggfeat.system.text import as_argument
 
 
 @click.command()
@@ -44,7 +45,7 @@ def merge(
         raise
     made = read_head(path)
     if made.failed and not quiet:
-        reasons = f"vggfeat info --failed {shlex.quote(str(path))}"
+        reasons = f"vggfeat info --failed {shlex.quote(as_argument(path))}"
         verb = "was" if made.failed == 1 else "were"
         images = number_of(made.rows, "image")
         console.note(f"{made.failed} of {images} {verb} skipped by extract ({reasons} says why)")

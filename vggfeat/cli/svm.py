@@ -15,6 +15,7 @@ from vggfeat.cli.options import TYPED, common, dataset_option, layer_option, pic
 from vggfeat.cli.types import PATH, SCALES, Choice, Numbers, Several
 from vggfeat.store.choices import AGGREGATES
 from vggfeat.system.files import written_at
+from vggfeat.system.text import as_argument
 
 
 @click.command()
@@ -142,7 +143,7 @@ def svm(
     for text in dict.fromkeys(str(warning.message) for warning in caught if not quiet):
         console.note(text)
     if result.copies and not quiet:
-        file = shlex.quote(str(result.descriptors[0]["path"]))
+        file = shlex.quote(as_argument(result.descriptors[0]["path"]))
         console.note(f"vggfeat similar {file} lists such pairs; --splits FILE takes splits that keep them together")
     if not quiet:
         tables.print_svm(result)
@@ -154,4 +155,4 @@ def svm(
         if result.model is not None:
             hint("svm probabilities" if options["probabilities"] else "svm model", quiet, path=result.model)
         elif result.archive is None:
-            hint("svm", quiet, files=[one["path"] for one in result.descriptors])
+            hint("svm", quiet, files=[as_argument(one["path"]) for one in result.descriptors])

@@ -22,6 +22,7 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.shards import Shard, whole_path
 from vggfeat.system.files import exists
 from vggfeat.system.numbers import number_of
+from vggfeat.system.text import as_argument
 from vggfeat.training.recipe import Recipe, completed, load_recipe
 
 
@@ -165,7 +166,7 @@ def similar_command(features: str | Path, options: Mapping[str, Any], pictures: 
         options: by flag, as for `fuse_command`.
         pictures: those whose neighbours were sought; None: the file was compared with itself.
     """
-    words = ["vggfeat", "similar", str(features), *_flags(options)]
+    words = ["vggfeat", "similar", as_argument(features), *_flags(options)]
     if pictures is None:
         return shlex.join(words), ""
     origin = pictures.origin or Origin()
@@ -219,7 +220,7 @@ def fuse_command(files: Sequence[str | Path], options: Mapping[str, Any]) -> str
 
     `options`: by flag; True stands alone, and None and False are left out.
     """
-    return shlex.join(["vggfeat", "evaluate", *map(str, files), *_flags(options)])
+    return shlex.join(["vggfeat", "evaluate", *map(as_argument, files), *_flags(options)])
 
 
 def train_command(
@@ -280,7 +281,7 @@ def next_commands(net: Path, dataset: TrainingSet, data: str, folder: str | Path
     picture = first.path if first.span is None else "PICTURES"  # within a tar file a picture has no path
     return [
         with_data(with_report(command, Path(folder, "evaluation")), data),
-        shlex.join(["vggfeat", "predict", str(net), picture, "--top", "5", "--header"]),
+        shlex.join(["vggfeat", "predict", as_argument(net), as_argument(picture), "--top", "5", "--header"]),
     ]
 
 
@@ -291,7 +292,7 @@ def svm_command(files: Sequence[str], options: Mapping[str, Any]) -> str:
         files: paths of descriptor files.
         options: those that are not at their defaults, by their names in Python.
     """
-    words = ["vggfeat", "svm", *files]
+    words = ["vggfeat", "svm", *map(as_argument, files)]
     for name, value in options.items():
         if name == "layer":
             words += [word for layer in value for word in ("--layer", layer)]

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
-
 from vggfeat.classifiers.model_file import MODEL_FORMAT, Model, read_model
 from vggfeat.errors import StoreError, UnknownFormError, VggfeatError
 from vggfeat.metrics import TOP, chance_topk_error
@@ -30,8 +28,8 @@ from vggfeat.store.merging import Head
 from vggfeat.store.naming import NAMES, Naming
 from vggfeat.store.shard_states import ShardState, State, shard_states
 from vggfeat.store.shards import whole_path
-from vggfeat.system.files import folder_error
-from vggfeat.system.hdf5 import DAMAGE, is_hdf5
+from vggfeat.system.files import exists, folder_error
+from vggfeat.system.hdf5 import DAMAGE, is_hdf5, open_to_read
 from vggfeat.training.files import RunFiles
 
 
@@ -156,7 +154,7 @@ def info(path: str | Path) -> Info:
     if path.is_dir():
         raise folder_error(VggfeatError, path, _KNOWN, "descriptors, models or nets")
     if not path.is_file():
-        raise VggfeatError(f"{path}: no such file")
+        raise VggfeatError(f"{path}: {'not a regular file' if exists(path) else 'no such file'}")
     if not is_hdf5(path):
         return _weights(path)
     try:
@@ -245,7 +243,7 @@ def _beside(errors: Mapping[str, Any], classes: int) -> dict[str, Any]:
 def _model(path: Path, error: StoreError) -> Info:
     """A fitted SVM's file, or weights in HDF5. For any other file raises `error`: why it is not a descriptor file."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_to_read(path) as file:
             fitted = file.attrs.get("format") == MODEL_FORMAT
             holds_weights = "layer_names" in file.attrs or "model_weights" in file or "layers" in file
     except DAMAGE:

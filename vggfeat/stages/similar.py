@@ -233,11 +233,22 @@ def _within(held: Descriptors, at_least: float, most: int, tick: Progress) -> Si
     )
 
 
+def _check_boxes(held: Descriptors, images: Dataset) -> None:
+    """Raises UsageError for pictures without the persons' boxes that the file's descriptors are of."""
+    region = held.attributes["region"]
+    if region != "image" and any(sample.box is None for sample in images.samples):
+        raise UsageError(
+            f"{held.path} describes persons' boxes (`region={region}`), which these pictures do not have: leave the "
+            "pictures out, or extract with `region=image`"
+        )
+
+
 def _neighbours(held: Descriptors, images: Dataset, count: int, tick: Progress, overrides: Overrides) -> Similar:
     from vggfeat.inference.recorded import recorded_extractors
 
     if not images.samples:
         raise UsageError("no images to compare")
+    _check_boxes(held, images)
     (extractor,) = recorded_extractors(
         held.path,
         [held.attributes["settings"]],

@@ -24,7 +24,7 @@ from vggfeat.store.naming import Naming
 from vggfeat.store.provenance import LATER, check_provenance
 from vggfeat.store.shards import Portion
 from vggfeat.system.files import folder_error
-from vggfeat.system.hdf5 import CUT_SHORT, DAMAGE, damage, is_hdf5, own_dataset, texts
+from vggfeat.system.hdf5 import CUT_SHORT, DAMAGE, damage, is_hdf5, is_open_here, open_to_read, own_dataset, texts
 from vggfeat.system.locking import NO_LOCKS
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes, name_of
@@ -203,19 +203,25 @@ def opened(path: Path, mode: str) -> h5py.File:
             raise StoreError(
                 f"{path} is being written by another process: wait for it, or name another `output`"
             ) from None
+        if is_open_here(error):
+            raise StoreError(f"{path} is open in this program: close it first") from None
         if damage(error) == CUT_SHORT:
             raise CutShortError(f"{path}: damaged file ({CUT_SHORT})") from None
         if mode != "w" and path.is_file() and not is_hdf5(path):
             raise StoreError(f"{path} is not a descriptor file (not HDF5)") from None
+        if not path.is_file():
+            raise StoreError(f"{path}: not a regular file") from None
         raise StoreError(f"{path}: cannot open ({os_reason(error)})") from None
 
 
 def _file(path: Path, mode: str) -> h5py.File:
     """The file, locked for writing where its file system has locks: HDF5 takes their absence for a writer."""
+    if mode == "r":
+        return open_to_read(path)
     try:
-        return h5py.File(path, mode, locking=mode != "r")
+        return h5py.File(path, mode, locking=True)
     except OSError as error:
-        if mode == "r" or error.errno not in NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
     return h5py.File(path, mode, locking=False)
 
@@ -225,7 +231,7 @@ def is_descriptor_file(path: Path) -> bool:
     if not is_hdf5(path):
         return False
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_to_read(path) as file:
             return bool(file.attrs.get("format") == FORMAT)
     except DAMAGE:
         return True

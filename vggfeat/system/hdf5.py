@@ -26,6 +26,9 @@ DAMAGE = (
 
 CUT_SHORT = "it is cut short, as by an interrupted copy"
 
+OTHER_LOCKS = "flag values don't match"
+"""How HDF5 refuses a file that this program has open with another setting of locks."""
+
 _MISSING = re.compile(r"(?:object|attribute:) '([^']+)'")
 """How HDF5 names an entry that a file lacks."""
 
@@ -49,6 +52,26 @@ def is_hdf5(path: str | os.PathLike[str]) -> bool:
     except OSError:
         with open(path, "rb"):  # noqa: PTH123 - whose error names the file and the reason
             raise
+
+
+def open_to_read(path: str | os.PathLike[str]) -> h5py.File:
+    """The file, without a lock, so that one that is being written can be read.
+
+    HDF5 opens a file twice in one program only with the same setting of locks: where the program has it open itself,
+    as in a notebook, the other settings are tried too. Raises what h5py raises.
+    """
+    for locking in (False, None):
+        try:
+            return h5py.File(path, "r", locking=locking)
+        except OSError as error:
+            if OTHER_LOCKS not in str(error):
+                raise
+    return h5py.File(path, "r", locking=True)
+
+
+def is_open_here(error: BaseException) -> bool:
+    """Whether HDF5 refused a file because this program has it open in another way."""
+    return any(words in str(error) for words in (OTHER_LOCKS, "already open"))
 
 
 def own_dataset(file: h5py.Group, name: str) -> h5py.Dataset | None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 from typing import TextIO
 
 
 def printable(text: str) -> str:
     """A name with its control characters and non-UTF-8 bytes escaped (`\\x1b`, `\\udce9`)."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def as_argument(path: str | os.PathLike[str]) -> str:
+    """A path as a command's argument: one that begins with a dash would be taken for an option."""
+    text = os.fspath(path)
+    return f"./{text}" if text.startswith("-") and text != "-" else text
 
 
 def name_bytes(name: str) -> bytes:

@@ -20,13 +20,18 @@ from vggfeat.classifiers.protocols.rules import Measure, rows_of
 from vggfeat.classifiers.protocols.settings import Settings
 from vggfeat.classifiers.protocols.splits import Split
 from vggfeat.classifiers.spool import GIB, Budget, spooled
+from vggfeat.datasets.sample import OWN
 from vggfeat.errors import DatasetError, TrainingError, UsageError
 from vggfeat.metrics import average_precision, class_recalls
+from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
 
 MAX_GAP = 0.01
 """Largest relative duality gap of a fit whose score is reported: beyond, it is not the SVM that was asked for."""
+
+NAMED = 5
+"""Most classes that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Outcome:
     test_labels: NDArray[Any]
     """(n_test,) class indices, or (n_test, K) of 1, 0, -1."""
     per_class: NDArray[np.float64]
-    """(K,) recall or average precision on the test part; nan for a class without test images."""
+    """(K,) recall or average precision on the test part; nan for a class without images to test or to train on."""
     counts: dict[str, int]
     """Numbers of images used, by part."""
     seconds: dict[str, float]
@@ -88,7 +93,8 @@ def steps_of(features: Features, settings: Settings, parts: Sequence[str] = SPLI
 def run_split(features: Features, split: Split, settings: Settings, progress: Count = silent) -> Outcome:
     """Chooses C, refits and scores; `progress` is called with the number of steps, of `steps_of`, just done.
 
-    Raises DatasetError for a class without any training image, StoreError for descriptors that are not finite,
+    A class of one's own multi-label set without an image to train on in this split is not scored, which a warning says.
+    Raises DatasetError for other classes without any training image, StoreError for descriptors that are not finite,
     TrainingError for a fit that is far from its optimum.
     """
     clock = _Clock(steps_of(features, settings), progress)
@@ -100,6 +106,8 @@ def run_split(features: Features, split: Split, settings: Settings, progress: Co
         if ids and not len(rows):
             raise DatasetError(f"{features.files[0].path}: no {part!r} image of the split has a descriptor")
     fitted = np.concatenate([train, val])
+    untrained = _untrained(features, fitted)
+    _warn_of_untrained(features, split, untrained)
     problem = _problem(features, fitted, settings, clock, len(val))
     curve = None
     if len(settings.Cs) > 1:
@@ -111,12 +119,14 @@ def run_split(features: Features, split: Split, settings: Settings, progress: Co
             _refuse_unless(bool(np.isfinite(one).all()), cost)
         _warn_of_gaps(settings.Cs, problem)
         curve = np.stack([_per_class(features, val, one, settings) for one in scores])
+        if features.multi_label:  # scores of a class that has nothing to learn from say nothing of C
+            curve[:, ~_targets(features, train)[0].any(axis=0)] = np.nan
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
     clock.lap("choose")
     svm = fit(problem, C)
     clock.lap("fit")
     scores, copies = _scores(features, svm, test, CopyFinder(problem.X), fitted)
-    per_class = _per_class(features, test, scores, settings)
+    per_class = np.where(untrained, np.nan, _per_class(features, test, scores, settings))
     clock.lap("score")
     counts = {"train": len(train), "val": len(val), "test": len(test)}
     test_ids = [features.ids[row] for row in test]
@@ -135,7 +145,9 @@ def fit_all(
     curve = _mean_curve(np.stack(curves)) if curves else None
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
     clock = _Clock(steps_of(features, settings, MODEL), progress)
-    svm = fit(_problem(features, np.flatnonzero(features.described), settings, clock), C)
+    rows = np.flatnonzero(features.described)
+    _untrained(features, rows)  # refuses a class without an image
+    svm = fit(_problem(features, rows, settings, clock), C)
     clock.lap("fit")
     return svm, C
 
@@ -224,10 +236,6 @@ def _problem(
     )
     limits = budget.limits()
     targets, weight = _targets(features, rows)
-    lacking = ~targets.any(axis=0)
-    if lacking.any():
-        name = features.class_names[int(lacking.argmax())]
-        raise DatasetError(f"class {name!r} has no training image with a descriptor")
     if budget.spools:
         log.info("%.1f GiB of descriptors are read from a temporary file in blocks", budget.descriptors / GIB)
         X = spooled(features.blocks(rows), len(rows), features.dim, features.files[0].path.parent)
@@ -236,6 +244,33 @@ def _problem(
     clock.lap("read")
     svm = LinearSVM(loss=settings.loss, solver=settings.solver, probability=settings.probabilities)
     return SVMPath(X, targets, weight, estimator=svm, limits=limits, progress=clock.step)
+
+
+def _untrained(features: Features, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """(K,) whether none of these rows is an image of the class. A rare tag of one's own images may have a single one.
+
+    Raises DatasetError for such a class where it has no image anywhere, or the data set or its labels are others.
+    """
+    lacking = np.logical_not(_targets(features, rows)[0].any(axis=0))
+    anywhere = _targets(features, np.flatnonzero(features.described))[0].any(axis=0)
+    excused = anywhere & (features.multi_label and features.dataset in OWN)
+    if (lacking & ~excused).any():
+        name = features.class_names[int((lacking & ~excused).argmax())]
+        raise DatasetError(f"class {name!r} has no training image with a descriptor")
+    return lacking
+
+
+def _warn_of_untrained(features: Features, split: Split, untrained: NDArray[np.bool_]) -> None:
+    names = [name for name, lacks in zip(features.class_names, untrained, strict=True) if lacks]
+    if names:
+        which = f"seed {split.seed}" if split.fold is None else f"fold {split.fold}"
+        log.warning(
+            "the split of %s has no image to train on of %s, so no score there: %s%s",
+            which,
+            number_of(len(names), "class"),
+            ", ".join(names[:NAMED]),
+            ", .." if len(names) > NAMED else "",
+        )
 
 
 def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int8], NDArray[np.float32] | None]:

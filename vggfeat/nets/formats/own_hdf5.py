@@ -12,6 +12,7 @@ import numpy as np
 
 from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
+from vggfeat.system.hdf5 import open_to_read
 
 
 class RefusedError(Exception):
@@ -22,7 +23,7 @@ class RefusedError(Exception):
 def opened(path: Path, source: Any = None) -> Iterator[h5py.File]:
     """The file (or the open stream `source` in its place). Any failure inside becomes a WeightsError with its path."""
     try:
-        with h5py.File(source or path, "r") as file:
+        with h5py.File(source, "r") if source is not None else open_to_read(path) as file:
             yield file
     except RefusedError as error:
         raise WeightsError(f"{path}: {error}") from error
