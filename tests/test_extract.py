@@ -422,7 +422,7 @@ def test_numpys_values_are_as_good_as_pythons(photos, tmp_path):
         ({"seed": None}, "`seed` None is not a whole number"),
         ({"seed": 1.5}, "`seed` 1.5 is not a whole number"),
         ({"progress": "x"}, "progress 'x' is not True, False or a function"),
-        ({"fetching": "x"}, "`fetching` 'x' is not a function"),
+        ({"fetching": "x"}, "fetching 'x' is not a function"),
         ({"layer": 5}, "`layer` 5 is neither a name nor several names"),
         ({"layer": ["pool5", 5]}, "`layer` ['pool5', 5] is neither a name nor several names"),
         ({"weights": 3.5}, "`weights` 3.5 is neither a name nor a path"),

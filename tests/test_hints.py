@@ -28,7 +28,9 @@ FACTS |= {"data": ["--data", "my data"], "typed": ["-k", "3", "my file.h5", "a p
 
 @pytest.mark.parametrize("done", NEXT)
 def test_every_hint_parses(done, capsys):
-    facts = FACTS | ({"typed": ["--weights", "my net.pt", "--scales", "224,256"]} if "evaluate" in done else {})
+    facts = FACTS | (
+        {"typed": ["--weights", "my net.pt", "--scales", "224,256"]} if re.match("evaluate|localise", done) else {}
+    )
     hint(done, False, **{name: facts[name] for name in re.findall(r"\{(\w+)\}", NEXT[done])})
     line = capsys.readouterr().err.replace("\n", " ")
     words = shlex.split(line.removeprefix("next: vggfeat "))

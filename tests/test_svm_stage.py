@@ -351,6 +351,9 @@ def test_files_that_do_not_fit_name_the_first_offender(tmp_path: Path) -> None:
     assert message(StoreError, [a, tmp_path / "." / "a.h5"]) == f"{a} is given twice"
     f = other("f.h5", net="D")
     assert message(StoreError, [a, f]) == f"{a} and {f} hold the same descriptors: give one of them"
+    lacking = write_descriptors(tmp_path / "lacking.h5", dataset, values, failed=[3])
+    one = f"{a} and {lacking} hold the same descriptors, but for images that failed in one: give one of them"
+    assert message(StoreError, [a, lacking]) == one
     g = other("g.h5", name="caltech101")
     assert message(DatasetError, [a, g]) == f"{g} has descriptors of 'caltech101', the first file is of 'folder'"
     assert message(DatasetError, [g], dataset="folder") == f"{g} has descriptors of 'caltech101', `dataset` is 'folder'"

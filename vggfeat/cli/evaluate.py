@@ -25,6 +25,7 @@ from vggfeat.datasets.split import SUBSETS
 from vggfeat.errors import nearest
 from vggfeat.inference.settings import SCALE_RULES, VIEWS
 from vggfeat.system.bars import in_megabytes
+from vggfeat.system.text import as_argument
 
 
 class ScalesOrRule(Numbers):
@@ -140,7 +141,7 @@ def evaluate(
         reported = bool(folder) or result.rows[-1].top1_error is None  # without labels there is no page
         kept = [result.posteriors] if result.posteriors is not None and not files else list(files)
         if kept and (reported or not files):
-            hint("evaluate files", quiet, path=kept)
+            hint("evaluate files", quiet, path=[as_argument(one) for one in kept])
         else:
             hint("evaluate report" if reported else "evaluate", quiet, typed=typed(ctx, unused))
     if result.failed:

@@ -8,7 +8,7 @@ import click
 
 from vggfeat.cli import console, progress, tables
 from vggfeat.cli.exit_codes import SKIPPED
-from vggfeat.cli.hints import hint
+from vggfeat.cli.hints import hint, typed
 from vggfeat.cli.options import common, data_option, device_options, reading_options, refuse
 from vggfeat.cli.types import PATH, SCALES, Choice
 from vggfeat.inference.settings import LOCALISED_SUBSETS, PROTOCOLS
@@ -100,8 +100,10 @@ def localise(
         for path in (result.submission, result.drawn, result.report):
             if path is not None:
                 click.echo(path)
-        following = "localise" if result.protocol == "1" else "localise protocol 2"
-        hint(following, quiet, path=weights[0])
+        if result.protocol == "1":
+            hint("localise protocol 1", quiet, typed=typed(ctx, ("protocol", "report", "draw")))
+        else:
+            hint("localise report" if result.report else "localise", quiet, typed=typed(ctx, ("report", "draw")))
     if result.failed:
         if not quiet:
             tables.print_failures(result.failed, result.tried, where="with --json")

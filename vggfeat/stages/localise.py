@@ -71,6 +71,8 @@ class Localisation(Result):
     """ "pcr" (a box a class) or "scr" (one box for all), a net each."""
     scales: tuple[int, ...]
     """Of all nets."""
+    precision: str
+    """Number format of the nets, resolved."""
     flip: bool
     threshold: float | None
     """Match score up to which boxes were merged; None in protocol 1."""
@@ -225,6 +227,7 @@ def localise(
         ),
         heads=tuple("pcr" if head.per_class else "scr" for head in heads),
         scales=tuple(sorted({Q for its in of_nets for Q in its})),
+        precision=nets[0].precision,
         flip=flip,
         threshold=answers.threshold,
         thresholds=answers.curve,
@@ -266,6 +269,7 @@ def _command(
         "posteriors": [place_of(one) for one in posteriors],
         "classifier": _paths(classifier),
         "scales": [",".join(map(str, net.scales)) for net in result.nets],
+        "precision": result.precision,
         "no-flip": not result.flip and result.protocol != "1",
         "threshold": threshold,
         "subset": subset,

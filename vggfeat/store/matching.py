@@ -21,7 +21,8 @@ def check_distinct(files: Sequence[Descriptors], what: str = "descriptors") -> N
                 raise StoreError(f"{file.path} is given twice")
             same = file.attributes["fingerprint"] == other.attributes["fingerprint"]
             if same and file.ids == other.ids:
-                raise StoreError(f"{other.path} and {file.path} hold the same {what}: give one of them")
+                but = "" if np.array_equal(file.status, other.status) else ", but for images that failed in one"
+                raise StoreError(f"{other.path} and {file.path} hold the same {what}{but}: give one of them")
 
 
 def match_rows(first: Descriptors, other: Descriptors) -> NDArray[np.intp]:

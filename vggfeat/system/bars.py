@@ -183,7 +183,7 @@ def with_bar(what: str, unit: str = "image") -> Callable[[Callable[P, R]], Calla
                 kwargs["progress"] = checked_progress(kwargs["progress"])  # type: ignore[arg-type]
             fetching = kwargs.get("fetching")
             if fetching is not None and not callable(fetching):
-                raise UsageError(f"`fetching` {fetching!r} is not a function")
+                raise UsageError(f"fetching {fetching!r} is not a function")
             if kwargs.get("progress", True) is not True or not on_screen():
                 return function(*args, **kwargs)
             with Bar(what, unit) as bar, Bar("fetch", "MB") as fetched:

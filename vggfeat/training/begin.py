@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class Start:
     def net(self) -> VGG:
         """The net in training."""
         return self.trainer.net
+
+    @property
+    def seed(self) -> int:
+        """Of the run's random numbers (`run_seed`)."""
+        return self.trainer.seed
 
 
 def begin(setup: RunSetup, resume: bool) -> Start:
@@ -111,7 +117,7 @@ def _initialised(setup: RunSetup) -> Start:
             standardise_(net, InputScaling(net.preprocessing)(crops).permute(0, 3, 1, 2), but=copied)
         if examples.boxes is not None:
             begin_at_mean_box_(net, examples.boxes[examples.weights > 0, 0])
-    return Start(_trainer(setup, net), _plateau(setup), RunState(), colours, origin)
+    return Start(_trainer(setup, net, origin), _plateau(setup), RunState(), colours, origin)
 
 
 def _empty_net(setup: RunSetup) -> VGG:
@@ -195,7 +201,7 @@ def _restored(setup: RunSetup) -> Start:
     net.load_state_dict(content["state_dict"])
     net.preprocessing = Preprocessing.from_record(content["preprocessing"])
     net.training_record = content["training"]
-    trainer, plateau = _trainer(setup, net), _plateau(setup)
+    trainer, plateau = _trainer(setup, net, kept["origin"]), _plateau(setup)
     trainer.load_optimizer(kept["optimizer"])
     trainer.scaler.load_state_dict(kept["scaler"])
     plateau.restore(kept["plateau"])
@@ -204,11 +210,27 @@ def _restored(setup: RunSetup) -> Start:
     return Start(trainer, plateau, state, colours, kept["origin"], predicted, kept.get("waiting"))
 
 
-def _trainer(setup: RunSetup, net: VGG) -> Trainer:
+def run_seed(seed: int, origin: str) -> int:
+    """The seed of a run's order, crops and dropout masks: the recipe's, or one of that and of the net it starts from.
+
+    With the same seed as before, a trained net would see each image again with the crop and the masks with which it
+    learned it, and seem to know it better than it does.
+
+    Args:
+        seed: the recipe's.
+        origin: see `Start`.
+    """
+    if not origin:
+        return seed
+    weights = origin.rpartition("sha256 ")[2]  # wherever the file lies
+    return int.from_bytes(hashlib.sha256(f"{seed} {weights}".encode()).digest()[:8]) >> 1  # 63 bits
+
+
+def _trainer(setup: RunSetup, net: VGG, origin: str) -> Trainer:
     return Trainer(
         net,
         setup.recipe.sgd,
-        seed=setup.recipe.seed,
+        seed=run_seed(setup.recipe.seed, origin),
         precision=setup.recipe.precision,  # type: ignore[arg-type]
         ranks=setup.ranks,
         micro_batch=setup.micro_batch,

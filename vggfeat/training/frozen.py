@@ -117,7 +117,7 @@ class FrozenOutputs:
         jobs = self._jobs(rows)
         parts: list[tuple[CropRule, float, list[tuple[int, Job]]]] = [
             (
-                self.setup.augmentation(self.start.colours),
+                self.setup.augmentation(self.start.colours, self.start.seed),
                 self.setup.recipe.localise.least_seen,
                 [entry for entry in jobs if entry[1].variant is not None],
             ),
@@ -178,7 +178,7 @@ class FrozenOutputs:
             "exif": self.setup.dataset.exif,
             "augment": augment,
             "colours": plain(self.start.colours),
-            "seed": recipe.seed,
+            "seed": self.start.seed,
             "least_seen": recipe.localise.least_seen if self.setup.task.needs_boxes else None,
             "net": recipe.net,
             "frozen": list(recipe.frozen),

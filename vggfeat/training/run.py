@@ -103,7 +103,7 @@ class Run:
     def _batches(self) -> Generator[Batch, None, None]:
         if self.frozen is not None:
             return self.frozen.batches(self._plan())
-        rule = self.setup.augmentation(self.start.colours)
+        rule = self.setup.augmentation(self.start.colours, self.start.seed)
         loader = self.setup.loader(rule, self.net.preprocessing.filter, self.recipe.localise.least_seen)
         return loader.batches(self._plan())
 
@@ -111,7 +111,7 @@ class Run:
         """This process's share of every remaining batch of the run."""
         size, steps = self.recipe.sgd.batch_size, self.setup.steps
         for epoch in range(self.state.step // steps, self.recipe.schedule.epochs):
-            order = epoch_order(self.recipe.seed, epoch, len(self.dataset.train))
+            order = epoch_order(self.start.seed, epoch, len(self.dataset.train))
             begin = max(0, self.state.step - epoch * steps)
             for number in range(begin, steps):
                 rows = order[number * size : (number + 1) * size]

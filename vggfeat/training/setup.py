@@ -47,12 +47,10 @@ class RunSetup:
         """What the last layer learns."""
         return task_of(self.recipe, len(self.dataset.class_names))
 
-    def augmentation(self, colours: Colours) -> Augmentation:
+    def augmentation(self, colours: Colours, seed: int) -> Augmentation:
         """Chooses the crops to train on."""
         augment = self.recipe.augment
-        return Augmentation(
-            augment.S, augment.flip, augment.colour_std, colours, self.recipe.seed, fixed=augment.crops > 0
-        )
+        return Augmentation(augment.S, augment.flip, augment.colour_std, colours, seed, fixed=augment.crops > 0)
 
     @property
     def steps(self) -> int:
