@@ -109,9 +109,12 @@ def few_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("trainable", ["fc", "fc7", "fc8", "conv5_1"])
-def test_training_on_kept_outputs_equals_training_that_computes_them_at_every_update(tree, source, tmp_path, trainable):
-    # A seed with whose crops float16 turns few ReLUs; `test_rounding_is_all_that_differs` holds for any.
-    recipe, data = tuned(tree, source, trainable, sgd__learning_rate=1e-4, seed=8)
+def test_training_on_kept_outputs_equals_training_that_computes_them_at_every_update(
+    tree, source, tmp_path, monkeypatch, trainable
+):
+    # With these crops float16 turns few ReLUs on any processor; `test_rounding_is_all_that_differs` holds for all crops.
+    monkeypatch.setattr("vggfeat.training.begin.run_seed", lambda seed, origin: seed)
+    recipe, data = tuned(tree, source, trainable, sgd__learning_rate=1e-4)
     kept = train(recipe, data, output=tmp_path / "kept", device="cpu")
     anew = train(recipe, data, output=tmp_path / "anew", device="cpu", cache=False)
     assert (tmp_path / "kept" / "features.f16").exists()

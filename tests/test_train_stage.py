@@ -23,12 +23,15 @@ from vggfeat.errors import DatasetError, RecipeError, StoreError, TrainingError,
 from vggfeat.nets.networks import VGG
 from vggfeat.nets.weights import load_net
 from vggfeat.stages.train import train
+from vggfeat.training import augment
 from vggfeat.training.files import RunFiles
 from vggfeat.training.observer import Errors, Observer
 from vggfeat.training.recipe import load_recipe
 from vggfeat.training.request import check_request
 from vggfeat.training.saving import Saver
+from vggfeat.training.setup import RunSetup
 from vggfeat.training.state import RunState
+from vggfeat.training.trainer import Trainer
 from vggfeat.training.watch import Watch
 
 TINY = TINY_RECIPE | {"schedule.epochs": 2}
@@ -261,6 +264,31 @@ def test_a_resumed_run_may_only_grow_longer(tree, tmp_path):
     longer = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "run", device="cpu", resume=True)
     whole = train(*tiny(tree, schedule__epochs=2), output=tmp_path / "whole", device="cpu")
     assert same(weights(longer.last), weights(whole.last))
+
+
+def test_a_run_from_a_trained_net_does_not_repeat_that_nets_crops_order_and_masks(tree, tmp_path, monkeypatch):
+    drawn = []
+
+    def epoch_order(seed, epoch, length):
+        drawn.append(seed)
+        return augment.epoch_order(seed, epoch, length)
+
+    made = RunSetup.augmentation
+    monkeypatch.setattr("vggfeat.training.run.epoch_order", epoch_order)
+    monkeypatch.setattr(RunSetup, "augmentation", lambda *given: drawn.append(given[2]) or made(*given))
+    masks = Trainer._masks
+    monkeypatch.setattr(Trainer, "_masks", lambda self, step: drawn.append(self.seed) or masks(self, step))
+    first = train(*tiny(tree, schedule__epochs=1), output=tmp_path / "first")
+    assert set(drawn) == {0}
+    drawn.clear()
+    train(*tiny(tree, schedule__epochs=1, init__checkpoint=str(first.best)), output=tmp_path / "second")
+    (seed,) = set(drawn)
+    assert seed != 0
+    assert len(drawn) > 2
+    drawn.clear()
+    longer = tiny(tree, schedule__epochs=2, init__checkpoint=str(first.best))
+    train(*longer, output=tmp_path / "second", resume=True)
+    assert set(drawn) == {seed}, "a resumed run goes on with its own"
 
 
 @pytest.mark.parametrize(
