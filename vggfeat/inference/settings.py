@@ -94,7 +94,7 @@ def scales_of_nets(scales: Scales, nets: int) -> list[tuple[int, ...]]:
     return lists * nets if len(lists) == 1 else lists
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Overrides:
     """What may be chosen where new images are described as a file records."""
 

@@ -216,7 +216,16 @@ def predict(
     else:
         if preprocessing is not None:
             raise UsageError(f"`preprocessing` goes with a net; {model} is a fitted model, which records its nets'")
-        overrides = Overrides(exif, max_megapixels, others, seed, device, precision, offline, threads)
+        overrides = Overrides(
+            exif=exif,
+            max_megapixels=max_megapixels,
+            weights=others,
+            seed=seed,
+            device=device,
+            precision=precision,
+            offline=offline,
+            workers=threads,
+        )
         predictor = Predictor(model, probabilities=probabilities, images=images, overrides=overrides)
     return Predictions(predictor, model, images, progress)
 

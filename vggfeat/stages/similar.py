@@ -151,8 +151,16 @@ def similar(
         _check_left_out({"data": data}, "`report`")
     check_page(report)
     queries = None if images is None else as_dataset(images)
-    named = in_place_of_recorded(weights)
-    overrides = Overrides(exif, max_megapixels, named, seed, device, precision, offline, RunOptions(workers).threads)
+    overrides = Overrides(
+        exif=exif,
+        max_megapixels=max_megapixels,
+        weights=in_place_of_recorded(weights),
+        seed=seed,
+        device=device,
+        precision=precision,
+        offline=offline,
+        workers=RunOptions(workers).threads,
+    )
     tick = callback(progress) or (lambda done, total, failed: None)
     if queries is None:
         least, pairs = numbers.at_least, numbers.most
