@@ -118,9 +118,7 @@ def run_split(features: Features, split: Split, settings: Settings, progress: Co
         for cost, one in zip(settings.Cs, scores, strict=True):
             _refuse_unless(bool(np.isfinite(one).all()), cost)
         _warn_of_gaps(settings.Cs, problem)
-        curve = np.stack([_per_class(features, val, one, settings) for one in scores])
-        if features.multi_label:  # scores of a class that has nothing to learn from say nothing of C
-            curve[:, ~_targets(features, train)[0].any(axis=0)] = np.nan
+        curve = _learned(features, train, np.stack([_per_class(features, val, one, settings) for one in scores]))
     C = choose(curve, settings.Cs, features.multi_label, len(features.class_names))
     clock.lap("choose")
     svm = fit(problem, C)
@@ -132,6 +130,16 @@ def run_split(features: Features, split: Split, settings: Settings, progress: Co
     test_ids = [features.ids[row] for row in test]
     labels = features.labels[test]
     return Outcome(split, C, curve, svm, scores, test_ids, labels, per_class, counts, clock.seconds, copies)
+
+
+def _learned(features: Features, train: NDArray[np.intp], curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The validation curve (len(Cs), K), nan for the classes of a multi-label set that had no image to train on.
+
+    Their scores say nothing of C. Where no other class has a value, all count: they are equal at every C.
+    """
+    learned = _targets(features, train)[0].any(axis=0)
+    only = np.where(learned, curve, np.nan)
+    return only if features.multi_label and not np.isnan(only).all() else curve
 
 
 def fit_all(
