@@ -214,5 +214,7 @@ def _serve_svm(made: Descriptors) -> bool:
     """Whether `svm` could score the file: one's own classes are at least two, of three images each without subsets."""
     if made.labels is None or made.labels.ndim > 1 or made.attributes["dataset"] not in OWN:
         return made.labels is not None
-    sizes = [(made.labels[made.done] == k).sum() for k in range(len(made.class_names))]
-    return len(sizes) > 1 and min(sizes) >= (1 if any(made.subset) else 3)
+    import numpy as np  # which the command's help does without
+
+    sizes = np.bincount(made.labels[made.done], minlength=len(made.class_names))
+    return len(sizes) > 1 and int(sizes.min()) >= (1 if any(made.subset) else 3)

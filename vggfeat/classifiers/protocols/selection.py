@@ -135,7 +135,7 @@ def run_split(features: Features, split: Split, settings: Settings, progress: Co
 def _learned(features: Features, train: NDArray[np.intp], curve: NDArray[np.float64]) -> NDArray[np.float64]:
     """The validation curve (len(Cs), K), nan for the classes of a multi-label set that had no image to train on.
 
-    Their scores say nothing of C. Where no other class has a value, all count: they are equal at every C.
+    Their scores say nothing of C. Where no other class has a value, all count.
     """
     learned = _targets(features, train)[0].any(axis=0)
     only = np.where(learned, curve, np.nan)
