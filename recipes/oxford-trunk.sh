@@ -11,7 +11,7 @@
 # command continues an interrupted run. Without TIN100 the second half is left out.
 #
 # Costs on 2 cores with AVX2 alone (fp32): net D takes about 0.2 s for a 256x341 picture, so 30 minutes for Caltech-101
-# without flips, 60 with, 0.8 times as much again for Q = 128 and 192, and 6.2 times for Q = 384 and 512; a third of
+# without flips, 60 with, 0.8 times as much again for Q = 128 and 192, and 8 times for five scales up to 512; a third of
 # that with native bf16, a fifth with PRECISION=int8 (VNNI). The head of 50,000 pictures: 33 minutes of frozen layers
 # and 19 of training with native bf16, and 4 GB while it trains. Disk beside that: 2 GB. To fit it to a machine:
 # PRECISION (of descriptors and scores, auto), EACH (pictures of each class for several scales, whole by default; 20
@@ -105,19 +105,22 @@ poolings untrained-noflip untrained-noflip
 describe q256 "${caltech[@]}" --weights "$trunk" --scales 256 "${pool5[@]}"
 poolings q256 q256
 
-# Several larger scales.
+# Several scales, larger ones too.
 scaled=("${caltech[@]}") fewer=()
 if [[ -n ${EACH:-} ]]; then
     few_of_each_class "$EACH"
     scaled=(--dataset folder --data "$out/few") fewer=(--train-per-class $((EACH / 2)))
 fi
-describe scales "${scaled[@]}" --weights "$trunk" --scales 256,384,512 --keep-scales --no-flip "${pool5[@]}"
+describe five "${scaled[@]}" --weights "$trunk" --scales 128,192,256,384,512 --keep-scales --no-flip \
+    --layer conv4_3:gem "${pool5[@]}"
 for Q in 256 384 512; do
-    poolings "scales-$Q" scales --scales "$Q" "${fewer[@]}"
+    poolings "scales-$Q" five --scales "$Q" "${fewer[@]}"
 done
 for aggregate in stack average max; do
-    poolings "scales-$aggregate" scales --aggregate "$aggregate" "${fewer[@]}"
+    poolings "scales-$aggregate" five --scales 256,384,512 --aggregate "$aggregate" "${fewer[@]}"
 done
+poolings five five "${fewer[@]}"
+score five-average+max+gem+conv4_3 five --layer conv4_3:gem "${pool5[@]}" "${fewer[@]}"
 
 # A head for the trunk.
 if [[ -n ${TIN100:-} ]]; then
