@@ -113,7 +113,7 @@ def test_training_on_kept_outputs_equals_training_that_computes_them_at_every_up
     tree, source, tmp_path, monkeypatch, trainable
 ):
     # With these crops float16 turns few ReLUs on any processor; `test_rounding_is_all_that_differs` holds for all crops.
-    monkeypatch.setattr("vggfeat.training.begin.run_seed", lambda seed, origin: seed)
+    monkeypatch.setattr("vggfeat.training.begin.run_seed", lambda seed, parent: seed)
     recipe, data = tuned(tree, source, trainable, sgd__learning_rate=1e-4)
     kept = train(recipe, data, output=tmp_path / "kept", device="cpu")
     anew = train(recipe, data, output=tmp_path / "anew", device="cpu", cache=False)

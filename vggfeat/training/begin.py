@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def _initialised(setup: RunSetup) -> Start:
         gaussian_(net, init.std, setup.recipe.seed)
     else:
         glorot_(net, setup.recipe.seed)
-    origin, copied = _copy(setup, net) if init.checkpoint else ("", [])
+    origin, copied, parent = _copy(setup, net) if init.checkpoint else ("", [], None)
     if setup.ranks.first:
         check_writable(setup.files.best)
     colours = setup.ranks.shared(_colours(setup) if setup.ranks.first else None)
@@ -117,7 +117,9 @@ def _initialised(setup: RunSetup) -> Start:
             standardise_(net, InputScaling(net.preprocessing)(crops).permute(0, 3, 1, 2), but=copied)
         if examples.boxes is not None:
             begin_at_mean_box_(net, examples.boxes[examples.weights > 0, 0])
-    return Start(_trainer(setup, net, origin), _plateau(setup), RunState(), colours, origin)
+    return Start(
+        _trainer(setup, net, run_seed(setup.recipe.seed, parent)), _plateau(setup), RunState(), colours, origin
+    )
 
 
 def _empty_net(setup: RunSetup) -> VGG:
@@ -134,8 +136,11 @@ def _colours(setup: RunSetup) -> Colours:
     return colours_of(samples, count, exif=setup.dataset.exif, workers=setup.workers)
 
 
-def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
-    """Copies layers of the trained net that `init.checkpoint` names: (that net with its hash, the layers' names)."""
+def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str], Mapping[str, Any]]:
+    """Copies layers of the trained net that `init.checkpoint` names.
+
+    Returns that net with its hash, in words, the layers' names, and its training record.
+    """
     init = setup.recipe.init
     named = setup.recipe.net if init.checkpoint in NAMES else None  # "published" has several nets
     source = load_net(
@@ -156,7 +161,7 @@ def _copy(setup: RunSetup, net: VGG) -> tuple[str, Sequence[str]]:
     else:
         idle = "" if init.scheme == Init.scheme else f"; `init.scheme={init.scheme}` changes nothing"
         setup.observer.note(f"all layers from {source_words}{idle}")
-    return f"{init.checkpoint} (sha256 {source.fingerprint()})", copied
+    return f"{init.checkpoint} (sha256 {source.fingerprint()})", copied, source.training_record
 
 
 def _rest_words(scheme: str, rest: Sequence[str]) -> str:
@@ -201,7 +206,7 @@ def _restored(setup: RunSetup) -> Start:
     net.load_state_dict(content["state_dict"])
     net.preprocessing = Preprocessing.from_record(content["preprocessing"])
     net.training_record = content["training"]
-    trainer, plateau = _trainer(setup, net, kept["origin"]), _plateau(setup)
+    trainer, plateau = _trainer(setup, net, kept.get("run_seed", setup.recipe.seed)), _plateau(setup)
     trainer.load_optimizer(kept["optimizer"])
     trainer.scaler.load_state_dict(kept["scaler"])
     plateau.restore(kept["plateau"])
@@ -210,7 +215,7 @@ def _restored(setup: RunSetup) -> Start:
     return Start(trainer, plateau, state, colours, kept["origin"], predicted, kept.get("waiting"))
 
 
-def run_seed(seed: int, origin: str) -> int:
+def run_seed(seed: int, parent: Mapping[str, Any] | None) -> int:
     """The seed of a run's order, crops and dropout masks: the recipe's, or one of that and of the net it starts from.
 
     With the same seed as before, a trained net would see each image again with the crop and the masks with which it
@@ -218,19 +223,19 @@ def run_seed(seed: int, origin: str) -> int:
 
     Args:
         seed: the recipe's.
-        origin: see `Start`.
+        parent: the training record of the net that the run starts from, empty if it has none; None without such a net.
     """
-    if not origin:
+    if parent is None:
         return seed
-    weights = origin.rpartition("sha256 ")[2]  # wherever the file lies
-    return int.from_bytes(hashlib.sha256(f"{seed} {weights}".encode()).digest()[:8]) >> 1  # 63 bits
+    text = f"{seed} {parent.get('run_seed', '')}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1  # 63 bits
 
 
-def _trainer(setup: RunSetup, net: VGG, origin: str) -> Trainer:
+def _trainer(setup: RunSetup, net: VGG, seed: int) -> Trainer:
     return Trainer(
         net,
         setup.recipe.sgd,
-        seed=run_seed(setup.recipe.seed, origin),
+        seed=seed,
         precision=setup.recipe.precision,  # type: ignore[arg-type]
         ranks=setup.ranks,
         micro_batch=setup.micro_batch,

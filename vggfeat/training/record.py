@@ -16,7 +16,7 @@ from vggfeat.training.state import RunState
 
 
 def training_record(
-    recipe: Recipe, dataset: TrainingSet, colours: Colours, origin: str, state: RunState, val: Errors
+    recipe: Recipe, dataset: TrainingSet, colours: Colours, origin: str, run_seed: int, state: RunState, val: Errors
 ) -> dict[str, Any]:
     """How a net's values were trained, kept in its checkpoint.
 
@@ -34,6 +34,7 @@ def training_record(
         "images_sha256": data_digest(dataset),
         "colours": plain(colours),
         "init_from": origin,
+        "run_seed": run_seed,
         "epoch": state.epoch,
         "step": state.step,
         "validation": {"view": "centre", "Q": recipe.augment.Q, **dataclasses.asdict(val)},

@@ -234,7 +234,9 @@ class Run:
             state.epoch, schedule.epochs, train, val, rate, self.plateau.rate, speed, state.seconds, best
         )
         start = self.start
-        self.net.training_record = training_record(self.recipe, self.dataset, start.colours, start.origin, state, val)
+        self.net.training_record = training_record(
+            self.recipe, self.dataset, start.colours, start.origin, start.seed, state, val
+        )
         state.totals, state.seconds = [0.0] * 4, 0.0
         if self.ranks.first and best:
             self.saver.best(self.net)
@@ -268,6 +270,7 @@ class Run:
             recipe=plain(self.recipe),
             data=data_digest(self.dataset),
             origin=self.start.origin,
+            run_seed=self.start.seed,
             colours=plain(self.start.colours),
             plateau=self.plateau.state(),
             optimizer=self.trainer.optimizer.state_dict(),
