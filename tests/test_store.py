@@ -118,7 +118,7 @@ def test_a_value_that_float16_cannot_hold_fails_its_row(tmp_path):
                 described.scales[1 - rows.start, 2] = 70_000
             out.write(rows, described)
     made = read_descriptors(tmp_path / "a.h5")
-    assert made.errors() == {"i1": "a value above 65,504, the greatest of float16: float32 holds it"}
+    assert made.errors() == {"i1": "a value beyond 65,504, float16's largest: store it as float32"}
     assert np.isnan(made.read([1])).all()
     others = [row for row in range(N) if row != 1]
     assert made.done.tolist() == others

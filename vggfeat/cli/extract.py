@@ -211,7 +211,8 @@ def _done(made: Descriptors) -> str:
 
 
 def _serve_svm(made: Descriptors) -> bool:
-    """Whether `svm` could score the file: one's own classes are at least two, of three images each without subsets."""
+    """Whether `svm` can score the file. One's own single-label images must be of two classes, with three images each
+    unless subsets are named."""
     if made.labels is None or made.labels.ndim > 1 or made.attributes["dataset"] not in OWN:
         return made.labels is not None
     import numpy as np  # which the command's help does without

@@ -82,8 +82,8 @@ def similar(
     if not as_json:
         if result.report:
             hint("similar report" if images is None else "similar pictures report", quiet, path=features)
-        elif "-" not in (*paths, list_file) and len(result.failed) < len(result.queries or (None,)):
-            # A list on stdin is gone, and a page without an answer would help nobody.
+        elif "-" not in (*paths, list_file) and (images is None or len(result.failed) < len(result.queries)):
+            # A list on stdin is gone by now, and a page without an answer would help nobody.
             hint("similar", quiet, typed=typed(ctx))
     if result.failed:
         if not quiet:

@@ -28,7 +28,7 @@ from vggfeat.store.merging import Head
 from vggfeat.store.naming import NAMES, Naming
 from vggfeat.store.shard_states import ShardState, State, shard_states
 from vggfeat.store.shards import whole_path
-from vggfeat.system.files import exists, folder_error
+from vggfeat.system.files import folder_error, no_file
 from vggfeat.system.hdf5 import DAMAGE, is_hdf5, open_to_read
 from vggfeat.training.files import RunFiles
 
@@ -154,7 +154,7 @@ def info(path: str | Path) -> Info:
     if path.is_dir():
         raise folder_error(VggfeatError, path, _KNOWN, "descriptors, models or nets")
     if not path.is_file():
-        raise VggfeatError(f"{path}: {'not a regular file' if exists(path) else 'no such file'}")
+        raise VggfeatError(f"{path}: {no_file(path)}")
     if not is_hdf5(path):
         return _weights(path)
     try:

@@ -18,7 +18,7 @@ from vggfeat.inference.settings import Overrides, PreprocessingLike, RecordedWei
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
 from vggfeat.system.bars import Bar, Progress, callback, checked_progress, on_screen
-from vggfeat.system.files import exists, folder_error, is_file
+from vggfeat.system.files import folder_error, is_file, no_file
 from vggfeat.system.flags import with_checked_flags
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
@@ -236,4 +236,4 @@ def _check_net(net: str | Path, weights: Sequence[str], seed: int | None) -> Non
     if given is not None:
         raise UsageError(f"`{given}` goes with a fitted model; {net} is a net, which has its weights")
     if not is_file(net):
-        raise ModelError(f"{net}: {'not a regular file' if exists(net) else 'no such file'}")
+        raise ModelError(f"{net}: {no_file(net)}")

@@ -33,7 +33,7 @@ class Described:
     """(N, D) with each layer's descriptor at unit length, as a file keeps several; None where there is one layer."""
 
 
-BEYOND_FLOAT16 = "a value above 65,504, the greatest of float16: float32 holds it"
+BEYOND_FLOAT16 = "a value beyond 65,504, float16's largest: store it as float32"
 """Why a row fails."""
 
 

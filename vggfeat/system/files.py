@@ -198,6 +198,11 @@ def is_file(name: str | os.PathLike[str]) -> bool:
     return os.path.isfile(name)  # noqa: PTH113
 
 
+def no_file(path: str | os.PathLike[str]) -> str:
+    """Why a path that is no file is none."""
+    return "not a regular file" if exists(path) else "no such file"
+
+
 def exists(name: str | os.PathLike[str]) -> bool:
     """Whether anything of this name exists; False for a name that no system allows, where pathlib raises."""
     return os.path.exists(name)  # noqa: PTH110

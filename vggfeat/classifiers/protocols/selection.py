@@ -23,7 +23,6 @@ from vggfeat.classifiers.spool import GIB, Budget, spooled
 from vggfeat.datasets.sample import OWN
 from vggfeat.errors import DatasetError, TrainingError, UsageError
 from vggfeat.metrics import average_precision, class_recalls
-from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +136,10 @@ def _learned(features: Features, train: NDArray[np.intp], curve: NDArray[np.floa
 
     Their scores say nothing of C. Where no other class has a value, all count.
     """
-    learned = _targets(features, train)[0].any(axis=0)
-    only = np.where(learned, curve, np.nan)
-    return only if features.multi_label and not np.isnan(only).all() else curve
+    if not features.multi_label:
+        return curve
+    only = np.where(_with_images(features, train), curve, np.nan)
+    return curve if np.isnan(only).all() else only
 
 
 def fit_all(
@@ -255,30 +255,38 @@ def _problem(
 
 
 def _untrained(features: Features, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """(K,) whether none of these rows is an image of the class. A rare tag of one's own images may have a single one.
+    """(K,) whether none of these rows is an image of the class.
 
-    Raises DatasetError for such a class where it has no image anywhere, or the data set or its labels are others.
+    Raises DatasetError for such a class, but for a tag of one's own multi-label images that other rows have: a rare one
+    may have a single image.
     """
-    lacking = np.logical_not(_targets(features, rows)[0].any(axis=0))
-    anywhere = _targets(features, np.flatnonzero(features.described))[0].any(axis=0)
-    excused = anywhere & (features.multi_label and features.dataset in OWN)
-    if (lacking & ~excused).any():
-        name = features.class_names[int((lacking & ~excused).argmax())]
+    lacking = ~_with_images(features, rows)
+    refused = lacking
+    if lacking.any() and features.multi_label and features.dataset in OWN:
+        refused = lacking & ~_with_images(features, np.flatnonzero(features.described))
+    if refused.any():
+        name = features.class_names[int(refused.argmax())]
         raise DatasetError(f"class {name!r} has no training image with a descriptor")
     return lacking
+
+
+def _with_images(features: Features, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """(K,) whether one of these rows is an image of the class; without the (n, K) targets, which may be gigabytes."""
+    labels = features.labels[rows]
+    found = (
+        (labels == 1).any(axis=0)
+        if features.multi_label
+        else np.bincount(labels, minlength=len(features.class_names)) > 0
+    )
+    return np.asarray(found, dtype=bool)
 
 
 def _warn_of_untrained(features: Features, split: Split, untrained: NDArray[np.bool_]) -> None:
     names = [name for name, lacks in zip(features.class_names, untrained, strict=True) if lacks]
     if names:
         which = f"seed {split.seed}" if split.fold is None else f"fold {split.fold}"
-        log.warning(
-            "the split of %s has no image to train on of %s, so no score there: %s%s",
-            which,
-            number_of(len(names), "class"),
-            ", ".join(names[:NAMED]),
-            ", .." if len(names) > NAMED else "",
-        )
+        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        log.warning("%s: not scored in this split, for lack of a training image: %s", which, shown)
 
 
 def _targets(features: Features, rows: NDArray[np.intp]) -> tuple[NDArray[np.int8], NDArray[np.float32] | None]:
