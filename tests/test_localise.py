@@ -579,9 +579,11 @@ def test_a_net_that_predicts_no_boxes_is_named_before_missing_data(tmp_path, cap
 
 
 def test_missing_data_and_missing_nets_are_named(root, tmp_path, capsys):
-    assert run(["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(root)]) == 2
-    assert str(tmp_path / "no.pt") in capsys.readouterr().err
-    assert run(["localise", "--protocol", "1", "--weights", "x.pt", "--data", str(tmp_path)]) == 1
+    for data in (root, tmp_path):  # a slip in a name is mended sooner than missing data
+        assert run(["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(data)]) == 2
+        assert capsys.readouterr().err == f"vggfeat: {tmp_path / 'no.pt'}: no such file\n"
+    there = str(answering(LEFT).save(tmp_path / "x.pt"))
+    assert run(["localise", "--protocol", "1", "--weights", there, "--data", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (
         f"vggfeat: no ilsvrc2012 at {tmp_path}/ilsvrc2012 (val/ missing): put its images there as train/<wnid>/*.JPEG "
         "and val/<wnid>/*.JPEG (image-net.org gives them to holders of an account), or name another data root with "

@@ -432,6 +432,7 @@ def test_info_says_whether_a_model_gives_probabilities_and_repeats_its_command(
     assert run(["info", str(calibrated), "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
     assert described["probabilities"] is True
+    assert described["C"] == 1.0
     assert described["command"].endswith(f" --C 1.0 --probabilities -o {calibrated}")
     assert run(["info", str(made.model), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["probabilities"] is False

@@ -572,6 +572,14 @@ def test_a_descriptor_file_as_weights_is_named_for_what_it_is_not(tmp_path: Path
         load_net("D", tmp_path / "descriptors.h5")
 
 
+@pytest.mark.parametrize("kind", ["descriptors", "model"])
+def test_a_file_of_vggfeats_own_that_holds_no_weights_is_told_as_such(tmp_path: Path, kind: str) -> None:
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        file.attrs["format"] = f"vggfeat-{kind}"
+    with pytest.raises(WeightsError, match=r"own\.h5: a file of descriptors, posteriors or an SVM, not of weights$"):
+        load_net("D", tmp_path / "own.h5")
+
+
 # --- Caffe ---
 
 

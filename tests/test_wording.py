@@ -267,6 +267,18 @@ def test_progress_counts_in_words(unit, done, total, words):
     assert Pace(unit).counts(done, total, 0) == f"{words}, 0.0/s"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.5, "2.0/s"), (1, "1.0/s"), (4, "0.25/s"), (31.4, "31 s each"), (3600, "3600 s each")]
+)
+def test_a_slow_pace_is_told_by_the_seconds_that_each_takes(seconds, words, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    pace = Pace("run")
+    pace.counts(0, 3, 0)
+    now[0] = seconds
+    assert pace.counts(1, 3, 0) == f"1/3 runs, {words}"
+
+
 def test_every_progress_is_of_a_noun_in_the_singular():
     """Pace makes the plural."""
     named = set()

@@ -83,12 +83,13 @@ class Model:
         return [Naming.of(one) for one in kept] if isinstance(kept, list) else []
 
     def describe(self) -> dict[str, Any]:
-        """Classes, size, inputs and record as plain data, to be shown."""
+        """Classes, size, C (one, or one a class), inputs and record as plain data, to be shown."""
         return {
             "classes": len(self.class_names),
             "dim": self.coef.shape[1],
             "multi_label": self.multi_label,
             "probabilities": self.sigmoids is not None,
+            "C": float(self.C[0]) if len(set(self.C.tolist())) == 1 else self.C.tolist(),
             "class_names": list(self.class_names),
             "inputs": [dict(one) for one in self.inputs],
             **{name: value for name, value in self.record.items() if name not in _IN_COMMANDS},

@@ -172,6 +172,11 @@ def localise(
     central = protocol == "1"
     several = isinstance(weights, Iterable) and not isinstance(weights, str | os.PathLike)
     given: list[Any] = list(weights) if several else [weights]  # type: ignore[arg-type]
+    if not given:
+        raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
+    for one in given if classifier is None else [*given, classifier]:
+        if isinstance(one, str | os.PathLike):
+            NetChoice(None, one).check_weights()
     with _boxes_first(given):
         numbers = None if submission is None else ilsvrc_numbers(data)
         everything = checked(dataset) if isinstance(dataset, Dataset) else _read(dataset, data, subset)
@@ -181,11 +186,6 @@ def localise(
     check_writable(draw and Path(draw, "picture"))
     check_page(report)
     kept = [] if posteriors is None else files_in(posteriors)
-    if not given:
-        raise UsageError("no net to localise with: name a checkpoint that was trained for it with `weights`")
-    for one in given if classifier is None else [*given, classifier]:
-        if isinstance(one, str | os.PathLike):
-            NetChoice(None, one).check_weights()
 
     # From here on torch is needed, which takes seconds to import.
     from vggfeat.inference.drawing import draw_boxes

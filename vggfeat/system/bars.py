@@ -65,18 +65,25 @@ class Pace:
         self._rate = 0.0
 
     def counts(self, done: int, total: int, failed: int) -> str:
-        """`120/1000 images, 6.4/s, 2 skipped`, or `0/1 image, ..`; a total of 0 is an unknown one."""
+        """`120/1000 images, 6.4/s, 2 skipped`, or `1/3 runs, 31 s each`; a total of 0 is an unknown one."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._start = done, now
         self._rate = (done - self._first) / max(now - self._start, 1e-9)
         counted = number_of(total or done, self._unit, self._unit if self._unit in INVARIABLE else "")
         number = f"{done}/{counted}" if total else counted
-        return f"{number}, {self._rate:.1f}/s" + (f", {failed} skipped" if failed else "")
+        return f"{number}, {_rate(self._rate)}" + (f", {failed} skipped" if failed else "")
 
     def left(self, done: int, total: int) -> str:
         """`, 2:17 left`, or nothing where that is unknown."""
         return f", {clock((total - done) / self._rate)} left" if self._rate > 0 and total else ""
+
+
+def _rate(rate: float) -> str:
+    """`6.4/s`, `0.35/s`, or `31 s each` of what comes less often than every ten seconds."""
+    if 0 < rate < 0.1:
+        return f"{1 / rate:.0f} s each"
+    return f"{rate:.{2 if 0 < rate < 1 else 1}f}/s"
 
 
 class Bar:

@@ -65,6 +65,8 @@ def _arrays(file: h5py.File, size: int) -> Iterator[tuple[str, Tensor]]:
     whole_model = file.get("model_weights", getlink=True) is not None
     root = child(file, "model_weights") if whole_model else file
     if not isinstance(root, h5py.Group) or "layer_names" not in root.attrs:
+        if str(file.attrs.get("format", "")).startswith("vggfeat-"):
+            raise RefusedError("a file of descriptors, posteriors or an SVM, not of weights")
         raise RefusedError(
             "an HDF5 file, but not Keras' weights (it has neither the attribute layer_names nor a group layers)"
         )
