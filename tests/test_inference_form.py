@@ -1,4 +1,4 @@
-"""The convolutions that inference uses on an AVX2 processor, against float64 sums and the nets' own modules."""
+"""The convolutions that inference uses on AVX2 and Zen 4 processors, against float64 sums and the nets' own modules."""
 
 import multiprocessing
 
@@ -24,7 +24,9 @@ from vggfeat.nets.networks import VGG, glorot_
 RNG = np.random.default_rng(0)
 
 needs_nnpack = pytest.mark.skipif(not nnpack.is_available(), reason="torch has no NNPACK for this processor")
-needs_avx2 = pytest.mark.skipif(not has_fast_convolutions(), reason="the fast convolutions are for AVX2 processors")
+needs_fast = pytest.mark.skipif(
+    not has_fast_convolutions(), reason="the fast convolutions are for AVX2 and Zen 4 processors"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,18 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 SIZES = [(4, 4), (1, 1), (3, 5), (8, 7), (6, 13), (14, 14), (17, 23), (33, 40)]
+
+
+@needs_nnpack
+@pytest.mark.parametrize(
+    ("capability", "halved", "fast"), [("AVX2", False, True), ("AVX512", True, True), ("AVX512", False, False)]
+)
+def test_fast_convolutions_are_for_processors_that_multiply_eight_numbers_at_a_time(
+    monkeypatch, capability, halved, fast
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("vggfeat.nets.inference_form.has_halved_avx512", lambda: halved)
+    assert has_fast_convolutions() == fast
 
 
 @needs_nnpack
@@ -222,7 +236,7 @@ def test_modules_keep_their_places_and_narrow_nets_their_modules():
     assert sum(type(module) is nn.ReLU for module in c) == 3
 
 
-@needs_avx2
+@needs_fast
 def test_a_convolution_that_is_asked_for_gives_its_values_before_the_relu():
     made = glorot_(VGG("A", top=False), seed=2).eval()
     picture = RNG.integers(0, 256, (64, 50, 3), dtype=np.uint8)
@@ -237,7 +251,7 @@ def test_a_convolution_that_is_asked_for_gives_its_values_before_the_relu():
             np.testing.assert_allclose(ours, theirs.mean((2, 3))[0], rtol=1e-4, atol=1e-3)
 
 
-@needs_avx2
+@needs_fast
 @pytest.mark.parametrize("net", ["A", "A-LRN", "C"])
 def test_a_wide_nets_layers_agree_with_float64(net):
     """Every method and odd sizes at once. Cosine of at least 1 - 1e-9."""

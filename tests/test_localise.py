@@ -437,6 +437,7 @@ def test_a_lost_disk_stops_the_run(root, tmp_path, protocol):
 
 def test_an_output_that_cannot_be_written_is_told_before_any_work(root, tmp_path, capsys):
     (tmp_path / "file").write_text("")
+    (tmp_path / "no.pt").write_text("")  # no net, which its reader would tell
     command = ["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(root), *FLAGS]
     assert run([*command, "--draw", str(tmp_path / "file")]) == 1
     assert capsys.readouterr().err == f"vggfeat: {tmp_path}/file/picture: cannot write here: File exists\n"
@@ -581,7 +582,10 @@ def test_a_net_that_predicts_no_boxes_is_named_before_missing_data(tmp_path, cap
 def test_missing_data_and_missing_nets_are_named(root, tmp_path, capsys):
     for data in (root, tmp_path):  # a slip in a name is mended sooner than missing data
         assert run(["localise", "--protocol", "1", "--weights", str(tmp_path / "no.pt"), "--data", str(data)]) == 2
-        assert capsys.readouterr().err == f"vggfeat: {tmp_path / 'no.pt'}: no such file\n"
+        assert capsys.readouterr().err == (
+            f"vggfeat: no weights '{tmp_path}/no.pt': no such file, and not one of published, oxford, oxford-keras, "
+            "torchvision, none\n"
+        )
     there = str(answering(LEFT).save(tmp_path / "x.pt"))
     assert run(["localise", "--protocol", "1", "--weights", there, "--data", str(tmp_path)]) == 1
     assert capsys.readouterr().err == (

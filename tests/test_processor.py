@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,10 +87,23 @@ def test_tiles_are_known_by_each_of_their_names(torch_that: Any) -> None:
     assert not has_tiles()
 
 
-def test_linux_features_are_those_of_its_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    def reading(text: str) -> frozenset[str]:
-        monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
-        return processor.linux_flags.__wrapped__()
+@pytest.fixture
+def linux_that(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Sets the text of Linux's list of processors; None: there is none."""
+
+    def says(text: str | None) -> None:
+        list_ = SimpleNamespace(read_text=lambda **_: text) if text is not None else Path("/nowhere/cpuinfo")
+        monkeypatch.setattr(processor, "Path", lambda _: list_)
+        processor.linux_fields.cache_clear()
+
+    yield says
+    processor.linux_fields.cache_clear()
+
+
+def test_linux_features_are_those_of_its_list(linux_that: Any) -> None:
+    def reading(text: str | None) -> frozenset[str]:
+        linux_that(text)
+        return processor.linux_flags()
 
     assert reading("processor\t: 0\nmodel name\t: A B\nflags\t\t: fpu avx512_bf16\nbugs\t: x\n\nflags : y\n") == {
         "fpu",
@@ -96,9 +111,23 @@ def test_linux_features_are_those_of_its_list(monkeypatch: pytest.MonkeyPatch) -
     }
     assert reading("processor\t: 0\nFeatures\t: fp asimd bf16\n") == {"fp", "asimd", "bf16"}
     assert reading("") == frozenset()
-    monkeypatch.undo()
-    monkeypatch.setattr(processor, "Path", lambda _: Path("/nowhere/cpuinfo"))
-    assert processor.linux_flags.__wrapped__() == frozenset(), "not Linux"
+    assert reading(None) == frozenset(), "not Linux"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "flags", "halved"),
+    [
+        ("AuthenticAMD", "25", "avx2 avx512f", True),  # Zen 4
+        ("AuthenticAMD", "25", "avx2", False),  # Zen 3
+        ("AuthenticAMD", "26", "avx2 avx512f", False),  # Zen 5
+        ("GenuineIntel", "6", "avx2 avx512f", False),
+    ],
+)
+def test_zen_4_does_avx_512_in_halves(linux_that: Any, vendor: str, family: str, flags: str, halved: bool) -> None:
+    linux_that(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nflags\t\t: {flags}\n\nprocessor: 1\n")
+    assert processor.has_halved_avx512() == halved
+    linux_that(None)
+    assert not processor.has_halved_avx512()
 
 
 def test_what_nobody_tells_is_not_said_of_the_cpu(torch_that: Any, caplog: pytest.LogCaptureFixture) -> None:

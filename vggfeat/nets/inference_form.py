@@ -1,7 +1,8 @@
 """The convolutional layers as inference runs them on a processor: the same values to rounding, in less time.
 
-oneDNN convolves directly in float32. On a processor with AVX2 NNPACK's way, with fewer multiplications, is faster
-except for narrow layers and the smallest maps.
+oneDNN convolves directly in float32. On processors that multiply eight numbers at a time (AVX2, and AMD's Zen 4, which
+does AVX-512 in halves) NNPACK's way, with fewer multiplications, is faster except for narrow layers and the smallest
+maps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vggfeat.nets import nnpack
+from vggfeat.system.processor import has_halved_avx512
 
 Method = Literal["direct", "nnpack"]
 
@@ -28,7 +30,7 @@ times as large as the net's own."""
 def method(channels: int, out_channels: int, positions: int) -> Method:
     """The fastest way to convolve a map of this many positions.
 
-    Measured on 2 cores with AVX2 (`bench convolutions`; recipes/RESULTS.md).
+    Measured on 2 cores each with AVX2 and of Zen 4 (`bench convolutions`; recipes/RESULTS.md).
     """
     suits = min(channels, out_channels) >= NNPACK_CHANNELS and positions >= NNPACK_POSITIONS
     return "nnpack" if suits else "direct"
@@ -36,7 +38,8 @@ def method(channels: int, out_channels: int, positions: int) -> Method:
 
 def has_fast_convolutions() -> bool:
     """Whether this processor is of the kind for which `method` was measured, and torch has NNPACK."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX2" and nnpack.is_available()
+    eights = torch.backends.cpu.get_cpu_capability() == "AVX2" or has_halved_avx512()
+    return eights and nnpack.is_available()
 
 
 def inference_form(features: nn.Sequential, kept: Container[int] = ()) -> nn.Sequential:

@@ -33,6 +33,9 @@ _ASKED: dict[Arithmetic, tuple[str, ...]] = {
 # Linux has torch's names, but for ARM's fp16.
 _FLAGS: dict[Arithmetic, tuple[str, ...]] = {**_LISTED, "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
 
+ZEN_4 = "25"
+"""AMD's family of Zen 3 and Zen 4; of the two, Zen 4 alone has AVX-512."""
+
 
 def has_arithmetic(kind: Arithmetic) -> bool | None:
     """Whether this CPU has this arithmetic; None where neither torch nor the system tells."""
@@ -48,6 +51,13 @@ def has_arithmetic(kind: Arithmetic) -> bool | None:
     return False if answers and platform.machine().lower() in ("x86_64", "amd64") else None
 
 
+def has_halved_avx512() -> bool:
+    """Whether this CPU does AVX-512 in halves, so that a cycle has no more products than with AVX2: AMD's Zen 4."""
+    fields = linux_fields()
+    of_amd = fields.get("vendor_id") == "AuthenticAMD"
+    return of_amd and fields.get("cpu family") == ZEN_4 and "avx512f" in linux_flags()
+
+
 def _answers(kind: Arithmetic) -> list[bool]:
     """What this torch answers to the questions of earlier versions that it knows."""
     asked = [getattr(torch.cpu, name, None) for name in _ASKED[kind]]
@@ -55,13 +65,17 @@ def _answers(kind: Arithmetic) -> list[bool]:
 
 
 @functools.cache
+def linux_fields() -> Mapping[str, str]:
+    """What Linux tells of its first processor; nothing elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    fields = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in fields}
+
+
 def linux_flags() -> frozenset[str]:
     """The features of the first processor in Linux's list; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    fields = (line.partition(":") for line in lines)
-    return next(
-        (frozenset(value.split()) for name, _, value in fields if name.strip() in ("flags", "Features")), frozenset()
-    )
+    fields = linux_fields()
+    return frozenset((fields.get("flags") or fields.get("Features") or "").split())
