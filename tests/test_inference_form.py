@@ -168,8 +168,10 @@ def test_nnpack_works_after_a_fork():
     child.join()
 
 
+@pytest.mark.parametrize("by_numpy", [True, False])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 4), (5, 7), (8, 6), (1, 9)])
-def test_the_pooling_equals_torchs(height, width):
+def test_the_pooling_equals_torchs(height, width, by_numpy, monkeypatch):
+    monkeypatch.setattr("vggfeat.nets.inference_form.POOLED_BY_NUMPY", 10**6 if by_numpy else 0)
     x = values(2, 3, height, width)
     x[0, 0, 0, 0] = torch.nan
     expected = F.max_pool2d(x, 2, 2, ceil_mode=True)

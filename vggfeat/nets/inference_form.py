@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +27,10 @@ NNPACK_CHANNELS = 64
 NNPACK_POSITIONS = 150
 """Positions of a map from which it is. On smaller maps most of the time goes into reading its filters, which are seven
 times as large as the net's own."""
+
+POOLED_BY_NUMPY = 6_000_000
+"""Values of a picture's map up to which numpy pools it, on one thread. torch's threads are faster, but stay awake for
+some milliseconds, in which NNPACK's have to share the cores with them."""
 
 
 def method(channels: int, out_channels: int, positions: int) -> Method:
@@ -125,7 +131,9 @@ class FastMaxPool2d(nn.MaxPool2d):
         """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
         if not x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
             return F.max_pool2d(x, 2, 2, ceil_mode=True)
-        return larger_of_pairs(larger_of_pairs(x, 2), 3)
+        if x[0].numel() > POOLED_BY_NUMPY:
+            return larger_of_pairs(larger_of_pairs(x, 2), 3)
+        return torch.from_numpy(_larger_of_pairs(_larger_of_pairs(x.detach().numpy(), 2), 3))
 
 
 def larger_of_pairs(x: Tensor, axis: int) -> Tensor:
@@ -134,3 +142,15 @@ def larger_of_pairs(x: Tensor, axis: int) -> Tensor:
     even, uneven = (x.narrow(axis, 0, 2 * pairs).unflatten(axis, (pairs, 2)).select(axis + 1, k) for k in (0, 1))
     larger = torch.maximum(even, uneven)
     return torch.cat([larger, x.narrow(axis, 2 * pairs, 1)], axis) if odd else larger
+
+
+def _larger_of_pairs(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """The same by numpy."""
+    before = (slice(None),) * axis
+    even, uneven = values[(*before, slice(0, None, 2))], values[(*before, slice(1, None, 2))]
+    larger = np.empty(even.shape, even.dtype)
+    pairs = (*before, slice(uneven.shape[axis]))
+    np.maximum(even[pairs], uneven, out=larger[pairs])
+    if even.shape[axis] > uneven.shape[axis]:
+        larger[(*before, -1)] = even[(*before, -1)]
+    return larger
