@@ -149,8 +149,7 @@ def _larger_of_pairs(values: NDArray[np.float32], axis: int) -> NDArray[np.float
     before = (slice(None),) * axis
     even, uneven = values[(*before, slice(0, None, 2))], values[(*before, slice(1, None, 2))]
     larger = np.empty(even.shape, even.dtype)
-    pairs = (*before, slice(uneven.shape[axis]))
+    pairs, odd = (*before, slice(uneven.shape[axis])), (*before, slice(uneven.shape[axis], None))
     np.maximum(even[pairs], uneven, out=larger[pairs])
-    if even.shape[axis] > uneven.shape[axis]:
-        larger[(*before, -1)] = even[(*before, -1)]
+    larger[odd] = even[odd]
     return larger
