@@ -441,6 +441,17 @@ def test_the_primals_bound_is_the_largest_so_far_and_below_the_optimum():
     assert bounds[-1] <= (weights @ weights / 2 + 1e4 * slack @ slack) * (1 + 1e-12)
 
 
+def test_a_huge_first_objective_carries_no_bound_above_the_optimum():
+    """At w = 0 the dual point is the best one here, and P - (P - D) is off by the rounding of P."""
+    rng = np.random.default_rng(0)
+    sign = np.where(np.arange(8) % 2, 1.0, -1.0)[None]
+    for length, C in zip(rng.uniform(0.5, 2, 50), 10.0 ** rng.uniform(8, 14, 50), strict=True):
+        table = Table(length * sign.T, np.arange(8), 0.0, 10**8)
+        table.prepare()
+        first = walk(table, sign, np.ones((1, 8)), [np.array([C])], np.zeros((1, 2)), 1e-5, 0)[0]
+        assert first.bound[0] <= 8 * C / (1 + 2 * 8 * C * length**2) * (1 + 1e-12)
+
+
 def test_duplicate_rows_count_like_weights(engine):
     X, y = blobs(n=60)
     doubled = fit(engine, np.vstack([X, X]), np.append(y, y), tol=TIGHT)
