@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from vggfeat.nets import int8
 from vggfeat.nets.int8 import ByteMaxPool2d, Int8Conv2d, Int8Linear, byte_layers, input_maxima, int8_form
 from vggfeat.nets.networks import VGG, glorot_
 from vggfeat.nets.weights import load_net
+from vggfeat.stages.info import info
 from vggfeat.store.provenance import check_provenance
 from vggfeat.system import devices
 
@@ -320,6 +322,13 @@ def test_paths_set_the_ranges_as_the_file_that_lists_them(photos: Path, tmp_path
         UsageError, match=r"b\.h5 was calibrated on a program's list of 2 images \(sha256 \w+\), not on "
     ):
         written(photos, tmp_path / "b.h5", calibration=paths[:1], resume=True)
+    told = info(tmp_path / "b.h5")
+    assert " --calibration LIST " in str(told.command)
+    assert re.fullmatch(
+        r".*b\.h5 was calibrated on a program's list of 2 images \(sha256 \w+\): LIST stands for a list of them, one "
+        r"path a line\.",
+        told.notes[0],
+    )
     for given, message in (
         ([], "`calibration` names no image to calibrate on"),
         (5, "`calibration` is a int, not a file or a list of paths"),

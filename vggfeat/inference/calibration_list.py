@@ -20,13 +20,16 @@ CalibrationLike = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | No
 GOES_WITH_INT8 = "`calibration` goes with `precision=int8`"
 """Of a calibration that would change nothing."""
 
+PROGRAMS_LIST = "a program's list of "
+"""How the record of a calibration begins whose images a program named: no file has their names."""
+
 
 def calibration_name(source: CalibrationLike) -> str:
     """How a file records the calibration: a path, or what tells one list of a program's from another."""
     if source is None or isinstance(source, str | os.PathLike):
         return "" if source is None else str(source)
     digest = hashlib.sha256(name_bytes("\n".join(os.fspath(path) for path in source))).hexdigest()[:16]
-    return f"a program's list of {number_of(len(source), 'image')} (sha256 {digest})"
+    return f"{PROGRAMS_LIST}{number_of(len(source), 'image')} (sha256 {digest})"
 
 
 def listed_examples(source: CalibrationLike) -> tuple[Sample, ...]:

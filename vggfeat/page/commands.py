@@ -13,6 +13,7 @@ from vggfeat.datasets import Dataset
 from vggfeat.datasets.listing import NAME
 from vggfeat.datasets.origin import LONGEST, Origin
 from vggfeat.datasets.split import TrainingSet
+from vggfeat.inference.calibration_list import PROGRAMS_LIST
 from vggfeat.nets.catalog import WEIGHTS_NAMES
 from vggfeat.nets.layers import POOLING_MARK
 from vggfeat.nets.preprocessing import NAMED, RANDOM
@@ -24,6 +25,9 @@ from vggfeat.system.files import exists
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import as_argument
 from vggfeat.training.recipe import Recipe, completed, load_recipe
+
+LIST = "LIST"
+"""Stands in a command for a list of calibration images that only a program knew."""
 
 
 def making_command(made: Descriptors) -> str:
@@ -75,12 +79,19 @@ def note_on_images(
     return f"{file} does not record how its {images} named ({why}): {list_}, one path a line."
 
 
+def note_on_calibration(file: str | Path, naming: Naming) -> str:
+    """The same of a file that cannot name the images that it was calibrated on."""
+    if not naming.calibration.startswith(PROGRAMS_LIST):
+        return ""
+    return f"{file} was calibrated on {naming.calibration}: {LIST} stands for a list of them, one path a line."
+
+
 def note_on(made: Descriptors) -> str:
-    """The same for an opened file."""
+    """Both for an opened file."""
     dataset = str(made.attributes["dataset"])
-    if made.portion is None:
-        return note_on_images(made.path, dataset, made.naming, len(made))
-    return note_on_images(made.path, dataset, made.naming, len(made), "FILE stands for the whole list")
+    lists = [] if made.portion is None else ["FILE stands for the whole list"]
+    on_images = note_on_images(made.path, dataset, made.naming, len(made), *lists)
+    return " ".join(filter(None, [on_images, note_on_calibration(made.path, made.naming)]))
 
 
 def shard_command(
@@ -137,7 +148,8 @@ def extract_command(
     words += ["--pre-relu"] if settings.get("pre_relu") else []
     words += ["--keep-scales"] if settings.get("keep_scales") else []
     words += ["--precision", settings["precision"]]
-    words += ["--calibration", naming.calibration] if naming.calibration else []
+    calibration = LIST if naming.calibration.startswith(PROGRAMS_LIST) else naming.calibration
+    words += ["--calibration", calibration] if calibration else []
     words += ["-o", output] if output else []
     words += ["--shard", shard] if shard else []
     if dataset != NAME:

@@ -16,6 +16,7 @@ from vggfeat.page.commands import (
     fit_command,
     making_command,
     note_on,
+    note_on_calibration,
     note_on_images,
     resumed,
     shard_command,
@@ -270,5 +271,9 @@ def _model_command(path: Path, model: Model) -> tuple[str, tuple[str, ...]]:
         extract_command(settings, record["dataset"], naming, output=file)
         for settings, naming, file in zip(record.get("made_by", model.inputs), namings, files, strict=True)
     ]
-    notes = (note_on_images(file, record["dataset"], naming) for file, naming in zip(files, namings, strict=True))
+    notes = [
+        note
+        for file, naming in zip(files, namings, strict=True)
+        for note in (note_on_images(file, record["dataset"], naming), note_on_calibration(file, naming))
+    ]
     return " && ".join([*lines, fit_command(record["command"], str(path))]), tuple(filter(None, notes))
