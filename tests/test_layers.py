@@ -272,11 +272,11 @@ def test_negative_values_before_the_relu_are_kept(picture):
     ("layers", "modules", "head"), [(("conv2_1",), 5, 0), (("pool1", "conv1_1"), 3, 0), (("conv1_1", "fc6"), 21, 2)]
 )
 def test_nothing_beyond_the_last_layer_is_computed(picture, layers, modules, head):
-    net, ran = biased("A"), []
-    for part in (net.features, net.classifier):
+    dense, ran = DenseNet(biased("A"), layers), []
+    for part in (dense._trunk, dense._classifier):
         for number, module in enumerate(part):
-            module.register_forward_hook(lambda *_, at=(part is net.features, number): ran.append(at))
-    DenseNet(net, layers)([picture])
+            module.register_forward_hook(lambda *_, at=(part is dense._trunk, number): ran.append(at))
+    dense([picture])
     assert sum(trunk for trunk, _ in ran) == modules
     assert sum(not trunk for trunk, _ in ran) == head
 

@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from vggfeat.errors import UsageError
+from vggfeat.inference.dense import DenseNet
 from vggfeat.nets.catalog import NETS, net_spec
 from vggfeat.nets.networks import VGG, gaussian_, glorot_, weighted_layers
 from vggfeat.nets.weights import load_net
@@ -206,6 +207,73 @@ def test_weights_that_changed_since_they_were_read_are_no_longer_the_files(tmp_p
     assert net.fingerprint() != ours
     net.load_state_dict(load_net(weights=tmp_path / "net.pt", device="cpu").state_dict())
     assert net.fingerprint() != ours, "torch counted the changes"
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.classifier[0].weight[:, 49:98].zero_(),
+        lambda net: net.classifier[0].weight.data[:, 49:98].zero_(),
+        lambda net: setattr(net.classifier[0], "weight", nn.Parameter(net.classifier[0].weight * 2)),
+    ],
+    ids=["channels in place", "channels by data", "another parameter"],
+)
+def test_a_copy_whose_weights_changed_is_no_longer_the_files(tmp_path, copied, change):
+    load_net("A", None, width=1 / 16, device="cpu").save(tmp_path / "net.pt")
+    net = load_net(weights=tmp_path / "net.pt", device="cpu")
+    for ablated in (copied(net), net):
+        before = net.fingerprint()
+        with torch.no_grad():
+            change(ablated)
+        assert ablated.fingerprint() != before
+        assert copied(ablated).fingerprint() == ablated.fingerprint(), "a copy of it is no longer the file's either"
+
+
+def averaging(net):
+    net.features[2] = nn.AvgPool2d(2, 2)
+
+
+EDITS = {
+    "features.2 is AvgPool2d(kernel_size=2, stride=2, padding=0), not MaxPool2d(kernel_size=2, stride=2, padding=0, "
+    "dilation=1, ceil_mode=True); torch.save keeps the state dict of any net": averaging,
+    "features.0 is ParametrizedConv2d, not Conv2d(3, 1, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)); torch.save "
+    "keeps the state dict of any net": lambda net: nn.utils.parametrizations.weight_norm(net.features[0]),
+    "features.0 has a hook, which would not run here: remove it": lambda net: net.features[0].register_forward_hook(
+        lambda _module, _inputs, outputs: 0 * outputs
+    ),
+    "it has scale": lambda net: net.register_parameter("scale", nn.Parameter(torch.ones(1))),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("said", EDITS)
+def test_modules_that_were_edited_are_refused_at_every_precision(said, precision):
+    """Other modules run in their place, so the edit would be ignored in silence."""
+    net = load_net("A", None, width=1 / 64, device="cpu", precision=precision)
+    EDITS[said](net)
+    with pytest.raises(UsageError) as caught:
+        DenseNet(net, "pool5")
+    assert str(caught.value) == f"the net is no longer A, width 1/64, random weights: {said}"
+
+
+def test_a_last_layer_of_ones_own_and_relus_not_in_place_are_no_edits(tmp_path):
+    net = load_net("A", None, width=1 / 64, num_classes=5, device="cpu", precision="fp32")
+    picture = np.zeros((224, 224, 3), np.uint8)
+    expected = DenseNet(net)([picture])
+    net.classifier[-1] = nn.Linear(net.classifier[-1].in_features, 3)
+    net.features[1] = nn.ReLU()
+    for precision in ("fp32", "bf16"):
+        net.precision = precision
+        np.testing.assert_allclose(DenseNet(net)([picture]), expected, rtol=0.1, atol=0.1 * abs(expected).max())
+        assert DenseNet(net, "scores")([picture]).shape == (1, 3) and net.num_classes == 3
+    assert load_net(weights=net.save(tmp_path / "net.pt")).num_classes == 3
+
+
+def test_describing_leaves_the_net_as_it_is():
+    net = load_net("A", None, width=1 / 64, device="cpu", precision="fp32")
+    DenseNet(net, "pool5")([np.zeros((64, 64, 3), np.uint8)])
+    assert all(parameter.is_contiguous() for parameter in net.parameters())
 
 
 def test_torchs_default_dtype_changes_no_net(tmp_path):

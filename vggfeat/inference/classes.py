@@ -40,6 +40,9 @@ def aligned(images: Dataset, nets: Sequence[VGG]) -> tuple[Dataset, list[NDArray
     for net in nets:
         what = f"net {net.net} ({net.weights_name})"
         net.need("scores")
+        if net.class_names and len(net.class_names) != net.num_classes:
+            outputs = number_of(net.num_classes, "output")
+            raise UsageError(f"{what} has {outputs} and {len(net.class_names)} class names: set `class_names` anew")
         if net.class_names:
             its_columns, lacking = places(class_names, net.class_names)
             if lacking is not None:

@@ -102,7 +102,7 @@ class DenseNet:
     them).
 
     Args:
-        net: the net; its parameters are used in place at fp32 and copied at a lower precision.
+        net: the net, which stays as it is; what can be used as it is, is not copied.
         layers: one or several of "conv1_1" to "pool5", "fc6", "fc7" (the penultimate layer) and "scores" (the last,
             before the soft-max); "pool5:max" has a pooling of its own.
         pool: how `pooled` reduces the other layers' maps to vectors; see `POOLINGS`.
@@ -111,7 +111,8 @@ class DenseNet:
         most_padding: the greatest share of a pass that may be padding; by default what suits the device.
         few_shapes: pad each picture to one of few shapes (`rounded_up`); by default where new shapes cost time.
 
-    Raises UsageError for a layer that the net does not have, and for int8 on another device than the CPU.
+    Raises UsageError for a layer that the net does not have, for a net whose modules are no longer its own
+    (`VGG.check_as_built`), and for int8 on another device than the CPU.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class DenseNet:
         self.device = next(net.parameters()).device
         if self.precision == "int8":  # the net may have moved since it was loaded
             check_int8_device(self.device)
+        net.check_as_built()
         self.filter = net.preprocessing.filter
         parts = {part: with_pooling(part, pool) for part in self.layers}
         self.dims = tuple(
@@ -140,7 +142,7 @@ class DenseNet:
         )
         self._reductions = {part: _REDUCTIONS[pooling] for part, (_, pooling) in parts.items()}
         self._dtype = DTYPES[net.precision]
-        self._net = _cast(net, self._dtype).eval().to(memory_format=memory_format(self.device))
+        self._net = _copied(net, self._dtype, memory_format(self.device)).eval()
         trunk = trunk_layers(net.spec)
         self._taps: dict[int, list[str]] = {}
         self._head_taps: dict[int, list[str]] = {}
@@ -382,13 +384,16 @@ _REDUCTIONS: dict[Pooling, Reduce] = {
 }
 
 
-def _cast(net: VGG, dtype: torch.dtype) -> VGG:
-    """The net itself in float32, else a copy, made tensor by tensor so that it takes no more memory than its own."""
-    if dtype == torch.float32:
-        return net
+def _copied(net: VGG, dtype: torch.dtype, layout: torch.memory_format) -> VGG:
+    """The net in a number format and a memory format; tensors that have both already are shared with it."""
+
+    def tensor(value: Tensor) -> Tensor:
+        value = value.to(dtype)
+        return value.contiguous(memory_format=layout) if value.ndim == 4 else value
+
     with torch.device("meta"):
         copied = VGG(net.net, width=net.width, num_classes=net.num_classes, top=net.has_top)
-    copied.load_state_dict({name: value.to(dtype) for name, value in net.state_dict().items()}, assign=True)
+    copied.load_state_dict({name: tensor(value) for name, value in net.state_dict().items()}, assign=True)
     return copied
 
 

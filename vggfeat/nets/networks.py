@@ -25,6 +25,7 @@ from vggfeat.nets.catalog import (
 )
 from vggfeat.nets.known import Known
 from vggfeat.nets.layers import check_layers, without_pooling
+from vggfeat.nets.modules import first_difference
 from vggfeat.nets.wording import net_words
 from vggfeat.system.files import PATIENCE, replacing
 from vggfeat.system.numbers import number_of
@@ -77,7 +78,7 @@ class VGG(nn.Module):
             raise UsageError(f"{num_classes} classes: a net needs at least one")
         self.spec = net_spec(net)
         self.width = width
-        self.num_classes = num_classes if top else 0
+        self._built_classes = num_classes if top else 0
         self.preprocessing = preprocessing
         self.class_names = class_names
         self.weights_name = "none"
@@ -117,6 +118,12 @@ class VGG(nn.Module):
     def net(self) -> str:
         """The net's name in Table 1."""
         return self.spec.name
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the last layer, also of one that was put in place of the former; 0 without that layer."""
+        last = self.classifier[-1] if self.has_top else None
+        return last.out_features if isinstance(last, nn.Linear) else self._built_classes
 
     @property
     def has_top(self) -> bool:
@@ -192,8 +199,29 @@ class VGG(nn.Module):
 
     def _is_as_read(self) -> bool:
         samples, versions = self._read
-        written = any(versions.get(key, version) != version for key, version in _versions(self).items())
-        return not written and _samples(self) == samples
+        return _versions(self) == versions and _samples(self) == samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: of changed values it forgets the file."""
+        as_read = self.weights_sha256 is None or self._is_as_read()
+        return self.__dict__ | ({} if as_read else {"weights_sha256": None})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, whose tensors are its own."""
+        super().__setstate__(state)
+        self._read = self._read[0], _versions(self)
+
+    def check_as_built(self, *, hooks: bool = True) -> None:
+        """Raises UsageError where a module was replaced, wrapped or hooked, or a tensor has another shape.
+
+        What describes images reads the parameters, and runs modules of its own. A last layer in place of the former
+        one is none of these; hooks=False: neither are hooks.
+        """
+        with torch.device("meta"):
+            usual = VGG(self.net, width=self.width, num_classes=max(self.num_classes, 1), top=self.has_top)
+        words = net_words(self.net, self.weights_name, self.width)
+        if difference := first_difference(self, usual, hooks):
+            raise UsageError(f"the net is no longer {words}: {difference}")
 
     def checkpoint(self) -> dict[str, Any]:
         """The net as plain data and tensors, readable by torch.load(..., weights_only=True).
@@ -201,17 +229,15 @@ class VGG(nn.Module):
         A last layer that was put in place of the former one counts with its own outputs, which have no names. Raises
         UsageError where other layers have changed, which `load_net` could not read.
         """
-        last = self.classifier[-1] if self.has_top else None
-        classes = last.out_features if isinstance(last, nn.Linear) else self.num_classes
-        _check_shapes(self, classes)
+        self.check_as_built(hooks=False)
         return {
             "format": CHECKPOINT_FORMAT,
             "format_version": CHECKPOINT_VERSION,
             "net": self.net,
             "width": self.width,
-            "num_classes": classes,
+            "num_classes": self.num_classes,
             "preprocessing": dataclasses.asdict(self.preprocessing),
-            "class_names": list(self.class_names) if classes == self.num_classes else [],
+            "class_names": list(self.class_names) if self.num_classes == self._built_classes else [],
             "training": self.training_record,
             # Plain contiguous tensors: the memory format belongs to the machine that runs them.
             "state_dict": {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()},
@@ -227,32 +253,21 @@ def _check_head_layer(layer: str) -> None:
         raise unknown_name("fully-connected layer", layer, HEAD_DEPTHS)
 
 
-def _check_shapes(net: VGG, classes: int) -> None:
-    """Raises UsageError unless a net's tensors are those of its name and width, with this many classes."""
-    with torch.device("meta"):
-        usual = VGG(net.net, width=net.width, num_classes=max(classes, 1), top=net.has_top).state_dict()
-    own = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    for name in (*usual, *own):
-        there = None if name not in usual else tuple(usual[name].shape)
-        if own.get(name) != there:
-            raise UsageError(
-                f"the net is no longer {net_words(net.net, net.weights_name, net.width)}: {name} has shape "
-                f"{own.get(name)}, not {there}; torch.save keeps the state dict of any net"
-            )
-
-
 SAMPLED = 1 << 12
 """About how many values of a tensor tell whether it has changed."""
 
 
 def _samples(net: VGG) -> bytes:
-    """Some values of each tensor, evenly over it: training changes nearly all, and to hash all takes half a second."""
-    some = (p.detach().flatten()[:: max(1, p.numel() // SAMPLED)] for p in net.parameters())
+    """Some values of each tensor, evenly over it: training changes nearly all, and to hash all takes half a second.
+
+    The step is odd: one that divides the length of a row would look at a single column.
+    """
+    some = (p.detach().flatten()[:: p.numel() // SAMPLED | 1] for p in net.parameters())
     return b"".join(values.float().cpu().numpy().tobytes() for values in some)
 
 
 def _versions(net: VGG) -> dict[int, int]:
-    """How often each tensor was written in place, as torch counts; a copy of the net has other tensors."""
+    """How often each tensor was written in place, as torch counts. One that was put in place of another is another."""
     return {id(p): 0 if p.is_inference() else p._version for p in net.parameters()}
 
 
