@@ -155,6 +155,11 @@ def test_a_line_that_is_a_files_name_and_could_be_an_id_and_a_path_is_refused(
     assert listed(b"one\ttwo.jpg\n") == [("one", "two.jpg")]
 
 
+def test_a_gzipped_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list.txt.gz").write_bytes(gzip.compress(b"a.jpg\nb.jpg\n"))
+    assert refused(from_list, tmp_path / "list.txt.gz") == f"{tmp_path}/list.txt.gz: gzipped; unpack the list"
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_lists_and_tables_in_utf16_are_named(tmp_path: Path, encoding: str) -> None:
     mark = b"" if encoding == "utf-16" else b"\xff\xfe" if encoding == "utf-16-le" else b"\xfe\xff"
@@ -422,7 +427,8 @@ def test_what_is_left_out_of_a_folder_or_tar_file_is_counted(
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             from_paths([str(path)])
-        assert caplog.messages == ([] if said is None else [f"{path}: {said}"])
+        inside = said and said.replace("name the .tgz files themselves", "unpack the .tgz files")
+        assert caplog.messages == ([] if said is None else [f"{path}: {said if path == root else inside}"])
 
 
 def test_a_class_tree_says_what_it_leaves_out_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

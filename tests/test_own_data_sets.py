@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,26 @@ def one(**changes: Any) -> Sample:
             of(one(labels=1), one(id="j", labels=(1, -1, -1))),
             "some samples have one class and others a label for each class: give all the same",
         ),
+        (of(one(box=(1, 2, 3))), "'i' has the box (1, 2, 3): give (xmin, ymin, xmax, ymax) in pixels"),
+        (of(one(box="abcd")), "'i' has the box 'abcd': give (xmin, ymin, xmax, ymax) in pixels"),
+        (of(one(box=5)), "'i' has the box 5: give (xmin, ymin, xmax, ymax) in pixels"),
+        (
+            of(one(box=(0, 0, float("nan"), 4))),
+            "'i' has the box (0, 0, nan, 4): give (xmin, ymin, xmax, ymax) in pixels",
+        ),
+        (
+            of(one(boxes=((0, 0, 1, 1), (0, 0, 1, float("inf"))))),
+            "'i' has the box (0, 0, 1, inf): give (xmin, ymin, xmax, ymax) in pixels",
+        ),
+        (of(one(), classes=(1, 2)), "1 is not a text: name the data set, and its classes, by texts"),
+        (
+            Dataset(None, (one(),), ()),  # type: ignore[arg-type]
+            "None is not a text: name the data set, and its classes, by texts",
+        ),
+        (
+            Dataset("folder", (one() for _ in range(2)), ()),  # type: ignore[arg-type]
+            "the samples are a generator: give a tuple of them",
+        ),
     ],
 )
 def test_a_data_set_that_makes_no_sense_is_told_at_once(dataset: Dataset, message: str) -> None:
@@ -68,6 +90,19 @@ def test_numpys_labels_and_paths_are_taken_as_they_are_meant(photos: Path, tmp_p
     assert made.labels.tolist() == [150, 199]
     several = of(one(labels=np.array([1, 0, -1], dtype=np.int8)), one(id="j", labels=[1, -1, -1]))
     assert [sample.labels for sample in checked(several).samples] == [(1, 0, -1), (1, -1, -1)]
+
+
+def test_labels_of_some_images_alone_are_dropped_with_a_word(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = sorted(map(str, photos.glob("*.jpg")))
+    samples = [Sample(path, path, labels=0) for path in paths]
+    dataset = Dataset("folder", (*samples[:-1], replace(samples[-1], labels=None)), ("a",), exif=True)
+    options: dict[str, Any] = {"net": "A", "weights": None, "width": 1 / 64, "scales": 32, "layer": "pool1"}
+    with caplog.at_level(logging.WARNING):
+        made = extract(dataset, output=tmp_path / "a.h5", progress=False, **options)
+    said = f"no labels are kept, because 1 of {len(paths)} images have none, such as {paths[-1]}"
+    assert said in caplog.messages and read_descriptors(made).labels is None
 
 
 def test_a_data_set_that_is_right_is_the_same_object() -> None:

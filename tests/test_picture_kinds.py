@@ -388,6 +388,17 @@ EXIF = {
 """Blocks that all say: turn by 90 degrees; some could not be written again, which Pillow tries."""
 
 
+def test_whole_numbers_of_32_bits_in_memory_that_may_have_8_or_16_are_refused() -> None:
+    grey = np.full((8, 8), 200, np.int32)
+    with pytest.raises(ImageError) as caught:
+        decode(Image.fromarray(grey))
+    assert str(caught.value) == (
+        "32-bit integer pixels of at most 255, of 8 or of 16 bits: convert it to mode L, or I;16"
+    )
+    assert np.asarray(decode(Image.fromarray(200 * 257 + 0 * grey)))[0, 0].tolist() == [200] * 3
+    assert np.asarray(decode(Image.fromarray(0 * grey))).max() == 0
+
+
 @pytest.mark.parametrize("block", EXIF.values(), ids=EXIF)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "PNG behind the pixels"])
 def test_orientation_is_read_whatever_else_an_exif_block_holds(kind: str, block: bytes) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
 import pytest
-from test_merge import DATASET, N, shards, write
+from test_merge import DATASET, N, recorded, shards, write
 
 from vggfeat.cli import run
 from vggfeat.cli.listings import _ranges
@@ -73,6 +73,52 @@ def test_whole_shards_are_to_be_merged(tmp_path, monkeypatch, capsys):
     command = out.rpartition("next: vggfeat ")[2].strip()
     done = subprocess.run(f"{sys.executable} -m vggfeat {command}", shell=True, capture_output=True, text=True)
     assert done.stdout == "a b.h5\n", done.stderr
+
+
+def test_merged_shards_are_merged_again(tmp_path, capsys):
+    shards(tmp_path / "a.h5", 2)
+    (tmp_path / "a.h5").write_text("")
+    assert run(["info", "--shards", str(tmp_path / "a.h5")]) == 0
+    assert capsys.readouterr().out.endswith(f"-of-2.h5 -o {tmp_path}/a.h5 --overwrite\n")
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"settings": recorded(flip=False)}, "flip false there, true here"),
+        ({"dataset": replace(DATASET, name="else")}, 'dataset "else" there, "toy" here'),
+        ({"dataset": replace(DATASET, samples=DATASET.samples[::-1])}, "made from another list"),
+    ],
+    ids=["settings", "data set", "list"],
+)
+def test_a_shard_of_another_extraction_is_told_and_made_again(tmp_path, capsys, other, said):
+    """`merge` refuses it, after hours of waiting for the others."""
+    parts = shards(tmp_path / "a.h5", 3)
+    parts[0].unlink()
+    write(tmp_path / "a.h5", shard=Shard(0, 3), **other)
+    state = state_of(tmp_path / "a.h5")
+    assert [one.state for one in state.shards] == ["different", "done", "done"]
+    assert (state.shards[0].error, state.counts["shards_done"]) == (said, 2)
+    assert state.shards[0].command.endswith("--shard 0/3 --dataset toy --overwrite")
+    assert "--no-flip" not in state.shards[0].command
+    assert run(["info", "--shards", str(tmp_path / "a.h5")]) == 0
+    out = capsys.readouterr().out
+    assert "to do (--array=0):" in out and "next:" not in out
+
+
+def test_shards_of_two_numbers_are_told_apart(tmp_path, capsys):
+    shards(tmp_path / "a.h5", 2)
+    shards(tmp_path / "a.h5", 3)[1].unlink()
+    assert run(["info", "--shards", str(tmp_path / "a.h5")]) == 0
+    out = capsys.readouterr().out
+    assert "2 of 2 shards done; 75 of 75 rows done, 0 failed\n\nnext: vggfeat merge " in out
+    assert "2 of 3 shards done; " in out and "to do of 3 (--array=1):" in out
+
+
+def test_a_folder_has_no_shards(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["info", "--shards", "."]) == 1
+    assert capsys.readouterr().err.startswith("vggfeat: . is a folder without the output of an extraction")
 
 
 def test_a_shard_that_a_process_is_writing_names_that_process(half, capsys):

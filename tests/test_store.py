@@ -476,7 +476,7 @@ def test_a_file_that_is_cut_short_is_told_and_overwrite_replaces_it(tmp_path):
     for length in (len(sound) - 1, len(sound) // 2):
         path.write_bytes(sound[:length])
         assert refused(lambda: read_descriptors(path)) == words
-        assert refused(lambda: writer(path, resume=True)) == words
+        assert refused(lambda: writer(path, resume=True)) == f"{words}; --overwrite replaces it"
     fill(path, overwrite=True)
     assert np.array_equal(read_descriptors(path).read(), VALUES)
 

@@ -399,6 +399,36 @@ def test_settings_of_nets_to_be_loaded_are_refused_beside_a_loaded_net(
     assert VGGFeatures(net, None, scales=(224,), width=1 / 32, precision="fp32").fit(paths).n_features_out_ == 128
 
 
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("meta", "no device meta"),
+        ("nonsense", "no device 'nonsense'; valid: cpu, cuda, cuda:N, mps"),
+    ],
+)
+def test_another_device_than_a_loaded_nets_is_refused(paths: list[Path], device: str, message: str) -> None:
+    net = vggfeat.load_net("A", None, width=1 / 32, device="cpu", precision="fp32")
+    assert VGGFeatures(net, scales=(224,), device="cpu").fit(paths).n_features_out_ == 128
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(net, scales=(224,), device=device).fit(paths)
+    assert str(caught.value).startswith(message) or device == "meta"
+
+
+def test_a_net_on_another_device_is_to_be_moved_by_its_own_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = vggfeat.load_net("A", None, width=1 / 32, device="cpu", precision="fp32")
+    monkeypatch.setattr("vggfeat.system.devices.resolve_device", lambda _: torch.device("cuda", 0))
+    with pytest.raises(UsageError) as caught:
+        VGGFeatures(net, scales=(224,), device="cuda").fit([])
+    assert str(caught.value) == "a net that is loaded is on its own device, cpu: move it by net.to('cuda:0')"
+
+
+def test_names_are_those_of_the_layers_that_transform_takes(paths: list[Path]) -> None:
+    features = VGGFeatures("A", None, width=1 / 32, scales=64, layer="pool5").fit(paths)
+    features.set_params(layer=["conv3_1", "pool5:max"])
+    assert len(features.get_feature_names_out()) == features.transform(paths[:1]).shape[1]
+    assert features.get_feature_names_out()[-1] == "pool5:max_64_15"
+
+
 @pytest.mark.parametrize("workers", [0, -1])
 def test_numbers_of_workers_below_1_are_refused(paths: list[Path], workers: int) -> None:
     with pytest.raises(UsageError) as caught:

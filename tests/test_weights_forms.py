@@ -175,6 +175,14 @@ def test_a_prefix_that_not_all_names_share_is_a_foreign_tensor(tmp_path: Path) -
         load(tmp_path / "net.pth")
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone."])
+def test_beside_prefixed_names_the_odd_one_is_told(prefix: str, tmp_path: Path) -> None:
+    state = {**{prefix + name: value for name, value in STATE.items()}, "loss.weight": torch.ones(3)}
+    torch.save({"state_dict": state}, tmp_path / "net.ckpt")
+    with pytest.raises(WeightsError, match=r"'loss\.weight' is not a parameter of torchvision's or timm's VGG nets$"):
+        load(tmp_path / "net.ckpt")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_safetensors_of_other_precisions_are_read_as_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     state = {name: value.to(dtype) for name, value in STATE.items()}

@@ -148,7 +148,8 @@ def keras_model(net: str, state: State, *, top: bool = True, head: tuple[int, ..
         x = keras.layers.Dense(width, activation="relu")(x)
     if top and not head:
         for name, keras_name in (("fc6", "fc1"), ("fc7", "fc2"), ("fc8", "predictions")):
-            x = keras.layers.Dense(values[name][0].shape[-1], activation="relu", name=keras_name)(x)
+            activation = "softmax" if name == "fc8" else "relu"
+            x = keras.layers.Dense(values[name][0].shape[-1], activation=activation, name=keras_name)(x)
             x = keras.layers.Dropout(0.5)(x)
     model = keras.Model(inputs, x)
     weighted = [layer for layer in model.layers if layer.weights]

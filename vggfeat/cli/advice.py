@@ -6,6 +6,7 @@ import re
 import shlex
 
 from vggfeat.errors import VggfeatError
+from vggfeat.system.files import exists
 from vggfeat.system.text import as_argument
 
 FLAGS = {
@@ -88,8 +89,9 @@ def shell_pattern(text: str) -> str:
 
 
 def merging(shards: str, output: str) -> str:
-    """The `vggfeat merge` of the shards that a pattern names."""
-    return f"vggfeat merge {shell_pattern(shards)} -o {shlex.quote(output)}"
+    """The `vggfeat merge` of the shards that a pattern names, also where they were merged before."""
+    again = " --overwrite" if exists(output) else ""
+    return f"vggfeat merge {shell_pattern(shards)} -o {shlex.quote(output)}{again}"
 
 
 def _typed(name: str, value: str | None) -> str:

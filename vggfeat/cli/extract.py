@@ -196,7 +196,8 @@ def _hint_of_shard(part: Shard, whole: Path, quiet: bool) -> None:
 
     pattern = str(part.pattern(whole))
     if all(one.state == "done" for one in shard_states(whole) if one.shard.count == part.count):
-        hint("extract shards", quiet, shards=pattern, path=str(whole))
+        if not quiet:
+            console.note(f"next: {merging(pattern, str(whole))}")
     elif part.index:
         hint("extract shard", quiet, path=str(whole))
     elif not quiet:

@@ -20,7 +20,6 @@ NEXT = {
     "train localise": "vggfeat localise --protocol 1 --weights {path} {data}",
     "extract": "vggfeat export {path} -o FILE.npy",
     "extract shard": "vggfeat info --shards {path}",
-    "extract shards": "vggfeat merge {shards} -o {path}",
     "extract failed": "vggfeat info --failed {path}",
     "extract labelled": "vggfeat svm {path} -o model.h5",
     "svm": "vggfeat svm {files} -o model.h5",

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from vggfeat.system.numbers import number_of
 from vggfeat.system.text import printable
 
 if TYPE_CHECKING:
-    from vggfeat.stages.info import ShardsInfo
+    from vggfeat.stages.info import ShardInfo, ShardsInfo
     from vggfeat.stages.nets import NetRow
 
 KNOWN_AS = {net: alias.upper().replace("VGG", "VGG-") for alias, net in ALIASES.items()}
@@ -102,21 +103,29 @@ def print_shards(result: ShardsInfo) -> None:
         table.add_row(one.shard, one.state, *rows, Text(printable(one.error or one.writer or "")))
     out = Console(highlight=False)
     show(out, table)
+    by_count: dict[int, list[ShardInfo]] = {}
+    for one in result.shards:
+        by_count.setdefault(Shard.parse(one.shard).count, []).append(one)
+    for count, parts in by_count.items():
+        _print_what_follows(replace(result, shards=tuple(parts)), f" of {count}" if len(by_count) > 1 else "")
+
+
+def _print_what_follows(result: ShardsInfo, of: str) -> None:
+    """The sums of the shards of one number, and what to run next; of: what tells it from another number."""
     counts, total = result.counts, result.total_rows
     shards = f"{counts['shards_done']} of {number_of(len(result.shards), 'shard')} done"
     of_rows = "? rows" if total is None else number_of(total, "row")
     print(f"{shards}; {counts['done']} of {of_rows} done, {counts['failed']} failed")
-    open_ = [one for one in result.shards if one.state in ("unfinished", "missing", "unreadable")]
+    open_ = [one for one in result.shards if one.state not in ("done", "running")]
     if open_:
-        print(f"\nto do (--array={_ranges([int(one.shard.partition('/')[0]) for one in open_])}):")
+        print(f"\nto do{of} (--array={_ranges([Shard.parse(one.shard).index for one in open_])}):")
         for one in open_[:COMMANDS]:
             print(f"  {printable(one.command or 'no shard tells how it was made')}")
         if len(open_) > COMMANDS:
             print(f"  {len(open_) - COMMANDS} more (--json has all)")
     elif counts["shards_done"] == len(result.shards):
         pattern = str(Shard.parse(result.shards[0].shard).pattern(Path(result.output)))
-        again = " --overwrite" if Path(result.output).exists() else ""
-        print(f"\nnext: {printable(merging(pattern, result.output))}{again}")
+        print(f"\nnext: {printable(merging(pattern, result.output))}")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from vggfeat.datasets.sample import SUBSETS, Dataset, Sample
@@ -19,6 +20,11 @@ def checked(dataset: Dataset) -> Dataset:
     an id that occurs twice, a label that no class has, another subset than the readers know.
     """
     names = list(dataset.class_names)
+    odd = [name for name in (dataset.name, *names) if not isinstance(name, str)]
+    if odd:
+        raise UsageError(f"{odd[0]!r} is not a text: name the data set, and its classes, by texts")
+    if not isinstance(dataset.samples, Sequence):
+        raise UsageError(f"the samples are a {type(dataset.samples).__name__}: give a tuple of them")
     twice = _first_repeated(names)
     if twice is not None:
         raise UsageError(f"the class {twice!r} occurs twice among the class names")
@@ -49,6 +55,7 @@ def _checked(row: int, sample: Any, classes: int) -> Sample:
         raise UsageError(f"{sample.id!r}: {type(sample.path).__name__} is not a path")
     if sample.subset not in ("", *SUBSETS):
         raise UsageError(f"{sample.id!r} is in the subset {sample.subset!r}: give 'train', 'val', 'test' or ''")
+    _check_boxes(sample)
     labels = _labels(sample, classes)
     path = os.fspath(sample.path)
     if path is sample.path and (labels is sample.labels or type(labels) is type(sample.labels) is int):
@@ -73,6 +80,17 @@ def _labels(sample: Sample, classes: int) -> int | tuple[int, ...] | None:
             f"{sample.id!r} has the labels {several!r}: give 1, 0 (difficult) or -1 for each of the {classes} classes"
         )
     return several if several is labels else tuple(map(int, several))
+
+
+def _check_boxes(sample: Sample) -> None:
+    """Raises UsageError for a box that is not four finite numbers: it would end a run in its middle."""
+    for box in [*([] if sample.box is None else [sample.box]), *sample.boxes]:
+        try:
+            plain = len(box) == 4 and all(isinstance(side, Real) and math.isfinite(side) for side in box)
+        except TypeError:
+            plain = False
+        if not plain:
+            raise UsageError(f"{sample.id!r} has the box {box!r}: give (xmin, ymin, xmax, ymax) in pixels")
 
 
 def _is_whole(value: Any) -> bool:

@@ -110,6 +110,8 @@ def decode(
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, round(max_megapixels * 1e6))
     if not isinstance(source, str | os.PathLike | bytes):
         picture = _in_memory(source, max_megapixels)
+        if picture.mode == "I" and picture.format is None and 0 < int(np.asarray(picture).max(initial=0)) <= 255:
+            raise ImageError("32-bit integer pixels of at most 255, of 8 or of 16 bits: convert it to mode L, or I;16")
         return _turned(to_rgb(picture), _orientation(picture) if exif else 1)
     with _open(source) as stream:
         try:

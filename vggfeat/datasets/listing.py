@@ -52,6 +52,7 @@ COLUMNS = {
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP = b"\x1f\x8b"
 
 NAME = "images"
 """The data set name of the user's own images that are named one by one."""
@@ -89,12 +90,13 @@ class LeftOut:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._places: dict[str, None] = {}
+        self._places: dict[str, bool] = {}
+        """By folder or tar file, whether it is the latter."""
 
     def add(self, place: str, name: str) -> None:
         """Counts a file; `place` is the folder or tar file that the user named."""
         self._counts[os.path.splitext(name)[1].lower()] += 1
-        self._places[place] = None
+        self._places[place] = is_tar(place)
 
     def warn(self) -> None:
         """Logs what was left out, and what to do about it, in one line."""
@@ -108,7 +110,10 @@ class LeftOut:
         if self._counts[""]:
             advice.append("give pictures without a suffix in a list")
         if archives := sorted({".tar", ".tgz", ".gz"} & set(self._counts)):
-            advice.append(f"name the {', '.join(archives)} files themselves")
+            inside = any(self._places.values())
+            advice.append(
+                f"{'unpack' if inside else 'name'} the {', '.join(archives)} files{'' if inside else ' themselves'}"
+            )
         log.warning(
             "%s: left out %s not named as an image: %s%s",
             " and ".join(list(self._places)[:2]) + (" and others" if len(self._places) > 2 else ""),
@@ -337,6 +342,8 @@ def _lines(source: str, stream: BinaryIO, nul: bool) -> Iterator[tuple[int, byte
         text = entry.removeprefix(_BOM) if number == 1 else entry
         if number == 1 and text.startswith(_UTF_16):
             raise DatasetError(f"{source}: a UTF-16 text; save the list as UTF-8")
+        if number == 1 and text.startswith(_GZIP):
+            raise DatasetError(f"{source}: gzipped; unpack the list")
         if number == 1 and _is_header(text):
             raise DatasetError(f"{source}: {TABLE}")
         if text if nul else text.strip():  # with NUL a blank is a name

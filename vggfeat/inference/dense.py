@@ -136,10 +136,7 @@ class DenseNet:
         net.check_as_built()
         self.filter = net.preprocessing.filter
         parts = {part: with_pooling(part, pool) for part in self.layers}
-        self.dims = tuple(
-            net.dim(SCORES) if layer == SCORES else _length(net, layer, whole=pooling == "none")
-            for layer, pooling in parts.values()
-        )
+        self.dims = lengths(net, self.layers, pool)
         self._reductions = {part: _REDUCTIONS[pooling] for part, (_, pooling) in parts.items()}
         self._dtype = DTYPES[net.precision]
         self._net = _copied(net, self._dtype, memory_format(self.device)).eval()
@@ -362,6 +359,14 @@ def _maxima_of(net: VGG, *, head: bool) -> dict[str, float]:
             "`precision=int8` needs a net calibrated on images, as extract and evaluate do: take another one here"
         )
     return net.input_maxima
+
+
+def lengths(net: VGG, layers: Sequence[str], pool: Pooling = "avg") -> tuple[int, ...]:
+    """Length of each layer's vector; "pool5:max" has a pooling of its own."""
+    return tuple(
+        net.dim(SCORES) if layer == SCORES else _length(net, layer, whole=pooling == "none")
+        for layer, pooling in (with_pooling(part, pool) for part in layers)
+    )
 
 
 def _length(net: VGG, layer: str, *, whole: bool) -> int:

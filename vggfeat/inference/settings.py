@@ -272,6 +272,18 @@ class NetChoice:
             own = name in ("precision", "width") and all(getattr(net, name) == given for net in self._nets)
             if given not in (None, getattr(usual, name)) and not own:
                 raise UsageError(f"a net that is loaded has its own `{name}`: leave it out, or give it to load_net")
+        if self.device is not None:
+            self._check_device()
+
+    def _check_device(self) -> None:
+        """Raises UsageError for another device than that of a loaded net."""
+        from vggfeat.system.devices import resolve_device
+
+        asked = resolve_device(self.device)
+        for net in self._nets:
+            its = next(net.parameters()).device
+            if its.type != asked.type or asked.index not in (None, its.index):
+                raise UsageError(f"a net that is loaded is on its own device, {its}: move it by net.to({str(asked)!r})")
 
     @property
     def has_loaded_nets(self) -> bool:

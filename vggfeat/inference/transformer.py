@@ -15,6 +15,7 @@ from vggfeat.datasets import Sample
 from vggfeat.errors import ImageError
 from vggfeat.inference.blocks import describe_blocks
 from vggfeat.inference.calibration import calibrate
+from vggfeat.inference.dense import lengths
 from vggfeat.inference.extractor import Extractor
 from vggfeat.inference.image_lists import samples_of
 from vggfeat.inference.settings import (
@@ -123,7 +124,6 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
             self._calibrate(net, samples_of(X, self.exif))
         extractor = self._extractor()
         self.n_features_out_ = extractor.dim
-        self._layer_dims = dict(zip(self._settings().layers, extractor.layer_dims, strict=True))
         extractor.close()
         return self
 
@@ -165,10 +165,11 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "n_features_out_")
         stacked, scales = self.aggregate == "stack", as_scales(self.scales)
+        layers = self._settings().layers  # as `transform` takes them, which may have been set since
         return np.array(
             [
                 f"{layer}_{Q}_{number}" if stacked else f"{layer}_{number}"
-                for layer, dim in self._layer_dims.items()
+                for layer, dim in zip(layers, lengths(self._loaded(), layers, self.pool), strict=True)
                 for Q in (scales if stacked else scales[:1])
                 for number in range(dim)
             ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vggfeat.datasets.folder import Images, as_dataset
 from vggfeat.datasets.outage import MAX_READ_FAILURES
-from vggfeat.datasets.sample import MAX_MEGAPIXELS
+from vggfeat.datasets.sample import MAX_MEGAPIXELS, Dataset
 from vggfeat.errors import UsageError, unknown_name
 from vggfeat.inference.blocks import blocks_of, fill
 from vggfeat.inference.calibration_list import GOES_WITH_INT8, CalibrationLike, calibration_name, listed_examples
@@ -34,7 +34,7 @@ from vggfeat.store.shards import Portion, Shard, cut
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
-from vggfeat.system.values import several
+from vggfeat.system.values import real, several
 
 if TYPE_CHECKING:  # torch, which only a run that can begin imports
     from vggfeat.inference.settings import NetLike
@@ -133,8 +133,10 @@ def extract(
     dataset = as_dataset(images, labelled=True)
     if not dataset.samples:
         raise UsageError("no images to extract from")
+    real("max_megapixels", max_megapixels)
     part = shard if isinstance(shard, Shard | None) else Shard.parse(shard)
     whole = dataset.samples
+    _warn_of_labels(dataset)
     portion: Portion | None = None
     if part is not None:
         dataset, portion = cut(dataset, part, blocks_of(len(dataset.samples)))
@@ -198,6 +200,14 @@ def extract(
             number_of(len(writer.status), "image"),
         )
     return path
+
+
+def _warn_of_labels(dataset: Dataset) -> None:
+    """A file has the labels of all of its images, or none."""
+    lacking = [sample.id for sample in dataset.samples if sample.labels is None]
+    if 0 < len(lacking) < len(dataset.samples):
+        count = number_of(len(dataset.samples), "image")
+        log.warning("no labels are kept, because %d of %s have none, such as %s", len(lacking), count, lacking[0])
 
 
 def _part_of(output: str | os.PathLike[str], part: Shard | None) -> Path:

@@ -69,7 +69,7 @@ class ShardInfo(Result):
     command: str | None
     """What finishes or makes it; None for one that is done or running, and where no shard tells how it was made."""
     error: str = ""
-    """Why its file is unreadable."""
+    """Why its file is unreadable, or how it differs from the others."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,17 @@ class ShardsInfo(Result):
 def shards(output: str | Path) -> ShardsInfo:
     """The state of all shards of an extraction, given its output (`feats.h5`) or one of the shards.
 
-    A shard is done, running (a process is writing it), unfinished (rows to do, and no process at work), missing or
-    unreadable. Shards of several numbers (of 8, of 16) are all listed.
+    A shard is done, running (a process is writing it), unfinished (rows to do, and no process at work), missing,
+    unreadable, or different: made with other settings, or from another list, than most. Shards of several numbers (of
+    8, of 16) are all listed.
 
     Raises StoreError where there are no shards.
     """
+    if Path(output).is_dir():
+        raise folder_error(StoreError, Path(output), (".h5",), "the output of an extraction")
     states = shard_states(Path(output))
-    known = next((one.head for one in states if one.head is not None and one.head.portion is not None), None)
+    usual = [one.head for one in states if one.head is not None and one.head.portion is not None and not one.error]
+    known = usual[0] if usual else None
     whole = whole_path(Path(output))
     total = known.portion.total_rows if known is not None and known.portion is not None else None
     return ShardsInfo(str(whole), total, tuple(_shard_info(one, whole, known) for one in states))
@@ -114,6 +118,7 @@ MODES: dict[State, Literal["", "resume", "overwrite"]] = {
     "missing": "",
     "unfinished": "resume",
     "unreadable": "overwrite",
+    "different": "overwrite",
 }
 """How to run a shard again, by its state."""
 
@@ -130,7 +135,7 @@ def _shard_info(one: ShardState, whole: Path, known: Head | None) -> ShardInfo:
         state=one.state,
         rows=None if head is None else head.rows,
         done=one.done,
-        failed=0 if head is None else head.failed,
+        failed=0 if head is None or one.error else head.failed,
         pending=None if head is None else head.pending,
         writer=one.writer,
         command=command,

@@ -6,16 +6,17 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from vggfeat.errors import StoreError, UsageError
 from vggfeat.page.commands import shard_command
-from vggfeat.store import Descriptors, File, files_in, place_of
+from vggfeat.store import File, files_in, place_of
 from vggfeat.store.locking import OutputLock
-from vggfeat.store.merging import Head, merge_files, read_head
-from vggfeat.store.schema import first_difference, is_descriptor_file
+from vggfeat.store.merging import Head, difference, merge_files, read_head
+from vggfeat.store.schema import is_descriptor_file
 from vggfeat.store.shards import Portion, Shard, whole_path
 from vggfeat.system.bars import Progress, callback, with_bar
-from vggfeat.system.files import check_replaceable, same_file
+from vggfeat.system.files import check_replaceable, exists, same_file
 from vggfeat.system.flags import with_checked_flags
 from vggfeat.system.numbers import number_of
 
@@ -46,10 +47,10 @@ def merge(
     Raises StoreError for shards that are missing, unfinished, given twice or of another extraction, with the command
     that mends it among its facts; UsageError without shards.
     """
-    if not isinstance(shards, Descriptors) and not shards:
+    paths = [place_of(one) for one in files_in(shards)]
+    if not paths:
         raise UsageError("no shards: name the files that extract wrote with `shard`")
     target = Path(output)
-    paths = [place_of(one) for one in files_in(shards)]
     if any(same_file(path, target) for path in paths):
         raise UsageError(f"{target} is one of the shards: name another `output`")
     with OutputLock(target):
@@ -97,14 +98,12 @@ def _portion(head: Head) -> Portion:
 
 
 def _check_same_extraction(first: Head, head: Head) -> None:
-    for name in ("settings", "dataset"):
-        difference = first_difference(head.attributes[name], first.attributes[name], "" if name == "settings" else name)
-        if difference:
-            raise StoreError(
-                f"{head.path} was made otherwise than {first.path} ({difference})",
-                advice="make_again",
-                command=_command(first, _portion(head).shard),
-            )
+    if otherwise := difference(head, first):
+        raise StoreError(
+            f"{head.path} was made otherwise than {first.path} ({otherwise})",
+            advice="make_again",
+            command=_command(first, _portion(head).shard),
+        )
     if head.class_names != first.class_names:
         raise StoreError(f"{head.path} has other classes than {first.path}: {len(head.class_names)} there")
 
@@ -128,21 +127,25 @@ def _check_complete(by_index: dict[int, Head], count: int, first: Head) -> None:
         names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         what = f"shard {names} is missing" if len(missing) == 1 else f"{len(missing)} shards are missing ({names})"
         advice = "make" if len(missing) == 1 else "make_all"
+        there = [path for path in (one.path(whole_path(first.path)) for one in missing) if exists(path)]
+        if there:
+            raise StoreError(f"{what}, but {there[0]} is there: name all shards")
         raise StoreError(what, advice=advice, command=_command(first, missing[0]), output=whole_path(first.path))
     for head in by_index.values():
         if head.pending:
             raise StoreError(
                 f"{head.path} has {head.pending} of {number_of(head.rows, 'row')} still to do",
                 advice="finish",
-                command=_command(first, _portion(head).shard),
+                command=_command(first, _portion(head).shard, anew=False),
             )
 
 
-def _command(first: Head, shard: Shard) -> str:
-    """The command that makes a shard as `first` was made."""
+def _command(first: Head, shard: Shard, *, anew: bool = True) -> str:
+    """The command that makes a shard as `first` was made, also where its file is there; anew=False: goes on with it."""
     attributes = first.attributes
     output = whole_path(first.path)
-    return shard_command(attributes["settings"], attributes["dataset"], first.naming, output, shard)
+    mode: Literal["", "overwrite"] = "overwrite" if anew and exists(shard.path(output)) else ""
+    return shard_command(attributes["settings"], attributes["dataset"], first.naming, output, shard, mode)
 
 
 def _warn_of_versions(heads: Sequence[Head]) -> None:

@@ -20,6 +20,7 @@ from vggfeat.store.schema import (
     TEXT_ROWS,
     Layout,
     attributes_of,
+    first_difference,
     plain_attributes,
     read_text,
     reading,
@@ -73,6 +74,15 @@ def read_head(path: Path) -> Head:
             (file["labels"].ndim, file["labels"].dtype) if "labels" in file else None,
             plain_attributes(file) | shape_of(file),
         )
+
+
+def difference(head: Head, first: Head) -> str:
+    """How another extraction than that of `first` made a file, in words; "" for parts of one."""
+    for name in ("settings", "dataset"):
+        found = first_difference(head.attributes[name], first.attributes[name], "" if name == "settings" else name)
+        if found:
+            return found
+    return ""
 
 
 def merge_files(heads: Sequence[Head], output: Path, progress: Callable[[int, int], None]) -> None:

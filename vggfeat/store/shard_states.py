@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import glob
+import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from vggfeat.errors import StoreError
 from vggfeat.store.locking import holder
-from vggfeat.store.merging import Head, read_head
+from vggfeat.store.merging import Head, difference, read_head
 from vggfeat.store.shards import Shard, whole_path
 
-State = Literal["done", "running", "unfinished", "missing", "unreadable"]
+State = Literal["done", "running", "unfinished", "missing", "unreadable", "different"]
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,24 @@ class ShardState:
     writer: str | None
     """The process that has the output's lock."""
     error: str = ""
-    """Why the file is unreadable."""
+    """Why the file is unreadable, or how it differs from the others."""
 
     @property
     def state(self) -> State:
-        """A shard is unfinished if it has rows to do and no process is writing it."""
+        """A shard is unfinished if it has rows to do and no process is writing it, different if most are of another
+        extraction."""
         if self.writer is not None:
             return "running"
+        if self.head is not None and self.error:
+            return "different"
         if self.head is None:
             return "unreadable" if self.error else "missing"
         return "unfinished" if self.head.pending else "done"
 
     @property
     def done(self) -> int:
-        """Rows with a descriptor."""
-        return 0 if self.head is None else self.head.rows - self.head.pending - self.head.failed
+        """Rows with a descriptor that counts."""
+        return 0 if self.head is None or self.error else self.head.rows - self.head.pending - self.head.failed
 
 
 def shard_states(output: Path) -> list[ShardState]:
@@ -55,7 +59,30 @@ def shard_states(output: Path) -> list[ShardState]:
     if not counts:
         pattern = whole.with_name(f"{whole.stem}.shard-*-of-*{whole.suffix}")
         raise StoreError(f"no shards of {whole} here ({pattern})")
-    return [_state(Shard(index, count), whole) for count in counts for index in range(count)]
+    return [one for count in counts for one in _told([_state(Shard(index, count), whole) for index in range(count)])]
+
+
+def _told(states: list[ShardState]) -> list[ShardState]:
+    """The shards of one count; those of another extraction than most are told apart."""
+    known = [one.head for one in states if one.head is not None and one.head.portion is not None]
+    if not known:
+        return states
+    kinds = [_kind(head) for head in known]
+    usual = known[kinds.index(max(kinds, key=kinds.count))]
+    return [
+        one
+        if one.head is None or one.head.portion is None or _kind(one.head) == _kind(usual)
+        else replace(one, error=difference(one.head, usual) or "made from another list")
+        for one in states
+    ]
+
+
+def _kind(head: Head) -> str:
+    """What the shards of one extraction have in common."""
+    portion = head.portion
+    assert portion is not None
+    attributes = head.attributes
+    return json.dumps([attributes["settings"], attributes["dataset"], portion.list_sha256, head.class_names])
 
 
 def _counts(whole: Path) -> Iterator[int]:

@@ -98,7 +98,10 @@ class DescriptorWriter:
     def _resumed(self) -> NDArray[np.uint8]:
         """The status of each row of the existing file, which is checked to be the one to continue."""
         labels = _label_array(self.dataset)
-        file = opened(self.path, "r+")
+        try:
+            file = opened(self.path, "r+")
+        except CutShortError as error:
+            raise StoreError(f"{error}; `overwrite` replaces it") from error
         try:
             check_format(self.path, file)
             made = json.loads(file.attrs["settings"])

@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +439,8 @@ def _fault(value: Any, default: Any) -> str:
         return f"expected a number below {_MOST:g}"
     if isinstance(default, float) and _is_int(value):
         return ""
+    if isinstance(default, float) and isinstance(value, Real) and not isinstance(value, bool):  # NumPy's, too
+        value = float(value)
     if type(value) is not type(default):
         kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[type(default)]
         return f"expected {kind}"

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vggfeat.errors import WeightsError
 from vggfeat.nets.contents import Contents, Layer
-from vggfeat.nets.formats.keras_v3 import read_groups
-from vggfeat.nets.formats.own_hdf5 import RefusedError, child, opened, values
+from vggfeat.nets.formats.keras_v3 import checked_head, read_groups
+from vggfeat.nets.formats.own_hdf5 import RefusedError, child, opened, stored_bytes, values
 
 
 def read_keras(path: str | os.PathLike[str]) -> Contents:
@@ -39,7 +39,7 @@ def read_keras(path: str | os.PathLike[str]) -> Contents:
     with opened(path) as file:
         if "layers" in file and "layer_names" not in file.attrs:
             return read_groups(path, file, size)
-        return as_layers(path, _arrays(file, size))
+        return checked_head(as_layers(path, _arrays(file, size)), file.attrs.get("model_config", b""))
 
 
 def as_layers(path: Path, arrays: Iterable[tuple[str, Tensor]]) -> Contents:
@@ -75,8 +75,9 @@ def _arrays(file: h5py.File, size: int) -> Iterator[tuple[str, Tensor]]:
         if not isinstance(group, h5py.Group):
             raise RefusedError(f"layer {layer!r} is not a group")
         for name in _names(group, "weight_names"):
-            array = values(child(group, name), name, size)
-            size -= array.nbytes  # all together may not claim more than the file has
+            data = child(group, name)
+            array = values(data, name, size)
+            size -= stored_bytes(data)  # all together may not claim more than the file has
             yield f"{layer}/{name}", torch.from_numpy(array)
 
 

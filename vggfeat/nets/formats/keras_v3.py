@@ -12,6 +12,7 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -20,10 +21,15 @@ import torch
 from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
-from vggfeat.nets.formats.own_hdf5 import RefusedError, child, opened, values
+from vggfeat.nets.formats.heads import is_usual_head
+from vggfeat.nets.formats.keras_config import steps_of
+from vggfeat.nets.formats.own_hdf5 import RefusedError, child, opened, stored_bytes, values
 from vggfeat.system.numbers import number_of
 
 WEIGHTS_ENTRY = "model.weights.h5"
+
+MOST_CONFIG = 1 << 22
+"""Bytes of a configuration; that of a VGG net has 20 KB."""
 
 _DEEPEST = 8
 """Models nested more deeply are made to exhaust the stack."""
@@ -36,13 +42,24 @@ def read_keras_archive(path: Path) -> Contents:
             entry = archive.getinfo(WEIGHTS_ENTRY)
             if entry.file_size > path.stat().st_size:  # Keras stores it uncompressed
                 raise WeightsError(f"{path}: claims {entry.file_size} bytes of content, more than the file has")
-            content = archive.read(entry)
+            content, config = archive.read(entry), _config(archive)
     except WeightsError:
         raise
     except Exception as error:  # a damaged archive makes zipfile raise almost anything
         raise WeightsError(f"{path}: no readable .keras file, damaged or cut short ({first_line(error)})") from error
     with opened(path, io.BytesIO(content)) as file:
-        return read_groups(path, file, len(content))
+        return checked_head(read_groups(path, file, len(content)), config)
+
+
+def checked_head(content: Contents, config: str | bytes) -> Contents:
+    """The content with what the model's configuration says it computes; a head of another form is noted."""
+    steps = steps_of(config)
+    return replace(content, steps=steps, own_head=not is_usual_head(steps))
+
+
+def _config(archive: zipfile.ZipFile) -> bytes:
+    entry = next((one for one in archive.infolist() if one.filename == "config.json"), None)
+    return archive.read(entry) if entry is not None and entry.file_size <= MOST_CONFIG else b""
 
 
 def read_groups(path: Path, file: h5py.File, size: int) -> Contents:
@@ -51,8 +68,9 @@ def read_groups(path: Path, file: h5py.File, size: int) -> Contents:
     for name, group in _layers(file, "", 0):
         arrays = []
         for key in sorted(group, key=_by_number):
-            array = values(child(group, key), f"{name}/{key}", size)
-            size -= array.nbytes
+            data = child(group, key)
+            array = values(data, f"{name}/{key}", size)
+            size -= stored_bytes(data)
             arrays.append(torch.from_numpy(array))
         if arrays:
             found.append((name, arrays))

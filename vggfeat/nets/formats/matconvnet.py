@@ -19,7 +19,7 @@ from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
 from vggfeat.nets.formats.mat5 import read_mat5
-from vggfeat.nets.formats.own_hdf5 import RefusedError, checked, child, opened, values
+from vggfeat.nets.formats.own_hdf5 import RefusedError, checked, child, opened, stored_bytes, values
 from vggfeat.nets.preprocessing import Preprocessing
 from vggfeat.system.numbers import number_of
 
@@ -104,11 +104,12 @@ def _version_7_3(path: Path) -> tuple[list[tuple[str, Array, Array]], Array | No
         layers = []
         for entry in _cells(file, child(file, "layers"), size):
             if isinstance(entry, h5py.Group) and "weights" in entry:
-                pair = [values(one, "weights", size) for one in _cells(file, child(entry, "weights"), size)]
+                stored = list(_cells(file, child(entry, "weights"), size))
+                pair = [values(one, "weights", size) for one in stored]
                 if pair and len(pair) != 2:
                     raise RefusedError(f"a layer has {number_of(len(pair), 'array')} of weights")
                 if pair:
-                    size -= sum(array.nbytes for array in pair)
+                    size -= sum(map(stored_bytes, stored))
                     layers.append((_text(entry, size), pair[0].T, pair[1].T))
         return layers, _average_image(file, size)
 

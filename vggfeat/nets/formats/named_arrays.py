@@ -18,12 +18,10 @@ import torch
 from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
+from vggfeat.nets.formats.limits import MAX_DEFLATE
 from vggfeat.system.numbers import number_of
 
 Array = np.ndarray[Any, Any]
-
-MAX_DEFLATE = 1032
-"""Deflate shrinks nothing further: an archive that claims more is made to fill the memory."""
 
 MAX_MEMO = 100_000
 """Entries of a pickle's memo; vgg19.npy has about 200."""
@@ -71,7 +69,7 @@ def read_npy(path: Path) -> Contents:
         raise WeightsError(f"{path}: holds a {type(held).__name__}, no dictionary of layers")
     flat: dict[str, Array] = {}
     for name, pair in held.items():
-        pair = list(pair.values()) if isinstance(pair, Mapping) else pair
+        pair = _by_key(pair) if isinstance(pair, Mapping) else pair
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, _Array) for one in pair)):
             raise WeightsError(f"{path}: {str(name)[:50]!r} is not a pair of weights and biases")
         weight, bias = (one.values for one in pair)
@@ -99,6 +97,11 @@ def _contents(path: Path, arrays: Mapping[str, Array]) -> Contents:
         weight, bias = (torch.from_numpy(np.array(parts[name][key], np.float32)) for key in ("weight", "bias"))
         layers.append(Layer.from_hwio(name, weight, bias, layers))
     return Contents(layers)
+
+
+def _by_key(pair: Mapping[Any, Any]) -> list[Any]:
+    """[weights, biases] of a layer's dictionary, whichever it has first."""
+    return [pair[key] for key in sorted(pair, key=lambda key: str(key).startswith("b"))]
 
 
 # An .npz file.

@@ -20,6 +20,7 @@ from vggfeat.errors import WeightsError
 from vggfeat.nets.catalog import LRN
 from vggfeat.nets.checkpoints import first_line
 from vggfeat.nets.contents import Contents, Layer
+from vggfeat.nets.formats.heads import is_usual_head
 
 Array = np.ndarray[Any, Any]
 
@@ -101,7 +102,8 @@ class _Graph:
                 self._turn(node)
             elif place < last_product and node.op_type not in _PASSIVE | _FLATTENING and not _idle_pool(node):
                 self.own_head = True
-            if node.op_type not in _IDLE or before not in ("", *node.input):
+            idle = node.op_type in _IDLE or _idle_pool(node)
+            if not idle or before not in ("", *node.input):
                 self.steps.append(_step(node) if before in ("", *node.input) else f"{node.op_type} of an earlier map")
             if (
                 self.open_output
@@ -109,7 +111,8 @@ class _Graph:
                 and node.op_type in ("Transpose", "Identity", "Cast")
             ):
                 self.open_output = node.output[0]
-        if self.own_head:
+        if self.own_head or not is_usual_head(self.steps):
+            self.own_head = True
             self.layers = [layer for layer in self.layers if layer.weight.ndim == 4]
 
     def _convolution(self, node: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vggfeat.errors import WeightsError
 from vggfeat.nets.checkpoints import first_line
+from vggfeat.nets.formats.limits import MAX_DEFLATE
 from vggfeat.system.hdf5 import open_to_read
 
 
@@ -47,21 +48,27 @@ def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
 
 
 def checked(data: h5py.Group | h5py.Dataset, name: str, size: int) -> h5py.Dataset:
-    """A data set, once it is known to lie in this file and to claim at most `size` bytes."""
+    """A data set, once it is known to lie in at most `size` bytes of this file that can hold what it claims."""
     if not isinstance(data, h5py.Dataset):
         raise RefusedError(f"{name!r} is not a data set")
     if data.is_virtual or data.external:
         raise RefusedError(f"{name!r} has its values in another file: refused")
-    if data.nbytes > size:
+    stored = stored_bytes(data)
+    if stored > size or data.nbytes > stored * (MAX_DEFLATE if data.chunks else 1):  # chunks may be compressed
         raise RefusedError(f"{name!r} claims {data.nbytes} bytes, more than the file has")
     return data
 
 
 def values(data: h5py.Group | h5py.Dataset, name: str, size: int) -> np.ndarray[Any, Any]:
-    """A data set's floating-point numbers, of at most `size` bytes, as float32."""
+    """A data set's floating-point numbers, which lie in at most `size` bytes, as float32."""
     found = checked(data, name, size)
     if found.dtype.kind != "f":
         raise RefusedError(f"{name!r} holds {found.dtype}, no floating-point numbers")
     if not found.size:
         raise RefusedError(f"{name!r} is empty")
     return np.asarray(found[()], np.float32)
+
+
+def stored_bytes(data: h5py.Dataset) -> int:
+    """What a data set takes of the file: less than its numbers where these are of 16 bits, or compressed."""
+    return int(data.id.get_storage_size())

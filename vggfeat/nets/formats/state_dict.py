@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _LAYER = re.compile(
     r"(?P<features>features\.\d{1,3})|(?P<classifier>classifier\.\d{1,3})|(?P<trunk>\d{1,3})"
     r"|(?P<timm>pre_logits\.fc[12]|head\.fc)|(?P<mcn>conv\d_\d|fc[678])"
 )
+_PARAMETER = re.compile(rf"(?:.*?\.)?(?P<layer>{_LAYER.pattern})\.(?:weight|bias)")
 _HEADS: dict[tuple[int, ...], Layout] = {(0, 3, 6): "torchvision", (1, 4, 6): "jcjohnson"}
 """Where the fully-connected layers stand in `classifier`; jcjohnson's begins with a module that flattens."""
 
@@ -38,14 +40,14 @@ def unwrapped(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def read_state_dict(path: Path, state: Mapping[Any, Any]) -> Contents:
-    """The layers of a state dict, without a prefix that all names share (`module.`, `model.`, `net.`, ..).
+    """The layers of a state dict, without the prefix that the names share (`module.`, `model.`, `net.`, ..).
 
     Known names are torchvision's `features.N` and `classifier.N`, timm's `pre_logits.fc1`, `pre_logits.fc2` and
     `head.fc`, `conv1_1` to `fc8`, and `N` alone for a bare trunk.
 
     Raises WeightsError for other names, for values that are not floating-point tensors, and for half a layer.
     """
-    prefix = _shared_prefix([str(key) for key in state])
+    prefix = _usual_prefix([str(key) for key in state])
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         layer, _, parameter = str(key).removeprefix(prefix).rpartition(".")
@@ -65,17 +67,10 @@ def read_state_dict(path: Path, state: Mapping[Any, Any]) -> Contents:
     return Contents(layers, _layout(parts))
 
 
-def _shared_prefix(names: list[str]) -> str:
-    """What all names share before the names of layers: `module.`, `model.backbone.`, .. or nothing."""
-    prefix = ""
-    while names:
-        first, _, rest = names[0].partition(".")
-        known = rest and _LAYER.fullmatch(names[0].rpartition(".")[0])
-        if known or not rest or not all(name.startswith(f"{first}.") for name in names):
-            break
-        prefix += f"{first}."
-        names = [name.removeprefix(f"{first}.") for name in names]
-    return prefix
+def _usual_prefix(names: list[str]) -> str:
+    """What stands before the names of layers, mostly: `module.`, `model.backbone.`, .. or nothing."""
+    found = Counter(name[: match.start("layer")] for name in names if (match := _PARAMETER.fullmatch(name)))
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _place(name: str) -> tuple[int, list[int | str]]:
