@@ -771,7 +771,11 @@ def test_damaged_files_raise_nothing_but_the_projects_own_errors(
     # Headers and names lie at the start; the flips go there and anywhere.
     places = st.one_of(st.integers(0, min(4000, len(sound) - 1)), st.integers(0, len(sound) - 1))
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    # HDF5's own library loops for ever on about one damaged file in a thousand, so its files are the same every time;
+    # test_fuzz.py has others, in child processes.
+    fixed = kind == "keras"
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=fixed)
     @given(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=8), st.integers(0, 9))
     def damage(changes: list[tuple[int, int]], cut: int) -> None:
         content = bytearray(sound)

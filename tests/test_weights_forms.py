@@ -183,6 +183,12 @@ def test_beside_prefixed_names_the_odd_one_is_told(prefix: str, tmp_path: Path) 
         load(tmp_path / "net.ckpt")
 
 
+def test_two_nets_in_one_state_dict_are_refused(tmp_path: Path) -> None:
+    torch.save({**STATE, **{f"ema.{name}": value for name, value in STATE.items()}}, tmp_path / "net.pth")
+    with pytest.raises(WeightsError, match=r"'ema\.features\.0\.weight' is not a parameter of torchvision's or timm's"):
+        load(tmp_path / "net.pth")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_safetensors_of_other_precisions_are_read_as_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     state = {name: value.to(dtype) for name, value in STATE.items()}

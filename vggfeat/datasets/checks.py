@@ -23,7 +23,7 @@ def checked(dataset: Dataset) -> Dataset:
     odd = [name for name in (dataset.name, *names) if not isinstance(name, str)]
     if odd:
         raise UsageError(f"{odd[0]!r} is not a text: name the data set, and its classes, by texts")
-    if not isinstance(dataset.samples, Sequence):
+    if not hasattr(dataset.samples, "__len__"):
         raise UsageError(f"the samples are a {type(dataset.samples).__name__}: give a tuple of them")
     twice = _first_repeated(names)
     if twice is not None:
@@ -84,7 +84,8 @@ def _labels(sample: Sample, classes: int) -> int | tuple[int, ...] | None:
 
 def _check_boxes(sample: Sample) -> None:
     """Raises UsageError for a box that is not four finite numbers: it would end a run in its middle."""
-    for box in [*([] if sample.box is None else [sample.box]), *sample.boxes]:
+    boxes = sample.boxes if sample.box is None else [sample.box, *sample.boxes]
+    for box in boxes:
         try:
             plain = len(box) == 4 and all(isinstance(side, Real) and math.isfinite(side) for side in box)
         except TypeError:

@@ -24,7 +24,7 @@ _LAYER = re.compile(
     r"(?P<features>features\.\d{1,3})|(?P<classifier>classifier\.\d{1,3})|(?P<trunk>\d{1,3})"
     r"|(?P<timm>pre_logits\.fc[12]|head\.fc)|(?P<mcn>conv\d_\d|fc[678])"
 )
-_PARAMETER = re.compile(rf"(?:.*?\.)?(?P<layer>{_LAYER.pattern})\.(?:weight|bias)")
+_PARAMETER = re.compile(rf"(?:.*?\.)??(?P<layer>{_LAYER.pattern})\.(?:weight|bias)")
 _HEADS: dict[tuple[int, ...], Layout] = {(0, 3, 6): "torchvision", (1, 4, 6): "jcjohnson"}
 """Where the fully-connected layers stand in `classifier`; jcjohnson's begins with a module that flattens."""
 
@@ -51,7 +51,8 @@ def read_state_dict(path: Path, state: Mapping[Any, Any]) -> Contents:
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         layer, _, parameter = str(key).removeprefix(prefix).rpartition(".")
-        if parameter not in ("weight", "bias") or not _LAYER.fullmatch(layer):
+        known = str(key).startswith(prefix) and parameter in ("weight", "bias") and _LAYER.fullmatch(layer)
+        if not known:
             why = "; nets with batch normalisation are not Table 1's" if "running_mean" in str(key) else ""
             raise WeightsError(f"{path}: {str(key)!r} is not a parameter of torchvision's or timm's VGG nets{why}")
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
