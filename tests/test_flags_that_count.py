@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from making import clusters, settings, write_descriptors
 
+import vggfeat
 from vggfeat.classifiers.protocols.rules import Rounds
 from vggfeat.cli import run
 from vggfeat.datasets import Dataset
 from vggfeat.errors import UsageError
+from vggfeat.inference.prediction import Prediction
 from vggfeat.page.commands import extract_command
 from vggfeat.stages.svm import svm
 from vggfeat.store.naming import Naming
@@ -94,7 +96,8 @@ def test_a_recipe_may_hold_what_its_other_runs_need(own: Path, tmp_path: Path, m
     assert capsys.readouterr().out == '{\n  "solvers": {}\n}\n'
     assert run(["svm", str(own), "--C", "1", "--folds", "2", "--recipe", str(recipe), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["splits"]) == 2
-    weights = ["--weights", str(tmp_path / "gone.pt"), "--data", str(tmp_path)]
+    (tmp_path / "no.pt").write_text("")
+    weights = ["--weights", str(tmp_path / "no.pt"), "--data", str(tmp_path)]
     assert run(["localise", "--protocol", "1", *weights, "--recipe", str(recipe)]) == 1
     assert "goes with" not in capsys.readouterr().err
 
@@ -223,3 +226,31 @@ def test_what_is_no_descriptor_file_is_named() -> None:
 def test_a_data_root_in_the_environment_needs_no_report(own: Path, monkeypatch) -> None:
     monkeypatch.setenv("VGGFEAT_DATA", "data")
     assert run(["svm", str(own), "--C", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: vggfeat.extract([], output=5), "`output` 5 is not a path"),
+        (lambda: vggfeat.export("a.h5", None), "`output` None is not a path"),
+        (lambda: vggfeat.export("a.h5", output=b"x.npy"), "`output` b'x.npy' is not a path"),
+        (lambda: vggfeat.svm("a.h5", report=True), "`report` True is not a path"),
+        (lambda: vggfeat.load_net("A", None, seed=2**70), "`seed` is beyond 64 bits"),
+        (lambda: vggfeat.extract(["x.jpg"], seed=-(2**63)), "`seed` is beyond 64 bits"),
+        (lambda: vggfeat.extract(["x.jpg"], max_megapixels="x"), "`max_megapixels` 'x' is not a number"),
+    ],
+)
+def test_what_is_no_path_or_number_is_told(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.jpg").write_bytes(b"")
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_a_prediction_is_told_with_a_name_for_each_score():
+    prediction = Prediction("a.jpg", np.array([0.1, 0.7, 0.2], np.float32))
+    assert prediction.best(("x", "y", "z"))[0][0] == "y"
+    with pytest.raises(UsageError) as caught:
+        prediction.best(("x", "y"))
+    assert str(caught.value) == "a.jpg: 3 scores and 2 class names: give one for each"

@@ -51,7 +51,7 @@ def test_the_command_prints_a_table_the_sums_and_what_to_do(half, capsys):
     assert run(["info", "--shards", str(half)]) == 0
     table, todo = capsys.readouterr().out.split("\n\n")
     lines = [line.split() for line in table.splitlines()]
-    assert lines[0] == ["shard", "state", "rows", "done", "failed", "to", "do", "written", "by"]
+    assert lines[0] == ["shard", "state", "rows", "done", "failed", "to", "do", "written", "by,", "or", "why"]
     assert lines[2] == ["1/5", "done", "16", "15", "1", "0"]
     assert lines[4:6] == [["3/5", "unfinished", "16", "13", "0", "3"], ["4/5", "missing", "-", "0", "0", "-"]]
     assert table.splitlines()[-1] == "3 of 5 shards done; 58 of 75 rows done, 3 failed"
@@ -112,7 +112,9 @@ def test_shards_of_two_numbers_are_told_apart(tmp_path, capsys):
     assert run(["info", "--shards", str(tmp_path / "a.h5")]) == 0
     out = capsys.readouterr().out
     assert "2 of 2 shards done; 75 of 75 rows done, 0 failed\n\nnext: vggfeat merge " in out
-    assert "2 of 3 shards done; " in out and "to do of 3 (--array=1):" in out
+    assert (
+        "2 of 3 shards done; " in out and "\n\n2 of 3 shards done; " in out and "to do, of 3 shards (--array=1):" in out
+    )
 
 
 def test_a_folder_has_no_shards(tmp_path, monkeypatch, capsys):

@@ -97,7 +97,7 @@ COMMANDS = 20
 
 def print_shards(result: ShardsInfo) -> None:
     """Prints a row for each shard, the sums, and what to run next."""
-    table = columns("shard", "state", ">rows", ">done", ">failed", ">to do", "written by")
+    table = columns("shard", "state", ">rows", ">done", ">failed", ">to do", "written by, or why")
     for one in result.shards:
         rows = ("-" if count is None else str(count) for count in (one.rows, one.done, one.failed, one.pending))
         table.add_row(one.shard, one.state, *rows, Text(printable(one.error or one.writer or "")))
@@ -106,8 +106,11 @@ def print_shards(result: ShardsInfo) -> None:
     by_count: dict[int, list[ShardInfo]] = {}
     for one in result.shards:
         by_count.setdefault(Shard.parse(one.shard).count, []).append(one)
-    for count, parts in by_count.items():
-        _print_what_follows(replace(result, shards=tuple(parts)), f" of {count}" if len(by_count) > 1 else "")
+    for place, (count, parts) in enumerate(by_count.items()):
+        if place:
+            print()
+        of = f", of {number_of(count, 'shard')}" if len(by_count) > 1 else ""
+        _print_what_follows(replace(result, shards=tuple(parts)), of)
 
 
 def _print_what_follows(result: ShardsInfo, of: str) -> None:

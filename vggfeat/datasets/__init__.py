@@ -10,7 +10,7 @@ from pathlib import Path
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.values import several
 
 __all__ = ["NAMES", "Dataset", "Sample", "load_dataset"]
@@ -29,7 +29,7 @@ _READERS = {
 NAMES = tuple(_READERS)
 
 
-@with_checked_flags
+@with_checked_arguments
 def load_dataset(
     name: str, data_root: str | Path, *, parts: str | Sequence[str] | None = None, boxes: bool = False
 ) -> Dataset:

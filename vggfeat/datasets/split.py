@@ -14,7 +14,7 @@ from vggfeat.datasets import load_dataset
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError, unknown_name
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes
 from vggfeat.system.values import real, whole
@@ -48,7 +48,7 @@ def data_digest(dataset: TrainingSet) -> str:
     return digest.hexdigest()
 
 
-@with_checked_flags
+@with_checked_arguments
 def load_training_set(
     name: str, data: str | Path, *, fraction: float = 0.1, seed: int = 0, boxes: bool = False
 ) -> TrainingSet:

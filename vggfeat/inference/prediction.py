@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vggfeat.errors import UsageError
 from vggfeat.results import short_repr
+from vggfeat.system.numbers import number_of
 from vggfeat.system.values import whole
 
 
@@ -30,12 +31,15 @@ class Prediction:
     def best(self, class_names: Sequence[str], count: int | None = 1) -> list[tuple[str, float]]:
         """The `count` best classes (all if None) with their scores, best first; equal scores in the classes' order.
 
-        Empty for an image without scores. Raises UsageError for a count below 0.
+        Empty for an image without scores. Raises UsageError for a count below 0 and for another number of names.
         """
         if count is not None and whole("count", count) < 0:
             raise UsageError(f"`count` {count} is not 0 or more")
         if self.scores is None:
             return []
+        if len(class_names) != len(self.scores):
+            names = number_of(len(class_names), "class name")
+            raise UsageError(f"{self.id}: {number_of(len(self.scores), 'score')} and {names}: give one for each")
         order = np.argsort(-self.scores, kind="stable")[:count]
         return [(class_names[k], float(self.scores[k])) for k in order]
 

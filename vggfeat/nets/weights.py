@@ -25,7 +25,7 @@ from vggfeat.nets.sources import check_published, existing, named_net, paired
 from vggfeat.nets.wording import net_words
 from vggfeat.system.bars import Fetching, checked_progress, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.hashes import digests_ahead
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import real, several, whole
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 NAMES = WEIGHTS_NAMES
 
 
-@with_checked_flags
+@with_checked_arguments
 def load_net(
     net: str | None = None,
     weights: str | os.PathLike[str] | None = "published",

@@ -43,7 +43,7 @@ from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 from vggfeat.system.files import check_apart, check_replaceable
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 
 if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fused without
     from vggfeat.inference.scorer import Scorer
@@ -51,7 +51,7 @@ if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fuse
     from vggfeat.nets.networks import VGG
 
 
-@with_checked_flags
+@with_checked_arguments
 @with_bar("evaluate")
 def evaluate(
     dataset: Dataset | str = "ilsvrc2012",
@@ -165,7 +165,7 @@ def evaluate(
     return _reported(result, report, posteriors, command, Pictures(images.samples, exif=images.exif, title=title))
 
 
-@with_checked_flags
+@with_checked_arguments
 def evaluate_files(
     files: File | Sequence[File],
     *,

@@ -22,7 +22,7 @@ from vggfeat.store.reader import warn_of_part
 from vggfeat.store.schema import EXPORT_FORMATS
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import replacing
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 
 MOST_MAT = (1 << 32) - (1 << 16)
 """Bytes of the largest array in a MATLAB file (version 5)."""
@@ -50,7 +50,7 @@ class Exported(Result):
         return {"path": str(self.path), "names": names, "rows": self.rows, "missing": self.missing}
 
 
-@with_checked_flags
+@with_checked_arguments
 @with_bar("export", "row")
 def export(
     descriptors: File,

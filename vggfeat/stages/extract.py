@@ -32,7 +32,7 @@ from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import real, several
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # torch, which only a run that can begin imports
 log = logging.getLogger(__name__)
 
 
-@with_checked_flags
+@with_checked_arguments
 @with_bar("extract")
 def extract(
     images: Images,

@@ -35,7 +35,7 @@ from vggfeat.results import Result
 from vggfeat.store import File, files_in, place_of
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_replaceable, check_writable, is_file
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Localisation(Result):
         return {name: value for name, value in plain.items() if value is not None or name not in optional}
 
 
-@with_checked_flags
+@with_checked_arguments
 @with_bar("localise")
 def localise(
     dataset: Dataset | str = "ilsvrc2012",

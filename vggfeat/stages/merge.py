@@ -17,13 +17,13 @@ from vggfeat.store.schema import is_descriptor_file
 from vggfeat.store.shards import Portion, Shard, whole_path
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_replaceable, exists, same_file
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)
 
 
-@with_checked_flags
+@with_checked_arguments
 @with_bar("merge", "row")
 def merge(
     shards: File | Sequence[File],

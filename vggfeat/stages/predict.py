@@ -19,7 +19,7 @@ from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
 from vggfeat.system.bars import Bar, Progress, callback, checked_progress, on_screen
 from vggfeat.system.files import folder_error, is_file, no_file
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
     from vggfeat.inference.net_predictor import NetPredictor
@@ -143,7 +143,7 @@ class Predictions(Iterator[tuple[Prediction, tuple[str, ...]]]):
             predictor.close()
 
 
-@with_checked_flags
+@with_checked_arguments
 def predict(
     model: str | Path,
     images: Images,

@@ -27,7 +27,7 @@ from vggfeat.store import Descriptors, File, as_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.store.reader import warn_of_part
 from vggfeat.system.bars import Progress, callback, with_bar
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import real, whole
 
@@ -84,7 +84,7 @@ class Similar(Result):
         return made | ({"report": str(self.report)} if self.report else {})
 
 
-@with_checked_flags
+@with_checked_arguments
 @with_bar("similar", "compared")
 def similar(
     features: File,

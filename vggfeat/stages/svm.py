@@ -70,14 +70,14 @@ from vggfeat.store.pooling import Aggregate, as_scales
 from vggfeat.system.bars import Progress, counted, with_bar
 from vggfeat.system.callers import warn_caller
 from vggfeat.system.files import check_apart, check_replaceable
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import several
 
 log = logging.getLogger(__name__)
 
 
-@with_checked_flags
+@with_checked_arguments
 @with_bar("svm", "step")
 def svm(
     files: File | Sequence[File] = (),

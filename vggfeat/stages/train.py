@@ -19,7 +19,7 @@ from vggfeat.results import Result
 from vggfeat.store.locking import OutputLock
 from vggfeat.system.bars import on_screen
 from vggfeat.system.devices import resolve_device, resolve_precision
-from vggfeat.system.flags import with_checked_flags
+from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin
 from vggfeat.training.files import RunFiles
@@ -67,7 +67,7 @@ class TrainResult(Result):
         }
 
 
-@with_checked_flags
+@with_checked_arguments
 def train(
     recipe: Recipe | str | Path | Mapping[str, Any],
     dataset: TrainingSet | str | Path = "data",

@@ -1,9 +1,10 @@
-"""Flags given from Python: True or False, nothing that Python merely takes for one, such as "no"."""
+"""Arguments given from Python: flags are True or False, nothing that Python merely takes for one, such as "no"."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,6 +18,9 @@ R = TypeVar("R")
 _FLAGS = ("bool", "bool | None")
 """Annotations of parameters that are flags."""
 
+_PATHS = ("output", "report", "draw", "submission")
+"""Names of parameters that are files and folders to write."""
+
 
 def checked_flags(**flags: Any) -> dict[str, bool | None]:
     """The flags as plain True, False or None. Raises UsageError for a value that is not one of these, or 1 or 0."""
@@ -26,16 +30,23 @@ def checked_flags(**flags: Any) -> dict[str, bool | None]:
     return {name: None if value is None else bool(value) for name, value in flags.items()}
 
 
-def with_checked_flags(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that refuses other values than True and False for its keywords annotated as flags.
+def with_checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that refuses other values than True and False for its keywords annotated as flags, and no paths for
+    the files that it writes.
 
-    Inside of it they are Python's own: NumPy's would be no JSON.
+    Inside of it flags are Python's own: NumPy's would be no JSON.
     """
-    parameters = inspect.signature(function).parameters.items()
-    flags = [name for name, parameter in parameters if parameter.annotation in _FLAGS]
+    parameters = inspect.signature(function).parameters
+    flags = [name for name, parameter in parameters.items() if parameter.annotation in _FLAGS]
+    paths = {name: parameter.default for name, parameter in parameters.items() if name in _PATHS}
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = dict(zip(parameters, args, strict=False)) | kwargs
+        for name in paths.keys() & given.keys():
+            value = given[name]
+            if not isinstance(value, str | os.PathLike) and not (value is None and paths[name] is None):
+                raise UsageError(f"`{name}` {value!r} is not a path")
         kwargs.update(checked_flags(**{name: kwargs[name] for name in flags if name in kwargs}))
         return function(*args, **kwargs)
 

@@ -8,11 +8,16 @@ from typing import Any, TypeVar
 
 from vggfeat.errors import UsageError, unknown_name
 
+MOST = 1 << 63
+"""torch and HDF5 count in 64 bits."""
+
 Name = TypeVar("Name", bound=str)
 
 
 def whole(name: str, value: Any, least: int | None = None) -> int:
-    """A parameter's value as an int. Raises UsageError unless it is a whole number, of `least` or more."""
+    """A parameter's value as an int. Raises UsageError unless it is a whole number, of `least` or more, in 64 bits."""
+    if isinstance(value, numbers.Integral) and abs(int(value)) >= MOST:
+        raise UsageError(f"`{name}` is beyond 64 bits")
     if isinstance(value, numbers.Integral) and (least is None or int(value) >= least):
         return int(value)
     raise UsageError(f"`{name}` {value!r} is not a whole number" + ("" if least is None else f" of {least} or more"))
