@@ -15,6 +15,7 @@ from making import clusters, commands_on, write_descriptors
 from PIL import Image
 from scipy.io import savemat
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
+from torch import nn
 
 import vggfeat
 from vggfeat.cli import run
@@ -29,6 +30,7 @@ from vggfeat.inference.scales import scales_for
 from vggfeat.inference.scorer import Scorer
 from vggfeat.nets.catalog import NETS, RANDOM, TORCHVISION
 from vggfeat.nets.networks import VGG, glorot_
+from vggfeat.nets.weights import load_net
 from vggfeat.page.commands import making_command
 from vggfeat.stages.evaluate import evaluate, evaluate_files
 from vggfeat.store import DescriptorWriter, read_descriptors
@@ -796,3 +798,15 @@ def test_cuda_agrees_with_the_cpu(data, view, precision, within):
         return values
 
     assert np.abs(on("cpu", "fp32") - on("cuda", precision)).max() < within
+
+
+def test_a_last_layer_of_ones_own_needs_names_of_its_own():
+    net = load_net("A", None, width=1 / 64, num_classes=3, device="cpu", precision="fp32")
+    net.class_names = ("a", "b", "c")
+    net.classifier[-1] = nn.Linear(net.classifier[-1].in_features, 2)
+    images = Dataset("folder", (Sample("x.jpg", "x.jpg", labels=0),), ("a", "b"), exif=True)
+    with pytest.raises(UsageError) as caught:
+        aligned(images, [net])
+    assert str(caught.value) == "net A (none) has 2 outputs and 3 class names: name those of its last layer"
+    net.class_names = ("b", "a")
+    assert [columns.tolist() for columns in aligned(images, [net])[1]] == [[1, 0]]

@@ -78,7 +78,7 @@ CASES = [
     ("train -o run/net.h5", 2, "a run's net is written as .pt: name run/net.pt, or a folder\n"),
     ("train --dataset folder --data nodir", 1, "nodir: no such folder or CSV file"),
     ("localise --weights none.pt", 2, "protocol 2 takes its classes from --posteriors FILE.h5 or from --classifier"),
-    ("localise --protocol 1 --weights none.pt --data nodir", 1, "no ilsvrc2012 at nodir/ilsvrc2012"),
+    ("localise --protocol 1 --weights none.pt --data nodir", 2, "no weights 'none.pt': no such file, and not one of"),
     ("download --net Q", 2, "no net 'Q'"),
 ]
 

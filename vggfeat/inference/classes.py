@@ -41,10 +41,8 @@ def aligned(images: Dataset, nets: Sequence[VGG]) -> tuple[Dataset, list[NDArray
         what = f"net {net.net} ({net.weights_name})"
         net.need("scores")
         if net.class_names and len(net.class_names) != net.num_classes:
-            outputs = number_of(net.num_classes, "output")
-            raise UsageError(
-                f"{what} has {outputs} and {len(net.class_names)} class names: name those of its last layer"
-            )
+            outputs, names = number_of(net.num_classes, "output"), number_of(len(net.class_names), "class name")
+            raise UsageError(f"{what} has {outputs} and {names}: name those of its last layer")
         if net.class_names:
             its_columns, lacking = places(class_names, net.class_names)
             if lacking is not None:
