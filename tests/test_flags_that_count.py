@@ -235,8 +235,8 @@ def test_a_data_root_in_the_environment_needs_no_report(own: Path, monkeypatch) 
         (lambda: vggfeat.export("a.h5", None), "`output` None is not a path"),
         (lambda: vggfeat.export("a.h5", output=b"x.npy"), "`output` b'x.npy' is not a path"),
         (lambda: vggfeat.svm("a.h5", report=True), "`report` True is not a path"),
-        (lambda: vggfeat.load_net("A", None, seed=2**70), "`seed` is beyond 64 bits"),
-        (lambda: vggfeat.extract(["x.jpg"], seed=-(2**63)), "`seed` is beyond 64 bits"),
+        (lambda: vggfeat.load_net("A", None, seed=2**70), "`seed` does not fit into 64 bits"),
+        (lambda: vggfeat.extract(["x.jpg"], seed=-(2**63)), "`seed` does not fit into 64 bits"),
         (lambda: vggfeat.extract(["x.jpg"], max_megapixels="x"), "`max_megapixels` 'x' is not a number"),
     ],
 )

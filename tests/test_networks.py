@@ -242,7 +242,7 @@ EDITS = {
     "features.0 has a hook, which would not run here: remove it": lambda net: net.features[0].register_forward_hook(
         lambda _module, _inputs, outputs: 0 * outputs
     ),
-    "it has scale": lambda net: net.register_parameter("scale", nn.Parameter(torch.ones(1))),
+    "scale is unexpected": lambda net: net.register_parameter("scale", nn.Parameter(torch.ones(1))),
 }
 
 

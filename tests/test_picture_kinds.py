@@ -393,7 +393,7 @@ def test_whole_numbers_of_32_bits_in_memory_that_may_have_8_or_16_are_refused() 
     with pytest.raises(ImageError) as caught:
         decode(Image.fromarray(grey))
     assert str(caught.value) == (
-        "32-bit integer pixels of at most 255, of 8 or of 16 bits: convert it to mode L, or I;16"
+        "32-bit integer pixels up to 255, which may mean 8 or 16 bits: convert it to mode L or I;16"
     )
     assert np.asarray(decode(Image.fromarray(200 * 257 + 0 * grey)))[0, 0].tolist() == [200] * 3
     assert np.asarray(decode(Image.fromarray(0 * grey))).max() == 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vggfeat
-from vggfeat.system.flags import checked_flags
+from vggfeat.system.arguments import checked_flags
 
 FUNCTIONS = {
     "evaluate",

@@ -51,7 +51,7 @@ def test_the_command_prints_a_table_the_sums_and_what_to_do(half, capsys):
     assert run(["info", "--shards", str(half)]) == 0
     table, todo = capsys.readouterr().out.split("\n\n")
     lines = [line.split() for line in table.splitlines()]
-    assert lines[0] == ["shard", "state", "rows", "done", "failed", "to", "do", "written", "by,", "or", "why"]
+    assert lines[0] == ["shard", "state", "rows", "done", "failed", "to", "do", "writer", "or", "reason"]
     assert lines[2] == ["1/5", "done", "16", "15", "1", "0"]
     assert lines[4:6] == [["3/5", "unfinished", "16", "13", "0", "3"], ["4/5", "missing", "-", "0", "0", "-"]]
     assert table.splitlines()[-1] == "3 of 5 shards done; 58 of 75 rows done, 3 failed"

@@ -97,7 +97,7 @@ COMMANDS = 20
 
 def print_shards(result: ShardsInfo) -> None:
     """Prints a row for each shard, the sums, and what to run next."""
-    table = columns("shard", "state", ">rows", ">done", ">failed", ">to do", "written by, or why")
+    table = columns("shard", "state", ">rows", ">done", ">failed", ">to do", "writer or reason")
     for one in result.shards:
         rows = ("-" if count is None else str(count) for count in (one.rows, one.done, one.failed, one.pending))
         table.add_row(one.shard, one.state, *rows, Text(printable(one.error or one.writer or "")))
@@ -114,7 +114,7 @@ def print_shards(result: ShardsInfo) -> None:
 
 
 def _print_what_follows(result: ShardsInfo, of: str) -> None:
-    """The sums of the shards of one number, and what to run next; of: what tells it from another number."""
+    """The totals of an extraction in one number of shards, and what to run next; of: names that number in words."""
     counts, total = result.counts, result.total_rows
     shards = f"{counts['shards_done']} of {number_of(len(result.shards), 'shard')} done"
     of_rows = "? rows" if total is None else number_of(total, "row")

@@ -10,7 +10,7 @@ from pathlib import Path
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import UsageError, unknown_name
-from vggfeat.system.flags import with_checked_arguments
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.values import several
 
 __all__ = ["NAMES", "Dataset", "Sample", "load_dataset"]

@@ -110,8 +110,6 @@ def decode(
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, round(max_megapixels * 1e6))
     if not isinstance(source, str | os.PathLike | bytes):
         picture = _in_memory(source, max_megapixels)
-        if picture.mode == "I" and picture.format is None and 0 < int(np.asarray(picture).max(initial=0)) <= 255:
-            raise ImageError("32-bit integer pixels of at most 255, of 8 or of 16 bits: convert it to mode L, or I;16")
         return _turned(to_rgb(picture), _orientation(picture) if exif else 1)
     with _open(source) as stream:
         try:
@@ -241,6 +239,8 @@ def _in_memory(source: NDArray[Any] | Image.Image, limit: float) -> Image.Image:
         source.load()
     except Exception as error:  # as in `_failure`: Pillow's decoders raise nearly anything
         raise ImageError(f"damaged image: {error or type(error).__name__}") from None
+    if source.mode == "I" and source.format is None and 0 < int(np.asarray(source).max(initial=0)) <= 255:
+        raise ImageError("32-bit integer pixels up to 255, which may mean 8 or 16 bits: convert it to mode L or I;16")
     return source
 
 

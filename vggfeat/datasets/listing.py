@@ -90,13 +90,12 @@ class LeftOut:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._places: dict[str, bool] = {}
-        """By folder or tar file, whether it is the latter."""
+        self._places: dict[str, None] = {}
 
     def add(self, place: str, name: str) -> None:
         """Counts a file; `place` is the folder or tar file that the user named."""
         self._counts[os.path.splitext(name)[1].lower()] += 1
-        self._places[place] = is_tar(place)
+        self._places[place] = None
 
     def warn(self) -> None:
         """Logs what was left out, and what to do about it, in one line."""
@@ -110,10 +109,9 @@ class LeftOut:
         if self._counts[""]:
             advice.append("give pictures without a suffix in a list")
         if archives := sorted({".tar", ".tgz", ".gz"} & set(self._counts)):
-            inside = any(self._places.values())
-            advice.append(
-                f"{'unpack' if inside else 'name'} the {', '.join(archives)} files{'' if inside else ' themselves'}"
-            )
+            names = ", ".join(archives)
+            nested = any(map(is_tar, self._places))
+            advice.append(f"unpack the {names} files" if nested else f"name the {names} files themselves")
         log.warning(
             "%s: left out %s not named as an image: %s%s",
             " and ".join(list(self._places)[:2]) + (" and others" if len(self._places) > 2 else ""),

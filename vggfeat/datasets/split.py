@@ -14,7 +14,7 @@ from vggfeat.datasets import load_dataset
 from vggfeat.datasets.origin import Origin
 from vggfeat.datasets.sample import Dataset, Sample
 from vggfeat.errors import DatasetError, UsageError, unknown_name
-from vggfeat.system.flags import with_checked_arguments
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.text import name_bytes
 from vggfeat.system.values import real, whole

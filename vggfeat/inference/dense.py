@@ -136,7 +136,10 @@ class DenseNet:
         net.check_as_built()
         self.filter = net.preprocessing.filter
         parts = {part: with_pooling(part, pool) for part in self.layers}
-        self.dims = lengths(net, self.layers, pool)
+        self.dims = tuple(
+            net.dim(SCORES) if layer == SCORES else lengths(net.spec, net.width, [layer], pool)[0]
+            for layer in self.layers
+        )
         self._reductions = {part: _REDUCTIONS[pooling] for part, (_, pooling) in parts.items()}
         self._dtype = DTYPES[net.precision]
         self._net = _copied(net, self._dtype, memory_format(self.device)).eval()
@@ -361,18 +364,17 @@ def _maxima_of(net: VGG, *, head: bool) -> dict[str, float]:
     return net.input_maxima
 
 
-def lengths(net: VGG, layers: Sequence[str], pool: Pooling = "avg") -> tuple[int, ...]:
-    """Length of each layer's vector; "pool5:max" has a pooling of its own."""
-    return tuple(
-        net.dim(SCORES) if layer == SCORES else _length(net, layer, whole=pooling == "none")
-        for layer, pooling in (with_pooling(part, pool) for part in layers)
-    )
+def lengths(spec: NetSpec, width: float, layers: Sequence[str], pool: Pooling = "avg") -> tuple[int, ...]:
+    """Length of each layer's vector: its channels, or with pooling "none" the whole map of a 224x224 crop.
+
+    "pool5:max" has a pooling of its own. "scores", whose length depends on the classes, is not among the layers.
+    """
+    return tuple(_length(spec, width, *with_pooling(layer, pool)) for layer in layers)
 
 
-def _length(net: VGG, layer: str, *, whole: bool) -> int:
-    """Length of a layer's vector: its channels, or the whole map of a 224x224 crop."""
-    channels, side = layer_shape(net.spec, layer, net.width)
-    return channels * side**2 if whole else channels
+def _length(spec: NetSpec, width: float, layer: str, pooling: Pooling) -> int:
+    channels, side = layer_shape(spec, layer, width)
+    return channels * side**2 if pooling == "none" else channels
 
 
 def _gem(values: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from vggfeat.nets.sources import check_weights, named_net, not_a_net, paired
 from vggfeat.store.choices import AGGREGATES, LAYER_SEPARATOR, Aggregate
 from vggfeat.store.pooling import as_scales, check_scales
 from vggfeat.store.provenance import LATER
+from vggfeat.system.arguments import checked_flags
 from vggfeat.system.bars import Fetching, Progress
-from vggfeat.system.flags import checked_flags
 from vggfeat.system.launch import default_workers
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import one_of, real, whole

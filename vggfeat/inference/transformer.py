@@ -124,6 +124,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
             self._calibrate(net, samples_of(X, self.exif))
         extractor = self._extractor()
         self.n_features_out_ = extractor.dim
+        self._shape = net.spec, net.width  # names need no weights, which a pickle leaves out
         extractor.close()
         return self
 
@@ -169,7 +170,7 @@ class VGGFeatures(TransformerMixin, BaseEstimator):
         return np.array(
             [
                 f"{layer}_{Q}_{number}" if stacked else f"{layer}_{number}"
-                for layer, dim in zip(layers, lengths(self._loaded(), layers, self.pool), strict=True)
+                for layer, dim in zip(layers, lengths(*self._shape, layers, self.pool), strict=True)
                 for Q in (scales if stacked else scales[:1])
                 for number in range(dim)
             ],

@@ -1,8 +1,7 @@
 """The convolutional layers as inference runs them on a processor: the same values to rounding, in less time.
 
-oneDNN convolves directly in float32. On processors that multiply eight numbers at a time (AVX2, and AMD's Zen 4, which
-does AVX-512 in halves) NNPACK's way, with fewer multiplications, is faster except for narrow layers and the smallest
-maps.
+oneDNN convolves directly in float32. On processors with AVX2, and on AMD's Zen 4, which executes AVX-512 in two
+halves, NNPACK's way, with fewer multiplications, is faster except for narrow layers and the smallest maps.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ def method(channels: int, out_channels: int, positions: int) -> Method:
 
 def has_fast_convolutions() -> bool:
     """Whether this processor is of the kind for which `method` was measured, and torch has NNPACK."""
-    eights = torch.backends.cpu.get_cpu_capability() == "AVX2" or has_halved_avx512()
-    return eights and nnpack.is_available()
+    measured = torch.backends.cpu.get_cpu_capability() == "AVX2" or has_halved_avx512()
+    return measured and nnpack.is_available()
 
 
 def inference_form(features: nn.Sequential, kept: Container[int] = ()) -> nn.Sequential:
@@ -133,7 +132,7 @@ class FastMaxPool2d(nn.MaxPool2d):
             return F.max_pool2d(x, 2, 2, ceil_mode=True)
         if x[0].numel() > POOLED_BY_NUMPY:
             return larger_of_pairs(larger_of_pairs(x, 2), 3)
-        return torch.from_numpy(_larger_of_pairs(_larger_of_pairs(x.detach().numpy(), 2), 3))
+        return torch.from_numpy(_numpy_larger_of_pairs(_numpy_larger_of_pairs(x.detach().numpy(), 2), 3))
 
 
 def larger_of_pairs(x: Tensor, axis: int) -> Tensor:
@@ -144,7 +143,7 @@ def larger_of_pairs(x: Tensor, axis: int) -> Tensor:
     return torch.cat([larger, x.narrow(axis, 2 * pairs, 1)], axis) if odd else larger
 
 
-def _larger_of_pairs(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+def _numpy_larger_of_pairs(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """The same by numpy."""
     before = (slice(None),) * axis
     even, uneven = values[(*before, slice(0, None, 2))], values[(*before, slice(1, None, 2))]

@@ -9,9 +9,9 @@ HARMLESS = (nn.Sequential, nn.ReLU, nn.Dropout)
 
 
 def first_difference(net: nn.Module, usual: nn.Module, hooks: bool) -> str:
-    """The first module or tensor of a net that is not as in the usual one, in words; "" where all are.
+    """The first module or tensor in which a net differs from the usual one, in words; "" if there is none.
 
-    hooks: a module with a hook is one.
+    hooks: a hook counts as a difference.
     """
     ours, theirs = ({name: tuple(one.shape) for name, one in each.state_dict().items()} for each in (net, usual))
     for name, shape in theirs.items():
@@ -27,7 +27,7 @@ def first_difference(net: nn.Module, usual: nn.Module, hooks: bool) -> str:
         if hooks and (module._forward_hooks or module._forward_pre_hooks):
             return f"{name} has a hook, which would not run here: remove it"
     odd = sorted(set(ours) ^ set(theirs))
-    return f"it has {'' if odd[0] in ours else 'no '}{odd[0]}" if odd else ""
+    return f"{odd[0]} is {'unexpected' if odd[0] in ours else 'missing'}" if odd else ""
 
 
 def _told(module: nn.Module) -> tuple[type, str]:

@@ -202,20 +202,23 @@ class VGG(nn.Module):
         return _versions(self) == versions and _samples(self) == samples
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy: of changed values it forgets the file."""
+        """What copies and pickles keep: not the file's hash if the weights have changed since they were read."""
         as_read = self.weights_sha256 is None or self._is_as_read()
         return self.__dict__ | ({} if as_read else {"weights_sha256": None})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a copy, whose tensors are its own."""
+        """Restores a copy, and counts later changes of its own tensors."""
         super().__setstate__(state)
         self._read = self._read[0], _versions(self)
 
     def check_as_built(self, *, hooks: bool = True) -> None:
         """Raises UsageError where a module was replaced, wrapped or hooked, or a tensor has another shape.
 
-        What describes images reads the parameters, and runs modules of its own. A last layer in place of the former
-        one is none of these; hooks=False: neither are hooks.
+        Extraction reads the parameters and runs its own modules, so such an edit would be ignored. Replacing the last
+        layer is allowed.
+
+        Args:
+            hooks: refuse hooks too.
         """
         with torch.device("meta"):
             usual = VGG(self.net, width=self.width, num_classes=max(self.num_classes, 1), top=self.has_top)
@@ -267,7 +270,7 @@ def _samples(net: VGG) -> bytes:
 
 
 def _versions(net: VGG) -> dict[int, int]:
-    """How often each tensor was written in place, as torch counts. One that was put in place of another is another."""
+    """By id, how often each tensor was written in place, as torch counts; a new tensor has another id."""
     return {id(p): 0 if p.is_inference() else p._version for p in net.parameters()}
 
 

@@ -23,9 +23,9 @@ from vggfeat.nets.reading import read_weights
 from vggfeat.nets.recognise import decided, recognised
 from vggfeat.nets.sources import check_published, existing, named_net, paired
 from vggfeat.nets.wording import net_words
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Fetching, checked_progress, fetching_bar
 from vggfeat.system.devices import resolve_device, resolve_precision
-from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.hashes import digests_ahead
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import real, several, whole

@@ -41,9 +41,9 @@ from vggfeat.page.pictures import Pictures, title_of
 from vggfeat.store import DescriptorWriter, File, as_descriptors, check_output, files_in, place_of
 from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
 from vggfeat.system.files import check_apart, check_replaceable
-from vggfeat.system.flags import with_checked_arguments
 
 if TYPE_CHECKING:  # torch, which only images need: files of posteriors are fused without
     from vggfeat.inference.scorer import Scorer

@@ -20,9 +20,9 @@ from vggfeat.store import DONE, FAILED, PENDING, Descriptors, File, as_descripto
 from vggfeat.store.locking import OutputLock
 from vggfeat.store.reader import warn_of_part
 from vggfeat.store.schema import EXPORT_FORMATS
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import replacing
-from vggfeat.system.flags import with_checked_arguments
 
 MOST_MAT = (1 << 32) - (1 << 16)
 """Bytes of the largest array in a MATLAB file (version 5)."""

@@ -31,8 +31,8 @@ from vggfeat.store.finding import FOLDER
 from vggfeat.store.naming import Naming, weights_files
 from vggfeat.store.pooling import as_scales
 from vggfeat.store.shards import Portion, Shard, cut
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Fetching, Progress, callback, with_bar
-from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import real, several
 

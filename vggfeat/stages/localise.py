@@ -33,9 +33,9 @@ from vggfeat.page.commands import localise_command, with_data, with_report
 from vggfeat.page.html import check_page
 from vggfeat.results import Result
 from vggfeat.store import File, files_in, place_of
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_replaceable, check_writable, is_file
-from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from vggfeat.store.locking import OutputLock
 from vggfeat.store.merging import Head, difference, merge_files, read_head
 from vggfeat.store.schema import is_descriptor_file
 from vggfeat.store.shards import Portion, Shard, whole_path
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Progress, callback, with_bar
 from vggfeat.system.files import check_replaceable, exists, same_file
-from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 
 log = logging.getLogger(__name__)

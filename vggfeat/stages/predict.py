@@ -17,9 +17,9 @@ from vggfeat.inference.prediction import Prediction, is_net
 from vggfeat.inference.settings import Overrides, PreprocessingLike, RecordedWeights, RunOptions, in_place_of_recorded
 from vggfeat.page.commands import fit_command, with_probabilities
 from vggfeat.store.pooling import Described, stack_unit
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Bar, Progress, callback, checked_progress, on_screen
 from vggfeat.system.files import folder_error, is_file, no_file
-from vggfeat.system.flags import with_checked_arguments
 
 if TYPE_CHECKING:  # torch, which a wrong model file is told without
     from vggfeat.inference.net_predictor import NetPredictor

@@ -26,8 +26,8 @@ from vggfeat.results import Result, short_repr
 from vggfeat.store import Descriptors, File, as_descriptors
 from vggfeat.store.neighbours import near_duplicates, nearest
 from vggfeat.store.reader import warn_of_part
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Progress, callback, with_bar
-from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import real, whole
 

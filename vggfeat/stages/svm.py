@@ -67,10 +67,10 @@ from vggfeat.page.transfer import Report, provenance, write_page
 from vggfeat.store import Descriptors, File, files_in, place_of
 from vggfeat.store.finding import find_descriptors
 from vggfeat.store.pooling import Aggregate, as_scales
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import Progress, counted, with_bar
 from vggfeat.system.callers import warn_caller
 from vggfeat.system.files import check_apart, check_replaceable
-from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.numbers import number_of
 from vggfeat.system.values import several
 

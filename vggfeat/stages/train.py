@@ -17,9 +17,9 @@ from vggfeat.metrics import TOP
 from vggfeat.nets.catalog import NETS
 from vggfeat.results import Result
 from vggfeat.store.locking import OutputLock
+from vggfeat.system.arguments import with_checked_arguments
 from vggfeat.system.bars import on_screen
 from vggfeat.system.devices import resolve_device, resolve_precision
-from vggfeat.system.flags import with_checked_arguments
 from vggfeat.system.launch import default_workers
 from vggfeat.training.begin import begin
 from vggfeat.training.files import RunFiles

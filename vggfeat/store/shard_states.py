@@ -59,11 +59,12 @@ def shard_states(output: Path) -> list[ShardState]:
     if not counts:
         pattern = whole.with_name(f"{whole.stem}.shard-*-of-*{whole.suffix}")
         raise StoreError(f"no shards of {whole} here ({pattern})")
-    return [one for count in counts for one in _told([_state(Shard(index, count), whole) for index in range(count)])]
+    by_count = ([_state(Shard(index, count), whole) for index in range(count)] for count in counts)
+    return [one for states in by_count for one in _compared(states)]
 
 
-def _told(states: list[ShardState]) -> list[ShardState]:
-    """The shards of one count; those of another extraction than most are told apart."""
+def _compared(states: list[ShardState]) -> list[ShardState]:
+    """The shards of one count, with the difference of those that belong to another extraction than most."""
     known = [one.head for one in states if one.head is not None and one.head.portion is not None]
     if not known:
         return states
@@ -72,9 +73,14 @@ def _told(states: list[ShardState]) -> list[ShardState]:
     return [
         one
         if one.head is None or one.head.portion is None or _kind(one.head) == _kind(usual)
-        else replace(one, error=difference(one.head, usual) or "made from another list")
+        else replace(one, error=_difference(one.head, usual))
         for one in states
     ]
+
+
+def _difference(head: Head, usual: Head) -> str:
+    same_list = head.portion and usual.portion and head.portion.list_sha256 == usual.portion.list_sha256
+    return difference(head, usual) or ("other classes" if same_list else "made from another list")
 
 
 def _kind(head: Head) -> str:

@@ -136,7 +136,7 @@ def checked_progress(progress: Told | bool | None) -> Told | bool | None:
     """A function's `progress`, a flag as Python's own. Raises UsageError unless it is a flag or a function."""
     if progress is None or callable(progress):
         return progress
-    from vggfeat.system.flags import checked_flags  # and with it NumPy, which a command's help does without
+    from vggfeat.system.arguments import checked_flags  # and with it NumPy, which a command's help does without
 
     try:
         return checked_flags(progress=progress)["progress"]

@@ -33,8 +33,8 @@ _ASKED: dict[Arithmetic, tuple[str, ...]] = {
 # Linux has torch's names, but for ARM's fp16.
 _FLAGS: dict[Arithmetic, tuple[str, ...]] = {**_LISTED, "fp16": ("avx512_fp16", "amx_fp16", "asimdhp")}
 
-ZEN_4 = "25"
-"""AMD's family of Zen 3 and Zen 4; of the two, Zen 4 alone has AVX-512."""
+ZEN_3_AND_4 = "25"
+"""AMD's CPU family; of the two, only Zen 4 has AVX-512."""
 
 
 def has_arithmetic(kind: Arithmetic) -> bool | None:
@@ -52,10 +52,10 @@ def has_arithmetic(kind: Arithmetic) -> bool | None:
 
 
 def has_halved_avx512() -> bool:
-    """Whether this CPU does AVX-512 in halves, so that a cycle has no more products than with AVX2: AMD's Zen 4."""
+    """Whether this CPU executes AVX-512 in two halves (AMD's Zen 4), with no more products a cycle than AVX2."""
     fields = linux_fields()
     of_amd = fields.get("vendor_id") == "AuthenticAMD"
-    return of_amd and fields.get("cpu family") == ZEN_4 and "avx512f" in linux_flags()
+    return of_amd and fields.get("cpu family") == ZEN_3_AND_4 and "avx512f" in linux_flags()
 
 
 def _answers(kind: Arithmetic) -> list[bool]:

@@ -15,9 +15,9 @@ Name = TypeVar("Name", bound=str)
 
 
 def whole(name: str, value: Any, least: int | None = None) -> int:
-    """A parameter's value as an int. Raises UsageError unless it is a whole number, of `least` or more, in 64 bits."""
+    """A parameter's value as an int. Raises UsageError unless it is a whole number of 64 bits, of `least` or more."""
     if isinstance(value, numbers.Integral) and abs(int(value)) >= MOST:
-        raise UsageError(f"`{name}` is beyond 64 bits")
+        raise UsageError(f"`{name}` does not fit into 64 bits")
     if isinstance(value, numbers.Integral) and (least is None or int(value) >= least):
         return int(value)
     raise UsageError(f"`{name}` {value!r} is not a whole number" + ("" if least is None else f" of {least} or more"))

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 IDLE = {"InputLayer", "Dropout", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout"}
-"""Layers that change no value outside of training; so do those that begin with RANDOM."""
-RANDOM = "Random"
+"""Layers that change no value outside of training, like those of augmentation."""
+AUGMENTATION = "Random"
+"""How the names of layers for augmentation begin: RandomFlip, RandomCrop, .."""
 
 MODELS = {"Functional", "Model", "Sequential"}
 
@@ -27,21 +28,17 @@ def steps_of(config: str | bytes) -> tuple[str, ...]:
 
 
 def _steps(layer: Mapping[str, Any], padded: bool = False) -> Iterator[str]:
-    """Of a layer, or a model's; padded: the layer before it has padded its input."""
+    """The steps of a layer or of a nested model; padded: whether the layer before it was a padding of 1."""
     kind, config = str(layer["class_name"]), layer["config"]
     if kind in MODELS:
         for one in config if isinstance(config, list) else config["layers"]:
             yield from _steps(one, padded)
             padded = one["class_name"] == "ZeroPadding2D"
         return
-    if kind in IDLE or kind.startswith(RANDOM):
+    if kind in IDLE or kind.startswith(AUGMENTATION):
         return
     if kind == "Conv2D":
-        plain = all(_all(config, setting, 1) for setting in ("strides", "dilation_rate", "groups"))
-        keeps = padded or config.get("padding") == "same" or _all(config, "kernel_size", 1)
-        yield (
-            "Conv" if plain and keeps else "Conv with strides, dilation or groups" if keeps else "Conv without padding"
-        )
+        yield _convolution(config, padded)
     elif kind == "MaxPooling2D":
         sides = config["pool_size"], config.get("strides") or config["pool_size"]
         kernel, strides = ("x".join(map(str, side)) for side in sides)
@@ -51,12 +48,20 @@ def _steps(layer: Mapping[str, Any], padded: bool = False) -> Iterator[str]:
     elif kind == "ZeroPadding2D":  # before a convolution without padding, as in the first copies of VGG nets
         if not _all(config, "padding", 1):
             yield kind
-    elif kind not in ("Activation",):
+    elif kind != "Activation":
         yield WORDS.get(kind, kind)
     activation = config.get("activation")
     name = activation if isinstance(activation, str) else "linear" if activation is None else "another activation"
     if name != "linear":
         yield WORDS.get(name, name)
+
+
+def _convolution(config: Mapping[str, Any], padded: bool) -> str:
+    """A convolution; only one of stride 1 that keeps the size of its map is plainly "Conv"."""
+    if not (padded or config.get("padding") == "same" or _all(config, "kernel_size", 1)):
+        return "Conv without padding"
+    plain = all(_all(config, setting, 1) for setting in ("strides", "dilation_rate", "groups"))
+    return "Conv" if plain else "Conv with strides, dilation or groups"
 
 
 def _all(config: Mapping[str, Any], setting: str, value: int) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vggfeat.errors import WeightsError
 from vggfeat.nets.contents import Contents, Layer
-from vggfeat.nets.formats.keras_v3 import checked_head, read_groups
+from vggfeat.nets.formats.keras_v3 import read_groups, with_steps
 from vggfeat.nets.formats.own_hdf5 import RefusedError, child, opened, stored_bytes, values
 
 
@@ -39,7 +39,7 @@ def read_keras(path: str | os.PathLike[str]) -> Contents:
     with opened(path) as file:
         if "layers" in file and "layer_names" not in file.attrs:
             return read_groups(path, file, size)
-        return checked_head(as_layers(path, _arrays(file, size)), file.attrs.get("model_config", b""))
+        return with_steps(as_layers(path, _arrays(file, size)), file.attrs.get("model_config", b""))
 
 
 def as_layers(path: Path, arrays: Iterable[tuple[str, Tensor]]) -> Contents:

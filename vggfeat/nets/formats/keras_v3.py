@@ -48,11 +48,11 @@ def read_keras_archive(path: Path) -> Contents:
     except Exception as error:  # a damaged archive makes zipfile raise almost anything
         raise WeightsError(f"{path}: no readable .keras file, damaged or cut short ({first_line(error)})") from error
     with opened(path, io.BytesIO(content)) as file:
-        return checked_head(read_groups(path, file, len(content)), config)
+        return with_steps(read_groups(path, file, len(content)), config)
 
 
-def checked_head(content: Contents, config: str | bytes) -> Contents:
-    """The content with what the model's configuration says it computes; a head of another form is noted."""
+def with_steps(content: Contents, config: str | bytes) -> Contents:
+    """The content, with the steps that the model's configuration (JSON; empty if there is none) lists."""
     steps = steps_of(config)
     return replace(content, steps=steps, own_head=not is_usual_head(steps))
 

@@ -1,4 +1,4 @@
-"""Arguments given from Python: flags are True or False, nothing that Python merely takes for one, such as "no"."""
+"""Arguments of the Python functions: flags must be True or False (not "no"), and output files must be paths."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ def checked_flags(**flags: Any) -> dict[str, bool | None]:
 
 
 def with_checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that refuses other values than True and False for its keywords annotated as flags, and no paths for
-    the files that it writes.
+    """A function that refuses flags other than True and False, and output files that are not paths.
 
-    Inside of it flags are Python's own: NumPy's would be no JSON.
+    Flags are the keywords annotated as bool. NumPy's become Python's, because JSON has no others.
     """
     parameters = inspect.signature(function).parameters
     flags = [name for name, parameter in parameters.items() if parameter.annotation in _FLAGS]
